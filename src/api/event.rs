@@ -1,0 +1,193 @@
+//! Requests, responses and notifications: a variant for each event of the API, whatever dialect it came in.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::configuration::{Configuration, Node};
+use super::ids::ReqId;
+use super::status::{NodeOutputs, NodeState, NodeStatus};
+
+/// The form of the event API in which a request came; its response goes back in the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Dialect {
+    /// `ClusterAgent::API`, the seed (Zeek 4.1 and 4.2).
+    ClusterAgent,
+    /// `Management::Agent::API` (Zeek 5.0 and later).
+    Management,
+    /// This agent's own commands, over the control socket.
+    Operator,
+}
+
+impl Dialect {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterAgent => "ClusterAgent",
+            Self::Management => "Management",
+            Self::Operator => "Operator",
+        }
+    }
+}
+
+/// What is asked for. The reqid travels beside it.
+///
+/// Serialized as MessagePack with field names, this is the canonical internal form that the digest covers: a field
+/// added later must be skipped when it has its default, so that old digests still match.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    SetConfiguration {
+        config: Configuration,
+    },
+    Deploy {
+        config: Configuration,
+        force: bool,
+    },
+    AgentWelcome {},
+    AgentStandby {},
+    GetNodes {},
+    /// No names: all that are not stopped by command.
+    Restart {
+        nodes: BTreeSet<String>,
+    },
+    /// No names: all.
+    NodeDispatch {
+        action: Vec<String>,
+        nodes: BTreeSet<String>,
+    },
+    /// Operator: start nodes that were stopped by command, or try FAILED ones again now.
+    StartNodes {
+        nodes: BTreeSet<String>,
+    },
+    /// Operator: stop nodes until `StartNodes` or a new configuration.
+    StopNodes {
+        nodes: BTreeSet<String>,
+    },
+    /// Operator: end the agent, with or without its nodes; the desired state stays.
+    Shutdown {
+        nodes: bool,
+    },
+}
+
+impl Request {
+    /// The event's name without its module.
+    pub fn event(&self) -> &'static str {
+        match self {
+            Self::SetConfiguration { .. } => "set_configuration_request",
+            Self::Deploy { .. } => "deploy_request",
+            Self::AgentWelcome {} => "agent_welcome_request",
+            Self::AgentStandby {} => "agent_standby_request",
+            Self::GetNodes {} => "get_nodes_request",
+            Self::Restart { .. } => "restart_request",
+            Self::NodeDispatch { .. } => "node_dispatch_request",
+            Self::StartNodes { .. } => "start_nodes_request",
+            Self::StopNodes { .. } => "stop_nodes_request",
+            Self::Shutdown { .. } => "shutdown_request",
+        }
+    }
+
+    /// The name of the event that answers this one.
+    pub fn response_event(&self) -> &'static str {
+        match self {
+            Self::SetConfiguration { .. } => "set_configuration_response",
+            Self::Deploy { .. } => "deploy_response",
+            Self::AgentWelcome {} => "agent_welcome_response",
+            Self::AgentStandby {} => "agent_standby_response",
+            Self::GetNodes {} => "get_nodes_response",
+            Self::Restart { .. } => "restart_response",
+            Self::NodeDispatch { .. } => "node_dispatch_response",
+            Self::StartNodes { .. } => "start_nodes_response",
+            Self::StopNodes { .. } => "stop_nodes_response",
+            Self::Shutdown { .. } => "shutdown_response",
+        }
+    }
+
+    /// Brings what Zeek holds as sets into one order; every door calls it before the digest is taken.
+    pub fn canonical(self) -> Self {
+        match self {
+            Self::SetConfiguration { config } => Self::SetConfiguration { config: config.canonical() },
+            Self::Deploy { config, force } => Self::Deploy { config: config.canonical(), force },
+            Self::AgentWelcome {}
+            | Self::AgentStandby {}
+            | Self::GetNodes {}
+            | Self::Restart { .. }
+            | Self::NodeDispatch { .. }
+            | Self::StartNodes { .. }
+            | Self::StopNodes { .. }
+            | Self::Shutdown { .. } => self,
+        }
+    }
+}
+
+/// What a Result carries beside success and error (`any` in Zeek).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ResultData {
+    Nodes(Vec<NodeStatus>),
+    Outputs(NodeOutputs),
+    Text(String),
+}
+
+/// `Management::Result`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Result {
+    pub reqid: ReqId,
+    pub success: bool,
+    pub instance: Option<String>,
+    pub data: Option<ResultData>,
+    pub error: Option<String>,
+    pub node: Option<String>,
+}
+
+/// The answer to a request, in the shape that `request --json` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    pub event: String,
+    pub reqid: ReqId,
+    /// One element where the API has one Result.
+    pub results: Vec<Result>,
+}
+
+impl Response {
+    /// Every Result succeeded. An empty vector has.
+    pub fn success(&self) -> bool {
+        self.results.iter().all(|result| result.success)
+    }
+}
+
+/// What the agent says unasked. Best effort: get_nodes heals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Notification {
+    /// The agent's check-in; host and endpoint id are the transport's to fill in.
+    NotifyAgentHello {
+        instance: String,
+        api_version: u64,
+    },
+    NotifyChange {
+        instance: String,
+        node: Node,
+        state: NodeState,
+        old: NodeState,
+        new: NodeState,
+    },
+    NotifyError {
+        instance: String,
+        msg: String,
+        node: String,
+    },
+    NotifyLog {
+        instance: String,
+        msg: String,
+        node: String,
+    },
+}
+
+/// Who sent something, as the journal records it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Source {
+    /// `control`, `websocket` or `broker`.
+    pub transport: String,
+    /// Within the transport, for example `uid=0 pid=4242`.
+    pub peer: String,
+}

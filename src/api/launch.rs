@@ -1,0 +1,79 @@
+//! How to run one node: planned by the core, carried out by the supervisor.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::configuration::ClusterRole;
+
+/// What is executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    /// A path, or a name looked up in PATH when the node is launched.
+    Path(String),
+    /// This binary's own simulated node.
+    Simulated,
+}
+
+/// When a node that runs counts as ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// When it checks in: its hello over Broker, or READY=1 on NOTIFY_SOCKET.
+    Checkin,
+    /// When it has run for so many milliseconds.
+    Alive { after_ms: u64 },
+}
+
+/// The complete recipe of a launch, without the environment that the agent itself passes on.
+///
+/// Stored in the journal as MessagePack with field names: fields added later need a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    pub program: Program,
+    pub args: Vec<String>,
+    /// The configuration's and ours; laid over the agent's own.
+    pub env: BTreeMap<String, String>,
+    pub role: ClusterRole,
+    /// TCP ports that the node will listen on; what else holds them delays its start.
+    pub ports: Vec<u16>,
+    pub readiness: Readiness,
+    /// How long the node may take to end after SIGTERM.
+    pub stop_timeout_ms: u64,
+}
+
+/// How a process of a node ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitCause {
+    Code(i32),
+    Signal(i32),
+    /// It was running, and nobody was there to see its end.
+    Lost,
+    /// The host went down with it.
+    HostRestarted,
+    /// It never ran: the program is missing, cannot be executed, or its directory cannot be used.
+    NotStarted(String),
+}
+
+impl std::fmt::Display for ExitCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Lost => f.write_str("lost (ended while nobody watched)"),
+            Self::HostRestarted => f.write_str("host restarted"),
+            Self::NotStarted(reason) => write!(f, "not started: {reason}"),
+        }
+    }
+}
+
+/// A process, told apart from every other that ever had its pid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    pub boot_id: String,
+    pub pid: u32,
+    /// Clock ticks after boot (`/proc/PID/stat` field 22).
+    pub start_time: u64,
+}

@@ -1,0 +1,13 @@
+//! The words that all other modules share: what a controller asks for, what the agent answers, what it has seen.
+//!
+//! Pure data with checks on construction. Both dialects of Zeek's agent API map onto these types; so do the command
+//! line and the journal. Nothing here knows a socket, a clock or a file.
+
+pub mod configuration;
+pub mod event;
+pub mod ids;
+pub mod launch;
+pub mod status;
+pub mod supervision;
+pub mod time;
+pub mod validate;

@@ -1,0 +1,71 @@
+//! What the agent has seen of its nodes (`Management::NodeStatus`, `Management::NodeOutputs`).
+
+use serde::{Deserialize, Serialize};
+
+use super::configuration::{ClusterRole, Port};
+
+/// The state of a node (`Management::State`). The seed dialect has no PENDING and says Unknown for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum NodeState {
+    /// Wanted and not yet ready: being started, waiting for its turn or for its check-in.
+    Pending,
+    Running,
+    /// Not wanted: by standby, a configuration or a command.
+    Stopped,
+    /// Given up until `failed_retry`, an operator or a configuration.
+    Failed,
+    /// Ended although wanted; it comes back after its backoff.
+    Crashed,
+    /// Something may run that could neither be adopted nor proven ours.
+    Unknown,
+}
+
+impl NodeState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Stopped => "STOPPED",
+            Self::Failed => "FAILED",
+            Self::Crashed => "CRASHED",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+impl std::fmt::Display for NodeState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a process is to the management framework (`Management::Role`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ManagementRole {
+    None,
+    Agent,
+    Controller,
+    Node,
+}
+
+/// One row of a get_nodes response.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub node: String,
+    pub state: NodeState,
+    pub mgmt_role: ManagementRole,
+    pub cluster_role: ClusterRole,
+    /// The process id of the node itself, not of its shim.
+    pub pid: Option<u32>,
+    pub port: Option<Port>,
+    pub metrics_port: Option<Port>,
+}
+
+/// The last output of a node: at most 100 lines and 16 KiB a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NodeOutputs {
+    pub stdout: String,
+    pub stderr: String,
+}

@@ -1,0 +1,66 @@
+//! What the core orders of the supervisor, and what the supervisor reports back.
+
+use super::ids::{Incarnation, NodeName, Seq};
+use super::launch::{ExitCause, LaunchSpec, ProcessId};
+
+/// An order about one node. Each may be given twice and then does no more than once: the incarnation says which start
+/// is meant. The newest order of a kind replaces an older one, so none ever waits in a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeOrder {
+    /// Take the lock, bind the shim's socket, write the launch file. Answered by `Prepared`, `Blocked` or `Exited`
+    /// with [`ExitCause::NotStarted`].
+    Prepare { incarnation: Incarnation, spec: Box<LaunchSpec>, by: Seq },
+    /// Spawn the shim of the prepared incarnation; its intent is durable. Answered by `Started` or `Exited`.
+    Launch { incarnation: Incarnation },
+    /// TERM, after `timeout_ms` KILL, to the node's group; the shim sees to it. Answered by `Exited`.
+    Stop { incarnation: Incarnation, timeout_ms: u64 },
+    /// The exit of this incarnation is durable: the shim may go.
+    AcknowledgeExit { incarnation: Incarnation },
+    /// The node is gone for good: drop its run directory.
+    Forget { incarnation: Incarnation },
+}
+
+/// What became known about one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeEvent {
+    pub node: NodeName,
+    pub incarnation: Incarnation,
+    pub what: NodeHappening,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeHappening {
+    Prepared,
+    /// Nothing was started because something that is not proven ours holds the node's lock.
+    Blocked {
+        reason: String,
+    },
+    Started {
+        process: ProcessId,
+    },
+    /// READY=1 on its NOTIFY_SOCKET.
+    Ready,
+    /// The process is gone and reaped, or proven gone; with the tail of its output.
+    Exited {
+        cause: ExitCause,
+        process: Option<ProcessId>,
+        stdout: String,
+        stderr: String,
+    },
+    /// The shim has not answered for 5 s, or answers again.
+    Silent,
+    Responsive,
+}
+
+/// What is left of a node from an earlier run of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// No process of it is left, and no exit report either.
+    Absent,
+    /// Its shim answered and is connected again; `process` is `None` while the shim has not forked yet.
+    Adopted { incarnation: Incarnation, process: Option<ProcessId>, ready: bool, spec: Box<LaunchSpec> },
+    /// It ended and its shim left, or offers, a report nobody has acknowledged.
+    Exited { incarnation: Incarnation, process: Option<ProcessId>, cause: ExitCause, stdout: String, stderr: String },
+    /// The lock is held, by nobody that could be proven ours: hands off.
+    Unprovable { reason: String },
+}

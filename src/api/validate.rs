@@ -1,0 +1,1 @@
+//! Checks a configuration as a whole and reports every problem at once.
