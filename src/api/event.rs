@@ -191,3 +191,24 @@ pub struct Source {
     /// Within the transport, for example `uid=0 pid=4242`.
     pub peer: String,
 }
+
+/// Where an answer goes: a connection of this run of the agent, and the requester's own number for the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route {
+    /// Unique over all transports while the agent runs.
+    pub connection: u64,
+    pub call: u64,
+}
+
+/// A request as a transport hands it in: decoded, canonical, not yet journaled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming {
+    pub reqid: ReqId,
+    pub request: Request,
+    pub dialect: Dialect,
+    pub source: Source,
+    /// `None`: nobody waits on a connection; the response is only published.
+    pub route: Option<Route>,
+    /// How long the requester waits; the settings' `request_timeout` unless given.
+    pub timeout_ms: Option<u64>,
+}

@@ -3,10 +3,12 @@
 //! Pure data with checks on construction. Both dialects of Zeek's agent API map onto these types; so do the command
 //! line and the journal. Nothing here knows a socket, a clock or a file.
 
+pub mod audit;
 pub mod configuration;
 pub mod event;
 pub mod ids;
 pub mod launch;
+pub mod report;
 pub mod status;
 pub mod supervision;
 pub mod time;

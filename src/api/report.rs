@@ -1,0 +1,63 @@
+//! What the agent tells an operator about itself (`status`, `nodes list`). The JSON form is a contract: fields are
+//! added, never renamed.
+
+use serde::{Deserialize, Serialize};
+
+use super::configuration::ClusterRole;
+use super::status::NodeState;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    pub name: String,
+    pub version: String,
+    pub pid: u32,
+    pub state_dir: String,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// Journal open, adoption done, replay begun.
+    pub serving: bool,
+    /// Why the agent starts and stops nothing by itself, if so.
+    pub hold: Option<String>,
+    /// The id of the running configuration.
+    pub configuration: Option<String>,
+    pub journal: JournalReport,
+    pub nodes: Vec<NodeReport>,
+    /// Requests accepted and without an outcome.
+    pub unfinished: u64,
+    /// Requests refused without being journaled: busy, stopping, no space.
+    pub refused: u64,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JournalReport {
+    /// The number of the newest durable entry.
+    pub last: u64,
+    pub commits: u64,
+    pub commit_ms_p99: f64,
+    pub open_ms: f64,
+    pub bytes_on_disk: u64,
+    pub free_bytes: u64,
+    /// Why new requests are refused, if they are.
+    pub refusing: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeReport {
+    pub node: String,
+    pub role: ClusterRole,
+    pub state: NodeState,
+    /// `up`, `stopped` (by command) or `gone` (not in the configuration any more).
+    pub want: String,
+    pub pid: Option<u32>,
+    pub incarnation: u64,
+    /// Milliseconds since the process started.
+    pub up_ms: Option<u64>,
+    /// Unasked exits within the restart window.
+    pub deaths: u64,
+    /// Milliseconds until the next start.
+    pub next_start_ms: Option<u64>,
+    pub last_exit: Option<String>,
+    /// What keeps it from RUNNING, in words.
+    pub note: Option<String>,
+}
