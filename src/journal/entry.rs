@@ -149,7 +149,7 @@ pub enum Entry {
         node: NodeName,
         incarnation: Incarnation,
     },
-    /// `asked`: we wanted it to end. `restart` is the policy's verdict.
+    /// `asked`: we wanted it to end. `when`: noticed at this time of this boot.
     NodeExited {
         node: NodeName,
         incarnation: Incarnation,
@@ -157,6 +157,7 @@ pub enum Entry {
         asked: bool,
         process: Option<ProcessId>,
         ran_ms: Option<u64>,
+        when: BootTime,
         verdict: Verdict,
     },
     /// A node that the journal did not know was found running and taken over.
@@ -281,7 +282,8 @@ pub struct GivenUp {
 /// A request that is accepted and has no outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnfinishedRecord {
-    pub attempt: u32,
+    /// Attempts that a crash ended; the one under way is the next.
+    pub lost_attempts: u32,
     pub stage: Stage,
 }
 
@@ -334,7 +336,7 @@ pub struct Recovered {
     pub desired: DesiredRecord,
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     pub unfinished: BTreeMap<Seq, (Received, UnfinishedRecord)>,
-    /// Responses that may never have been sent: request, dialect, response.
+    /// Responses that may never have been sent: the number of the entry that holds it, dialect, response.
     pub unsent: Vec<(Seq, Dialect, Response)>,
 }
 
