@@ -114,6 +114,8 @@ pub enum Entry {
         of: Seq,
         attempt: u32,
     },
+    /// Step 1 of a change is taken: it is answered once the targets meet the goal.
+    RequestWaits { of: Seq, goal: Goal, targets: Vec<(NodeName, Incarnation)> },
     /// The request has its outcome.
     RequestCompleted {
         of: Seq,
@@ -186,8 +188,8 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConfigChange {
     Keep,
-    /// The configuration of the request `by`.
-    Set,
+    /// This one, hosts resolved.
+    Set(Packed<Configuration>),
     Forget,
 }
 
