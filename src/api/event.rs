@@ -166,7 +166,7 @@ pub enum Notification {
     },
     NotifyChange {
         instance: String,
-        node: Node,
+        node: Box<Node>,
         state: NodeState,
         old: NodeState,
         new: NodeState,

@@ -115,11 +115,16 @@ pub enum Entry {
         attempt: u32,
     },
     /// Step 1 of a change is taken: it is answered once the targets meet the goal.
-    RequestWaits { of: Seq, goal: Goal, targets: Vec<(NodeName, Incarnation)> },
+    RequestWaits {
+        of: Seq,
+        goal: Goal,
+        targets: Vec<(NodeName, Incarnation)>,
+    },
     /// The request has its outcome.
     RequestCompleted {
         of: Seq,
         outcome: Outcome,
+        attempts: u32,
         response: Packed<Response>,
     },
     /// The same request again; answered from the first.
