@@ -4,5 +4,6 @@
 //! `docs/ARCHITECTURE.md` for the map and the arrows between modules.
 
 pub mod api;
+pub mod cluster_file;
 pub mod journal;
 pub mod lifecycle;
