@@ -5,5 +5,6 @@
 
 pub mod api;
 pub mod cluster_file;
+pub mod control;
 pub mod journal;
 pub mod lifecycle;
