@@ -79,6 +79,18 @@ fn nodes_with_and_without_instance_do_not_mix() {
 }
 
 #[test]
+fn an_indented_key_is_told_from_a_value_that_goes_on() {
+    let errors =
+        read("[a]\nrole = manager\ninstance = x\n  port = 2300\ninterface = eth0\n\n scripts = b").unwrap_err();
+    let advice = "begin every key at the left edge";
+    let expected = [
+        format!(r#"f:3: [a] instance: goes on with "port = 2300", which is indented; {advice}"#),
+        format!(r#"f:5: [a] interface: goes on with "scripts = b", which is indented; {advice}"#),
+    ];
+    assert_eq!(lines(&errors), expected);
+}
+
+#[test]
 fn every_error_of_an_ini_file_names_line_section_and_key() {
     let address = "give the host's IPv4 or IPv6 address: Zeek takes no host names here";
     let expected = [
