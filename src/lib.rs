@@ -6,3 +6,4 @@
 pub mod api;
 pub mod control;
 pub mod journal;
+pub mod settings;
