@@ -4,6 +4,9 @@
 //! `docs/ARCHITECTURE.md` for the map and the arrows between modules.
 
 pub mod api;
+pub mod cluster_file;
 pub mod control;
 pub mod journal;
+pub mod lifecycle;
 pub mod settings;
+pub mod telemetry;
