@@ -8,3 +8,5 @@ pub mod cluster_file;
 pub mod control;
 pub mod journal;
 pub mod lifecycle;
+pub mod settings;
+pub mod telemetry;
