@@ -4,4 +4,7 @@
 //! `docs/ARCHITECTURE.md` for the map and the arrows between modules.
 
 pub mod api;
+pub mod crash_points;
 pub mod journal;
+pub mod supervisor;
+pub mod tasks;
