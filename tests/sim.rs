@@ -83,6 +83,10 @@ fn op() -> impl Strategy<Value = Op> {
 
 const REQUESTS: usize = 11;
 
+fn as_index(seq: Seq) -> usize {
+    usize::try_from(seq.0).expect("a test's history is short")
+}
+
 /// The requests that histories are made of.
 fn request(what: usize) -> Request {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
@@ -160,6 +164,8 @@ struct OnHost {
 struct World {
     host: Host,
     journal: MemoryJournal<Effect>,
+    /// Every entry decided; those up to `journal.durable()` survive a crash.
+    history: Vec<Numbered>,
     core: Option<Lifecycle>,
     now: Now,
     /// Released by the journal, not yet carried out.
@@ -180,6 +186,7 @@ impl World {
         let mut world = Self {
             host: Host::default(),
             journal: MemoryJournal::new(),
+            history: Vec::new(),
             core: None,
             now: Now { wall: Timestamp(1_000_000_000), boot: BootTime(60_000_000) },
             effects: VecDeque::new(),
@@ -197,7 +204,8 @@ impl World {
     }
 
     fn start(&mut self) {
-        let recovered = self.journal.recover();
+        let recovered = self.journal.crash().expect("it reads");
+        self.history.truncate(as_index(recovered.last));
         self.check_replay(&recovered);
         let known: BTreeSet<NodeName> =
             recovered.nodes.keys().cloned().chain(self.host.nodes.keys().cloned()).collect();
@@ -231,7 +239,7 @@ impl World {
     /// Replaying every entry from the first gives what the records say.
     fn check_replay(&self, recovered: &Recovered) {
         let mut replayed = Durable::default();
-        for entry in self.journal.entries() {
+        for entry in self.entries() {
             replayed.apply(entry);
         }
         let stored = Durable::new(recovered.clone());
@@ -245,6 +253,7 @@ impl World {
     fn step(&mut self, input: Input) {
         let Some(core) = &mut self.core else { return };
         for sealed in core.step(self.now, &input) {
+            self.history.extend_from_slice(sealed.entries());
             self.effects.extend(self.journal.stage(sealed));
         }
         self.note_exits();
@@ -253,7 +262,7 @@ impl World {
     fn commit(&mut self) {
         let Some(core) = &mut self.core else { return };
         let records = core.take_records();
-        self.effects.extend(self.journal.commit(records));
+        self.effects.extend(self.journal.commit(records).expect("it stores"));
         let upto = self.journal.durable();
         self.step(Input::Committed { upto });
     }
@@ -261,7 +270,7 @@ impl World {
     /// P9: one exit per launch among the entries.
     fn note_exits(&mut self) {
         let mut seen = BTreeSet::new();
-        for one in self.journal.entries() {
+        for one in self.entries() {
             if let Entry::NodeExited { node, incarnation, .. } = &one.entry {
                 assert!(seen.insert((node.clone(), *incarnation)), "{node} {incarnation} exited twice");
             }
@@ -273,7 +282,7 @@ impl World {
         self.call += 1;
         let route = Route { connection: self.connection, call: self.call };
         self.routes.insert(route, (reqid.clone(), digest(&request)));
-        let known = self.journal.lookup(&reqid).map(Box::new);
+        let known = self.journal.lookup(&reqid).expect("it reads").map(Box::new);
         let incoming = Incoming {
             reqid,
             request,
@@ -286,7 +295,7 @@ impl World {
     }
 
     fn is_durable(&self, matches: impl Fn(&Numbered) -> bool) -> bool {
-        self.journal.entries().iter().any(matches)
+        self.entries().iter().any(matches)
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -398,7 +407,6 @@ impl World {
         self.prepared.clear();
         self.routes.clear();
         self.connection += 1;
-        self.journal.crash();
     }
 
     fn run(&mut self, op: &Op) {
@@ -526,11 +534,11 @@ impl World {
                     if *r == reqid && *d == digest(&request.clone().canonical()))
             });
             if accepted {
-                let known = self.journal.lookup(&reqid).expect("an accepted request is known");
+                let known = self.journal.lookup(&reqid).expect("it reads").expect("an accepted request is known");
                 assert!(known.outcome.is_some(), "{reqid} has no outcome");
             }
         }
-        let completions = self.journal.entries().iter().filter_map(|one| match one.entry {
+        let completions = self.entries().iter().filter_map(|one| match one.entry {
             Entry::RequestCompleted { of, .. } => Some(of),
             _ => None,
         });
@@ -538,10 +546,16 @@ impl World {
         for of in completions {
             assert!(once.insert(of), "request {of} was completed twice");
         }
-        let last = self.journal.entries().last().map_or(Seq(0), |one| one.seq);
+        let last = self.entries().last().map_or(Seq(0), |one| one.seq);
         assert_eq!(last, self.journal.durable());
-        let recovered = self.journal.recover();
+        let recovered = self.journal.crash().expect("it reads");
         self.check_replay(&recovered);
+        assert_eq!(self.journal.verify().problems, Vec::new(), "the journal is whole");
+    }
+
+    /// What is durable.
+    fn entries(&self) -> &[Numbered] {
+        &self.history[..as_index(self.journal.durable())]
     }
 }
 
