@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::codec::{self, EncodeError};
-use super::entry::{Entry, Numbered, Record, UnfinishedRecord};
+use super::entry::{Entry, Numbered, Record};
 use super::keys;
 use super::table::{ReadError, Table};
 use super::versions::v1::{DuplicatesRecord, OutcomeRecord, ReqidRecord, Stored};
@@ -34,8 +34,6 @@ pub(super) fn build(
 ) -> Result<Vec<Write>, BatchError> {
     let mut batch = Builder { writes: BTreeMap::new(), pieces };
     let mut duplicates: BTreeMap<Seq, DuplicatesRecord> = BTreeMap::new();
-    // Attempts begun in this very batch.
-    let mut begun: BTreeMap<Seq, u32> = BTreeMap::new();
     for numbered in entries {
         batch.entry(numbered)?;
         match &numbered.entry {
@@ -46,15 +44,8 @@ pub(super) fn build(
                     batch.record(key, &ReqidRecord { seq: numbered.seq, digest: *digest })?;
                 }
             }
-            Entry::RequestBegun { of, attempt } => {
-                begun.insert(*of, *attempt);
-            }
             Entry::RequestCompleted { of, .. } => {
-                let attempts = match begun.remove(of) {
-                    Some(attempt) => attempt,
-                    None => table.record(&keys::unfinished(*of))?.map_or(0, |record: UnfinishedRecord| record.attempt),
-                };
-                batch.record(keys::outcome(*of), &OutcomeRecord { completed: numbered.seq, attempts })?;
+                batch.record(keys::outcome(*of), &OutcomeRecord { completed: numbered.seq })?;
             }
             Entry::DuplicateSeen { of, source } => {
                 add_duplicate(table, &mut duplicates, *of, numbered.at, source)?;
@@ -68,6 +59,8 @@ pub(super) fn build(
             | Entry::RequestReceived { .. }
             | Entry::RequestConflicted { .. }
             | Entry::InputRejected { .. }
+            | Entry::RequestBegun { .. }
+            | Entry::RequestWaits { .. }
             | Entry::DesiredChanged { .. }
             | Entry::LaunchIntended { .. }
             | Entry::NodeStarted { .. }

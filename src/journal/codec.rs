@@ -10,7 +10,7 @@
 //! before anything is made of kind and version, so a kind or version that is not known here was really written so, by
 //! a newer release, and is refused rather than dropped.
 
-use super::entry::{Entry, Numbered};
+use super::entry::Numbered;
 use super::keys::{self, Key};
 use super::versions::v1::{self, Stored};
 use crate::api::ids::Seq;

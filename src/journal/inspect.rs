@@ -17,10 +17,10 @@ use super::recover;
 use super::salvage::copy_dir;
 use super::store::{self, Database, StorageError};
 use super::table::ReadError;
-use super::verify::VerifyReport;
 use super::versions;
 use crate::api::audit::{Filter, Page};
 use crate::api::ids::Seq;
+use crate::api::report::VerifyReport;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
@@ -33,7 +33,9 @@ pub enum InspectError {
     Lock(#[source] LockError),
     #[error("the copy of the journal that is to be read could not be made or opened")]
     Open(#[from] OpenError),
-    #[error("the journal in {dir} does not open, not even without its snapshots: it can only be salvaged as far as that")]
+    #[error(
+        "the journal in {dir} does not open, not even without its snapshots: it can only be salvaged as far as that"
+    )]
     Damaged { dir: String, source: StorageError },
 }
 
@@ -130,11 +132,7 @@ impl Unopened {
     }
 }
 
-fn open_copy(
-    journal: &Path,
-    options: &Options,
-    with: &impl Fn(&Path) -> bool,
-) -> Result<(Reader, PathBuf), Unopened> {
+fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -> Result<(Reader, PathBuf), Unopened> {
     static COPIES: AtomicU32 = AtomicU32::new(0);
     let number = COPIES.fetch_add(1, Ordering::Relaxed);
     let parent = std::env::temp_dir();
@@ -180,7 +178,7 @@ impl Inspection {
     }
 
     /// Checks everything, against the side file too.
-    pub fn verify(&self) -> VerifyReport {
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
         self.reader().verify_to(self.high)
     }
 

@@ -96,8 +96,7 @@ impl MarkFile {
     pub(super) fn open(state_dir: &Path, known: Option<Mark>, high: Seq) -> io::Result<Self> {
         let path = state_dir.join(FILE);
         let created = !path.exists();
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         let (generation, sent) = known.map_or((0, Seq(0)), |mark| (mark.generation, mark.sent));
         let mark = Mark { format: versions::FORMAT, generation, high, sent: sent.min(high) };
         let mut side = Self { file, mark };

@@ -1,26 +1,40 @@
 //! A journal in memory, for tests of what is built on the journal: it forgets whatever was not committed.
 //!
-//! Batches, lookups and recovery are the code of the real one, on another table.
+//! Batches, lookups and recovery are the code of the real one, on another table, so what they do is the same.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::batch::{self, BatchError, Builder, Pieces};
-use super::entry::{Known, Record, Recovered, Sealed};
+use super::batch::{self, Builder, Pieces};
+use super::entry::{Known, Numbered, Record, Recovered, Sealed};
 use super::keys;
 use super::reader;
 use super::recover;
 use super::table::{ReadError, Row, Table};
-use super::verify::{self, VerifyReport};
+use super::verify;
 use super::versions::{self, v1::FormatRecord};
-use super::writer::{CommitError, Queue};
+use super::writer::Queue;
 use crate::api::audit::{Filter, Page};
 use crate::api::ids::{ReqId, Seq};
+use crate::api::report::VerifyReport;
+
+/// Why nothing here returns errors.
+const SOUND: &str = "memory holds what was put into it";
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Memory(BTreeMap<Vec<u8>, Vec<u8>>);
+pub(super) struct Memory(pub(super) BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Memory {
+    /// With the format record and no more.
+    pub(super) fn formatted() -> Self {
+        let mut memory = Self::default();
+        let mut pieces = Pieces::new();
+        let mut batch = Builder { writes: BTreeMap::new(), pieces: &mut pieces };
+        batch.record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::FORMAT }).expect(SOUND);
+        memory.apply(batch.writes.into_iter().collect());
+        memory
+    }
+
     pub(super) fn apply(&mut self, writes: Vec<batch::Write>) {
         for (key, value) in writes {
             match value {
@@ -41,14 +55,14 @@ impl Table for Memory {
     }
 }
 
-/// As [`Journal`](super::Journal), without a disk.
+/// As [`Journal`](super::Journal), without a disk and without its errors.
 #[derive(Debug)]
 pub struct MemoryJournal<E> {
     table: Memory,
     pieces: Pieces,
     queue: Queue<E>,
     sent: Seq,
-    fail_next: bool,
+    entries: Vec<Numbered>,
 }
 
 impl<E> Default for MemoryJournal<E> {
@@ -59,44 +73,26 @@ impl<E> Default for MemoryJournal<E> {
 
 impl<E> MemoryJournal<E> {
     pub fn new() -> Self {
-        let mut pieces = Pieces::new();
-        let mut table = Memory::default();
-        let mut batch = Builder { writes: BTreeMap::new(), pieces: &mut pieces };
-        batch
-            .record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::FORMAT })
-            .expect("the format record is four bytes");
-        table.apply(batch.writes.into_iter().collect());
-        Self { table, pieces, queue: Queue::new(Seq(0)), sent: Seq(0), fail_next: false }
+        Self {
+            table: Memory::formatted(),
+            pieces: Pieces::new(),
+            queue: Queue::new(Seq(0)),
+            sent: Seq(0),
+            entries: Vec::new(),
+        }
     }
 
     pub fn stage(&mut self, sealed: Sealed<E>) -> Vec<E> {
         self.queue.stage(sealed)
     }
 
-    pub fn commit(&mut self, records: Vec<Record>) -> Result<Vec<E>, CommitError> {
-        self.queue.check()?;
-        if self.queue.entries.is_empty() && records.is_empty() {
-            return Ok(Vec::new());
-        }
-        if std::mem::take(&mut self.fail_next) {
-            self.queue.fail();
-            return Err(CommitError::Failed);
-        }
-        let built = batch::build(&self.table, &mut self.pieces, &self.queue.entries, &records);
-        let writes = built.map_err(|error| {
-            self.queue.fail();
-            match error {
-                BatchError::Encode(error) => CommitError::Encode(error),
-                BatchError::Read(error) => CommitError::Read(error),
-            }
-        })?;
+    /// Entries out of sequence are a fault of the caller, and panic.
+    pub fn commit(&mut self, records: Vec<Record>) -> Vec<E> {
+        self.queue.check().expect("entries are numbered without gaps");
+        let writes = batch::build(&self.table, &mut self.pieces, &self.queue.entries, &records).expect(SOUND);
         self.table.apply(writes);
-        Ok(self.queue.release())
-    }
-
-    /// Lets the next commit fail, as a disk would.
-    pub fn fail_next_commit(&mut self) {
-        self.fail_next = true;
+        self.entries.extend_from_slice(&self.queue.entries);
+        self.queue.release()
     }
 
     pub fn durable(&self) -> Seq {
@@ -107,28 +103,34 @@ impl<E> MemoryJournal<E> {
         self.queue.staged
     }
 
-    pub fn lookup(&self, reqid: &ReqId) -> Result<Option<Known>, ReadError> {
-        recover::lookup(&self.table, reqid)
+    /// What is committed.
+    pub fn entries(&self) -> &[Numbered] {
+        &self.entries
+    }
+
+    pub fn lookup(&self, reqid: &ReqId) -> Option<Known> {
+        recover::lookup(&self.table, reqid).expect(SOUND)
     }
 
     pub fn mark_sent(&mut self, upto: Seq) {
         self.sent = self.sent.max(upto.min(self.queue.durable));
     }
 
-    pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, ReadError> {
-        reader::page(&self.table, filter, cursor)
+    pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Page {
+        reader::page(&self.table, filter, cursor).expect(SOUND)
     }
 
     pub fn verify(&self) -> VerifyReport {
-        verify::verify(&self.table, Some(self.queue.durable))
+        verify::verify(&self.table, Some(self.queue.durable)).expect(SOUND)
     }
 
-    /// The process dies here: staged entries and waiting effects are gone. Returns what the next start takes in, and
-    /// goes on as the journal of that start.
-    pub fn crash(&mut self) -> Result<Recovered, ReadError> {
-        let (recovered, pieces) = recover::recover(&self.table, self.sent)?;
-        self.pieces = pieces;
-        self.queue = Queue::new(recovered.last);
-        Ok(recovered)
+    /// The process dies: staged entries and waiting effects are gone.
+    pub fn crash(&mut self) {
+        self.queue = Queue::new(self.queue.durable);
+    }
+
+    /// What a start takes in.
+    pub fn recover(&self) -> Recovered {
+        recover::recover(&self.table, self.sent).expect(SOUND).0
     }
 }

@@ -28,7 +28,7 @@ mod salvage;
 mod space;
 mod store;
 mod table;
-pub mod verify;
+mod verify;
 mod versions;
 mod writer;
 
@@ -38,5 +38,4 @@ pub use reader::Reader;
 pub use space::Space;
 pub use store::StorageError;
 pub use table::ReadError;
-pub use verify::VerifyReport;
 pub use writer::{CommitError, Journal, Stats};

@@ -80,9 +80,15 @@ pub enum Condition {
     /// The directory is initialised, and its journal missing or empty.
     Missing,
     /// Entries that were durable are gone without a trace of damage: the newest should be `expected`.
-    LostTail { expected: Seq, found: Seq },
+    LostTail {
+        expected: Seq,
+        found: Seq,
+    },
     /// It was damaged: set aside, and what could be read was taken over.
-    Salvaged { aside: PathBuf, summary: String },
+    Salvaged {
+        aside: PathBuf,
+        summary: String,
+    },
 }
 
 impl Condition {
@@ -124,7 +130,9 @@ pub enum OpenError {
     #[error("the journal in {dir} holds a record of a newer release; nothing was touched")]
     NewerRecord { dir: String, source: ReadError },
     /// Exit 1; nodes run on.
-    #[error("the journal in {dir} cannot be opened: no space is left on its file system, even without the ballast file")]
+    #[error(
+        "the journal in {dir} cannot be opened: no space is left on its file system, even without the ballast file"
+    )]
     NoSpace { dir: String, source: StorageError },
     #[error("the journal in {dir} cannot be opened: its file system is read-only")]
     ReadOnly { dir: String, source: StorageError },
@@ -268,13 +276,12 @@ fn open<E>(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> 
         let from = if missing { FROM_NOTHING } else { FROM_ITSELF };
         note_loss(&dir, &mut usable, from, high)?;
     }
-    let condition = match newest_salvage(&usable.database, usable.recovered.last)
-        .map_err(|error| OpenError::read(&dir, error))?
-    {
-        Some(condition) => condition,
-        None if empty => Condition::Fresh,
-        None => Condition::Intact,
-    };
+    let condition =
+        match newest_salvage(&usable.database, usable.recovered.last).map_err(|error| OpenError::read(&dir, error))? {
+            Some(condition) => condition,
+            None if empty => Condition::Fresh,
+            None => Condition::Intact,
+        };
     let last = usable.recovered.last;
     let mark = MarkFile::open(state_dir, known, last)
         .map_err(OpenError::io("writing the journal's side file in", state_dir))?;

@@ -12,10 +12,11 @@ use super::recover;
 use super::rows::{self, Fate};
 use super::store::Database;
 use super::table::{Entries, ReadError, Table};
-use super::verify::{self, VerifyReport};
+use super::verify;
 use super::versions::v1::{DuplicatesRecord, OutcomeRecord, ReqidRecord};
 use crate::api::audit::{Filter, Page, Row};
 use crate::api::ids::{ReqId, Seq};
+use crate::api::report::VerifyReport;
 
 /// A page ends when it has so many rows, …
 const ROWS: usize = 256;
@@ -50,12 +51,12 @@ impl Reader {
     }
 
     /// Checks everything (see [`verify`]). Takes as long as reading the whole journal.
-    pub fn verify(&self) -> VerifyReport {
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
         verify::verify(self.database.as_ref(), None)
     }
 
     /// As [`Self::verify`], knowing how far the journal had come.
-    pub(super) fn verify_to(&self, high: Option<Seq>) -> VerifyReport {
+    pub(super) fn verify_to(&self, high: Option<Seq>) -> Result<VerifyReport, ReadError> {
         verify::verify(self.database.as_ref(), high)
     }
 
@@ -123,11 +124,11 @@ fn fate(table: &impl Table, seq: Seq) -> Result<(Fate, usize), ReadError> {
     fate.duplicates = table.record::<DuplicatesRecord>(&keys::duplicates(seq))?.unwrap_or_default();
     // First how far it is, then its outcome: read the other way round, a commit in between would leave neither.
     fate.unfinished = table.record(&keys::unfinished(seq))?;
-    if let Some(OutcomeRecord { completed, attempts }) = table.record(&keys::outcome(seq))?
+    if let Some(OutcomeRecord { completed }) = table.record(&keys::outcome(seq))?
         && let Some(value) = table.get(&keys::entry(completed))?
     {
         bytes += length(&value);
-        if let Numbered { at, entry: Entry::RequestCompleted { outcome, response, .. }, .. } =
+        if let Numbered { at, entry: Entry::RequestCompleted { outcome, attempts, response, .. }, .. } =
             table.decode_entry(completed, &value)?
         {
             fate.outcome = Some((at, outcome, attempts, response.0));

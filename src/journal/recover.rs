@@ -69,12 +69,7 @@ pub(super) fn recover(table: &impl Table, sent: Seq) -> Result<(Recovered, Piece
     Ok((recovered, pieces))
 }
 
-fn read<T: v1::Stored>(
-    table: &impl Table,
-    pieces: &mut Pieces,
-    key: &[u8],
-    value: &[u8],
-) -> Result<T, ReadError> {
+fn read<T: v1::Stored>(table: &impl Table, pieces: &mut Pieces, key: &[u8], value: &[u8]) -> Result<T, ReadError> {
     let record = table.decode_record(key, value)?;
     if let Ok((head, _)) = codec::head(value)
         && head.pieces() > 0
@@ -93,10 +88,8 @@ fn node_name(key: &[u8]) -> Result<NodeName, ReadError> {
 
 /// The request of an unfinished row.
 fn received(table: &impl Table, unfinished: &[u8]) -> Result<Received, ReadError> {
-    let absent = |what: String| ReadError::Absent {
-        what,
-        because: format!("{} stands for it", keys::describe(unfinished)),
-    };
+    let absent =
+        |what: String| ReadError::Absent { what, because: format!("{} stands for it", keys::describe(unfinished)) };
     let Some(Key::Unfinished(seq)) = keys::parse(unfinished) else {
         return Err(absent("a request".to_owned()));
     };
@@ -116,11 +109,7 @@ fn dialect_of(table: &impl Table, request: Seq) -> Result<Option<Dialect>, ReadE
 }
 
 /// Completions above `sent`, oldest first.
-fn unsent(
-    table: &impl Table,
-    last: Seq,
-    sent: Seq,
-) -> Result<Vec<(Seq, Dialect, Response)>, ReadError> {
+fn unsent(table: &impl Table, last: Seq, sent: Seq) -> Result<Vec<(Seq, Dialect, Response)>, ReadError> {
     let first = Seq(sent.0.max(last.0.saturating_sub(UNSENT_REACH)).saturating_add(1));
     let mut unsent = Vec::new();
     if first > last {
@@ -139,7 +128,7 @@ fn unsent(
             // Without its request (salvaged journals) nobody can say in which dialect it would go out.
             && let Some(dialect) = dialect_of(table, of)?
         {
-            unsent.push((of, dialect, response.0));
+            unsent.push((seq, dialect, response.0));
         }
     }
     unsent.reverse();
@@ -183,7 +172,7 @@ pub(super) fn lookup(table: &impl Table, reqid: &ReqId) -> Result<Option<Known>,
     let Some(ReqidRecord { seq, digest }) = table.record(&keys::reqid(reqid))? else { return Ok(None) };
     let outcome = match table.record(&keys::outcome(seq))? {
         None => None,
-        Some(OutcomeRecord { completed, .. }) => match table.entry(completed)? {
+        Some(OutcomeRecord { completed }) => match table.entry(completed)? {
             Some(Numbered { entry: Entry::RequestCompleted { response, .. }, .. }) => Some((completed, response.0)),
             Some(_) | None => {
                 return Err(ReadError::Absent {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::entry::{ConfigChange, Digest, Entry, Numbered, Outcome, UnfinishedRecord, Verdict, WantChange};
+use super::entry::{ConfigChange, Digest, Entry, Numbered, Outcome, Stage, UnfinishedRecord, Verdict, WantChange};
 use super::versions::v1::{self, DuplicatesRecord};
 use crate::api::audit::{EventRow, Filter, Kind, RequestRow, RequestState, Row, Sighting};
 use crate::api::event::{Request, Response, Source};
@@ -53,7 +53,7 @@ fn sightings(seen: &[(Timestamp, Source)]) -> Vec<Sighting> {
 /// Kinds that this release does not know are kept, to be told as unreadable.
 pub(super) fn wanted_kind(kind: Kind, stored: u8) -> bool {
     let request = matches!(stored, v1::REQUEST_RECEIVED | v1::REQUEST_CONFLICTED | v1::INPUT_REJECTED);
-    let folded = matches!(stored, v1::REQUEST_BEGUN | v1::REQUEST_COMPLETED | v1::DUPLICATE_SEEN);
+    let folded = matches!(stored, v1::REQUEST_BEGUN | v1::REQUEST_WAITS | v1::REQUEST_COMPLETED | v1::DUPLICATE_SEEN);
     let node = (v1::FIRST_OF_NODES..=v1::LAST_OF_NODES).contains(&stored);
     if !v1::is_entry(stored) {
         return true;
@@ -98,6 +98,7 @@ fn event_name(entry: &Entry) -> &str {
         Entry::HoldEnded { .. } => "hold_ended",
         Entry::Salvaged { .. } => "salvaged",
         Entry::RequestBegun { .. } => "request_begun",
+        Entry::RequestWaits { .. } => "request_waits",
         Entry::RequestCompleted { .. } => "request_completed",
         Entry::DuplicateSeen { .. } => "duplicate_seen",
         Entry::DesiredChanged { .. } => "desired_changed",
@@ -158,8 +159,13 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 (Some((_, Outcome::Completed, attempts, _)), _) => (RequestState::Completed, *attempts),
                 (Some((_, Outcome::Rejected, attempts, _)), _) => (RequestState::Rejected, *attempts),
                 (Some((_, Outcome::Abandoned, attempts, _)), _) => (RequestState::Abandoned, *attempts),
-                (None, Some(UnfinishedRecord { attempt: 0, .. }) | None) => (RequestState::Accepted, 0),
-                (None, Some(unfinished)) => (RequestState::Handling, unfinished.attempt),
+                (None, None) => (RequestState::Accepted, 0),
+                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Accepted })) => {
+                    (RequestState::Accepted, *lost_attempts)
+                }
+                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Waiting { .. } })) => {
+                    (RequestState::Handling, *lost_attempts + 1)
+                }
             };
             let completed_at = fate.outcome.as_ref().map(|(at, ..)| *at);
             let response = fate.outcome.map(|(_, _, _, response)| response);
@@ -296,7 +302,7 @@ fn tell(entry: Entry) -> Told {
         Entry::DesiredChanged { by, config, nodes } => {
             let config = match config {
                 ConfigChange::Keep => "keep",
-                ConfigChange::Set => "set",
+                ConfigChange::Set(_) => "set",
                 ConfigChange::Forget => "forget",
             };
             let wants: serde_json::Map<String, Value> =
@@ -316,10 +322,8 @@ fn tell(entry: Entry) -> Told {
             let summary = format!("started with pid {}", process.pid);
             node(name, Some(incarnation), json!({ "process": process_json(&process) }), summary)
         }
-        Entry::NodeReady { node: name, incarnation } => {
-            node(name, Some(incarnation), json!({}), "ready".to_owned())
-        }
-        Entry::NodeExited { node: name, incarnation, cause, asked, process, ran_ms, verdict } => {
+        Entry::NodeReady { node: name, incarnation } => node(name, Some(incarnation), json!({}), "ready".to_owned()),
+        Entry::NodeExited { node: name, incarnation, cause, asked, process, ran_ms, when: _, verdict } => {
             let (word, sentence) = match &verdict {
                 Verdict::Rest => ("rest", String::new()),
                 Verdict::RestartAt(_) => ("restart", "; to be restarted".to_owned()),
@@ -354,6 +358,7 @@ fn tell(entry: Entry) -> Told {
         Entry::RequestBegun { of, attempt } => {
             agent(json!({ "of": of, "attempt": attempt }), format!("attempt {attempt} at request {of}"))
         }
+        Entry::RequestWaits { of, .. } => agent(json!({ "of": of }), format!("request {of} waits for its nodes")),
         Entry::RequestCompleted { of, .. } => agent(json!({ "of": of }), format!("request {of} has its outcome")),
         Entry::DuplicateSeen { of, .. } => agent(json!({ "of": of }), format!("request {of} came again")),
     }

@@ -200,7 +200,8 @@ impl Sources {
         let settings = store::settings_file(damaged);
         sources.add(damaged, state_dir, "whole", options, &|_| true)?;
         if !snapshots.is_empty() {
-            sources.add(damaged, state_dir, "log", options, &|path| !snapshots.iter().any(|snapshot| snapshot == path))?;
+            sources
+                .add(damaged, state_dir, "log", options, &|path| !snapshots.iter().any(|snapshot| snapshot == path))?;
         }
         if sources.databases.is_empty() {
             let wanted = |path: &Path| path != settings && !snapshots.iter().any(|snapshot| snapshot == path);
@@ -315,7 +316,7 @@ impl From<super::codec::EncodeError> for RebuildError {
 struct Pending {
     reqid: ReqId,
     request: Request,
-    attempt: u32,
+    attempts: u32,
 }
 
 struct Rebuild<'a> {
@@ -426,7 +427,7 @@ impl Rebuild<'_> {
         pending.retain(|seq, request| {
             let record = match self.sources.record::<UnfinishedRecord>(&keys::unfinished(*seq)) {
                 Found::Record(record) => record,
-                Found::Unreadable => UnfinishedRecord { attempt: request.attempt, stage: Stage::Accepted },
+                Found::Unreadable => UnfinishedRecord { lost_attempts: request.attempts, stage: Stage::Accepted },
                 Found::Absent => return true,
             };
             records.push(Record::Unfinished(*seq, Some(record)));
@@ -448,12 +449,12 @@ impl Rebuild<'_> {
 fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
     match &numbered.entry {
         Entry::RequestReceived { reqid, request, .. } => {
-            let request = Pending { reqid: reqid.clone(), request: request.0.clone(), attempt: 0 };
+            let request = Pending { reqid: reqid.clone(), request: request.0.clone(), attempts: 0 };
             pending.insert(numbered.seq, request);
         }
         Entry::RequestBegun { of, attempt } => {
             if let Some(request) = pending.get_mut(of) {
-                request.attempt = *attempt;
+                request.attempts = *attempt;
             }
         }
         Entry::RequestCompleted { of, .. } => {
@@ -467,6 +468,7 @@ fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
         | Entry::Salvaged { .. }
         | Entry::RequestConflicted { .. }
         | Entry::InputRejected { .. }
+        | Entry::RequestWaits { .. }
         | Entry::DuplicateSeen { .. }
         | Entry::DesiredChanged { .. }
         | Entry::LaunchIntended { .. }
@@ -502,5 +504,5 @@ fn outcome_lost(of: Seq, lost: Pending) -> Entry {
     };
     let response =
         Response { event: lost.request.response_event().to_owned(), reqid: lost.reqid, results: vec![result] };
-    Entry::RequestCompleted { of, outcome: Outcome::Abandoned, response: Packed(response) }
+    Entry::RequestCompleted { of, outcome: Outcome::Abandoned, attempts: lost.attempts, response: Packed(response) }
 }

@@ -46,12 +46,9 @@ impl StorageError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) | Self::Panicked(_) => true,
-            Self::NoSpace(_)
-            | Self::ReadOnly(_)
-            | Self::Locked
-            | Self::Timeout(_)
-            | Self::Io(_)
-            | Self::Store(_) => false,
+            Self::NoSpace(_) | Self::ReadOnly(_) | Self::Locked | Self::Timeout(_) | Self::Io(_) | Self::Store(_) => {
+                false
+            }
         }
     }
 }
@@ -270,8 +267,11 @@ impl Rows {
             Ok(row) => row.map(|(key, value)| Ok((key.to_vec(), value.to_vec()))),
             Err(source) => {
                 self.rows = None;
-                let what =
-                    format!("a row between {} and {}", keys::describe(&self.range.start), keys::describe(&self.range.end));
+                let what = format!(
+                    "a row between {} and {}",
+                    keys::describe(&self.range.start),
+                    keys::describe(&self.range.end)
+                );
                 Some(Err(ReadError::Storage { what, source }))
             }
         }

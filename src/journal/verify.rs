@@ -4,7 +4,7 @@
 //! Works beside the writer: entries after the newest at the start are left alone, and what looks wrong about a request
 //! is looked at again, since there is no snapshot to read from. Memory does not grow with the journal.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
 use super::codec;
 use super::entry::{AgentRecord, DesiredRecord, Digest, Entry, NodeRecord, Numbered, UnfinishedRecord, digest};
@@ -18,62 +18,72 @@ use super::versions::{
 };
 use crate::api::event::Request;
 use crate::api::ids::{ReqId, Seq};
+use crate::api::report::VerifyReport;
 use crate::api::time::Timestamp;
 
 /// Problems told one by one; of further ones there is only the count.
 const TOLD: usize = 1000;
 
-/// What a check found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct VerifyReport {
-    /// The newest entry at the start of the check.
-    pub last: Seq,
-    pub entries: u64,
-    pub requests: u64,
-    /// Requests without an outcome.
-    pub unfinished: u64,
-    /// Lost in earlier damage and accounted for: no problem of this journal.
-    pub missing: Vec<(Seq, Seq)>,
-    /// In the order of their entries, at most 1000.
-    pub problems: Vec<Problem>,
-    pub problem_count: u64,
-}
-
-impl VerifyReport {
-    pub fn is_sound(&self) -> bool {
-        self.problem_count == 0
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Problem {
-    /// The entry that it is about; `None` for records.
-    pub seq: Option<Seq>,
-    /// When that was journaled, if it reads.
-    pub at: Option<String>,
-    pub what: String,
-}
-
-/// Checks everything. `high`: how far the journal had come according to the side file.
-pub(super) fn verify(table: &impl Table, high: Option<Seq>) -> VerifyReport {
-    let mut check = Check { table, report: VerifyReport::default(), gaps: Vec::new() };
+/// Checks everything. `high`: how far the journal had come according to the side file. An error is no finding about
+/// the journal: the device did not deliver it.
+pub(super) fn verify(table: &impl Table, high: Option<Seq>) -> Result<VerifyReport, ReadError> {
+    let mut check = Check {
+        table,
+        report: VerifyReport::default(),
+        problems: Vec::new(),
+        untold: 0,
+        gaps: Vec::new(),
+        missing: Vec::new(),
+        undelivered: None,
+    };
     check.run(high);
+    if let Some(error) = check.undelivered {
+        return Err(error);
+    }
     let mut report = check.report;
-    report.problems.sort();
-    report
+    check.problems.sort();
+    report.problems = check.problems.iter().map(ToString::to_string).collect();
+    if check.untold > 0 {
+        report.problems.push(format!("and {} more problems", check.untold));
+    }
+    Ok(report)
+}
+
+/// In the order of entries; those of records come first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Problem {
+    seq: Option<Seq>,
+    at: Option<String>,
+    what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.seq, &self.at) {
+            (Some(seq), Some(at)) => write!(f, "entry {seq} of {at}: {}", self.what),
+            (Some(seq), None) => write!(f, "entry {seq}: {}", self.what),
+            (None, _) => f.write_str(&self.what),
+        }
+    }
 }
 
 struct Check<'a, T> {
     table: &'a T,
     report: VerifyReport,
+    problems: Vec<Problem>,
+    untold: u64,
+    /// Ranges of numbers without an entry, and those that salvages have told of.
     gaps: Vec<(Seq, Seq)>,
+    missing: Vec<(Seq, Seq)>,
+    undelivered: Option<ReadError>,
 }
 
 impl<T: Table> Check<'_, T> {
     fn problem(&mut self, seq: Option<Seq>, at: Option<Timestamp>, what: String) {
-        self.report.problem_count += 1;
-        if self.report.problems.len() < TOLD {
-            self.report.problems.push(Problem { seq, at: at.map(rows::time), what });
+        if self.problems.len() < TOLD {
+            self.problems.push(Problem { seq, at: at.map(rows::time), what });
+        } else {
+            self.untold += 1;
         }
     }
 
@@ -81,8 +91,12 @@ impl<T: Table> Check<'_, T> {
     fn read<V>(&mut self, seq: Option<Seq>, read: Result<V, ReadError>) -> Option<V> {
         match read {
             Ok(value) => Some(value),
-            Err(error) => {
+            Err(error) if error.is_damage() || error.is_newer() => {
                 self.problem(seq, None, chain(&error));
+                None
+            }
+            Err(error) => {
+                self.undelivered.get_or_insert(error);
                 None
             }
         }
@@ -99,7 +113,7 @@ impl<T: Table> Check<'_, T> {
         let known = self.read(None, last);
         // Without a known end all that reads is looked at, up to where the side file says it ends.
         let last = known.or(high).unwrap_or(Seq(u64::MAX));
-        self.report.last = known.unwrap_or_default();
+        self.report.last = known.unwrap_or_default().0;
         self.entries(last);
         self.account_for_gaps();
         if let (Some(high), Some(last)) = (high, known)
@@ -123,6 +137,9 @@ impl<T: Table> Check<'_, T> {
                 self.gaps.push((expected, Seq(seq.0 - 1)));
             }
             expected = seq.next();
+            if self.report.first == 0 {
+                self.report.first = seq.0;
+            }
             let read = value.and_then(|value| self.table.decode_entry(seq, &value));
             if let Some(numbered) = self.read(Some(seq), read) {
                 self.report.entries += 1;
@@ -136,10 +153,10 @@ impl<T: Table> Check<'_, T> {
         for (first, last) in std::mem::take(&mut self.gaps) {
             let mut at = first;
             while at <= last {
-                match self.report.missing.iter().find(|(from, to)| (*from..=*to).contains(&at)) {
+                match self.missing.iter().find(|(from, to)| (*from..=*to).contains(&at)) {
                     Some((_, to)) => at = to.next(),
                     None => {
-                        let known = self.report.missing.iter().map(|(from, _)| *from).filter(|from| *from > at).min();
+                        let known = self.missing.iter().map(|(from, _)| *from).filter(|from| *from > at).min();
                         let end = known.map_or(last, |from| Seq(from.0 - 1)).min(last);
                         let what = match end == at {
                             true => "this entry is missing".to_owned(),
@@ -154,14 +171,13 @@ impl<T: Table> Check<'_, T> {
     }
 
     fn is_missing(&self, seq: Seq) -> bool {
-        self.report.missing.iter().any(|(first, last)| (*first..=*last).contains(&seq))
+        self.missing.iter().any(|(first, last)| (*first..=*last).contains(&seq))
     }
 
     fn entry(&mut self, numbered: &Numbered) {
         let Numbered { seq, at, entry } = numbered;
         match entry {
             Entry::RequestReceived { reqid, request, digest, .. } => {
-                self.report.requests += 1;
                 self.digest(*seq, *at, &request.0, digest);
                 self.request(*seq, *at, reqid, digest);
             }
@@ -173,8 +189,8 @@ impl<T: Table> Check<'_, T> {
                 self.earlier(*seq, *at, *of);
                 let row = self.table.record(&keys::outcome(*of));
                 match self.read(Some(*seq), row) {
-                    Some(Some(OutcomeRecord { completed, .. })) if completed == *seq => {}
-                    Some(Some(OutcomeRecord { completed, .. })) => {
+                    Some(Some(OutcomeRecord { completed })) if completed == *seq => {}
+                    Some(Some(OutcomeRecord { completed })) => {
                         let what = format!("it completes request {of}, whose outcome is entry {completed}");
                         self.problem(Some(*seq), Some(*at), what);
                     }
@@ -193,8 +209,8 @@ impl<T: Table> Check<'_, T> {
                     self.problem(Some(*seq), Some(*at), what);
                 }
             }
-            Entry::RequestBegun { of, .. } => self.earlier(*seq, *at, *of),
-            Entry::Salvaged { missing, .. } => self.report.missing.extend(missing),
+            Entry::RequestBegun { of, .. } | Entry::RequestWaits { of, .. } => self.earlier(*seq, *at, *of),
+            Entry::Salvaged { missing, .. } => self.missing.extend(missing),
             Entry::AgentStarted { .. }
             | Entry::AgentStopped { .. }
             | Entry::AgentSettled
@@ -252,8 +268,7 @@ impl<T: Table> Check<'_, T> {
             Some((false, false)) => {
                 self.problem(Some(seq), Some(at), "it has no outcome and does not count as unfinished".to_owned());
             }
-            Some((false, true)) => self.report.unfinished += 1,
-            Some((true, false)) | None => {}
+            Some((false, true) | (true, false)) | None => {}
         }
     }
 
@@ -316,7 +331,7 @@ impl<T: Table> Check<'_, T> {
     fn outcome_row(&mut self, parsed: Key<'_>, key: &[u8], value: &[u8], last: Seq) {
         let Key::Outcome(of) = parsed else { return };
         let row = self.table.decode_record(key, value);
-        let Some(OutcomeRecord { completed, .. }) = self.read(Some(of), row) else { return };
+        let Some(OutcomeRecord { completed }) = self.read(Some(of), row) else { return };
         self.belongs_to_request(of, key, last);
         if completed > last {
             return;

@@ -126,12 +126,13 @@ impl<E> Journal<E> {
     }
 
     fn write(&mut self, records: &[Record]) -> Result<(), CommitError> {
-        let writes = batch::build(self.database.as_ref(), &mut self.pieces, &self.queue.entries, records).map_err(
-            |error| match error {
-                BatchError::Encode(error) => CommitError::Encode(error),
-                BatchError::Read(error) => CommitError::Read(error),
-            },
-        )?;
+        let writes =
+            batch::build(self.database.as_ref(), &mut self.pieces, &self.queue.entries, records).map_err(|error| {
+                match error {
+                    BatchError::Encode(error) => CommitError::Encode(error),
+                    BatchError::Read(error) => CommitError::Read(error),
+                }
+            })?;
         self.database.write(writes).map_err(|error| match error {
             StorageError::NoSpace(_) => CommitError::NoSpace(error),
             StorageError::Damaged(_)

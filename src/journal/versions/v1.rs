@@ -50,7 +50,6 @@ pub(in crate::journal) struct ReqidRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::journal) struct OutcomeRecord {
     pub(in crate::journal) completed: Seq,
-    pub(in crate::journal) attempts: u32,
 }
 
 /// `X`: `last` are the newest of those that `first` had no room for.
@@ -130,6 +129,7 @@ pub(in crate::journal) const INPUT_REJECTED: u8 = 0x12;
 pub(in crate::journal) const REQUEST_BEGUN: u8 = 0x13;
 pub(in crate::journal) const REQUEST_COMPLETED: u8 = 0x14;
 pub(in crate::journal) const DUPLICATE_SEEN: u8 = 0x15;
+pub(in crate::journal) const REQUEST_WAITS: u8 = 0x16;
 pub(in crate::journal) const FIRST_OF_NODES: u8 = 0x30;
 pub(in crate::journal) const LAST_OF_NODES: u8 = 0x3f;
 
@@ -145,13 +145,14 @@ entry_table! {
     REQUEST_CONFLICTED => RequestConflicted(reqid, first, request, digest, dialect, source, response);
     INPUT_REJECTED => InputRejected(source, event, error, suppressed);
     REQUEST_BEGUN => RequestBegun(of, attempt);
-    REQUEST_COMPLETED => RequestCompleted(of, outcome, response);
+    REQUEST_COMPLETED => RequestCompleted(of, outcome, attempts, response);
     DUPLICATE_SEEN => DuplicateSeen(of, source);
+    REQUEST_WAITS => RequestWaits(of, goal, targets);
     0x20 => DesiredChanged(by, config, nodes);
     0x30 => LaunchIntended(node, incarnation, by);
     0x31 => NodeStarted(node, incarnation, process);
     0x32 => NodeReady(node, incarnation);
-    0x33 => NodeExited(node, incarnation, cause, asked, process, ran_ms, verdict);
+    0x33 => NodeExited(node, incarnation, cause, asked, process, ran_ms, when, verdict);
     0x34 => NodeAdopted(node, incarnation, process, spec);
     0x35 => NodeRetried(node);
 }
