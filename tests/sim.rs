@@ -83,10 +83,6 @@ fn op() -> impl Strategy<Value = Op> {
 
 const REQUESTS: usize = 11;
 
-fn as_index(seq: Seq) -> usize {
-    usize::try_from(seq.0).expect("a test's history is short")
-}
-
 /// The requests that histories are made of.
 fn request(what: usize) -> Request {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
@@ -164,8 +160,6 @@ struct OnHost {
 struct World {
     host: Host,
     journal: MemoryJournal<Effect>,
-    /// Every entry decided; those up to `journal.durable()` survive a crash.
-    history: Vec<Numbered>,
     core: Option<Lifecycle>,
     now: Now,
     /// Released by the journal, not yet carried out.
@@ -186,7 +180,6 @@ impl World {
         let mut world = Self {
             host: Host::default(),
             journal: MemoryJournal::new(),
-            history: Vec::new(),
             core: None,
             now: Now { wall: Timestamp(1_000_000_000), boot: BootTime(60_000_000) },
             effects: VecDeque::new(),
@@ -204,8 +197,7 @@ impl World {
     }
 
     fn start(&mut self) {
-        let recovered = self.journal.crash().expect("it reads");
-        self.history.truncate(as_index(recovered.last));
+        let recovered = self.journal.recover();
         self.check_replay(&recovered);
         let known: BTreeSet<NodeName> =
             recovered.nodes.keys().cloned().chain(self.host.nodes.keys().cloned()).collect();
@@ -253,7 +245,6 @@ impl World {
     fn step(&mut self, input: Input) {
         let Some(core) = &mut self.core else { return };
         for sealed in core.step(self.now, &input) {
-            self.history.extend_from_slice(sealed.entries());
             self.effects.extend(self.journal.stage(sealed));
         }
         self.note_exits();
@@ -262,7 +253,7 @@ impl World {
     fn commit(&mut self) {
         let Some(core) = &mut self.core else { return };
         let records = core.take_records();
-        self.effects.extend(self.journal.commit(records).expect("it stores"));
+        self.effects.extend(self.journal.commit(records));
         let upto = self.journal.durable();
         self.step(Input::Committed { upto });
     }
@@ -282,7 +273,7 @@ impl World {
         self.call += 1;
         let route = Route { connection: self.connection, call: self.call };
         self.routes.insert(route, (reqid.clone(), digest(&request)));
-        let known = self.journal.lookup(&reqid).expect("it reads").map(Box::new);
+        let known = self.journal.lookup(&reqid).map(Box::new);
         let incoming = Incoming {
             reqid,
             request,
@@ -407,6 +398,7 @@ impl World {
         self.prepared.clear();
         self.routes.clear();
         self.connection += 1;
+        self.journal.crash();
     }
 
     fn run(&mut self, op: &Op) {
@@ -534,7 +526,7 @@ impl World {
                     if *r == reqid && *d == digest(&request.clone().canonical()))
             });
             if accepted {
-                let known = self.journal.lookup(&reqid).expect("it reads").expect("an accepted request is known");
+                let known = self.journal.lookup(&reqid).expect("an accepted request is known");
                 assert!(known.outcome.is_some(), "{reqid} has no outcome");
             }
         }
@@ -548,14 +540,14 @@ impl World {
         }
         let last = self.entries().last().map_or(Seq(0), |one| one.seq);
         assert_eq!(last, self.journal.durable());
-        let recovered = self.journal.crash().expect("it reads");
+        let recovered = self.journal.recover();
         self.check_replay(&recovered);
-        assert_eq!(self.journal.verify().problems, Vec::new(), "the journal is whole");
+        assert_eq!(self.journal.verify().problems, Vec::<String>::new(), "the journal is whole");
     }
 
     /// What is durable.
     fn entries(&self) -> &[Numbered] {
-        &self.history[..as_index(self.journal.durable())]
+        self.journal.entries()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
 use crate::control::message::{LogChunk, LogQuery};
 use crate::control::server::{self, Credentials, Refusal};
-use crate::journal::{Journal, Reader, verify};
+use crate::journal::{Journal, Reader};
 use crate::lifecycle::{Effect, Input, Lifecycle};
 use crate::supervisor;
 
@@ -127,8 +127,7 @@ impl server::Agent for Door {
         self.supervisor.ping();
         let refused = self.refused.load(Ordering::Relaxed);
         let (about, refusing) = (self.about.clone(), self.refusing.reason());
-        let report =
-            self.ask(move |core, journal, now| status(&about, refused, refusing, core, journal, now)).await;
+        let report = self.ask(move |core, journal, now| status(&about, refused, refusing, core, journal, now)).await;
         report.unwrap_or_else(|| stopping(&self.about, refused))
     }
 
@@ -144,7 +143,7 @@ impl server::Agent for Door {
     async fn verify(&self) -> Result<VerifyReport, String> {
         let reader = self.reader.clone();
         match tokio::task::spawn_blocking(move || reader.verify()).await {
-            Ok(report) => Ok(verified(&report)),
+            Ok(report) => report.map_err(|error| chain(&error)),
             Err(error) => Err(format!("verifying the journal failed: {error}")),
         }
     }
@@ -155,25 +154,6 @@ impl server::Agent for Door {
             Ok(chunk) => chunk.map_err(|error| chain(&error)),
             Err(error) => Err(format!("reading the node's output failed: {error}")),
         }
-    }
-}
-
-/// The report as it is told: each problem one line.
-pub(super) fn verified(report: &verify::VerifyReport) -> VerifyReport {
-    let mut problems: Vec<String> = report.problems.iter().map(problem).collect();
-    let untold = report.problem_count.saturating_sub(report.problems.len() as u64);
-    if untold > 0 {
-        problems.push(format!("and {untold} more"));
-    }
-    let first = u64::from(report.entries > 0);
-    VerifyReport { entries: report.entries, first, last: report.last.0, problems }
-}
-
-fn problem(problem: &verify::Problem) -> String {
-    let at = problem.at.as_ref().map_or_else(String::new, |at| format!(" ({at})"));
-    match problem.seq {
-        Some(seq) => format!("entry {seq}{at}: {}", problem.what),
-        None => problem.what.clone(),
     }
 }
 

@@ -182,10 +182,7 @@ struct Started {
 }
 
 /// Locks, opens, looks for the nodes, and takes in what an earlier run left unfinished.
-async fn start(
-    options: &Options,
-    own: Option<(Incoming, oneshot::Sender<Response>)>,
-) -> Result<Started, Error> {
+async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Response>)>) -> Result<Started, Error> {
     let name = &options.lifecycle.instance;
     make_state_dir(&options.state_dir, options.control.group)?;
     let lock = {

@@ -179,7 +179,10 @@ impl Lifecycle {
                 self.seen.fresh.clear();
             }
             Input::Node(event) => self.observe_node(now, event),
-            Input::Found { node, finding: Finding::Adopted { incarnation, .. } | Finding::Exited { incarnation, .. } } => {
+            Input::Found {
+                node,
+                finding: Finding::Adopted { incarnation, .. } | Finding::Exited { incarnation, .. },
+            } => {
                 self.seen.node(node).newest = *incarnation;
             }
             Input::Found { finding: Finding::Absent | Finding::Unprovable { .. }, .. }

@@ -17,8 +17,6 @@ use crate::journal::memory::MemoryJournal;
 struct Bench {
     core: Lifecycle,
     journal: MemoryJournal<Effect>,
-    /// Every entry decided, durable or not yet.
-    history: Vec<Numbered>,
     now: Now,
     calls: u64,
 }
@@ -31,7 +29,7 @@ impl Bench {
     fn with(options: Options) -> Self {
         let core = Lifecycle::new(options, Recovered::default());
         let now = Now { wall: Timestamp(1_000_000), boot: BootTime(100_000_000) };
-        let mut bench = Self { core, journal: MemoryJournal::new(), history: Vec::new(), now, calls: 0 };
+        let mut bench = Self { core, journal: MemoryJournal::new(), now, calls: 0 };
         bench.start("boot-1", Vec::new());
         bench
     }
@@ -54,8 +52,8 @@ impl Bench {
     }
 
     fn reload(&mut self) {
-        let recovered = self.journal.crash().unwrap();
-        self.history.truncate(recovered.last.0 as usize);
+        self.journal.crash();
+        let recovered = self.journal.recover();
         self.core = Lifecycle::new(self.core.options.clone(), recovered);
     }
 
@@ -72,7 +70,7 @@ impl Bench {
 
     fn commit(&mut self) -> Vec<Effect> {
         let records = self.core.take_records();
-        let mut effects = self.journal.commit(records).unwrap();
+        let mut effects = self.journal.commit(records);
         let upto = self.journal.durable();
         self.step(&Input::Committed { upto }, &mut effects);
         effects
@@ -80,7 +78,6 @@ impl Bench {
 
     fn step(&mut self, input: &Input, free: &mut Vec<Effect>) {
         for sealed in self.core.step(self.now, input) {
-            self.history.extend_from_slice(sealed.entries());
             free.extend(self.journal.stage(sealed));
         }
     }
@@ -88,7 +85,7 @@ impl Bench {
     fn ask(&mut self, reqid: &str, request: Request) -> Vec<Effect> {
         self.calls += 1;
         let reqid = ReqId::new(reqid).unwrap();
-        let known = self.journal.lookup(&reqid).unwrap().map(Box::new);
+        let known = self.journal.lookup(&reqid).map(Box::new);
         let incoming = Incoming {
             reqid,
             request: request.canonical(),
@@ -170,7 +167,7 @@ impl Bench {
     }
 
     fn entries(&self, matches: impl Fn(&Entry) -> bool) -> usize {
-        self.history.iter().filter(|one| matches(&one.entry)).count()
+        self.journal.entries().iter().filter(|one| matches(&one.entry)).count()
     }
 }
 
@@ -372,7 +369,8 @@ fn three_crashes_abandon_a_request_and_clean_stops_do_not_count() {
     bench.crash(vec![("w1", adopted(&bench, "w1"))]);
     assert!(bench.core.durable().unfinished.is_empty());
     assert_eq!(
-        bench.entries(|entry| matches!(entry, Entry::RequestCompleted { outcome: Outcome::Abandoned, attempts: 3, .. })),
+        bench
+            .entries(|entry| matches!(entry, Entry::RequestCompleted { outcome: Outcome::Abandoned, attempts: 3, .. })),
         1
     );
     let answer = only_response(&bench.ask("d", set("c1", &["w1"])));
@@ -419,10 +417,7 @@ fn an_invalid_configuration_lists_every_problem_and_changes_nothing() {
     assert!(several.results.len() >= 3, "{several:?}");
     assert_eq!(bench.incarnation("w1"), before);
     assert_eq!(bench.state("w1"), NodeState::Running);
-    assert_eq!(
-        bench.entries(|entry| matches!(entry, Entry::RequestCompleted { outcome: Outcome::Rejected, .. })),
-        2
-    );
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::RequestCompleted { outcome: Outcome::Rejected, .. })), 2);
     let again = Request::SetConfiguration { config: configuration("bad", &["w1"]) };
     assert!(only_response(&bench.ask("b", again)).results[0].error.as_ref().unwrap().starts_with("conflict: "));
 }
@@ -606,9 +601,8 @@ fn after_a_host_restart_wanted_nodes_start_and_stopped_ones_do_not() {
     bench.now.boot = BootTime(5_000_000);
     let effects = bench.start("boot-2", vec![("w1", Finding::Absent), ("w2", Finding::Absent)]);
     assert_eq!(prepared(&effects), ["w1"]);
-    let restarted = |entry: &Entry| {
-        matches!(entry, Entry::NodeExited { cause: ExitCause::HostRestarted, asked: false, .. })
-    };
+    let restarted =
+        |entry: &Entry| matches!(entry, Entry::NodeExited { cause: ExitCause::HostRestarted, asked: false, .. });
     assert_eq!(bench.entries(restarted), 1);
 }
 
@@ -683,10 +677,8 @@ fn a_node_that_never_gets_ready_is_told_once_and_left_running() {
     for _ in 0..20 {
         let effects = bench.pass(10_000);
         assert!(stopped(&effects).is_empty());
-        errors += effects
-            .iter()
-            .filter(|effect| matches!(effect, Effect::Notify(Notification::NotifyError { .. })))
-            .count();
+        errors +=
+            effects.iter().filter(|effect| matches!(effect, Effect::Notify(Notification::NotifyError { .. }))).count();
     }
     assert_eq!(errors, 1);
     assert_eq!(bench.state("w1"), NodeState::Pending);

@@ -41,7 +41,8 @@ impl Output {
     }
 
     fn open(&mut self) -> io::Result<()> {
-        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let flags =
+            OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = File::from(rustix::fs::openat(&self.directory, self.name, flags, Mode::from_raw_mode(0o640))?);
         self.size = file.metadata()?.len();
         self.file = Some(file);
@@ -163,12 +164,10 @@ mod tests {
         let mut stdout = output(directory.path(), 10);
         stdout.write(b"0123456789abcdefghijABCDEFGHIJxyz").unwrap();
         let read = |name| std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
-        assert_eq!([read("stdout.3"), read("stdout.2"), read("stdout.1"), read("stdout")], [
-            "",
-            "abcdefghij",
-            "ABCDEFGHIJ",
-            "xyz"
-        ]);
+        assert_eq!(
+            [read("stdout.3"), read("stdout.2"), read("stdout.1"), read("stdout")],
+            ["", "abcdefghij", "ABCDEFGHIJ", "xyz"]
+        );
         assert_eq!(stdout.tail(), "abcdefghijABCDEFGHIJxyz".split_at(10).1);
     }
 

@@ -63,8 +63,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 5] =
-        [Self::Session, Self::Directory, Self::Descriptors, Self::ParentDeathSignal, Self::Execute];
+    const ALL: [Self; 5] = [Self::Session, Self::Directory, Self::Descriptors, Self::ParentDeathSignal, Self::Execute];
 
     /// Reads what the child wrote on `failure`.
     pub fn parse(bytes: &[u8]) -> Option<(Self, io::Error)> {
@@ -255,9 +254,8 @@ pub fn receive_with_credentials(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = control.0.len() as _;
     // SAFETY: the message describes two live buffers with their lengths.
-    let received = unsafe {
-        libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
-    };
+    let received =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
     let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     let mut uid = None;
     // SAFETY: the kernel filled in the control buffer and its length; the CMSG functions stay inside it, and each

@@ -392,8 +392,7 @@ impl NodeTask {
         match self.look(patience).await {
             Look::Absent => {
                 let process = self.known.process.clone().filter(|_| self.known.incarnation == expected);
-                let exit =
-                    Exit { cause: ExitCause::Lost, ran_ms: 0, stdout: String::new(), stderr: String::new() };
+                let exit = Exit { cause: ExitCause::Lost, ran_ms: 0, stdout: String::new(), stderr: String::new() };
                 self.tell_exited(expected, process, exit).await;
             }
             Look::Exited { incarnation, process, exit } => self.tell_exited(incarnation, process, exit).await,
@@ -423,7 +422,9 @@ impl NodeTask {
                     shim.stage = Stage::Acknowledged;
                 }
                 Stage::Acknowledged => {}
-                Stage::Watching => tracing::warn!(node = %self.node, %incarnation, "an exit was acknowledged that nobody told"),
+                Stage::Watching => {
+                    tracing::warn!(node = %self.node, %incarnation, "an exit was acknowledged that nobody told")
+                }
             },
             // The shim is gone, its report may be there.
             Life::Nothing => {
@@ -464,7 +465,8 @@ impl NodeTask {
         // Something may still hold the lock that outlived its shim: it is ended if it is proven ours, then once more.
         let mut is_last = false;
         loop {
-            let (context, node, last) = (Arc::clone(&self.shared.context), self.node.clone(), self.known.process.clone());
+            let (context, node, last) =
+                (Arc::clone(&self.shared.context), self.node.clone(), self.known.process.clone());
             let attempt = order.clone();
             match blocking(move || launch::prepare(&context, &node, &attempt, last.as_ref())).await {
                 Preparation::Prepared(prepared) => {

@@ -78,7 +78,9 @@ fn imports_follow_the_arrows() {
                     || target.starts_with("crash_point!")
                     || target.starts_with("crash_point;")
                     || rule.may_import.iter().any(|prefix| {
-                        target.strip_prefix(prefix.as_str()).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+                        target
+                            .strip_prefix(prefix.as_str())
+                            .is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
                     });
                 if !allowed {
                     wrong.push(format!("{}: {line}", path.display()));
@@ -92,16 +94,24 @@ fn imports_follow_the_arrows() {
 #[test]
 fn pure_modules_are_pure() {
     let modules = modules();
-    let pure_files = [
-        "journal/entry.rs",
-        "journal/codec.rs",
-        "journal/keys.rs",
-        "control/message.rs",
-        "supervisor/protocol.rs",
-    ];
+    let pure_files =
+        ["journal/entry.rs", "journal/codec.rs", "journal/keys.rs", "control/message.rs", "supervisor/protocol.rs"];
     let impure = [
-        "std::fs", "std::net::Tcp", "std::os", "std::process", "std::thread", "std::env", "SystemTime", "Instant",
-        "tokio", "rustix", "libc::", "async fn", "rand::", "uuid::", "HashMap",
+        "std::fs",
+        "std::net::Tcp",
+        "std::os",
+        "std::process",
+        "std::thread",
+        "std::env",
+        "SystemTime",
+        "Instant",
+        "tokio",
+        "rustix",
+        "libc::",
+        "async fn",
+        "rand::",
+        "uuid::",
+        "HashMap",
     ];
     let mut wrong = Vec::new();
     for path in sources(&root().join("src")) {
