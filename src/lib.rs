@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod cluster_file;
 pub mod control;
 pub mod crash_points;

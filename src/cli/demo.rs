@@ -112,7 +112,9 @@ impl Demo {
         crash(&node, victim)?;
         self.wait_for("worker-1 RUNNING again", |nodes| {
             nodes.iter().any(|one| {
-                one["node"] == node.as_str() && one["state"] == "RUNNING" && one["incarnation"].as_u64() > Some(0)
+                one["node"] == node.as_str()
+                    && one["state"] == "RUNNING"
+                    && one["incarnation"].as_u64() > Some(0)
                     && one["last_exit"].is_string()
             })
         })?;
@@ -177,10 +179,7 @@ impl Demo {
 
     fn pids(&self) -> Result<Vec<(String, u64)>> {
         let nodes = self.nodes()?;
-        Ok(nodes
-            .iter()
-            .filter_map(|one| Some((one["node"].as_str()?.to_owned(), one["pid"].as_u64()?)))
-            .collect())
+        Ok(nodes.iter().filter_map(|one| Some((one["node"].as_str()?.to_owned(), one["pid"].as_u64()?))).collect())
     }
 
     fn wait_for(&self, what: &str, holds: impl Fn(&[Value]) -> bool) -> Result<()> {
