@@ -1,3 +1,7 @@
 //! Tests through the real binary, and of the repository's own rules.
 
+mod adoption;
 mod architecture;
+mod crash;
+mod order;
+mod support;
