@@ -55,7 +55,8 @@ impl Host {
 
     /// All processes that work somewhere in the scratch directory: shims, nodes, their children.
     fn processes(&self) -> Vec<u32> {
-        let is_ours = |pid: &u32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(self.path()));
+        let is_ours =
+            |pid: &u32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(self.path()));
         all_pids().into_iter().filter(is_ours).collect()
     }
 
@@ -307,7 +308,8 @@ async fn a_child_that_left_the_group_is_ended_by_its_lock_before_the_next_start(
     agent.ready(&w1, 1).await;
     until_true("the child has left", || {
         host.processes().iter().any(|pid| {
-            let is_child = fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("__node_child"));
+            let is_child =
+                fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("__node_child"));
             let id = rustix::process::Pid::from_raw((*pid).try_into().unwrap());
             is_child && rustix::process::getsid(id).ok() == id
         })
@@ -359,7 +361,9 @@ async fn what_cannot_be_executed_is_told_with_the_reason() {
     let mut agent = host.agent();
     let missing = spec(Program::Path("/nowhere/zeek".into()), &[]);
     match agent.prepare(&w1, 1, &missing).await {
-        NodeHappening::Exited { cause: ExitCause::NotStarted(reason), .. } => assert!(reason.contains("/nowhere/zeek"), "{reason}"),
+        NodeHappening::Exited { cause: ExitCause::NotStarted(reason), .. } => {
+            assert!(reason.contains("/nowhere/zeek"), "{reason}")
+        }
         other => panic!("{other:?}"),
     }
     let broken = host.path().join("broken");
@@ -430,7 +434,18 @@ async fn a_second_agent_adopts_what_the_first_left_and_hears_of_its_end_once() {
     let third = host.agent();
     let findings = third.handle.probe(Vec::new()).await.unwrap();
     match findings.as_slice() {
-        [(name, Finding::Exited { incarnation: Incarnation(7), process: Some(exited), cause: ExitCause::Code(0), stdout, .. })] => {
+        [
+            (
+                name,
+                Finding::Exited {
+                    incarnation: Incarnation(7),
+                    process: Some(exited),
+                    cause: ExitCause::Code(0),
+                    stdout,
+                    ..
+                },
+            ),
+        ] => {
             assert_eq!((name, exited), (&w1, &process));
             assert!(stdout.ends_with("terminating\n"));
         }
@@ -464,12 +479,12 @@ async fn a_node_that_died_while_no_agent_ran_is_reported_with_its_signal() {
     let process = first.launch(&w1, 1, &simulated(&[])).await;
     first.ready(&w1, 1).await;
     first.die().await;
-    kill(process.pid, rustix::process::Signal::SEGV);
+    kill(process.pid, rustix::process::Signal::ABORT);
     until_true("the node is gone", || !is_alive(process.pid)).await;
     let shims = host.shims();
     let mut second = host.agent();
     match second.probe(&w1, Some(&process), 1).await {
-        Finding::Exited { process: Some(exited), cause: ExitCause::Signal(11), .. } => assert_eq!(exited, process),
+        Finding::Exited { process: Some(exited), cause: ExitCause::Signal(6), .. } => assert_eq!(exited, process),
         other => panic!("{other:?}"),
     }
     second.acknowledge(&w1, 1);
@@ -574,12 +589,9 @@ async fn a_wrapped_node_that_outlives_its_killed_shim_is_ended_by_proof_at_the_n
 async fn a_node_that_closed_the_lock_is_ended_by_its_identity() {
     let (host, w1) = (Host::new(), node("w1"));
     let mut agent = host.agent();
-    // The shell clears PDEATHSIG by not being the node any more once setpriv has run; it closes what it inherited.
-    let text = "for fd in /proc/self/fd/*; do n=${fd##*/}; [ $n -gt 2 ] && eval \"exec $n>&-\"; done\n\
-                exec setpriv --pdeathsig clear sleep 1000";
-    let process = agent.launch(&w1, 1, &script(&host, text)).await;
-    until_true("it sleeps", || fs::read_to_string(format!("/proc/{}/comm", process.pid)).is_ok_and(|comm| comm == "sleep\n"))
-        .await;
+    let spec = simulated(&[("SIM_CLOSE_LOCK", "1"), ("SIM_CLEAR_PDEATHSIG", "1")]);
+    let process = agent.launch(&w1, 1, &spec).await;
+    agent.ready(&w1, 1).await;
     agent.die().await;
     kill(host.shims()[0], rustix::process::Signal::KILL);
     until_true("the shim is gone", || host.shims().is_empty()).await;
@@ -665,7 +677,6 @@ async fn a_stopped_shim_is_silent_and_never_harmed() {
     let asked = Instant::now();
     assert_eq!(agent.expect(&w1, 1).await, NodeHappening::Silent);
     assert!(asked.elapsed() >= Duration::from_secs(4));
-    agent.stop(&w1, 1, 10_000);
     agent.die().await;
     // To the next agent it is as silent, and still there.
     let mut agent = host.agent();
@@ -675,9 +686,9 @@ async fn a_stopped_shim_is_silent_and_never_harmed() {
     }
     assert_eq!(agent.expect(&w1, 1).await, NodeHappening::Silent);
     assert!(is_alive(shim) && is_alive(process.pid));
+    agent.stop(&w1, 1, 10_000);
     kill(shim, rustix::process::Signal::CONT);
     assert_eq!(agent.expect(&w1, 1).await, NodeHappening::Responsive);
-    // The order of the first agent had arrived.
     loop {
         match agent.expect(&w1, 1).await {
             NodeHappening::Ready => {}
@@ -691,7 +702,15 @@ async fn a_stopped_shim_is_silent_and_never_harmed() {
 async fn a_node_has_its_environment_its_lock_and_default_signals_and_nothing_else() {
     let (host, w1) = (Host::new(), node("w1"));
     let mut agent = host.agent_with(|options| {
-        let agent = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS", "INVOCATION_ID", "JOURNAL_STREAM", "ZCA_STATE_DIR", "KEPT"];
+        let agent = [
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
+            "LISTEN_FDS",
+            "INVOCATION_ID",
+            "JOURNAL_STREAM",
+            "ZCA_STATE_DIR",
+            "KEPT",
+        ];
         options.environment = agent.map(|name| (OsString::from(name), OsString::from("agent"))).into();
     });
     let process = agent.launch(&w1, 1, &simulated(&[("CLUSTER_NODE", "w1")])).await;
@@ -740,7 +759,7 @@ async fn a_node_has_its_environment_its_lock_and_default_signals_and_nothing_els
 async fn a_script_has_default_signals() {
     let (host, w1) = (Host::new(), node("w1"));
     let mut agent = host.agent();
-    let spec = script(&host, "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; exit 0");
+    let spec = script(&host, "sed -n '/^SigBlk/p; /^SigIgn/p; /^SigCgt/p' /proc/self/status; exit 0");
     agent.launch(&w1, 1, &spec).await;
     let (cause, _, stdout, _) = agent.exited(&w1, 1).await;
     assert_eq!(cause, ExitCause::Code(0));

@@ -42,9 +42,17 @@ pub struct Known {
 pub enum Look {
     Absent,
     /// A shim, connected. Without `hello` it has not answered yet.
-    Shim { link: Link, hello: Option<Hello>, launch: Box<Launch> },
+    Shim {
+        link: Link,
+        hello: Option<Hello>,
+        launch: Box<Launch>,
+    },
     /// The process is gone, and this is known of its end.
-    Exited { incarnation: Incarnation, process: Option<ProcessId>, exit: Exit },
+    Exited {
+        incarnation: Incarnation,
+        process: Option<ProcessId>,
+        exit: Exit,
+    },
     /// The lock is held by who knows whom.
     Unprovable(String),
 }
@@ -57,12 +65,7 @@ pub async fn look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
     }
 }
 
-async fn try_look(
-    context: &Arc<Context>,
-    node: &NodeName,
-    known: &Known,
-    patience: Duration,
-) -> Result<Look, String> {
+async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patience: Duration) -> Result<Look, String> {
     let path = context.run_dir(node);
     let directory = RunDir::open(path.clone()).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
     let Some(directory) = directory.map(Arc::new) else {
@@ -208,9 +211,7 @@ fn cannot_lock(directory: &RunDir, error: &std::io::Error) -> String {
 }
 
 /// Runs what looks at files and processes off the runtime's threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(format!("the look at its run directory failed: {error}")),

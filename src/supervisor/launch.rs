@@ -209,7 +209,10 @@ fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, 
         spec: (**spec).clone(),
         program: program.as_ref().map(|path| bytes(path.as_os_str())),
         argv,
-        env: env.into_iter().map(|(name, value)| (ByteBuf::from(name.into_vec()), ByteBuf::from(value.into_vec()))).collect(),
+        env: env
+            .into_iter()
+            .map(|(name, value)| (ByteBuf::from(name.into_vec()), ByteBuf::from(value.into_vec())))
+            .collect(),
         directory: bytes(context.node_dir(node).as_os_str()),
     })
 }
@@ -236,7 +239,8 @@ fn find_program(program: &str, path: Option<&OsString>) -> Result<PathBuf, Strin
         return Err("no node program is set; set node_program in the settings or give --node-program".into());
     }
     if program.contains('/') {
-        let path = std::path::absolute(program).map_err(|error| format!("cannot run node program {program}: {error}"))?;
+        let path =
+            std::path::absolute(program).map_err(|error| format!("cannot run node program {program}: {error}"))?;
         return match check_executable(&path) {
             Ok(()) => Ok(path),
             Err(error) => Err(format!("cannot run node program {}: {error}", path.display())),
@@ -283,21 +287,35 @@ mod tests {
     #[test]
     fn what_was_meant_for_the_agent_is_not_passed_on() {
         let agent = [
-            "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
-            "INVOCATION_ID", "JOURNAL_STREAM", "ZCA_STATE_DIR", "ZCA_CRASH_AT", "PATH", "HOME", "ZEEK_AGENT_NAME",
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
+            "WATCHDOG_PID",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_FDNAMES",
+            "INVOCATION_ID",
+            "JOURNAL_STREAM",
+            "ZCA_STATE_DIR",
+            "ZCA_CRASH_AT",
+            "PATH",
+            "HOME",
+            "ZEEK_AGENT_NAME",
             "NOTIFY_SOCKET_2",
         ]
         .map(|name| (OsString::from(name), OsString::from("agent")));
         let node = [("PATH".to_owned(), "node".to_owned()), ("ZCA_LOOKS_OURS".to_owned(), "node".to_owned())].into();
         let env = environment(&agent, &node);
         let seen: Vec<_> = env.iter().map(|(name, value)| (name.to_str().unwrap(), value.to_str().unwrap())).collect();
-        assert_eq!(seen, [
-            ("HOME", "agent"),
-            ("NOTIFY_SOCKET_2", "agent"),
-            ("PATH", "node"),
-            ("ZCA_LOOKS_OURS", "node"),
-            ("ZEEK_AGENT_NAME", "agent"),
-        ]);
+        assert_eq!(
+            seen,
+            [
+                ("HOME", "agent"),
+                ("NOTIFY_SOCKET_2", "agent"),
+                ("PATH", "node"),
+                ("ZCA_LOOKS_OURS", "node"),
+                ("ZEEK_AGENT_NAME", "agent"),
+            ]
+        );
     }
 
     #[test]

@@ -86,11 +86,8 @@ impl Link {
                 }
                 Err(error @ FrameError::TooLong { .. }) => return Heard::Closed(Some(error.into())),
             }
-            let interest = if self.backlog.is_empty() {
-                Interest::READABLE
-            } else {
-                Interest::READABLE | Interest::WRITABLE
-            };
+            let interest =
+                if self.backlog.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
             let silent_at = self.owed_since.filter(|_| !self.is_silent).map(|since| since + SILENT_AFTER);
             let ready = tokio::select! {
                 ready = self.stream.ready(interest) => ready,

@@ -54,7 +54,8 @@ impl NotifySocket {
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Notification>> {
         loop {
             match sys::receive_with_credentials(self.socket.as_fd(), buffer) {
-                Ok(datagram) if datagram.is_cut || !matches!(datagram.uid, Some(uid) if uid == 0 || uid == self.uid) => {}
+                Ok(datagram)
+                    if datagram.is_cut || !matches!(datagram.uid, Some(uid) if uid == 0 || uid == self.uid) => {}
                 Ok(datagram) => return Ok(Some(parse(buffer.get(..datagram.length).unwrap_or_default()))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -86,7 +87,10 @@ mod tests {
     #[test]
     fn ready_and_status_are_heard_and_the_rest_is_not() {
         assert_eq!(parse(b"READY=1"), Notification { is_ready: true, status: None });
-        assert_eq!(parse(b"STATUS=up\x1b[\nREADY=1\n"), Notification { is_ready: true, status: Some("up\\x1b[".into()) });
+        assert_eq!(
+            parse(b"STATUS=up\x1b[\nREADY=1\n"),
+            Notification { is_ready: true, status: Some("up\\x1b[".into()) }
+        );
         for other in [b"READY=0".as_slice(), b"READY=11", b"MAINPID=1", b"STOPPING=1", b"", b"\xff\0", b"XREADY=1"] {
             assert_eq!(parse(other), Notification::default());
         }

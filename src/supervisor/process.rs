@@ -101,7 +101,8 @@ impl Proven {
     }
 
     fn pin(pid: u32) -> io::Result<Option<Self>> {
-        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| pid.as_raw_nonzero().get() > 1) else {
+        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| pid.as_raw_nonzero().get() > 1)
+        else {
             return Ok(None);
         };
         match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {

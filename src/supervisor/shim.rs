@@ -36,10 +36,10 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::files::{self, Durability, Exit, Launch, SHIM_LOG, SOCKET, STATUS, Status};
+use super::launch::chain;
 use super::notify::{Notification, NotifySocket};
 use super::output::{FILE_LIMIT, Output};
 use super::protocol::{self, Decoder, FrameError, Hello, ToAgent, ToShim};
-use super::launch::chain;
 use super::{process, sys};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
@@ -187,13 +187,14 @@ fn start(
     }
     let notify = NotifySocket::bind().map_err(|error| format!("cannot make its NOTIFY_SOCKET: {error}"))?;
     let directory = OsStr::from_bytes(&launch.directory);
-    let directory =
-        rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| format!("cannot use its directory {}: {error}", directory.display()))?;
+    let directory = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| format!("cannot use its directory {}: {error}", directory.display()))?;
 
     let path: &[u8] = launch.program.as_ref().map_or(b"/proc/self/exe", |path| path.as_slice());
     let program = String::from_utf8_lossy(path).into_owned();
-    let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| format!("a zero byte in {:?}", bytes.escape_ascii().to_string()));
+    let text = |bytes: &[u8]| {
+        CString::new(bytes).map_err(|_| format!("a zero byte in {:?}", bytes.escape_ascii().to_string()))
+    };
     let path = text(path)?;
     let argv = launch.argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
     let mut env = Vec::with_capacity(launch.env.len() + 1);
@@ -221,7 +222,8 @@ fn start(
             is_dropping: false,
         }))
     };
-    let streams = Streams { stdout: stream(stdout, "stdout")?, stderr: stream(stderr, "stderr")?, notify: Some(notify) };
+    let streams =
+        Streams { stdout: stream(stdout, "stdout")?, stderr: stream(stderr, "stderr")?, notify: Some(notify) };
 
     crash_point!("shim_before_fork", node.as_str());
     let pid = sys::spawn(&sys::Program {
@@ -430,7 +432,9 @@ impl Shim {
                 let report = report.get(..count).and_then(sys::Step::parse);
                 running.exec = Exec::Failed(match report {
                     Some((sys::Step::Execute, error)) => format!("cannot execute {}: {error}", running.program),
-                    Some((step, error)) => format!("cannot prepare the process of {} ({step:?}): {error}", running.program),
+                    Some((step, error)) => {
+                        format!("cannot prepare the process of {} ({step:?}): {error}", running.program)
+                    }
                     None => format!("cannot execute {}", running.program),
                 });
             }
@@ -652,7 +656,10 @@ impl Stream {
                     (Ok(()), false) | (Err(_), true) => {}
                     (Ok(()), true) => {
                         self.is_dropping = false;
-                        log.line(format_args!("output is written again; {} bytes were dropped so far", self.output.dropped));
+                        log.line(format_args!(
+                            "output is written again; {} bytes were dropped so far",
+                            self.output.dropped
+                        ));
                     }
                     (Err(error), false) => {
                         self.is_dropping = true;

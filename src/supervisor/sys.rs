@@ -63,8 +63,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 5] =
-        [Self::Session, Self::Directory, Self::Descriptors, Self::ParentDeathSignal, Self::Execute];
+    const ALL: [Self; 5] = [Self::Session, Self::Directory, Self::Descriptors, Self::ParentDeathSignal, Self::Execute];
 
     /// Reads what the child wrote on `failure`.
     pub fn parse(bytes: &[u8]) -> Option<(Self, io::Error)> {
@@ -185,9 +184,22 @@ fn set_mask(mask: &libc::sigset_t) -> io::Result<libc::sigset_t> {
 }
 
 fn reset_dispositions() {
+    // Past libc, which keeps two signals to itself and would leave them ignored if they came so from whoever started the
+    // agent. All zero is SIG_DFL without flags on every architecture; the kernel's struct is shorter than this.
+    const DEFAULT: [u64; 8] = [0; 8];
+    const SIGNAL_SET_SIZE: usize = 8;
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours. Signals that cannot be set (KILL, STOP, libc's own) say so; fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads its struct from a longer array; SIG_DFL runs no code of ours. KILL and STOP are
+        // refused, which is fine.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                ptr::null_mut::<libc::c_void>(),
+                SIGNAL_SET_SIZE,
+            )
+        };
     }
 }
 
@@ -255,9 +267,8 @@ pub fn receive_with_credentials(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = control.0.len() as _;
     // SAFETY: the message describes two live buffers with their lengths.
-    let received = unsafe {
-        libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
-    };
+    let received =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
     let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     let mut uid = None;
     // SAFETY: the kernel filled in the control buffer and its length; the CMSG functions stay inside it, and each

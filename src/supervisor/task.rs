@@ -84,7 +84,11 @@ impl Pending {
                 self.launch = self.launch.filter(|launch| *launch >= incarnation);
             }
             NodeOrder::Launch { incarnation } => self.launch = Some(incarnation),
-            NodeOrder::Stop { incarnation, timeout_ms } => self.stop = Some((incarnation, timeout_ms)),
+            NodeOrder::Stop { incarnation, timeout_ms } => {
+                // Of two for the same incarnation the earlier end counts, as it does for the shim.
+                let before = self.stop.filter(|(stopping, _)| *stopping == incarnation);
+                self.stop = Some((incarnation, before.map_or(timeout_ms, |(_, before)| before.min(timeout_ms))));
+            }
             NodeOrder::AcknowledgeExit { incarnation } => self.acknowledge = Some(incarnation),
             NodeOrder::Forget { incarnation } => {
                 self.forget = Some(incarnation);
@@ -392,8 +396,7 @@ impl NodeTask {
         match self.look(patience).await {
             Look::Absent => {
                 let process = self.known.process.clone().filter(|_| self.known.incarnation == expected);
-                let exit =
-                    Exit { cause: ExitCause::Lost, ran_ms: 0, stdout: String::new(), stderr: String::new() };
+                let exit = Exit { cause: ExitCause::Lost, ran_ms: 0, stdout: String::new(), stderr: String::new() };
                 self.tell_exited(expected, process, exit).await;
             }
             Look::Exited { incarnation, process, exit } => self.tell_exited(incarnation, process, exit).await,
@@ -423,7 +426,9 @@ impl NodeTask {
                     shim.stage = Stage::Acknowledged;
                 }
                 Stage::Acknowledged => {}
-                Stage::Watching => tracing::warn!(node = %self.node, %incarnation, "an exit was acknowledged that nobody told"),
+                Stage::Watching => {
+                    tracing::warn!(node = %self.node, %incarnation, "an exit was acknowledged that nobody told")
+                }
             },
             // The shim is gone, its report may be there.
             Life::Nothing => {
@@ -464,7 +469,8 @@ impl NodeTask {
         // Something may still hold the lock that outlived its shim: it is ended if it is proven ours, then once more.
         let mut is_last = false;
         loop {
-            let (context, node, last) = (Arc::clone(&self.shared.context), self.node.clone(), self.known.process.clone());
+            let (context, node, last) =
+                (Arc::clone(&self.shared.context), self.node.clone(), self.known.process.clone());
             let attempt = order.clone();
             match blocking(move || launch::prepare(&context, &node, &attempt, last.as_ref())).await {
                 Preparation::Prepared(prepared) => {
