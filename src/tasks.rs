@@ -5,6 +5,7 @@
 //! process. Leaves to others: the order of shutdown, and what a task does when its token is cancelled.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ use tokio_util::task::TaskTracker;
 pub enum Death {
     /// It may end at any time: one connection, one node. A panic is logged, nobody else suffers.
     Tolerated,
+    /// It may end when its work is done; a panic would strand that work until the process starts again.
+    FatalByPanic,
     /// The process cannot do without it.
     Fatal,
 }
@@ -28,7 +31,23 @@ pub enum Death {
 #[error("task {task} {how}; the agent cannot go on without it and has to be started again")]
 pub struct FatalDeath {
     pub task: String,
-    pub how: String,
+    pub how: How,
+}
+
+/// How a task died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    Ended,
+    Panicked,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ended => "ended",
+            Self::Panicked => "panicked",
+        })
+    }
 }
 
 /// The owner of all tasks of one process. Cheap to clone.
@@ -81,26 +100,25 @@ impl Tasks {
         let fatal = Arc::clone(&self.fatal);
         self.tracker.spawn_on(
             async move {
-                let how = match work.await {
-                    Ok(()) => "ended".to_owned(),
-                    Err(error) if error.is_panic() => {
-                        tracing::error!(task = %name, %error, "a task panicked");
-                        "panicked".to_owned()
-                    }
+                let how = match (work.await, death) {
+                    (Ok(()), Death::Tolerated | Death::FatalByPanic) => return,
+                    (Ok(()), Death::Fatal) if token.is_cancelled() => return,
+                    (Ok(()), Death::Fatal) => How::Ended,
                     // Only the end of the runtime cancels: nobody aborts our tasks.
-                    Err(_) => return,
-                };
-                match death {
-                    Death::Tolerated => {}
-                    Death::Fatal if token.is_cancelled() && how == "ended" => {}
-                    Death::Fatal => {
-                        fatal.send_if_modified(|first| {
-                            let is_first = first.is_none();
-                            first.get_or_insert(FatalDeath { task: name.into_owned(), how });
-                            is_first
-                        });
+                    (Err(error), _) if !error.is_panic() => return,
+                    (Err(error), death) => {
+                        tracing::error!(task = %name, %error, "a task panicked");
+                        match death {
+                            Death::Tolerated => return,
+                            Death::FatalByPanic | Death::Fatal => How::Panicked,
+                        }
                     }
-                }
+                };
+                fatal.send_if_modified(|first| {
+                    let is_first = first.is_none();
+                    first.get_or_insert(FatalDeath { task: name.into_owned(), how });
+                    is_first
+                });
             },
             &self.runtime,
         )
@@ -136,6 +154,15 @@ mod tests {
         tasks.spawn("driver", Death::Fatal, |_| async {});
         assert_eq!(tasks.fatal().await.task, "driver");
         tasks.finished().await;
+    }
+
+    #[tokio::test]
+    async fn work_that_is_done_is_no_death_and_a_panic_over_it_is() {
+        let tasks = Tasks::new(runtime::Handle::current());
+        tasks.spawn("done", Death::FatalByPanic, |_| async {}).await.unwrap();
+        assert!(tasks.fatal.borrow().is_none());
+        tasks.spawn("node", Death::FatalByPanic, |_| async { panic!("on purpose") });
+        assert_eq!(tasks.fatal().await, FatalDeath { task: "node".into(), how: How::Panicked });
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! The supervisor on real processes: each test drives it directly, with the real binary as shims and simulated nodes, and
 //! expects what the core would get to see.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -230,6 +231,12 @@ async fn a_node_starts_gets_ready_stops_and_leaves_nothing() {
     assert!(!host.run_dir("w1").join("status").exists());
     agent.handle.order(&w1, NodeOrder::Forget { incarnation: Incarnation(1) });
     until_true("the run directory is gone", || !host.run_dir("w1").exists()).await;
+    agent.launch(&w1, 2, &simulated(&[])).await;
+    agent.ready(&w1, 2).await;
+    agent.handle.order(&w1, NodeOrder::Forget { incarnation: Incarnation(1) });
+    agent.stop(&w1, 2, 10_000);
+    agent.exited(&w1, 2).await;
+    assert!(host.run_dir("w1").exists(), "a late order is about what was before");
     assert!(host.path().join("nodes/w1/stdout").exists(), "what a node wrote is never deleted");
 }
 
@@ -479,12 +486,12 @@ async fn a_node_that_died_while_no_agent_ran_is_reported_with_its_signal() {
     let process = first.launch(&w1, 1, &simulated(&[])).await;
     first.ready(&w1, 1).await;
     first.die().await;
-    kill(process.pid, rustix::process::Signal::SEGV);
+    kill(process.pid, rustix::process::Signal::ABORT);
     until_true("the node is gone", || !is_alive(process.pid)).await;
     let shims = host.shims();
     let mut second = host.agent();
     match second.probe(&w1, Some(&process), 1).await {
-        Finding::Exited { process: Some(exited), cause: ExitCause::Signal(11), .. } => assert_eq!(exited, process),
+        Finding::Exited { process: Some(exited), cause: ExitCause::Signal(6), .. } => assert_eq!(exited, process),
         other => panic!("{other:?}"),
     }
     second.acknowledge(&w1, 1);
@@ -589,14 +596,9 @@ async fn a_wrapped_node_that_outlives_its_killed_shim_is_ended_by_proof_at_the_n
 async fn a_node_that_closed_the_lock_is_ended_by_its_identity() {
     let (host, w1) = (Host::new(), node("w1"));
     let mut agent = host.agent();
-    // The shell clears PDEATHSIG by not being the node any more once setpriv has run; it closes what it inherited.
-    let text = "for fd in /proc/self/fd/*; do n=${fd##*/}; [ $n -gt 2 ] && eval \"exec $n>&-\"; done\n\
-                exec setpriv --pdeathsig clear sleep 1000";
-    let process = agent.launch(&w1, 1, &script(&host, text)).await;
-    until_true("it sleeps", || {
-        fs::read_to_string(format!("/proc/{}/comm", process.pid)).is_ok_and(|comm| comm == "sleep\n")
-    })
-    .await;
+    let spec = simulated(&[("SIM_CLOSE_LOCK", "1"), ("SIM_CLEAR_PDEATHSIG", "1")]);
+    let process = agent.launch(&w1, 1, &spec).await;
+    agent.ready(&w1, 1).await;
     agent.die().await;
     kill(host.shims()[0], rustix::process::Signal::KILL);
     until_true("the shim is gone", || host.shims().is_empty()).await;
@@ -682,7 +684,6 @@ async fn a_stopped_shim_is_silent_and_never_harmed() {
     let asked = Instant::now();
     assert_eq!(agent.expect(&w1, 1).await, NodeHappening::Silent);
     assert!(asked.elapsed() >= Duration::from_secs(4));
-    agent.stop(&w1, 1, 10_000);
     agent.die().await;
     // To the next agent it is as silent, and still there.
     let mut agent = host.agent();
@@ -692,9 +693,9 @@ async fn a_stopped_shim_is_silent_and_never_harmed() {
     }
     assert_eq!(agent.expect(&w1, 1).await, NodeHappening::Silent);
     assert!(is_alive(shim) && is_alive(process.pid));
+    agent.stop(&w1, 1, 10_000);
     kill(shim, rustix::process::Signal::CONT);
     assert_eq!(agent.expect(&w1, 1).await, NodeHappening::Responsive);
-    // The order of the first agent had arrived.
     loop {
         match agent.expect(&w1, 1).await {
             NodeHappening::Ready => {}
@@ -762,10 +763,41 @@ async fn a_node_has_its_environment_its_lock_and_default_signals_and_nothing_els
 }
 
 #[tokio::test]
+async fn a_term_to_everything_at_once_lets_the_node_finish() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    let process = agent.launch(&w1, 1, &simulated(&[])).await;
+    agent.ready(&w1, 1).await;
+    for pid in [host.shims()[0], process.pid] {
+        for signal in [rustix::process::Signal::HUP, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+            // HUP and INT are for the shim alone: the node has its own session.
+            if pid != process.pid || signal == rustix::process::Signal::TERM {
+                kill(pid, signal);
+            }
+        }
+    }
+    let (cause, _, stdout, _) = agent.exited(&w1, 1).await;
+    assert_eq!(cause, ExitCause::Code(0));
+    assert!(stdout.ends_with("terminating\n"));
+}
+
+#[tokio::test]
+async fn a_node_that_exits_at_once_is_told_as_started_and_exited() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    for incarnation in 1..=10 {
+        let process = agent.launch(&w1, incarnation, &script(&host, "exit 7")).await;
+        let (cause, exited, _, _) = agent.exited(&w1, incarnation).await;
+        assert_eq!((cause, exited), (ExitCause::Code(7), Some(process)));
+        agent.acknowledge(&w1, incarnation);
+    }
+}
+
+#[tokio::test]
 async fn a_script_has_default_signals() {
     let (host, w1) = (Host::new(), node("w1"));
     let mut agent = host.agent();
-    let spec = script(&host, "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; exit 0");
+    let spec = script(&host, "sed -n '/^SigBlk/p; /^SigIgn/p; /^SigCgt/p' /proc/self/status; exit 0");
     agent.launch(&w1, 1, &spec).await;
     let (cause, _, stdout, _) = agent.exited(&w1, 1).await;
     assert_eq!(cause, ExitCause::Code(0));
@@ -826,6 +858,8 @@ async fn shims_at_rest_do_nothing_and_are_small() {
         };
         shims.iter().map(of).collect()
     };
+    let sleeps = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") S ");
+    until_true("all shims sleep", || shims.iter().all(sleeps)).await;
     let before = switches();
     // Nothing may happen here, so there is no condition to wait for.
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -839,4 +873,198 @@ async fn shims_at_rest_do_nothing_and_are_small() {
         })
         .sum();
     println!("PSS per shim, of {}: {} kB", shims.len(), pss / shims.len() as u64);
+}
+
+/// Crashes of shims and agents at named places. The crash points read the environment, so each history runs in a process
+/// of its own: this test binary again, with one ignored test.
+#[cfg(feature = "crash-points")]
+mod crash {
+    use super::*;
+
+    const SHIM: [&str; 7] = [
+        "shim_before_fork",
+        "shim_after_fork",
+        "shim_after_exit",
+        "shim_before_status",
+        "shim_after_status",
+        "shim_before_ack",
+        "shim_after_ack",
+    ];
+    const AGENT: [&str; 3] = ["agent_after_prepare", "agent_before_spawn", "agent_after_spawn"];
+
+    fn history(host: &Host, point: Option<&str>, agent_dies: bool) -> std::process::ExitStatus {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "crash::history_in_its_own_process", "--ignored", "--nocapture"])
+            .env("TEST_HOST", host.path())
+            .env("TEST_AGENT_DIES", if agent_dies { "1" } else { "0" })
+            .env_remove("ZCA_CRASH_AT");
+        if let Some(point) = point {
+            command.env("ZCA_CRASH_AT", point).env("ZCA_CRASH_ONCE", host.path().join("crashed"));
+        }
+        command.status().unwrap()
+    }
+
+    #[test]
+    fn shims_that_crash_anywhere_leave_one_node_and_one_outcome_per_launch() {
+        for point in SHIM {
+            for agent_dies in [false, true] {
+                let host = Host::new();
+                println!("--- {point}, agent dies: {agent_dies}");
+                assert!(history(&host, Some(point), agent_dies).success(), "{point}, agent dies: {agent_dies}");
+                assert!(host.path().join("crashed").exists(), "{point} was never passed");
+            }
+        }
+    }
+
+    #[test]
+    fn agents_that_crash_around_a_launch_start_it_once() {
+        for point in AGENT {
+            let host = Host::new();
+            println!("--- {point}");
+            let killed = std::os::unix::process::ExitStatusExt::signal(&history(&host, Some(point), false));
+            assert_eq!(killed, Some(9), "{point}");
+            assert!(history(&host, None, false).success(), "{point}");
+        }
+    }
+
+    /// What the core would remember: the newest incarnation and how far it came.
+    #[derive(Debug, Default)]
+    struct Journal {
+        incarnation: u64,
+        process: Option<ProcessId>,
+        exits: Vec<(u64, ExitCause)>,
+    }
+
+    impl Journal {
+        /// Takes in what happened; a second exit of an incarnation is dropped, as the core does.
+        fn exited(&mut self, incarnation: u64, cause: ExitCause) {
+            if self.exits.iter().all(|(known, _)| *known != incarnation) {
+                self.exits.push((incarnation, cause));
+            }
+            self.process = None;
+        }
+    }
+
+    /// A small core: gets the node ready, stops it, sees it gone; whatever dies on the way.
+    #[tokio::test]
+    #[ignore = "run by the tests above, in a process of its own"]
+    async fn history_in_its_own_process() {
+        let path = PathBuf::from(std::env::var_os("TEST_HOST").unwrap());
+        let agent_dies = std::env::var("TEST_AGENT_DIES").unwrap() == "1";
+        let w1 = node("w1");
+        let start = || {
+            let mut options = Options::new(&path);
+            options.executable = env!("CARGO_BIN_EXE_zeek-cluster-agent").into();
+            let tasks = Tasks::new(tokio::runtime::Handle::current());
+            let (events_in, events) = mpsc::channel(64);
+            let handle = Handle::start(options, events_in, tasks.clone()).unwrap();
+            Agent { handle, events, tasks, seen: Vec::new() }
+        };
+        let mut journal = Journal::default();
+        let mut was_ready = 0;
+        let mut is_stopping = false;
+        let mut agent = start();
+        // An agent before this one, in another process, may have died over incarnation 1.
+        let mut found = Some(agent.probe(&w1, None, 1).await);
+        if let Some(Finding::Absent) = found {
+            journal.incarnation = 1;
+            prepare(&agent, &w1, 1);
+            found = None;
+        }
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            assert!(Instant::now() < deadline, "not done: {journal:?}");
+            let mut dies = false;
+            let what = match found.take() {
+                Some(Finding::Absent) => {
+                    // An intent without a fact: the same incarnation again, if there never was a process.
+                    match journal.process.take() {
+                        Some(_) => journal.exited(journal.incarnation, ExitCause::Lost),
+                        None => prepare(&agent, &w1, journal.incarnation),
+                    }
+                    None
+                }
+                Some(Finding::Adopted { incarnation, process, ready, .. }) => {
+                    journal.incarnation = incarnation.0;
+                    journal.process = process;
+                    ready.then_some((incarnation.0, NodeHappening::Ready))
+                }
+                Some(Finding::Exited { incarnation, process, cause, stdout, stderr }) => {
+                    Some((incarnation.0, NodeHappening::Exited { cause, process, stdout, stderr }))
+                }
+                Some(Finding::Unprovable { reason }) => panic!("{reason}"),
+                None => {
+                    let event = agent.next().await;
+                    Some((event.incarnation.0, event.what))
+                }
+            };
+            match what {
+                None => {}
+                Some((incarnation, NodeHappening::Prepared)) => {
+                    agent.handle.order(&w1, NodeOrder::Launch { incarnation: Incarnation(incarnation) });
+                    dies = true;
+                }
+                Some((_, NodeHappening::Started { process })) => journal.process = Some(process),
+                Some((incarnation, NodeHappening::Ready)) => {
+                    was_ready = was_ready.max(incarnation);
+                    is_stopping = true;
+                    agent.stop(&w1, incarnation, 10_000);
+                    dies = true;
+                }
+                Some((incarnation, NodeHappening::Exited { cause, .. })) => {
+                    assert!(!matches!(cause, ExitCause::Code(1)), "two of it at once: the port was taken");
+                    journal.exited(incarnation, cause);
+                    agent.acknowledge(&w1, incarnation);
+                    dies = true;
+                }
+                Some((_, other)) => panic!("{other:?}"),
+            }
+            // Let the order be taken before the agent dies of it.
+            if dies && agent_dies {
+                tokio::task::yield_now().await;
+                let mut wait = tokio::time::interval(Duration::from_millis(5));
+                wait.tick().await;
+                wait.tick().await;
+                agent.die().await;
+                agent = start();
+                found = Some(agent.probe(&w1, journal.process.as_ref(), journal.incarnation).await);
+                let is_told = journal.exits.iter().any(|(known, _)| *known == journal.incarnation);
+                if is_told {
+                    // Known already: acknowledged once more, taken in not again.
+                    if let Some(Finding::Exited { incarnation, .. }) = found.take() {
+                        agent.handle.order(&w1, NodeOrder::AcknowledgeExit { incarnation });
+                    }
+                }
+            }
+            let is_over = journal.exits.iter().any(|(known, _)| *known == journal.incarnation);
+            if is_over && is_stopping && was_ready > 0 {
+                break;
+            }
+            if is_over && found.is_none() {
+                journal.incarnation += 1;
+                prepare(&agent, &w1, journal.incarnation);
+            }
+        }
+        let run = path.join("run/w1");
+        until_true("the report is gone", || !run.join("status").exists()).await;
+        let lock = fs::File::open(run.join("lock")).unwrap();
+        until_true("the lock is free", || {
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+        })
+        .await;
+        println!("{:?}", journal.exits);
+    }
+
+    fn prepare(agent: &Agent, w1: &NodeName, incarnation: u64) {
+        let spec = simulated(&[("SIM_CLEAR_PDEATHSIG", "1"), ("SIM_PORT", &port().to_string())]);
+        let spec = Box::new(spec);
+        agent.handle.order(w1, NodeOrder::Prepare { incarnation: Incarnation(incarnation), spec, by: Seq(1) });
+    }
+
+    /// One port for the life of this process.
+    fn port() -> u16 {
+        static PORT: std::sync::OnceLock<u16> = std::sync::OnceLock::new();
+        *PORT.get_or_init(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
+    }
 }

@@ -42,7 +42,7 @@ impl Output {
 
     fn open(&mut self) -> io::Result<()> {
         let flags =
-            OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = File::from(rustix::fs::openat(&self.directory, self.name, flags, Mode::from_raw_mode(0o640))?);
         self.size = file.metadata()?.len();
         self.file = Some(file);
@@ -197,11 +197,11 @@ mod tests {
         let mut stdout = output(directory.path(), 10);
         stdout.write(b"0123456789").unwrap();
         // A directory in the way of the rotation, and not an empty one.
-        std::fs::create_dir_all(directory.path().join("stdout.1/x")).unwrap();
+        std::fs::create_dir_all(directory.path().join("stdout.2/x")).unwrap();
+        std::fs::write(directory.path().join("stdout.1"), "").unwrap();
         assert!(stdout.write(b"lost").is_err());
         assert_eq!(stdout.dropped, 4);
-        std::fs::remove_dir_all(directory.path().join("stdout.1")).unwrap();
-        std::fs::remove_dir_all(directory.path().join("stdout.2")).unwrap_or_default();
+        std::fs::remove_dir_all(directory.path().join("stdout.2")).unwrap();
         stdout.write(b"kept").unwrap();
         assert_eq!(std::fs::read(directory.path().join("stdout")).unwrap(), b"kept");
     }

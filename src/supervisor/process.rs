@@ -64,7 +64,8 @@ impl Proven {
         match stat(process.pid) {
             Ok((state, start_time)) if start_time == process.start_time && is_alive(state) => Ok(Some(proven)),
             Ok(_) => Ok(None),
-            Err(error) if is_gone(&error) => Ok(None),
+            // Gone by now; what lives and cannot be seen (hidepid) must not be taken for gone.
+            Err(error) if is_gone(&error) && proven.wait_until(Instant::now()) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -58,6 +58,9 @@ const DRAIN_LIMIT: usize = 1 << 20;
 /// What may wait for an agent that does not read; then it is taken for dead.
 const BACKLOG_LIMIT: usize = 1 << 20;
 
+/// The pause after a connection that could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// The run directory, which is the shim's working directory.
 const HERE: &str = ".";
 
@@ -557,6 +560,8 @@ impl Shim {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     self.log.line(format_args!("cannot accept an agent's connection: {error}"));
+                    // Out of descriptors or memory, and the connection still waits: not to spin until that is over.
+                    std::thread::sleep(ACCEPT_AGAIN);
                     return Next::Wait;
                 }
             }

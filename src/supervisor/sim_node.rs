@@ -15,6 +15,7 @@
 //! | `SIM_FORK_SESSION=1` | those children leave the node's process group |
 //! | `SIM_FLOOD=BYTES` | writes so many bytes to standard output, then goes on |
 //! | `SIM_CLEAR_PDEATHSIG=1` | outlives its shim |
+//! | `SIM_CLOSE_LOCK=1` | closes all descriptors that it inherited, the lock's too |
 //! | `SIM_PORT=N` | listens on 127.0.0.1:N; exits with 1 if that port is taken |
 //! | `SIM_ONCE_FILE=PATH` | all of the above, but `SIM_PORT`, only if that file does not exist; it is created |
 
@@ -92,6 +93,9 @@ fn run() -> io::Result<ExitCode> {
     let behaviour = Behaviour::read();
     if behaviour.is_set("SIM_CLEAR_PDEATHSIG") {
         rustix::process::set_parent_process_death_signal(None)?;
+    }
+    if behaviour.is_set("SIM_CLOSE_LOCK") {
+        sys::close_all_but(&[])?;
     }
     if behaviour.is_set("SIM_IGNORE_TERM") {
         sys::ignore(&[Signal::TERM]);

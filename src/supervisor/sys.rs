@@ -184,9 +184,22 @@ fn set_mask(mask: &libc::sigset_t) -> io::Result<libc::sigset_t> {
 }
 
 fn reset_dispositions() {
+    // Past libc, which keeps two signals to itself and would leave them ignored if they came so from whoever started the
+    // agent. All zero is SIG_DFL without flags on every architecture; the kernel's struct is shorter than this.
+    const DEFAULT: [u64; 8] = [0; 8];
+    const SIGNAL_SET_SIZE: usize = 8;
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours. Signals that cannot be set (KILL, STOP, libc's own) say so; fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads its struct from a longer array; SIG_DFL runs no code of ours. KILL and STOP are
+        // refused, which is fine.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                ptr::null_mut::<libc::c_void>(),
+                SIGNAL_SET_SIZE,
+            )
+        };
     }
 }
 

@@ -84,12 +84,19 @@ impl Pending {
                 self.launch = self.launch.filter(|launch| *launch >= incarnation);
             }
             NodeOrder::Launch { incarnation } => self.launch = Some(incarnation),
-            NodeOrder::Stop { incarnation, timeout_ms } => self.stop = Some((incarnation, timeout_ms)),
+            NodeOrder::Stop { incarnation, timeout_ms } => {
+                // Of two for the same incarnation the earlier end counts, as it does for the shim.
+                let before = self.stop.filter(|(stopping, _)| *stopping == incarnation);
+                self.stop = Some((incarnation, before.map_or(timeout_ms, |(_, before)| before.min(timeout_ms))));
+            }
             NodeOrder::AcknowledgeExit { incarnation } => self.acknowledge = Some(incarnation),
             NodeOrder::Forget { incarnation } => {
+                if self.prepare.as_ref().is_some_and(|prepare| prepare.incarnation > incarnation) {
+                    return;
+                }
                 self.forget = Some(incarnation);
-                self.prepare.take_if(|prepare| prepare.incarnation <= incarnation);
-                self.launch.take_if(|launch| *launch <= incarnation);
+                self.prepare = None;
+                self.launch = self.launch.filter(|launch| *launch > incarnation);
             }
         }
     }
@@ -181,7 +188,7 @@ impl Handle {
             let slot = Arc::new(Slot::default());
             let task = NodeTask::new(Arc::clone(&self.shared), Arc::clone(&slot), node.clone());
             // A panic would strand one node until the agent starts again, so it is worth a start.
-            self.shared.tasks.spawn(format!("node {node}"), Death::Fatal, |token| task.run(token));
+            self.shared.tasks.spawn(format!("node {node}"), Death::FatalByPanic, |token| task.run(token));
             slot
         });
         change(&mut locked(&slot.pending));
@@ -305,7 +312,13 @@ impl NodeTask {
         {
             shim.link.ask(&ToShim::Ping { token: shim.incarnation.0 });
         }
-        self.forget |= forget.is_some();
+        let present = match &self.life {
+            Life::Nothing => None,
+            Life::Prepared(prepared) => Some(prepared.incarnation),
+            Life::Shim(shim) => Some(shim.incarnation),
+        };
+        // What was started again meanwhile stays.
+        self.forget |= forget.is_some_and(|forgotten| present.is_none_or(|present| present <= forgotten));
     }
 
     /// Looks for what an earlier agent left.
@@ -610,12 +623,18 @@ impl NodeTask {
                 let stage = shim.stage;
                 let stop = shim.stop;
                 self.life = Life::Nothing;
-                if stage == Stage::Watching {
-                    tracing::warn!(node = %self.node, %incarnation, ?error, "the connection to its shim broke");
-                    self.settle(incarnation, PATIENCE).await;
-                    if let (Life::Shim(_), Some(timeout_ms)) = (&self.life, stop) {
-                        self.stop(incarnation, timeout_ms).await;
+                match stage {
+                    Stage::Watching => {
+                        tracing::warn!(node = %self.node, %incarnation, ?error, "the connection to its shim broke");
+                        self.settle(incarnation, PATIENCE).await;
+                        if let (Life::Shim(_), Some(timeout_ms)) = (&self.life, stop) {
+                            self.stop(incarnation, timeout_ms).await;
+                        }
                     }
+                    // The acknowledgement is still to come, and finds the report on disk.
+                    Stage::ExitTold => {}
+                    // It may have died before it removed its report.
+                    Stage::Acknowledged => self.acknowledge(incarnation).await,
                 }
             }
             Heard::Message(message) => {
@@ -639,10 +658,10 @@ impl NodeTask {
                     tracing::warn!(node = %self.node, %incarnation, %named, "its shim is of another incarnation");
                     return;
                 }
-                if let Some(process) = process.clone().filter(|_| exit.is_none()) {
+                if let Some(process) = process.clone() {
                     self.tell_started(incarnation, process).await;
                 }
-                if ready && exit.is_none() {
+                if ready {
                     self.tell_ready(incarnation).await;
                 }
                 if let Some(exit) = exit {
