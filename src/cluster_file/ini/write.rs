@@ -104,17 +104,25 @@ impl Writer {
         words
     }
 
+    /// A list, whose words are quoted so that they may hold anything but a carriage return.
     fn words(&mut self, node: &Node, key: &str, words: &[String]) {
-        if !words.is_empty() {
-            self.value(node, key, &words.join(" "));
+        if words.is_empty() {
+            return;
         }
+        let value = words.join(" ");
+        if value.contains('\r') {
+            self.refuse(format!("node {:?}: {key}", node.name), "it holds a carriage return");
+        }
+        self.line(format_args!("{key} = {}", value.replace('\n', "\n\t")));
     }
 
     fn value(&mut self, node: &Node, key: &str, value: &str) {
-        if let Some(why) = unfit_value(value) {
-            self.refuse(format!("node {:?}: {key}", node.name), why);
+        if value.contains(['\n', '\r']) {
+            self.refuse(format!("node {:?}: {key}", node.name), "it holds a line break");
+        } else if value.trim_matches(is_blank) != value {
+            self.refuse(format!("node {:?}: {key}", node.name), "blanks around a value are lost");
         }
-        self.line(format_args!("{key} = {}", value.replace('\n', "\n\t")));
+        self.line(format_args!("{key} = {value}"));
     }
 }
 
@@ -134,16 +142,4 @@ fn unfit_key(name: &str) -> Option<&'static str> {
         return Some("a name ends at the first = or :");
     }
     (name.trim_matches(is_blank) != name).then_some("blanks around a name are lost")
-}
-
-/// Why a value would not come back as it is: readers drop blanks around each line, and lines that are comments.
-fn unfit_value(value: &str) -> Option<&'static str> {
-    if value.contains('\r') {
-        return Some("it holds a carriage return");
-    }
-    if value.trim_matches(is_blank) != value || value.split('\n').any(|line| line.trim_matches(is_blank) != line) {
-        return Some("blanks around a line are lost");
-    }
-    let comment = value.split('\n').skip(1).any(|line| line.starts_with(['#', ';']));
-    comment.then_some("one of its lines would be a comment")
 }
