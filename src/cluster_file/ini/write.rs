@@ -1,5 +1,6 @@
 //! A configuration to INI text, laid out as zeek-client lays it out.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -10,7 +11,8 @@ use crate::api::configuration::{Configuration, Instance, Node, Port};
 
 /// The text, and what of the configuration it could not take.
 pub fn write(config: &Configuration) -> (String, Vec<WriteError>) {
-    let mut writer = Writer { text: String::new(), errors: Vec::new() };
+    let mut writer =
+        Writer { text: String::new(), errors: Vec::new(), instances: BTreeSet::new(), nodes: BTreeSet::new() };
     // Without instances and with nodes the section has to be there, or reading would make the list up from the nodes.
     if !config.instances.is_empty() || !config.nodes.is_empty() {
         writer.line(format_args!("[{INSTANCES}]"));
@@ -24,12 +26,15 @@ pub fn write(config: &Configuration) -> (String, Vec<WriteError>) {
     (writer.text, writer.errors)
 }
 
-struct Writer {
+struct Writer<'a> {
     text: String,
     errors: Vec<WriteError>,
+    /// The names written so far: in INI they cannot repeat.
+    instances: BTreeSet<&'a str>,
+    nodes: BTreeSet<&'a str>,
 }
 
-impl Writer {
+impl<'a> Writer<'a> {
     fn line(&mut self, line: std::fmt::Arguments) {
         writeln!(self.text, "{line}").expect("writing to a String does not fail");
     }
@@ -38,9 +43,10 @@ impl Writer {
         self.errors.push(WriteError::NotInIni { place, why });
     }
 
-    fn instance(&mut self, instance: &Instance) {
+    fn instance(&mut self, instance: &'a Instance) {
         let name = &instance.name;
-        if let Some(why) = unfit_name(name).or_else(|| unfit_key(name)) {
+        let again = (!self.instances.insert(name)).then_some("another instance has the name");
+        if let Some(why) = unfit_name(name).or_else(|| unfit_key(name)).or(again) {
             self.refuse(format!("instance {name:?}"), why);
         }
         let host = match instance.host {
@@ -54,10 +60,11 @@ impl Writer {
         }
     }
 
-    fn node(&mut self, node: &Node) {
+    fn node(&mut self, node: &'a Node) {
         let name = &node.name;
         let taken = matches!(name.as_str(), INSTANCES | DEFAULT).then_some("a section of that name is not a node");
-        if let Some(why) = unfit_name(name).or(taken) {
+        let again = (!self.nodes.insert(name)).then_some("another node has the name");
+        if let Some(why) = unfit_name(name).or(taken).or(again) {
             self.refuse(format!("node {name:?}"), why);
         }
         self.line(format_args!("\n[{name}]"));
@@ -86,11 +93,11 @@ impl Writer {
         }
     }
 
-    fn pairs<'a>(
+    fn pairs<'p>(
         &mut self,
         node: &Node,
         key: &str,
-        pairs: impl Iterator<Item = (&'a String, &'a String)>,
+        pairs: impl Iterator<Item = (&'p String, &'p String)>,
     ) -> Vec<String> {
         let mut words = Vec::new();
         for (name, value) in pairs {
