@@ -153,7 +153,7 @@ fn not_tcp(config: &Configuration) -> Vec<WriteError> {
 }
 
 /// The id of a configuration that comes without one: `file-` and the first 32 hexadecimal digits of the BLAKE3 of its
-/// canonical JSON, which is what [`write`] gives in compact form (keys sorted, no blanks) and without the id.
+/// canonical JSON, which is what [`write()`] gives in compact form (keys sorted, no blanks) and without the id.
 ///
 /// Operators compare these ids across hosts and releases, so the form stays as it is.
 pub fn content_id(config: &Configuration) -> String {

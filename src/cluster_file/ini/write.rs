@@ -1,5 +1,6 @@
 //! A configuration to INI text, laid out as zeek-client lays it out.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -10,7 +11,8 @@ use crate::api::configuration::{Configuration, Instance, Node, Port};
 
 /// The text, and what of the configuration it could not take.
 pub fn write(config: &Configuration) -> (String, Vec<WriteError>) {
-    let mut writer = Writer { text: String::new(), errors: Vec::new() };
+    let mut writer =
+        Writer { text: String::new(), errors: Vec::new(), instances: BTreeSet::new(), nodes: BTreeSet::new() };
     // Without instances and with nodes the section has to be there, or reading would make the list up from the nodes.
     if !config.instances.is_empty() || !config.nodes.is_empty() {
         writer.line(format_args!("[{INSTANCES}]"));
@@ -24,12 +26,15 @@ pub fn write(config: &Configuration) -> (String, Vec<WriteError>) {
     (writer.text, writer.errors)
 }
 
-struct Writer {
+struct Writer<'a> {
     text: String,
     errors: Vec<WriteError>,
+    /// The names written so far: in INI they cannot repeat.
+    instances: BTreeSet<&'a str>,
+    nodes: BTreeSet<&'a str>,
 }
 
-impl Writer {
+impl<'a> Writer<'a> {
     fn line(&mut self, line: std::fmt::Arguments) {
         writeln!(self.text, "{line}").expect("writing to a String does not fail");
     }
@@ -38,9 +43,10 @@ impl Writer {
         self.errors.push(WriteError::NotInIni { place, why });
     }
 
-    fn instance(&mut self, instance: &Instance) {
+    fn instance(&mut self, instance: &'a Instance) {
         let name = &instance.name;
-        if let Some(why) = unfit_name(name).or_else(|| unfit_key(name)) {
+        let again = (!self.instances.insert(name)).then_some("another instance has the name");
+        if let Some(why) = unfit_name(name).or_else(|| unfit_key(name)).or(again) {
             self.refuse(format!("instance {name:?}"), why);
         }
         let host = match instance.host {
@@ -54,10 +60,11 @@ impl Writer {
         }
     }
 
-    fn node(&mut self, node: &Node) {
+    fn node(&mut self, node: &'a Node) {
         let name = &node.name;
         let taken = matches!(name.as_str(), INSTANCES | DEFAULT).then_some("a section of that name is not a node");
-        if let Some(why) = unfit_name(name).or(taken) {
+        let again = (!self.nodes.insert(name)).then_some("another node has the name");
+        if let Some(why) = unfit_name(name).or(taken).or(again) {
             self.refuse(format!("node {name:?}"), why);
         }
         self.line(format_args!("\n[{name}]"));
@@ -86,11 +93,11 @@ impl Writer {
         }
     }
 
-    fn pairs<'a>(
+    fn pairs<'p>(
         &mut self,
         node: &Node,
         key: &str,
-        pairs: impl Iterator<Item = (&'a String, &'a String)>,
+        pairs: impl Iterator<Item = (&'p String, &'p String)>,
     ) -> Vec<String> {
         let mut words = Vec::new();
         for (name, value) in pairs {
@@ -104,17 +111,25 @@ impl Writer {
         words
     }
 
+    /// A list, whose words are quoted so that they may hold anything but a carriage return.
     fn words(&mut self, node: &Node, key: &str, words: &[String]) {
-        if !words.is_empty() {
-            self.value(node, key, &words.join(" "));
+        if words.is_empty() {
+            return;
         }
+        let value = words.join(" ");
+        if value.contains('\r') {
+            self.refuse(format!("node {:?}: {key}", node.name), "it holds a carriage return");
+        }
+        self.line(format_args!("{key} = {}", value.replace('\n', "\n\t")));
     }
 
     fn value(&mut self, node: &Node, key: &str, value: &str) {
-        if let Some(why) = unfit_value(value) {
-            self.refuse(format!("node {:?}: {key}", node.name), why);
+        if value.contains(['\n', '\r']) {
+            self.refuse(format!("node {:?}: {key}", node.name), "it holds a line break");
+        } else if value.trim_matches(is_blank) != value {
+            self.refuse(format!("node {:?}: {key}", node.name), "blanks around a value are lost");
         }
-        self.line(format_args!("{key} = {}", value.replace('\n', "\n\t")));
+        self.line(format_args!("{key} = {value}"));
     }
 }
 
@@ -134,16 +149,4 @@ fn unfit_key(name: &str) -> Option<&'static str> {
         return Some("a name ends at the first = or :");
     }
     (name.trim_matches(is_blank) != name).then_some("blanks around a name are lost")
-}
-
-/// Why a value would not come back as it is: readers drop blanks around each line, and lines that are comments.
-fn unfit_value(value: &str) -> Option<&'static str> {
-    if value.contains('\r') {
-        return Some("it holds a carriage return");
-    }
-    if value.trim_matches(is_blank) != value || value.split('\n').any(|line| line.trim_matches(is_blank) != line) {
-        return Some("blanks around a line are lost");
-    }
-    let comment = value.split('\n').skip(1).any(|line| line.starts_with(['#', ';']));
-    comment.then_some("one of its lines would be a comment")
 }
