@@ -75,7 +75,7 @@ pub fn failed(error: client::Error) -> Failure {
     match error {
         client::Error::TimedOut => Failure::new(Exit::Timeout, "the agent did not answer in time"),
         client::Error::Closed | client::Error::Connection(_) | client::Error::Unreachable { .. } => {
-            Failure::new(Exit::Unreachable, chain(&error))
+            Failure::because(Exit::Unreachable, "the agent went away", &error)
         }
         client::Error::Agent { .. } | client::Error::Decode(_) | client::Error::Encode(_) | client::Error::Mismatch => {
             Failure::new(Exit::Failed, chain(&error))

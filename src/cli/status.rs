@@ -129,7 +129,7 @@ const NODES: [Column; 8] = [
     Column::text("STATE"),
     Column::number("PID"),
     Column::number("UP"),
-    Column::number("STARTS"),
+    Column::number("INCARNATION"),
     Column::number("DEATHS"),
     Column::long("NOTE", 20),
 ];
@@ -233,9 +233,9 @@ agent-1: serving, on hold, pid 99, release 0.1.0
   refusing       the disk is full
   warning        nodes run as root\\u{1b}[2J
 
-NODE  ROLE    STATE     PID         UP  STARTS  DEATHS  NOTE
-w1    worker  RUNNING  4711  1 min 1 s       2       1
-w2    worker  CRASHED     -          -       2       1  next start in 3.0 s; last exit: signal 9
+NODE  ROLE    STATE     PID         UP  INCARNATION  DEATHS  NOTE
+w1    worker  RUNNING  4711  1 min 1 s            2       1
+w2    worker  CRASHED     -          -            2       1  next start in 3.0 s; last exit: signal 9
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
