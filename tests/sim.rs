@@ -231,7 +231,7 @@ impl World {
     /// Replaying every entry from the first gives what the records say.
     fn check_replay(&self, recovered: &Recovered) {
         let mut replayed = Durable::default();
-        for entry in self.journal.entries() {
+        for entry in self.entries() {
             replayed.apply(entry);
         }
         let stored = Durable::new(recovered.clone());
@@ -261,7 +261,7 @@ impl World {
     /// P9: one exit per launch among the entries.
     fn note_exits(&mut self) {
         let mut seen = BTreeSet::new();
-        for one in self.journal.entries() {
+        for one in self.entries() {
             if let Entry::NodeExited { node, incarnation, .. } = &one.entry {
                 assert!(seen.insert((node.clone(), *incarnation)), "{node} {incarnation} exited twice");
             }
@@ -286,7 +286,7 @@ impl World {
     }
 
     fn is_durable(&self, matches: impl Fn(&Numbered) -> bool) -> bool {
-        self.journal.entries().iter().any(matches)
+        self.entries().iter().any(matches)
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -530,7 +530,7 @@ impl World {
                 assert!(known.outcome.is_some(), "{reqid} has no outcome");
             }
         }
-        let completions = self.journal.entries().iter().filter_map(|one| match one.entry {
+        let completions = self.entries().iter().filter_map(|one| match one.entry {
             Entry::RequestCompleted { of, .. } => Some(of),
             _ => None,
         });
@@ -538,10 +538,16 @@ impl World {
         for of in completions {
             assert!(once.insert(of), "request {of} was completed twice");
         }
-        let last = self.journal.entries().last().map_or(Seq(0), |one| one.seq);
+        let last = self.entries().last().map_or(Seq(0), |one| one.seq);
         assert_eq!(last, self.journal.durable());
         let recovered = self.journal.recover();
         self.check_replay(&recovered);
+        assert_eq!(self.journal.verify().problems, Vec::<String>::new(), "the journal is whole");
+    }
+
+    /// What is durable.
+    fn entries(&self) -> &[Numbered] {
+        self.journal.entries()
     }
 }
 

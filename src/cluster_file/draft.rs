@@ -50,6 +50,8 @@ impl Draft {
             findings.error(None, "", problem, "name fewer ports in the file");
             return None;
         }
+        // Nodes of one name (an error, found later) may have changed places by their ports.
+        let mut config = config.canonical();
         config.id = self.id.unwrap_or_else(|| content_id(&config));
         Some(config)
     }

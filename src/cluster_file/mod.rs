@@ -17,6 +17,8 @@
 //! - `[DEFAULT]` is for nodes only. zeek-client takes its keys for instances, too.
 //! - An instance may have an address without a port (`name = 192.0.2.1`, `name = [2001:db8::1]`), and a node may have
 //!   `options` (`options = Site::x=T "Site::text=two words"`): what a configuration holds and zeek-client's INI cannot say.
+//! - Only values that are lists (scripts, options, env) may go on in indented lines; anywhere else that is an error, since
+//!   it is a key that slipped to the right.
 //! - Without any instance, nodes belong to the agent that the caller names. zeek-client makes up `agent-<hostname>`.
 
 mod draft;

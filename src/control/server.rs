@@ -114,6 +114,8 @@ pub trait Agent: Send + Sync + 'static {
     fn request(&self, incoming: Incoming) -> Result<(), Refusal>;
     /// Input that is no request, to be journaled as rejected; its sender has been told. `event` is empty if unknown.
     fn malformed(&self, source: Source, event: String, error: String);
+    /// The response for this route has been handed to the kernel, whole.
+    fn delivered(&self, route: Route);
     /// The connection is gone: nothing sent to it arrives any more.
     fn disconnected(&self, connection: u64);
     /// The connection now receives what is published under these topic prefixes.
@@ -142,8 +144,14 @@ pub enum BindError {
     Group { path: PathBuf, group: u32, source: io::Error },
 }
 
-/// A frame with its share of the queue's bytes, given back when it has been written.
-type Queued = (Arc<[u8]>, OwnedSemaphorePermit);
+/// A frame on its way out.
+struct Queued {
+    bytes: Arc<[u8]>,
+    /// Its share of the queue's bytes, given back when it has been written.
+    _share: OwnedSemaphorePermit,
+    /// The response that it is, if it is one.
+    route: Option<Route>,
+}
 
 struct Connection {
     queue: mpsc::Sender<Queued>,
@@ -154,11 +162,11 @@ struct Connection {
 
 impl Connection {
     /// Queues a frame, or cuts the connection if its peer has left too much unread.
-    fn offer(&self, id: u64, frame: &Arc<[u8]>) -> bool {
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(kib(frame.len())) else {
+    fn offer(&self, id: u64, frame: &Arc<[u8]>, route: Option<Route>) -> bool {
+        let Ok(share) = Arc::clone(&self.room).try_acquire_many_owned(kib(frame.len())) else {
             return self.overflow(id);
         };
-        match self.queue.try_send((Arc::clone(frame), permit)) {
+        match self.queue.try_send(Queued { bytes: Arc::clone(frame), _share: share, route }) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Full(_)) => self.overflow(id),
             Err(mpsc::error::TrySendError::Closed(_)) => false,
@@ -203,12 +211,13 @@ pub struct Handle {
 impl Handle {
     /// Sends a response to the requester, if its connection is still there.
     pub fn respond(&self, route: Route, response: &Response) -> bool {
-        self.send(route.connection, &ServerFrame::Response { call: route.call, response: response.clone() })
+        let frame = ServerFrame::Response { call: route.call, response: response.clone() };
+        self.send(route.connection, &frame, Some(route))
     }
 
     /// Tells the requester that its request was not taken in.
     pub fn refuse(&self, route: Route, reason: &str) -> bool {
-        self.send(route.connection, &ServerFrame::Refused { call: route.call, reason: reason.to_owned() })
+        self.send(route.connection, &ServerFrame::Refused { call: route.call, reason: reason.to_owned() }, None)
     }
 
     /// Sends something to every connection subscribed to `topic`; says how many took it.
@@ -220,7 +229,7 @@ impl Handle {
         }
         let frame = ServerFrame::Published { topic: topic.to_owned(), what: what.clone() };
         let Some(bytes) = encode(&frame) else { return 0 };
-        peers.filter(|(id, peer)| peer.offer(**id, &bytes)).count()
+        peers.filter(|(id, peer)| peer.offer(**id, &bytes, None)).count()
     }
 
     /// Somebody is subscribed to `topic`.
@@ -232,11 +241,11 @@ impl Handle {
         self.shared.connections().len()
     }
 
-    fn send(&self, connection: u64, frame: &ServerFrame) -> bool {
+    fn send(&self, connection: u64, frame: &ServerFrame, route: Option<Route>) -> bool {
         let connections = self.shared.connections();
         let Some(peer) = connections.get(&connection) else { return false };
         let Some(bytes) = encode(frame) else { return false };
-        peer.offer(connection, &bytes)
+        peer.offer(connection, &bytes, route)
     }
 }
 
@@ -446,12 +455,16 @@ impl<A: Agent> Peer<A> {
         let (queue, mut queued) = mpsc::channel::<Queued>(QUEUE_FRAMES);
         let room = Arc::new(Semaphore::new(QUEUE_KIB as usize));
         let cut = CancellationToken::new();
-        let (patience, writer_cut) = (shared.patience, cut.clone());
+        let (patience, writer_cut, writer_agent) = (shared.patience, cut.clone(), Arc::clone(agent));
         let writer = tokio::spawn(async move {
             let write_all = async {
-                while let Some((frame, _permit)) = queued.recv().await {
-                    match timeout(patience.write, writing.write_all(&frame)).await {
-                        Ok(Ok(())) => {}
+                while let Some(frame) = queued.recv().await {
+                    match timeout(patience.write, writing.write_all(&frame.bytes)).await {
+                        Ok(Ok(())) => {
+                            if let Some(route) = frame.route {
+                                writer_agent.delivered(route);
+                            }
+                        }
                         Ok(Err(_)) => break,
                         Err(_) => {
                             tracing::warn!(connection = id, "control connection cut: its peer does not read");
@@ -707,9 +720,9 @@ impl<A: Agent> Peer<A> {
     /// Queues an answer to what this connection asked, waiting for room: who does not read is not read from.
     async fn reply(&self, frame: ServerFrame) {
         let Some(bytes) = encode(&frame) else { return };
-        let Ok(permit) = Arc::clone(&self.room).acquire_many_owned(kib(bytes.len())).await else { return };
+        let Ok(share) = Arc::clone(&self.room).acquire_many_owned(kib(bytes.len())).await else { return };
         // A closed queue means that the writer is gone, and the connection with it.
-        let _ = self.queue.send((bytes, permit)).await;
+        let _ = self.queue.send(Queued { bytes, _share: share, route: None }).await;
     }
 }
 

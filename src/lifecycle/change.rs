@@ -19,7 +19,7 @@ use super::decision::{Decision, Note};
 use super::{Lifecycle, answer};
 
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
-const STOP_GRACE_MS: u64 = 5_000;
+pub(super) const STOP_GRACE_MS: u64 = 5_000;
 
 /// Nodes with the incarnation that each has to reach.
 type Targets = Vec<(NodeName, Incarnation)>;

@@ -41,6 +41,7 @@ use std::sync::Arc;
 use crate::api::event::{Dialect, Notification, Response};
 use crate::api::ids::{InstanceName, NodeName, Seq};
 use crate::api::launch::{Program, Readiness};
+use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
 use crate::journal::entry::{Digest, Entry, Known, Numbered, Record, Recovered, Sealed};
 
@@ -73,6 +74,13 @@ pub struct Options {
     /// Changes are answered within this, from receipt.
     pub request_timeout_ms: u64,
     pub restart: RestartOptions,
+}
+
+impl Options {
+    /// Requests that wait for nodes to end are answered within this.
+    pub fn longest_stop_ms(&self) -> u64 {
+        self.stop_timeout_ms.max(self.stop_timeout_writers_ms) + 3 * self.stage_wait_ms + change::STOP_GRACE_MS
+    }
 }
 
 /// Early deaths in a row after which the next start holds.
@@ -171,7 +179,13 @@ impl Lifecycle {
                 self.seen.fresh.clear();
             }
             Input::Node(event) => self.observe_node(now, event),
-            Input::Found { .. }
+            Input::Found {
+                node,
+                finding: Finding::Adopted { incarnation, .. } | Finding::Exited { incarnation, .. },
+            } => {
+                self.seen.node(node).newest = *incarnation;
+            }
+            Input::Found { finding: Finding::Absent | Finding::Unprovable { .. }, .. }
             | Input::Request { .. }
             | Input::Malformed { .. }
             | Input::CheckedIn { .. }

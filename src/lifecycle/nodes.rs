@@ -30,6 +30,7 @@ impl Lifecycle {
         let NodeEvent { node: name, incarnation, what } = event;
         let asked = self.durable.nodes.get(name).is_some_and(|record| self.is_asked(record, *incarnation));
         let node = self.seen.node(name);
+        node.newest = node.newest.max(*incarnation);
         match what {
             NodeHappening::Prepared => {
                 if let Place::Preparing { incarnation: preparing, by } = node.place
@@ -184,7 +185,7 @@ impl Lifecycle {
         // Nodes that are in no configuration any more, or never were.
         for (name, node) in &self.seen.nodes {
             if !self.durable.nodes.contains_key(name) && node.place == Place::Clear {
-                let order = NodeOrder::Forget { incarnation: Incarnation::default() };
+                let order = NodeOrder::Forget { incarnation: node.newest };
                 return Some(
                     Decision::default()
                         .effect(Effect::Order { node: name.clone(), order })

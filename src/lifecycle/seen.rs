@@ -41,6 +41,8 @@ pub(super) struct Seen {
 #[derive(Debug, Clone)]
 pub(super) struct NodeSeen {
     pub place: Place,
+    /// The newest incarnation that was heard of.
+    pub newest: Incarnation,
     /// The stop that was ordered, and when.
     pub stop_sent: Option<(Incarnation, BootTime)>,
     /// Something that is not proven ours holds the node's lock.
@@ -61,6 +63,7 @@ impl Default for NodeSeen {
     fn default() -> Self {
         Self {
             place: Place::Clear,
+            newest: Incarnation::default(),
             stop_sent: None,
             blocked: None,
             silent: false,

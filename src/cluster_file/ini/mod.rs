@@ -175,8 +175,19 @@ impl<'a> NodeKeys<'a> {
         Some((item.value.as_deref()?, item.line, place(section, key)))
     }
 
-    fn port(&self, key: &str, findings: &mut Findings) -> Option<Port> {
+    /// A value of one line. An indented line below it, meant as the next key, would have become part of it.
+    fn single(&self, key: &str, findings: &mut Findings) -> Option<(&'a str, usize, String)> {
         let (text, line, place) = self.get(key)?;
+        if let Some((_, below)) = text.split_once('\n') {
+            let problem = format!("goes on with {}, which is indented", quoted(below.trim_start()));
+            findings.error(Some(line), &place, problem, "begin every key at the left edge");
+            return None;
+        }
+        Some((text, line, place))
+    }
+
+    fn port(&self, key: &str, findings: &mut Findings) -> Option<Port> {
+        let (text, line, place) = self.single(key, findings)?;
         read_port(text, line, &place, findings)
     }
 
@@ -220,24 +231,24 @@ fn read_node(section: &Section, defaults: &BTreeMap<&str, &Item>, findings: &mut
             findings.warning(Some(item.line), &place, "is not used".to_owned(), advice);
         }
     }
-    let role = match keys.get("role").or_else(|| keys.get("type")) {
-        Some((text, line, place)) => {
+    let role_key = if keys.get("role").is_some() { "role" } else { "type" };
+    let role = if keys.get(role_key).is_some() {
+        keys.single(role_key, findings).and_then(|(text, line, place)| {
             let role = draft::role(text);
             if let Err(advice) = role {
                 findings.error(Some(line), &place, format!("{} is not a role", quoted(text)), advice);
             }
             role.ok()
-        }
-        None => {
-            findings.error(Some(section.line), &here, "has no role".to_owned(), ROLES);
-            None
-        }
+        })
+    } else {
+        findings.error(Some(section.line), &here, "has no role".to_owned(), ROLES);
+        None
     };
-    let instance = keys.get("instance").map(|(name, line, place)| {
+    if let Some((name, line, place)) = keys.single("instance", findings) {
         draft::instance_name(name, line, &place, findings);
-        name.to_owned()
-    });
-    let cpu_affinity = keys.get("cpu_affinity").and_then(|(text, line, place)| {
+    }
+    let instance = keys.get("instance").map(|(name, _, _)| name.to_owned());
+    let cpu_affinity = keys.single("cpu_affinity", findings).and_then(|(text, line, place)| {
         let number = read_number(text);
         if number.is_none() {
             let problem = format!("{} is not a whole number", quoted(text));
@@ -256,7 +267,7 @@ fn read_node(section: &Section, defaults: &BTreeMap<&str, &Item>, findings: &mut
     let options = keys.pairs("options", findings).into_iter();
     let options = options.map(|(name, value)| ScriptOption { name, value }).collect();
     let scripts = keys.words("scripts", findings);
-    let interface = keys.get("interface").map(|(text, _, _)| text.to_owned());
+    let interface = keys.single("interface", findings).map(|(text, _, _)| text.to_owned());
     let port = keys.port("port", findings);
     let metrics_port = keys.port("metrics_port", findings);
     // Only now, so that all that is wrong with the node has been said.

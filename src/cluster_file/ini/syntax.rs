@@ -219,7 +219,9 @@ fn header(text: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn sections(text: &str) -> Vec<(String, Vec<(String, Option<String>)>)> {
+    type Items = Vec<(String, Option<String>)>;
+
+    fn sections(text: &str) -> Vec<(String, Items)> {
         let mut findings = Findings::new("f");
         let ini = read(text, &mut findings);
         assert_eq!(findings.finish(None), Err(Vec::new()), "{text:?}");

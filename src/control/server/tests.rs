@@ -41,6 +41,7 @@ impl Agent for Fake {
         self.malformed.lock().unwrap().push((source, event, error));
     }
 
+    fn delivered(&self, _: Route) {}
     fn disconnected(&self, connection: u64) {
         self.disconnected.lock().unwrap().push(connection);
     }
