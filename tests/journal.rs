@@ -2,5 +2,7 @@
 
 #[path = "journal/basics.rs"]
 mod basics;
+#[path = "journal/damage.rs"]
+mod damage;
 #[path = "journal/support.rs"]
 mod support;

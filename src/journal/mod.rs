@@ -25,6 +25,8 @@ pub mod reader;
 mod recover;
 mod rows;
 mod salvage;
+#[cfg(test)]
+mod samples;
 mod space;
 mod store;
 mod table;
