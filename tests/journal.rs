@@ -1,8 +1,17 @@
 //! The journal on a real disk: what it takes in it gives back, through kills, damage and full disks.
 
+// Helpers of tests are tests to everybody but clippy.
+#![allow(clippy::unwrap_used)]
+
 #[path = "journal/basics.rs"]
 mod basics;
+#[path = "journal/corpus.rs"]
+mod corpus;
 #[path = "journal/damage.rs"]
 mod damage;
+#[path = "journal/full_disk.rs"]
+mod full_disk;
+#[path = "journal/reading.rs"]
+mod reading;
 #[path = "journal/support.rs"]
 mod support;

@@ -74,7 +74,7 @@ impl server::Agent for Fake {
 
     fn subscribed(&self, _: u64, _: &[String]) {}
 
-    fn check_in(&self, node: NodeName, _: Credentials) -> Result<(), String> {
+    async fn check_in(&self, node: NodeName, _: Credentials) -> Result<(), String> {
         if node.as_str() == "w1" { Ok(()) } else { Err(format!("no node {node}")) }
     }
 

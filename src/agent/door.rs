@@ -117,10 +117,14 @@ impl server::Agent for Door {
         self.look_for_peers();
     }
 
-    fn check_in(&self, node: NodeName, _: Credentials) -> Result<(), String> {
-        self.inputs
-            .try_send(Input::CheckedIn { node })
-            .map_err(|_| "the agent is busy or stopping; say it again".to_owned())
+    async fn check_in(&self, node: NodeName, _: Credentials) -> Result<(), String> {
+        let busy = || "the agent is busy or stopping; say it again".to_owned();
+        let wanted = node.clone();
+        let known = self.ask(move |core, _, _| core.durable().nodes.contains_key(&wanted)).await.ok_or_else(busy)?;
+        if !known {
+            return Err(format!("no such node on this host: {node}; `nodes list` shows those there are"));
+        }
+        self.inputs.try_send(Input::CheckedIn { node }).map_err(|_| busy())
     }
 
     async fn status(&self) -> StatusReport {

@@ -383,6 +383,9 @@ impl Agent {
                     Err(error) => Err(gone(&error.to_string())),
                 },
             };
+            tracing::info!(
+                "{reason}: the agent ends, its nodes run on; `zeek-cluster-agent shutdown --nodes` stops them"
+            );
             // Waits for room: this one must not be lost.
             if self.inputs.send(Input::Stop { reason: reason.to_owned() }).await.is_err() {
                 return Err(ended_early(self.driver.await));

@@ -221,7 +221,7 @@ fn crash(node: &str, pid: u64) -> Result<()> {
     let environment = std::fs::read(format!("/proc/{pid}/environ")).context("the node is gone")?;
     let ours = format!("CLUSTER_NODE={node}");
     ensure!(environment.split(|byte| *byte == 0).any(|one| one == ours.as_bytes()), "pid {pid} is not {node}");
-    rustix::process::pidfd_send_signal(&process, rustix::process::Signal::ABRT).context("cannot crash the node")
+    rustix::process::pidfd_send_signal(&process, rustix::process::Signal::ABORT).context("cannot crash the node")
 }
 
 fn say(text: &str) -> Result<()> {

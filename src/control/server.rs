@@ -121,7 +121,7 @@ pub trait Agent: Send + Sync + 'static {
     /// The connection now receives what is published under these topic prefixes.
     fn subscribed(&self, connection: u64, topics: &[String]);
     /// A node says, through the socket, that it is ready.
-    fn check_in(&self, node: NodeName, credentials: Credentials) -> Result<(), String>;
+    fn check_in(&self, node: NodeName, credentials: Credentials) -> impl Future<Output = Result<(), String>> + Send;
     fn status(&self) -> impl Future<Output = StatusReport> + Send;
     fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
     fn verify(&self) -> impl Future<Output = Result<VerifyReport, String>> + Send;
@@ -625,7 +625,7 @@ impl<A: Agent> Peer<A> {
             ClientFrame::Subscribe { call, topics } => self.subscribe(call, topics).await,
             ClientFrame::NotifyReady { call, node } => {
                 let answer = match NodeName::new(node) {
-                    Ok(node) => match self.agent.check_in(node, self.credentials) {
+                    Ok(node) => match self.agent.check_in(node, self.credentials).await {
                         Ok(()) => ServerFrame::Done { call },
                         Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                     },

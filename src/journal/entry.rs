@@ -231,6 +231,9 @@ pub struct AgentRecord {
     /// The newest run ended cleanly.
     pub stopped: bool,
     pub hold: Option<String>,
+    /// The newest incarnation of any node that is gone: new names count on from it, so that no incarnation of a name
+    /// is used twice.
+    pub newest_gone: Incarnation,
 }
 
 /// The running configuration.

@@ -303,6 +303,7 @@ fn samples() -> Vec<(String, Vec<u8>, Sample)> {
         unsettled_starts: 2,
         stopped: true,
         hold: Some("the journal was missing".to_owned()),
+        newest_gone: Incarnation(5),
     };
     let up = Life::Up { process: process(), since: BootTime(9), ready: true };
     let waiting = Stage::Waiting { goal: Goal::Ready, targets: vec![(name("worker-1"), Incarnation(3))] };

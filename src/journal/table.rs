@@ -80,7 +80,20 @@ pub(super) trait Table: Sized {
     }
 
     fn record<T: Stored>(&self, key: &[u8]) -> Result<Option<T>, ReadError> {
-        self.get(key)?.map(|value| self.decode_record(key, &value)).transpose()
+        let mut value = self.get(key)?;
+        while let Some(current) = value {
+            match self.decode_record(key, &current) {
+                Ok(record) => return Ok(Some(record)),
+                // A reader beside the writer may find the pieces of a newer body than the head it came with.
+                Err(error) => {
+                    value = self.get(key)?;
+                    if value.as_ref() == Some(&current) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The number of the newest entry; 0 if there is none.

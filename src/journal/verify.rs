@@ -241,18 +241,19 @@ impl<T: Table> Check<'_, T> {
 
     fn request(&mut self, seq: Seq, at: Timestamp, reqid: &ReqId, digest: &Digest) {
         if !reqid.is_empty() {
+            let text = reqid.as_str();
             let row = self.table.record(&keys::reqid(reqid));
             match self.read(Some(seq), row) {
                 Some(Some(ReqidRecord { seq: first, digest: known })) => {
                     if first != seq {
-                        let what = format!("reqid {reqid:?} stands for entry {first}, not for this request");
+                        let what = format!("reqid {text:?} stands for entry {first}, not for this request");
                         self.problem(Some(seq), Some(at), what);
                     } else if known != *digest {
-                        let what = format!("reqid {reqid:?} is indexed with another digest");
+                        let what = format!("reqid {text:?} is indexed with another digest");
                         self.problem(Some(seq), Some(at), what);
                     }
                 }
-                Some(None) => self.problem(Some(seq), Some(at), format!("reqid {reqid:?} is not indexed")),
+                Some(None) => self.problem(Some(seq), Some(at), format!("reqid {text:?} is not indexed")),
                 None => {}
             }
         }
@@ -289,27 +290,27 @@ impl<T: Table> Check<'_, T> {
         {
             self.problem(None, None, format!("the desired-state record is of entry {by}, which does not exist"));
         }
-        self.index(Family::Node, last, |check, _, key, value, _| {
-            let record = check.table.decode_record::<NodeRecord>(key, value);
+        self.index(Family::Node, last, |check, _, key, _| {
+            let record = check.table.record::<NodeRecord>(key);
             check.read(None, record);
         });
     }
 
-    /// Walks a family of keys as far as it reads.
-    fn index(&mut self, family: Family, last: Seq, each: impl Fn(&mut Self, Key<'_>, &[u8], &[u8], Seq)) {
+    /// Walks a family of keys as far as it reads. Rows may be rewritten or gone by the time they are looked at.
+    fn index(&mut self, family: Family, last: Seq, each: impl Fn(&mut Self, Key<'_>, &[u8], Seq)) {
         let table = self.table;
         for row in table.range(family.range()) {
-            let Some((key, value)) = self.read(None, row) else { return };
+            let Some((key, _)) = self.read(None, row) else { return };
             match keys::parse(&key) {
-                Some(parsed) => each(self, parsed, &key, &value, last),
+                Some(parsed) => each(self, parsed, &key, last),
                 None => self.problem(None, None, keys::describe(&key)),
             }
         }
     }
 
-    fn reqid_row(&mut self, parsed: Key<'_>, key: &[u8], value: &[u8], last: Seq) {
-        let row = self.table.decode_record(key, value);
-        let Some(ReqidRecord { seq, .. }) = self.read(None, row) else { return };
+    fn reqid_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
+        let row = self.table.record(key);
+        let Some(Some(ReqidRecord { seq, .. })) = self.read(None, row) else { return };
         if seq > last || self.is_missing(seq) {
             return;
         }
@@ -328,10 +329,10 @@ impl<T: Table> Check<'_, T> {
         }
     }
 
-    fn outcome_row(&mut self, parsed: Key<'_>, key: &[u8], value: &[u8], last: Seq) {
+    fn outcome_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
         let Key::Outcome(of) = parsed else { return };
-        let row = self.table.decode_record(key, value);
-        let Some(OutcomeRecord { completed }) = self.read(Some(of), row) else { return };
+        let row = self.table.record(key);
+        let Some(Some(OutcomeRecord { completed })) = self.read(Some(of), row) else { return };
         self.belongs_to_request(of, key, last);
         if completed > last {
             return;
@@ -346,17 +347,17 @@ impl<T: Table> Check<'_, T> {
         }
     }
 
-    fn unfinished_row(&mut self, parsed: Key<'_>, key: &[u8], value: &[u8], last: Seq) {
+    fn unfinished_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
         let Key::Unfinished(of) = parsed else { return };
-        let row = self.table.decode_record::<UnfinishedRecord>(key, value);
+        let row = self.table.record::<UnfinishedRecord>(key);
         self.read(Some(of), row);
         self.belongs_to_request(of, key, last);
     }
 
-    fn duplicates_row(&mut self, parsed: Key<'_>, key: &[u8], value: &[u8], last: Seq) {
+    fn duplicates_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
         let Key::Duplicates(of) = parsed else { return };
-        let row = self.table.decode_record(key, value);
-        if let Some(DuplicatesRecord { count, first, last }) = self.read(Some(of), row) {
+        let row = self.table.record(key);
+        if let Some(Some(DuplicatesRecord { count, first, last })) = self.read(Some(of), row) {
             let kept = first.len() + last.len();
             if kept > 2 * SIGHTINGS || (kept as u64) != count.min(2 * SIGHTINGS as u64) {
                 let what = format!("{} counts {count} and keeps {kept}", keys::describe(key));

@@ -37,6 +37,17 @@ pub enum CommitError {
     Failed,
 }
 
+impl CommitError {
+    /// What is on disk is wrong, as opposed to a disk that takes nothing in.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.is_damage(),
+            Self::Read(error) => error.is_damage(),
+            Self::NoSpace(_) | Self::Encode(_) | Self::Sequence { .. } | Self::Failed => false,
+        }
+    }
+}
+
 /// Figures for `status`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stats {
@@ -112,6 +123,9 @@ impl<E> Journal<E> {
         let started = Instant::now();
         if let Err(error) = self.write(&records) {
             self.queue.fail();
+            if error.is_damage() {
+                self.suspect();
+            }
             return Err(error);
         }
         let effects = self.queue.release();
@@ -159,13 +173,17 @@ impl<E> Journal<E> {
     /// the whole journal and salvage what it can.
     pub fn lookup(&self, reqid: &ReqId) -> Result<Option<Known>, ReadError> {
         let known = recover::lookup(self.database.as_ref(), reqid);
-        if let Err(error) = &known
-            && error.is_damage()
-            && let Err(failed) = super::open::suspect(&self.state_dir)
-        {
-            tracing::warn!(error = %failed, "the next start cannot be told that the journal is damaged");
+        if known.as_ref().is_err_and(ReadError::is_damage) {
+            self.suspect();
         }
         known
+    }
+
+    /// Has the next start read everything: what a start reads by itself may be whole.
+    fn suspect(&self) {
+        if let Err(error) = super::open::suspect(&self.state_dir) {
+            tracing::warn!(%error, "the next start cannot be told that the journal is damaged");
+        }
     }
 
     /// The responses of all completions up to this entry have left: a start need not send them again. Kept in the side

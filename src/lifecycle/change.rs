@@ -70,8 +70,8 @@ impl Lifecycle {
         for node in config.nodes.iter().filter(|node| node.instance == self.options.instance.as_str()) {
             // A checked configuration has only good names.
             let Ok(name) = NodeName::new(node.name.as_str()) else { continue };
-            // A name that is new, or was gone, counts on from the journal's number: no incarnation is ever used twice.
-            let unused = Incarnation(received.seq.0);
+            // A name that is new, or was gone, counts on from those that are gone: none is ever used twice.
+            let unused = self.durable.agent.newest_gone.next();
             let least = self.durable.nodes.get(&name).map_or(unused, |record| record.incarnation.next());
             changes.push((name.clone(), WantChange::Up { spec: Packed(self.launch_spec(&name, node)), least }));
             targets.push((name, least));

@@ -308,9 +308,9 @@ impl Durable {
 
     fn drop_if_gone(&mut self, name: &NodeName) {
         let gone = self.nodes.get(name).is_some_and(|r| r.want == Want::Gone && r.life == Life::Down);
-        if gone {
-            self.nodes.remove(name);
+        if gone && let Some(record) = self.nodes.remove(name) {
             self.dirty.nodes.insert(name.clone());
+            self.change_agent(|agent| agent.newest_gone = agent.newest_gone.max(record.incarnation));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 use zeek_cluster_agent::api::event::Request;
 
-use crate::support::{Agent, Host, cluster, errors, eventually, set};
+use crate::support::{Agent, Host, cluster, errors, eventually, is_alive, set};
 
 /// Starts an agent under strace; the trace has one line per call, with the process, in order.
 fn start_traced(host: &Host, calls: &str) -> (Agent, std::path::PathBuf) {
@@ -25,11 +25,12 @@ fn start_traced(host: &Host, calls: &str) -> (Agent, std::path::PathBuf) {
     (Agent { child }, trace)
 }
 
-/// Ends the traced agent in order, so that strace ends with it.
-fn stop_traced(host: &Host, agent: Agent) {
+/// Ends the traced agent in order, and then strace, which would go on to follow the shims.
+fn stop_traced(host: &Host, strace: Agent) {
     let pid = host.client().welcome().pid;
     crate::support::kill(pid, Signal::TERM, Some(&host.mark));
-    agent.wait();
+    eventually("the traced agent's end", || (!is_alive(pid)).then_some(()));
+    strace.kill();
 }
 
 /// Line numbers of calls that have returned. An interrupted call counts where it resumes.
@@ -52,7 +53,9 @@ fn a_response_leaves_after_the_journal_is_synced() {
     let text = fs::read_to_string(trace).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let synced = returned(&lines, |line| {
-        line.contains("fdatasync") && line.contains("= 0") && (line.contains("/journal/db>") || line.contains("resumed"))
+        line.contains("fdatasync")
+            && line.contains("= 0")
+            && (line.contains("/journal/db>") || line.contains("resumed"))
     });
     let mut previous = 0;
     for number in 0..20 {
@@ -121,5 +124,5 @@ fn a_forged_status_file_leads_to_no_signal() {
     for line in text.lines().filter(|line| signals.iter().any(|call| line.contains(call))) {
         assert!(!line.contains(&wanted), "a signal to the test's process {wanted}: {line}");
     }
-    assert!(crate::support::is_alive(victim.pid()));
+    assert!(is_alive(victim.pid()));
 }

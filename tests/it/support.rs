@@ -51,7 +51,8 @@ impl Host {
         let dir = tempfile::Builder::new().prefix("zca-it-").tempdir().unwrap();
         let mark = format!("SIM_TEST={}", dir.path().display());
         // Small floors: a CI machine may have little space.
-        let settings = [("ZCA_SPACE_FLOOR_REQUESTS", "1MiB"), ("ZCA_SPACE_FLOOR_FACTS", "1MiB"), ("ZCA_BALLAST_SIZE", "0B")];
+        let settings =
+            [("ZCA_SPACE_FLOOR_REQUESTS", "1MiB"), ("ZCA_SPACE_FLOOR_FACTS", "1MiB"), ("ZCA_BALLAST_SIZE", "0B")];
         let settings = settings.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         Self { dir, mark, settings, args: vec!["--simulate-nodes".to_owned()], binary: BINARY.into() }
     }
@@ -59,11 +60,6 @@ impl Host {
     /// A setting for agents started from now on, by its environment variable.
     pub fn set(&mut self, variable: &str, value: &str) -> &mut Self {
         self.settings.insert(variable.to_owned(), value.to_owned());
-        self
-    }
-
-    pub fn unset(&mut self, variable: &str) -> &mut Self {
-        self.settings.remove(variable);
         self
     }
 
@@ -145,7 +141,8 @@ impl Host {
 
     /// Sends a request and waits for its response.
     pub fn ask(&self, reqid: &str, request: Request) -> Response {
-        match self.client().request(reqid, request, Dialect::Management, None, within_ms(30_000)) {
+        let dialect = dialect(&request);
+        match self.client().request(reqid, request, dialect, None, within_ms(30_000)) {
             Ok(Answer::Response(response)) => response,
             other => panic!("{other:?}; the agent's log:\n{}", self.read_log()),
         }
@@ -155,7 +152,7 @@ impl Host {
     pub fn ask_until_answered(&self, reqid: &str, request: &Request) -> Response {
         eventually("an answer", || {
             let mut client = Client::connect(&self.socket(), "test").ok()?;
-            match client.request(reqid, request.clone(), Dialect::Management, None, within_ms(30_000)) {
+            match client.request(reqid, request.clone(), dialect(request), None, within_ms(30_000)) {
                 Ok(Answer::Response(response)) => Some(response),
                 Ok(Answer::Refused(_)) | Err(_) => None,
             }
@@ -248,9 +245,8 @@ impl Host {
 
     /// Live shims.
     pub fn shims(&self) -> Vec<u32> {
-        let is_shim = |pid: &u32| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "zca-shim")
-        };
+        let is_shim =
+            |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "zca-shim");
         self.processes(&format!("ZCA_STATE_DIR={}", self.state_dir().display())).into_iter().filter(is_shim).collect()
     }
 
@@ -357,6 +353,20 @@ pub fn cluster(nodes: &[(&str, &str)]) -> Configuration {
 
 pub fn set(config: Configuration) -> Request {
     Request::SetConfiguration { config }
+}
+
+/// A dialect that has this request.
+pub fn dialect(request: &Request) -> Dialect {
+    match request {
+        Request::StartNodes { .. } | Request::StopNodes { .. } | Request::Shutdown { .. } => Dialect::Operator,
+        Request::SetConfiguration { .. } => Dialect::ClusterAgent,
+        Request::Deploy { .. }
+        | Request::AgentWelcome {}
+        | Request::AgentStandby {}
+        | Request::GetNodes {}
+        | Request::Restart { .. }
+        | Request::NodeDispatch { .. } => Dialect::Management,
+    }
 }
 
 /// The errors of a response, joined.

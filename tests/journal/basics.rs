@@ -1,6 +1,10 @@
 //! Stage, commit, open again.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use tempfile::tempdir;
+use zeek_cluster_agent::api::audit::{Filter, Kind, Row};
 use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::ids::Seq;
 use zeek_cluster_agent::api::time::Timestamp;
@@ -8,7 +12,7 @@ use zeek_cluster_agent::journal::entry::{
     DesiredRecord, Entry, Numbered, Packed, Record, Sealed, Stage, UnfinishedRecord, digest,
 };
 use zeek_cluster_agent::journal::memory::MemoryJournal;
-use zeek_cluster_agent::journal::{CommitError, Condition};
+use zeek_cluster_agent::journal::{CommitError, Condition, Journal, Opened, Options};
 
 use crate::support::*;
 
@@ -123,4 +127,58 @@ fn a_request_of_four_mebibytes_is_stored_and_read_back() {
     opened.journal.commit(vec![Record::Desired(DesiredRecord::default())]).unwrap();
     let report = opened.journal.reader().verify().unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_commit_larger_than_the_cache_is_stored_whole() {
+    let dir = tempdir().unwrap();
+    let options = Options { cache_capacity: 1 << 20, ..options() };
+    let mut opened: Opened<u64> = Journal::open(dir.path(), &options).unwrap();
+    let request = Request::Deploy { config: configuration("large", 400, 10_000), force: true };
+    for round in 0..2u64 {
+        let last = opened.journal.durable();
+        let entries = (1..=4).map(|number| Numbered {
+            seq: Seq(last.0 + number),
+            at: Timestamp(EPOCH),
+            entry: received(&format!("r{round}.{number}"), request.clone(), number),
+        });
+        let _ = opened.journal.stage(Sealed::new(last, entries.collect(), vec![]));
+        let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+        let records = (1..=4).map(|number| Record::Unfinished(Seq(last.0 + number), Some(record.clone())));
+        opened.journal.commit(records.collect()).unwrap();
+    }
+    assert!(names(&dir.path().join("journal/blobs")).is_empty(), "values in files that nobody syncs");
+    let crashed = tempdir().unwrap();
+    copy_dir(dir.path(), crashed.path());
+    let recovered = open(crashed.path()).recovered;
+    assert_eq!(recovered.unfinished.len(), 8);
+    assert!(recovered.unfinished.values().all(|(received, _)| received.request == request));
+}
+
+#[test]
+fn readers_beside_the_writer_see_whole_commits() {
+    let dir = tempdir().unwrap();
+    let mut journal = open(dir.path()).journal;
+    let reader = journal.reader();
+    let (done, finished) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let filter = Filter { kind: Kind::All, ..Filter::default() };
+            while !done.load(Ordering::Acquire) {
+                let rows = all_rows(&filter, |filter, cursor| reader.page(filter, cursor).unwrap());
+                assert!(rows.iter().all(|row| !matches!(row, Row::Unreadable(_))), "{rows:?}");
+                assert_eq!(reader.verify().unwrap().problems, Vec::<String>::new());
+                finished.fetch_add(1, Ordering::Release);
+            }
+        });
+        let mut writer = Writer::new(11);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut commits = 0;
+        while (commits < 150 || finished.load(Ordering::Acquire) < 3) && !reading.is_finished() {
+            assert!(Instant::now() < deadline, "{commits} commits, {finished:?} readings");
+            writer.commit(&mut journal);
+            commits += 1;
+        }
+        done.store(true, Ordering::Release);
+    });
 }

@@ -50,7 +50,7 @@ impl Agent for Fake {
         self.subscribed.lock().unwrap().push(connection);
     }
 
-    fn check_in(&self, node: NodeName, _credentials: Credentials) -> Result<(), String> {
+    async fn check_in(&self, node: NodeName, _credentials: Credentials) -> Result<(), String> {
         if node.as_str() == "w1" { Ok(()) } else { Err(format!("no node {node} here")) }
     }
 
