@@ -146,7 +146,7 @@ fn after_a_host_restart_desired_nodes_start_and_stopped_ones_do_not() {
     let restarted = host
         .events("node_exited")
         .iter()
-        .filter(|(_, _, detail)| detail.to_string().contains("host_restarted"))
+        .filter(|(_, _, detail)| detail.to_string().contains("host restarted"))
         .count();
     assert_eq!(restarted, 2, "{:?}", host.events("node_exited"));
 }

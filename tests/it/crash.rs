@@ -204,8 +204,9 @@ fn random_kills_under_load() {
     let configs = [three_nodes(), set(cluster(&[("logger:logger", ""), ("w2", "")]))];
     let mut asked = Vec::new();
     for round in 0..KILLS {
-        let agent = host.spawn();
-        let delay = std::time::Duration::from_millis(20 + next(150));
+        // Every fourth dies somewhere in its start, the others while they serve.
+        let agent = if round % 4 == 0 { host.spawn() } else { host.start() };
+        let delay = std::time::Duration::from_millis(next(120));
         let begun = std::time::Instant::now();
         let mut sent = 0;
         while begun.elapsed() < delay {
@@ -228,6 +229,12 @@ fn random_kills_under_load() {
                     client.answer(1, zeek_cluster_agent::control::client::within_ms(50))
             {
                 answers.insert(reqid, response);
+            }
+        }
+        if next(3) == 0 {
+            let nodes: Vec<u32> = ["logger", "w1", "w2"].iter().flat_map(|node| host.node_processes(node)).collect();
+            if let Some(victim) = nodes.get(usize::try_from(next(3)).unwrap()) {
+                kill(*victim, Signal::ABORT, Some(&host.mark));
             }
         }
         agent.kill();
