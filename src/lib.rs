@@ -4,4 +4,5 @@
 //! `docs/ARCHITECTURE.md` for the map and the arrows between modules.
 
 pub mod api;
+pub mod broker;
 pub mod journal;
