@@ -5,4 +5,5 @@
 
 pub mod api;
 pub mod broker;
+pub mod dialect;
 pub mod journal;

@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn depth_and_number_of_values_are_limited() {
-        let nested = |depth: usize| [vec![0x0e, 1].repeat(depth), vec![0]].concat();
+        let nested = |depth: usize| [[0x0e, 1].repeat(depth), vec![0]].concat();
         assert!(read(&nested(64)).is_ok());
         assert_eq!(read(&nested(65)).unwrap_err().problem, Problem::Depth { limit: 64 });
         assert_eq!(read(&nested(100_000)).unwrap_err().problem, Problem::Depth { limit: 64 });

@@ -330,21 +330,14 @@ impl Handshake {
                 Step { send: Vec::new(), outcome: Outcome::Wait }
             }
             Claim::Connecting | Claim::Peered => {
-                let send =
-                    self.drop_conn(ErrorCode::LOGIC_ERROR, "detected redundant connection at the responder");
+                let send = self.drop_conn(ErrorCode::LOGIC_ERROR, "detected redundant connection at the responder");
                 self.fail(registry, send, HandshakeError::Redundant(sender))
             }
             Claim::Closing => self.shutting_down(registry),
         }
     }
 
-    fn dropped(
-        &mut self,
-        registry: &mut Registry,
-        sender: EndpointId,
-        code: ErrorCode,
-        description: String,
-    ) -> Step {
+    fn dropped(&mut self, registry: &mut Registry, sender: EndpointId, code: ErrorCode, description: String) -> Step {
         let others = registry.get(sender).is_some_and(|(holder, _)| holder != self.connection);
         if code == ErrorCode::REDUNDANT_CONNECTION && others {
             self.state = State::Over;
@@ -382,9 +375,7 @@ impl Handshake {
     fn malformed(&mut self, registry: &mut Registry, error: HandshakeDecodeError) -> Step {
         let send = match &error {
             HandshakeDecodeError::Tag(_) => self.drop_conn(ErrorCode::INVALID_MESSAGE, "invalid message type tag"),
-            HandshakeDecodeError::Magic(_) => {
-                self.drop_conn(ErrorCode::WRONG_MAGIC_NUMBER, "wrong magic number")
-            }
+            HandshakeDecodeError::Magic(_) => self.drop_conn(ErrorCode::WRONG_MAGIC_NUMBER, "wrong magic number"),
             HandshakeDecodeError::Malformed(_) => {
                 self.drop_conn(ErrorCode::DESERIALIZATION_FAILED, "malformed handshake message")
             }

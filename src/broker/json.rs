@@ -141,10 +141,8 @@ pub fn read_subscriptions(text: &[u8], limits: &Limits) -> Result<Vec<String>, S
 /// Reads any other message. One without `type` is taken for a data message, as Zeek does.
 pub fn read_message(text: &[u8], limits: &Limits) -> Result<Message, ReadError> {
     let tape = Tape::read(text, limits)?;
-    let [kind, topic, data_type, data, endpoint, version, code, context] = tape.members(
-        0,
-        ["type", "topic", "@data-type", "data", "endpoint", "version", "code", "context"],
-    )?;
+    let [kind, topic, data_type, data, endpoint, version, code, context] =
+        tape.members(0, ["type", "topic", "@data-type", "data", "endpoint", "version", "code", "context"])?;
     let text = |member: Option<usize>, key| match member {
         Some(token) => tape.text(token),
         None => Err(tape.error(0, Problem::Missing(key))),
@@ -520,10 +518,11 @@ impl<'a> Tape<'a> {
         let mut elements = self.elements(token, Kind::Object, "an object")?;
         while let (Some(key), Some(value)) = (elements.next(), elements.next()) {
             let name = self.string_bytes(key)?;
-            if let Some((slot, wanted)) = found.iter_mut().zip(keys).find(|(_, wanted)| wanted.as_bytes() == &*name) {
-                if slot.replace(value).is_some() {
-                    return Err(self.error(key, Problem::Twice(wanted)));
-                }
+            let known = found.iter_mut().zip(keys).find(|(_, wanted)| wanted.as_bytes() == &*name);
+            if let Some((slot, wanted)) = known
+                && slot.replace(value).is_some()
+            {
+                return Err(self.error(key, Problem::Twice(wanted)));
             }
         }
         Ok(found)
@@ -560,8 +559,7 @@ impl<'a> Tape<'a> {
         depth: usize,
         values: &mut usize,
     ) -> Result<Data, ReadError> {
-        *values =
-            values.checked_sub(1).ok_or_else(|| self.error(object, Problem::Values { limit: limits.values }))?;
+        *values = values.checked_sub(1).ok_or_else(|| self.error(object, Problem::Values { limit: limits.values }))?;
         let data_type = data_type.ok_or_else(|| self.error(object, Problem::Missing("@data-type")))?;
         let name = self.string_bytes(data_type)?;
         if &*name == b"none" {

@@ -33,8 +33,7 @@ pub fn format_timestamp(ns: i64) -> String {
     let fraction = ns.rem_euclid(1_000_000_000);
     let (year, month, day) = date(seconds.div_euclid(86_400));
     let second = seconds.rem_euclid(86_400);
-    let head =
-        format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
+    let head = format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
     if fraction % 1_000_000 == 0 {
         format!("{head}.{:03}", fraction / 1_000_000)
     } else if fraction % 1_000 == 0 {
@@ -185,7 +184,8 @@ mod tests {
     #[test]
     fn zones_and_fractions_are_read_leniently() {
         let noon = parse_timestamp("2024-01-02T12:00:00").unwrap();
-        for same in ["2024-01-02 12:00:00", "2024-01-02T12:00:00.0Z", "2024-01-02T13:30:00+01:30", "2024-01-02T10:00:00-0200"]
+        for same in
+            ["2024-01-02 12:00:00", "2024-01-02T12:00:00.0Z", "2024-01-02T13:30:00+01:30", "2024-01-02T10:00:00-0200"]
         {
             assert_eq!(parse_timestamp(same), Some(noon), "{same}");
         }
@@ -211,14 +211,25 @@ mod tests {
 
     #[test]
     fn timespans_go_both_ways() {
-        for (ns, text) in
-            [(0, "0s"), (1, "1ns"), (1_500, "1500ns"), (1_500_000_000, "1500ms"), (-2_000_000_000, "-2s"), (i64::MIN, "-9223372036854775808ns")]
-        {
+        for (ns, text) in [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_500, "1500ns"),
+            (1_500_000_000, "1500ms"),
+            (-2_000_000_000, "-2s"),
+            (i64::MIN, "-9223372036854775808ns"),
+        ] {
             assert_eq!(format_timespan(ns), text);
             assert_eq!(parse_timespan(text), Some(ns), "{text}");
         }
-        for (text, ns) in [("1.5s", 1_500_000_000), ("2us", 2_000), ("1min", 60_000_000_000), ("0.5h", 1_800_000_000_000), ("1d", 86_400_000_000_000), ("1e3ms", 1_000_000_000)]
-        {
+        for (text, ns) in [
+            ("1.5s", 1_500_000_000),
+            ("2us", 2_000),
+            ("1min", 60_000_000_000),
+            ("0.5h", 1_800_000_000_000),
+            ("1d", 86_400_000_000_000),
+            ("1e3ms", 1_000_000_000),
+        ] {
             assert_eq!(parse_timespan(text), Some(ns), "{text}");
         }
         for bad in ["", "1", "s", "1x", "1 s", "nans", "infs", "1e300s", "9223372036854775808ns", "106752d"] {

@@ -575,8 +575,7 @@ impl<'a> Envelope<'a> {
 /// The frame that publishes `data`: to whoever subscribed if `receiver` is nil, else to that endpoint whatever its
 /// filter. One frame serves all peers.
 pub fn data_frame(sender: EndpointId, receiver: EndpointId, topic: &str, data: &Data) -> Result<Vec<u8>, EncodeError> {
-    let envelope =
-        Envelope { sender, receiver, kind: Kind::Data, ttl: TTL, topic: topic.as_bytes(), payload: &[] };
+    let envelope = Envelope { sender, receiver, kind: Kind::Data, ttl: TTL, topic: topic.as_bytes(), payload: &[] };
     let mut out = envelope.head(256)?;
     binary::encode_into(data, &mut out);
     seal(out)
@@ -637,7 +636,8 @@ mod tests {
 
     #[test]
     fn filters_match_prefixes_byte_for_byte() {
-        let filter = Filter::new(["zeek/management/agent/a1", "zeek/supervisor", "zeek/supervisor/x", "zeek/supervisor"]);
+        let filter =
+            Filter::new(["zeek/management/agent/a1", "zeek/supervisor", "zeek/supervisor/x", "zeek/supervisor"]);
         assert_eq!(filter.topics().len(), 2);
         assert!(filter.matches("zeek/management/agent/a1"));
         assert!(filter.matches("zeek/management/agent/a10"));
