@@ -96,10 +96,10 @@ pub fn address(data: &Data) -> Read<IpAddr> {
     }
 }
 
-/// `0/unknown` is how Zeek's scripts before 5.0 say that there is no port.
+/// Port 0 is how Zeek's scripts outside of the management framework say that there is none: `0/unknown`, or `0/tcp`.
 pub fn port(data: &Data) -> Read<Option<Port>> {
     match data {
-        Data::Port(data::Port { number: 0, protocol: data::Protocol::Unknown }) => Ok(None),
+        Data::Port(data::Port { number: 0, protocol: _ }) => Ok(None),
         Data::Port(port) => {
             let protocol = match port.protocol {
                 data::Protocol::Unknown => Protocol::Unknown,
