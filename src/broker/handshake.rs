@@ -409,3 +409,290 @@ fn hello(sender: EndpointId) -> Vec<u8> {
 fn frame(message: &HandshakeMessage) -> Vec<u8> {
     message.encode().expect("our own filter and texts are far below two gigabytes")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{Frame, FrameReader};
+    use super::*;
+
+    const SMALL: EndpointId = EndpointId([1; 16]);
+    const LARGE: EndpointId = EndpointId([2; 16]);
+
+    fn payloads(bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut reader = FrameReader::default();
+        reader.feed(bytes);
+        std::iter::from_fn(|| match reader.take().unwrap() {
+            Some(Frame::Payload(payload)) => Some(payload),
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn said(bytes: &[u8]) -> Vec<HandshakeMessage> {
+        payloads(bytes).iter().map(|payload| HandshakeMessage::decode(payload).unwrap()).collect()
+    }
+
+    fn names(bytes: &[u8]) -> Vec<&'static str> {
+        said(bytes).iter().map(HandshakeMessage::name).collect()
+    }
+
+    fn hear(handshake: &mut Handshake, registry: &mut Registry, message: HandshakeMessage) -> Step {
+        let frame = message.encode().unwrap();
+        handshake.handle_frame(&frame[4..], registry)
+    }
+
+    fn dial(local: EndpointId, connection: u64) -> Handshake {
+        Handshake::dial(ConnectionId(connection), local, Filter::new(["local"]), Duration::ZERO).0
+    }
+
+    fn accept(local: EndpointId, connection: u64) -> Handshake {
+        Handshake::accept(ConnectionId(connection), local, Filter::new(["local"]), Duration::ZERO).0
+    }
+
+    fn hello_of(sender: EndpointId) -> HandshakeMessage {
+        HandshakeMessage::Hello { sender, min_version: 1, max_version: 1 }
+    }
+
+    fn select_of(sender: EndpointId) -> HandshakeMessage {
+        HandshakeMessage::VersionSelect { sender, version: 1 }
+    }
+
+    fn filter() -> Vec<Vec<u8>> {
+        vec![b"remote".to_vec()]
+    }
+
+    fn drop_code(step: &Step) -> u8 {
+        match said(&step.send).as_slice() {
+            [HandshakeMessage::DropConn { code, .. }] => code.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Brings a handshake to each of its states, with what led there.
+    fn states() -> Vec<(&'static str, Handshake, Registry)> {
+        let mut all = vec![
+            ("hello or version_select", dial(SMALL, 1), Registry::default()),
+            ("hello", accept(SMALL, 1), Registry::default()),
+        ];
+        let mut with = |mut handshake: Handshake, mut registry: Registry, messages: Vec<HandshakeMessage>| {
+            for message in messages {
+                assert_eq!(hear(&mut handshake, &mut registry, message).outcome, Outcome::Wait);
+            }
+            all.push((handshake.state.wanted(), handshake, registry));
+        };
+        with(accept(LARGE, 1), Registry::default(), vec![hello_of(SMALL)]);
+        with(accept(LARGE, 1), Registry::default(), vec![hello_of(SMALL), select_of(SMALL)]);
+        with(dial(SMALL, 1), Registry::default(), vec![hello_of(LARGE)]);
+        let syn = HandshakeMessage::OriginatorSyn { filter: filter() };
+        with(dial(LARGE, 1), Registry::default(), vec![select_of(SMALL), syn]);
+        let mut busy = Registry::default();
+        _ = hear(&mut dial(SMALL, 9), &mut busy, hello_of(LARGE));
+        with(accept(SMALL, 1), busy, vec![hello_of(LARGE)]);
+        all
+    }
+
+    #[test]
+    fn every_state_takes_what_is_due_and_ends_at_anything_else() {
+        let messages = || {
+            [
+                hello_of(LARGE),
+                HandshakeMessage::Probe,
+                select_of(SMALL),
+                HandshakeMessage::DropConn { sender: LARGE, code: ErrorCode(4), description: "no".into() },
+                HandshakeMessage::OriginatorSyn { filter: filter() },
+                HandshakeMessage::ResponderSynAck { filter: filter() },
+                HandshakeMessage::OriginatorAck,
+            ]
+        };
+        // For each state, what becomes of the messages above: . goes on, ! ends silently, D refused, = established,
+        // E ends with an answer. Their senders do not fit every state, which is the reason of the odd ones.
+        let table = [
+            ("hello or version_select", "..ED!!!"),
+            ("hello", "..!D!!!"),
+            ("version_select", "!..D!!!"),
+            ("originator_syn", "!!!!.!!"),
+            ("responder_syn_ack", "!!!!!=!"),
+            ("originator_ack", "!!!!!!="),
+            ("the end of another handshake with the same peer", "!.!D!!!"),
+        ];
+        let states = states();
+        assert_eq!(states.len(), table.len());
+        for (number, (name, ..)) in states.iter().enumerate() {
+            let (_, outcomes) = table.iter().find(|(state, _)| state == name).unwrap();
+            for (index, expected) in outcomes.chars().enumerate() {
+                let (_, mut handshake, mut registry) = self::states().remove(number);
+                let step = hear(&mut handshake, &mut registry, messages()[index].clone());
+                let got = match (&step.outcome, step.send.is_empty()) {
+                    (Outcome::Wait, _) => '.',
+                    (Outcome::Established(_), _) => '=',
+                    (Outcome::Failed(HandshakeError::Refused { .. }), true) => 'D',
+                    (Outcome::Failed(HandshakeError::Oneself), true) => 'E',
+                    (Outcome::Failed(_), true) => '!',
+                    (Outcome::Failed(_) | Outcome::Redundant(_), _) => 'X',
+                };
+                assert_eq!(got, expected, "{name} hears {}: {step:?}", messages()[index].name());
+                if got != '.' && got != '=' {
+                    let held = registry.get(LARGE).or(registry.get(SMALL));
+                    assert!(held.is_none_or(|(holder, _)| holder != ConnectionId(1)), "{name}: the claim stays");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn magic_versions_and_tags_are_checked() {
+        let fresh = || (accept(SMALL, 1), Registry::default());
+        for (payload, code) in [
+            (b"\x06NEEK\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x02\x01\x01".as_slice(), 38),
+            (b"\x0d", 20),
+            (b"\x01", 20),
+            (b"\x06ZEEK", 37),
+            (b"", 37),
+            (b"\x0a\x05", 37),
+        ] {
+            let (mut handshake, mut registry) = fresh();
+            let step = handshake.handle_frame(payload, &mut registry);
+            assert!(matches!(step.outcome, Outcome::Failed(HandshakeError::Malformed(_))), "{step:?}");
+            assert_eq!(drop_code(&step), code, "{payload:02x?}");
+        }
+        for (min, max, fine) in [(1, 1, true), (0, 9, true), (2, 3, false), (0, 0, false), (3, 1, false)] {
+            let (mut handshake, mut registry) = fresh();
+            let hello = HandshakeMessage::Hello { sender: LARGE, min_version: min, max_version: max };
+            let step = hear(&mut handshake, &mut registry, hello);
+            assert_eq!(step.outcome == Outcome::Wait, fine, "{min} to {max}");
+            assert!(fine || drop_code(&step) == 2);
+        }
+        let (mut handshake, mut registry) = (dial(LARGE, 1), Registry::default());
+        let step = hear(&mut handshake, &mut registry, HandshakeMessage::VersionSelect { sender: SMALL, version: 2 });
+        assert_eq!(drop_code(&step), 2);
+    }
+
+    #[test]
+    fn ones_own_id_and_odd_ids_are_refused() {
+        let mut registry = Registry::default();
+        let step = hear(&mut accept(SMALL, 1), &mut registry, hello_of(SMALL));
+        assert_eq!(step, Step { send: vec![], outcome: Outcome::Failed(HandshakeError::Oneself) });
+        let step = hear(&mut dial(SMALL, 1), &mut registry, select_of(SMALL));
+        assert_eq!(step.outcome, Outcome::Failed(HandshakeError::Oneself));
+        let step = hear(&mut accept(SMALL, 1), &mut registry, hello_of(EndpointId::NIL));
+        assert_eq!((drop_code(&step), step.outcome), (3, Outcome::Failed(HandshakeError::InvalidId)));
+        let mut changing = accept(LARGE, 1);
+        _ = hear(&mut changing, &mut registry, hello_of(SMALL));
+        let step = hear(&mut changing, &mut registry, select_of(EndpointId([3; 16])));
+        assert_eq!((drop_code(&step), step.outcome), (3, Outcome::Failed(HandshakeError::InvalidId)));
+    }
+
+    /// A peering of `SMALL` with `LARGE` over connection 1, seen from the given end.
+    fn peered(local: EndpointId) -> Registry {
+        let mut registry = Registry::default();
+        if local == SMALL {
+            let mut handshake = dial(SMALL, 1);
+            _ = hear(&mut handshake, &mut registry, hello_of(LARGE));
+            let step = hear(&mut handshake, &mut registry, HandshakeMessage::ResponderSynAck { filter: filter() });
+            assert_eq!(names(&step.send), ["originator_ack"]);
+            assert!(matches!(step.outcome, Outcome::Established(Established { role: Role::Originator, .. })));
+        } else {
+            let mut handshake = accept(LARGE, 1);
+            _ = hear(&mut handshake, &mut registry, hello_of(SMALL));
+            _ = hear(&mut handshake, &mut registry, select_of(SMALL));
+            _ = hear(&mut handshake, &mut registry, HandshakeMessage::OriginatorSyn { filter: filter() });
+            let step = hear(&mut handshake, &mut registry, HandshakeMessage::OriginatorAck);
+            let Outcome::Established(established) = step.outcome else { panic!("{:?}", step.outcome) };
+            assert_eq!((established.remote, established.role), (SMALL, Role::Responder));
+            assert_eq!(established.remote_filter, Filter::new(filter()));
+        }
+        registry
+    }
+
+    #[test]
+    fn the_originator_notices_a_redundant_connection() {
+        let mut registry = peered(SMALL);
+        let step = hear(&mut accept(SMALL, 2), &mut registry, hello_of(LARGE));
+        assert_eq!((drop_code(&step), &step.outcome), (39, &Outcome::Redundant(LARGE)));
+        assert_eq!(registry.get(LARGE), Some((ConnectionId(1), Stage::Peered)));
+        // Once the first has ended, another may come.
+        registry.release(ConnectionId(1));
+        let step = hear(&mut accept(SMALL, 3), &mut registry, hello_of(LARGE));
+        assert_eq!(names(&step.send), ["version_select", "originator_syn"]);
+    }
+
+    #[test]
+    fn the_responder_blames_an_originator_that_did_not() {
+        let mut registry = peered(LARGE);
+        let step = hear(&mut dial(LARGE, 2), &mut registry, select_of(SMALL));
+        assert_eq!((drop_code(&step), &step.outcome), (40, &Outcome::Failed(HandshakeError::Redundant(SMALL))));
+        assert_eq!(registry.get(SMALL), Some((ConnectionId(1), Stage::Peered)));
+    }
+
+    #[test]
+    fn a_parked_handshake_follows_the_other_ones_fate() {
+        for ends_well in [true, false] {
+            let mut registry = Registry::default();
+            let (mut first, mut second) = (dial(SMALL, 1), accept(SMALL, 2));
+            _ = hear(&mut first, &mut registry, hello_of(LARGE));
+            let step = hear(&mut second, &mut registry, hello_of(LARGE));
+            assert_eq!(step, Step { send: vec![], outcome: Outcome::Wait });
+            assert!(second.is_parked() && second.remote() == Some(LARGE));
+            assert_eq!(second.resume(&mut registry).outcome, Outcome::Wait, "the other one still runs");
+            assert!(second.is_parked());
+            if ends_well {
+                _ = hear(&mut first, &mut registry, HandshakeMessage::ResponderSynAck { filter: filter() });
+                let step = second.resume(&mut registry);
+                assert_eq!((drop_code(&step), step.outcome), (39, Outcome::Redundant(LARGE)));
+            } else {
+                _ = hear(&mut first, &mut registry, HandshakeMessage::OriginatorAck);
+                let step = second.resume(&mut registry);
+                assert_eq!(names(&step.send), ["version_select", "originator_syn"]);
+                assert!(!second.is_parked());
+                assert_eq!(registry.get(LARGE), Some((ConnectionId(2), Stage::Connecting)));
+            }
+        }
+    }
+
+    #[test]
+    fn being_told_of_a_redundant_connection_counts_only_if_there_is_one() {
+        let told = |registry: &mut Registry| {
+            let description = "redundant connection".to_owned();
+            let message =
+                HandshakeMessage::DropConn { sender: SMALL, code: ErrorCode::REDUNDANT_CONNECTION, description };
+            hear(&mut dial(LARGE, 2), registry, message).outcome
+        };
+        assert_eq!(told(&mut peered(LARGE)), Outcome::Redundant(SMALL));
+        // The remote has not noticed yet that an earlier connection is gone: try again later.
+        assert!(matches!(told(&mut Registry::default()), Outcome::Failed(HandshakeError::Refused { .. })));
+    }
+
+    #[test]
+    fn nobody_is_let_in_at_shutdown() {
+        let mut registry = Registry::default();
+        registry.close();
+        let step = hear(&mut accept(SMALL, 1), &mut registry, hello_of(LARGE));
+        assert_eq!((drop_code(&step), step.outcome), (28, Outcome::Failed(HandshakeError::ShuttingDown)));
+        let step = hear(&mut dial(LARGE, 2), &mut registry, select_of(SMALL));
+        assert_eq!(drop_code(&step), 28);
+    }
+
+    #[test]
+    fn every_state_ends_at_its_deadline() {
+        for (name, mut handshake, mut registry) in states() {
+            let early = handshake.handle_timeout(DEADLINE - Duration::from_millis(1), &mut registry);
+            assert_eq!(early.outcome, Outcome::Wait);
+            assert_eq!(handshake.deadline(), DEADLINE);
+            let step = handshake.handle_timeout(DEADLINE, &mut registry);
+            assert_eq!(step, Step { send: vec![], outcome: Outcome::Failed(HandshakeError::Timeout { wanted: name }) });
+            assert!(registry.get(LARGE).is_none_or(|(holder, _)| holder != ConnectionId(1)));
+            assert_eq!(handshake.handle_timeout(DEADLINE * 2, &mut registry).outcome, Outcome::Wait);
+        }
+    }
+
+    #[test]
+    fn a_late_frame_does_not_take_the_peering_away() {
+        let mut registry = Registry::default();
+        let mut handshake = dial(SMALL, 1);
+        _ = hear(&mut handshake, &mut registry, hello_of(LARGE));
+        _ = hear(&mut handshake, &mut registry, HandshakeMessage::ResponderSynAck { filter: filter() });
+        let step = hear(&mut handshake, &mut registry, hello_of(LARGE));
+        assert!(matches!(step.outcome, Outcome::Failed(HandshakeError::Unexpected { .. })));
+        assert_eq!(registry.get(LARGE), Some((ConnectionId(1), Stage::Peered)));
+    }
+}

@@ -289,3 +289,190 @@ impl Peering {
             .expect("a control message is our own filter or no longer than a frame that was received")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::handshake::Role;
+    use super::*;
+
+    const LOCAL: EndpointId = EndpointId([0xaa; 16]);
+    const REMOTE: EndpointId = EndpointId([0xbb; 16]);
+    const OTHER: EndpointId = EndpointId([0xcc; 16]);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn peering() -> Peering {
+        let established = Established {
+            local: LOCAL,
+            remote: REMOTE,
+            role: Role::Originator,
+            remote_filter: Filter::new(["zeek/management/agent"]),
+            local_filter: Filter::new(["zeek/management/node"]),
+        };
+        Peering::new(established, Filter::new(["zeek/management/node"]), Options::default(), Duration::ZERO).0
+    }
+
+    fn envelope<'a>(kind: Kind, topic: &'a str, payload: &'a [u8]) -> Envelope<'a> {
+        let topic = topic.as_bytes();
+        Envelope { sender: REMOTE, receiver: EndpointId::NIL, kind, ttl: TTL, topic, payload }
+    }
+
+    fn hear(peering: &mut Peering, envelope: Envelope<'_>) -> Received {
+        let frame = envelope.encode().unwrap();
+        peering.handle_frame(&frame[4..], Duration::ZERO)
+    }
+
+    #[test]
+    fn messages_are_delivered_by_filter_or_by_name_and_never_passed_on() {
+        let mut peering = peering();
+        let data = Data::string("x");
+        let payload = binary::encode(&data);
+        let message =
+            |topic: &str, directed| Received::Message(Message { topic: topic.into(), data: data.clone(), directed });
+        let on_topic = envelope(Kind::Data, "zeek/management/node", &payload);
+        assert_eq!(hear(&mut peering, on_topic), message("zeek/management/node", false));
+        let log = envelope(Kind::Data, "zeek/logs/Broker::LOG", &payload);
+        assert_eq!(hear(&mut peering, log), Received::Ignored(Ignored::NotSubscribed));
+        assert_eq!(hear(&mut peering, Envelope { receiver: LOCAL, ..log }), message("zeek/logs/Broker::LOG", true));
+        let elsewhere = Envelope { receiver: OTHER, ..on_topic };
+        assert_eq!(hear(&mut peering, elsewhere), Received::Ignored(Ignored::NotForUs));
+        assert_eq!(hear(&mut peering, Envelope { sender: LOCAL, ..on_topic }), Received::Ignored(Ignored::Echo));
+        // Broker rewrites the sender at each hop, but what is said counts, not who is named.
+        assert_eq!(
+            hear(&mut peering, Envelope { sender: EndpointId::NIL, ..on_topic }),
+            message("zeek/management/node", false)
+        );
+        let command = envelope(Kind::Command, "s/<$>/data/clone", &[]);
+        assert_eq!(hear(&mut peering, command), Received::Ignored(Ignored::Command));
+    }
+
+    #[test]
+    fn what_is_published_depends_on_the_peers_latest_filter() {
+        let mut peering = peering();
+        let topic = "zeek/management/agent/a1";
+        assert!(peering.publish(topic, &Data::None).unwrap().is_some());
+        assert!(peering.publish("zeek/supervisor", &Data::None).unwrap().is_none());
+        let payload = wire::encode_filter(&[b"zeek/supervisor".to_vec()]);
+        let update = envelope(Kind::RoutingUpdate, CONTROL_TOPIC, &payload);
+        assert_eq!(hear(&mut peering, Envelope { sender: OTHER, ..update }), Received::Ignored(Ignored::NotThePeers));
+        assert!(peering.wants(topic));
+        assert_eq!(hear(&mut peering, Envelope { receiver: LOCAL, ..update }), Received::Filter);
+        assert!(!peering.wants(topic) && peering.wants("zeek/supervisor"));
+        let directed = peering.direct(topic, &Data::None).unwrap();
+        let directed = Envelope::decode(&directed[4..]).unwrap();
+        assert_eq!((directed.sender, directed.receiver), (LOCAL, REMOTE));
+        assert_eq!(peering.publish("x", &Data::None), Ok(None));
+        assert_eq!(peering.direct(&"x".repeat(65536), &Data::None), Err(EncodeError::Topic(65536)));
+    }
+
+    #[test]
+    fn a_change_of_our_filter_is_told_once_in_full() {
+        let mut peering = peering();
+        assert_eq!(peering.subscribe(Filter::new(["zeek/management/node"])), None);
+        let update = peering.subscribe(Filter::new(["b", "a"])).unwrap();
+        let update = Envelope::decode(&update[4..]).unwrap();
+        assert_eq!((update.kind, update.receiver, update.topic), (Kind::RoutingUpdate, REMOTE, b"<$>".as_slice()));
+        assert_eq!(wire::decode_filter(update.payload).unwrap(), [b"a", b"b"]);
+        assert_eq!(peering.subscribe(Filter::new(["a", "b"])), None);
+    }
+
+    #[test]
+    fn a_filter_that_changed_during_the_handshake_is_told_first() {
+        let established = Established {
+            local: LOCAL,
+            remote: REMOTE,
+            role: Role::Originator,
+            remote_filter: Filter::default(),
+            local_filter: Filter::new(["a"]),
+        };
+        let (_, update) = Peering::new(established, Filter::new(["a", "b"]), Options::default(), Duration::ZERO);
+        let update = update.unwrap();
+        assert_eq!(Envelope::decode(&update[4..]).unwrap().kind, Kind::RoutingUpdate);
+    }
+
+    #[test]
+    fn every_ping_is_answered_to_its_sender() {
+        let mut peering = peering();
+        for (sender, payload, bye) in
+            [(REMOTE, b"BYE\x01\0\0\0\0\0\0\x10".as_slice(), true), (REMOTE, b"", false), (OTHER, b"hello", false)]
+        {
+            let ping = Envelope { sender, receiver: LOCAL, ..envelope(Kind::Ping, CONTROL_TOPIC, payload) };
+            let Received::Reply { frame, bye: said } = hear(&mut peering, ping) else { panic!("no answer") };
+            let pong = Envelope::decode(&frame[4..]).unwrap();
+            let expected = Envelope { sender: LOCAL, receiver: sender, kind: Kind::Pong, ..ping };
+            assert_eq!((pong, said), (expected, bye));
+        }
+    }
+
+    #[test]
+    fn bad_frames_are_skipped_one_by_one() {
+        let mut peering = peering();
+        let skipped = |received| match received {
+            Received::Skipped(why) => why.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(skipped(peering.handle_frame(&[0; 36], Duration::ZERO)), "a frame is no envelope");
+        let mut strange = envelope(Kind::Data, "x", &[]).encode().unwrap().split_off(4);
+        strange[32] = 9;
+        assert_eq!(skipped(peering.handle_frame(&strange, Duration::ZERO)), "a frame is no envelope");
+        let topic = "zeek/management/node";
+        for bad in [&[][..], &[0x0f], &[0, 0], &[0x0c, 2, 0, 0], &[8, 0, 80, 9]] {
+            let data = envelope(Kind::Data, topic, bad);
+            assert_eq!(skipped(hear(&mut peering, data)), "a message's data cannot be read");
+        }
+        let update = envelope(Kind::RoutingUpdate, CONTROL_TOPIC, &[0xff, 0xff, 0xff, 0xff, 0x0f]);
+        assert_eq!(skipped(hear(&mut peering, update)), "a routing update cannot be read");
+        let topic = Envelope { receiver: LOCAL, topic: &[0xff], ..envelope(Kind::Data, "", &[0]) };
+        assert_eq!(skipped(hear(&mut peering, topic)), "a topic is not UTF-8");
+        assert!(peering.wants("zeek/management/agent/a1"), "nothing of it had an effect");
+    }
+
+    #[test]
+    fn silence_is_asked_about_and_then_taken_for_death() {
+        let mut peering = peering();
+        assert_eq!(peering.next_timeout(), seconds(10));
+        assert_eq!(peering.handle_timeout(seconds(9)), Due::Nothing);
+        let Due::Ping(ping) = peering.handle_timeout(seconds(10)) else { panic!("no ping") };
+        let ping = Envelope::decode(&ping[4..]).unwrap();
+        assert!(ping.kind == Kind::Ping && !ping.payload.is_empty() && !ping.payload.starts_with(BYE));
+        // The answer, or anything else, starts the clock again.
+        let pong = Envelope { sender: REMOTE, receiver: LOCAL, kind: Kind::Pong, ..ping }.encode().unwrap();
+        assert_eq!(peering.handle_frame(&pong[4..], seconds(11)), Received::Alive);
+        assert_eq!(peering.next_timeout(), seconds(21));
+        let mut pings = 0;
+        loop {
+            let now = peering.next_timeout();
+            match peering.handle_timeout(now) {
+                Due::Ping(_) => pings += 1,
+                Due::Dead { silent } => {
+                    assert_eq!((now, silent), (seconds(11 + 45), seconds(45)));
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(pings, 4);
+    }
+
+    #[test]
+    fn a_bye_ends_with_its_answer_or_after_three_seconds() {
+        let mut leaving = peering();
+        let ping = leaving.leave(7, seconds(1));
+        let ping = Envelope::decode(&ping[4..]).unwrap();
+        assert_eq!((ping.kind, ping.payload), (Kind::Ping, b"BYE\0\0\0\0\0\0\0\x07".as_slice()));
+        assert_eq!((leaving.next_timeout(), leaving.handle_timeout(seconds(3))), (seconds(4), Due::Nothing));
+        let pong = |payload| Envelope { receiver: LOCAL, ..envelope(Kind::Pong, CONTROL_TOPIC, payload) };
+        let answer = hear(&mut leaving, pong(b"BYE\0\0\0\0\0\0\0\x08"));
+        assert_eq!(answer, Received::Ignored(Ignored::StrayPong));
+        // Until the answer comes, work goes on.
+        let payload = binary::encode(&Data::None);
+        let message = hear(&mut leaving, envelope(Kind::Data, "zeek/management/node", &payload));
+        assert!(matches!(message, Received::Message(_)));
+        assert_eq!(hear(&mut leaving, pong(b"BYE\0\0\0\0\0\0\0\x07")), Received::Left);
+        let mut unanswered = peering();
+        _ = unanswered.leave(7, seconds(1));
+        assert_eq!(unanswered.handle_timeout(seconds(4)), Due::Left);
+    }
+}
