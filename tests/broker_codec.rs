@@ -1,6 +1,9 @@
 //! Broker's codecs, handshake and peering and both dialects of the event API, against bytes recorded from Broker 2.8.0
 //! and Zeek 8.0.10, against random values, and against hostile input.
 
+// Clippy's exemption for tests ends at functions that only help them.
+#![allow(clippy::unwrap_used)]
+
 #[path = "broker_codec/generators.rs"]
 mod generators;
 #[path = "broker_codec/hostile.rs"]

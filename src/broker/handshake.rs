@@ -120,7 +120,8 @@ pub enum Outcome {
     /// Go on reading.
     Wait,
     Established(Established),
-    /// There is a peering with this endpoint already: close, and see the attempt as satisfied.
+    /// There is a peering with this endpoint already: close, and see the attempt as satisfied. If the remote dialled, it
+    /// may know better: [`doubt`](super::peering::Peering::doubt) the peering.
     Redundant(EndpointId),
     Failed(HandshakeError),
 }

@@ -24,6 +24,8 @@ pub struct Options {
     pub ping_after: Duration,
     /// Silence after which the peering is dead.
     pub dead_after: Duration,
+    /// The same once there is reason to [`doubt`](Peering::doubt).
+    pub dead_in_doubt: Duration,
     /// How long to wait for the answer to our BYE (Broker: 3 s).
     pub bye_timeout: Duration,
     pub limits: binary::Limits,
@@ -34,6 +36,7 @@ impl Default for Options {
         Self {
             ping_after: Duration::from_secs(10),
             dead_after: Duration::from_secs(45),
+            dead_in_doubt: Duration::from_secs(5),
             bye_timeout: Duration::from_secs(3),
             limits: binary::Limits::default(),
         }
@@ -123,6 +126,8 @@ pub struct Peering {
     options: Options,
     heard: Duration,
     asked: Option<Duration>,
+    /// When the peering is dead unless something is heard before.
+    doubted: Option<Duration>,
     pings: u64,
     leaving: Option<(Vec<u8>, Duration)>,
 }
@@ -140,6 +145,7 @@ impl Peering {
             options,
             heard: now,
             asked: None,
+            doubted: None,
             pings: 0,
             leaving: None,
         };
@@ -198,9 +204,31 @@ impl Peering {
             Some((_, deadline)) => *deadline,
             None => {
                 let ask = self.asked.unwrap_or(self.heard).max(self.heard).saturating_add(self.options.ping_after);
-                ask.min(self.heard.saturating_add(self.options.dead_after))
+                ask.min(self.dies())
             }
         }
+    }
+
+    fn dies(&self) -> Duration {
+        let dies = self.heard.saturating_add(self.options.dead_after);
+        self.doubted.map_or(dies, |doubted| doubted.min(dies))
+    }
+
+    /// The remote opens another connection, as if it knew of none: this one may be dead without our having noticed, and
+    /// stands in the way of the new one. Returns the ping to write, if that has not been done yet.
+    pub fn doubt(&mut self, now: Duration) -> Option<Vec<u8>> {
+        if self.doubted.is_some() || self.leaving.is_some() {
+            return None;
+        }
+        self.doubted = Some(now.saturating_add(self.options.dead_in_doubt));
+        Some(self.ask(now))
+    }
+
+    fn ask(&mut self, now: Duration) -> Vec<u8> {
+        self.asked = Some(now);
+        self.pings += 1;
+        let payload = [ALIVE, &self.pings.to_be_bytes()].concat();
+        self.control(Kind::Ping, self.remote, &payload)
     }
 
     pub fn handle_timeout(&mut self, now: Duration) -> Due {
@@ -210,19 +238,16 @@ impl Peering {
         if self.leaving.is_some() {
             return Due::Left;
         }
-        let silent = now.saturating_sub(self.heard);
-        if silent >= self.options.dead_after {
-            return Due::Dead { silent };
+        if now >= self.dies() {
+            return Due::Dead { silent: now.saturating_sub(self.heard) };
         }
-        self.asked = Some(now);
-        self.pings += 1;
-        let payload = [ALIVE, &self.pings.to_be_bytes()].concat();
-        Due::Ping(self.control(Kind::Ping, self.remote, &payload))
+        Due::Ping(self.ask(now))
     }
 
     /// The peer sent a frame too long to be read: it lives.
     pub fn heard(&mut self, now: Duration) {
         self.heard = self.heard.max(now);
+        self.doubted = None;
     }
 
     /// Takes in the payload of a frame.
@@ -454,6 +479,23 @@ mod tests {
             }
         }
         assert_eq!(pings, 4);
+    }
+
+    #[test]
+    fn a_peering_in_doubt_has_five_seconds() {
+        let pong = |ping: &[u8]| {
+            let ping = Envelope::decode(&ping[4..]).unwrap();
+            Envelope { sender: REMOTE, receiver: LOCAL, kind: Kind::Pong, ..ping }.encode().unwrap()
+        };
+        let mut alive = peering();
+        let ping = alive.doubt(seconds(1)).unwrap();
+        assert_eq!((alive.doubt(seconds(2)), alive.next_timeout()), (None, seconds(6)));
+        assert_eq!(alive.handle_frame(&pong(&ping)[4..], seconds(3)), Received::Alive);
+        assert_eq!(alive.next_timeout(), seconds(13));
+        let mut dead = peering();
+        _ = dead.doubt(seconds(1)).unwrap();
+        assert_eq!(dead.handle_timeout(seconds(5)), Due::Nothing);
+        assert_eq!(dead.handle_timeout(seconds(6)), Due::Dead { silent: seconds(6) });
     }
 
     #[test]

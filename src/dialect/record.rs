@@ -157,7 +157,11 @@ fn environment(data: &Data) -> Read<BTreeMap<String, String>> {
         Data::Table(table) => {
             let entry = |(key, value)| {
                 let key = string(key)?;
-                let value = string(value).map_err(|mismatch| mismatch.inside(&format!("[{key:?}]")))?;
+                let named = |mismatch: Mismatch| {
+                    let key: String = key.chars().take(64).collect();
+                    mismatch.inside(&format!("[{key:?}]"))
+                };
+                let value = string(value).map_err(named)?;
                 Ok((key, value))
             };
             table.as_slice().iter().map(|(key, value)| entry((key, value))).collect()

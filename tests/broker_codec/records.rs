@@ -68,7 +68,7 @@ fn nodes_of_every_release_are_read() {
     assert_eq!(nodes_of(&deploy([vector(old_node())])), [expected_node()]);
     let since_7 = [old_node(), vec![port("9000/tcp")]].concat();
     let expected = Node { metrics_port: Some(Port::tcp(9000)), ..expected_node() };
-    assert_eq!(nodes_of(&deploy([vector(since_7.clone())])), [expected.clone()]);
+    assert_eq!(nodes_of(&deploy([vector(since_7.clone())])), std::slice::from_ref(&expected));
     let of_a_release_to_come = [since_7, vec![text("?"), Data::None]].concat();
     assert_eq!(nodes_of(&deploy([vector(of_a_release_to_come)])), [expected]);
     let mut unset = old_node();
@@ -351,6 +351,23 @@ fn the_seed_has_no_pending() {
     let modern = dialect::notification(Dialect::Management, &hello, &local).unwrap();
     assert_eq!(modern.args, [text("a1"), text("e"), Data::Boolean(false), Data::Count(1)]);
     assert!(dialect::notification(Dialect::Operator, &hello, &local).is_err());
+}
+
+#[test]
+fn notes_carry_instance_message_and_node() {
+    let local = Local { host: [0, 0, 0, 0].into(), endpoint: String::new(), connecting: true };
+    let note = ("a1".to_owned(), "hello".to_owned(), String::new());
+    let (instance, msg, node) = note.clone();
+    let log = Notification::NotifyLog { instance, msg, node };
+    let (instance, msg, node) = note;
+    let error = Notification::NotifyError { instance, msg, node };
+    for (dialect, module) in [(Dialect::ClusterAgent, "ClusterAgent"), (Dialect::Management, "Management::Agent")] {
+        for (notification, name) in [(&log, "notify_log"), (&error, "notify_error")] {
+            let event = dialect::notification(dialect, notification, &local).unwrap();
+            let expected = Event::new(format!("{module}::API::{name}"), vec![text("a1"), text("hello"), text("")]);
+            assert_eq!(event, expected);
+        }
+    }
 }
 
 #[test]
