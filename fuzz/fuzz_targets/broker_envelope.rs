@@ -1,6 +1,9 @@
+//! Any bytes as an envelope, and as what a peer says.
 #![no_main]
 
-#[path = "../bodies/broker_envelope.rs"]
-mod body;
+use libfuzzer_sys::fuzz_target;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));
+#[path = "../properties/broker_envelope.rs"]
+mod broker_envelope;
+
+fuzz_target!(|bytes: &[u8]| broker_envelope::holds(bytes));

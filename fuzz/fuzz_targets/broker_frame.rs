@@ -1,6 +1,9 @@
+//! Any bytes as a stream of frames, cut anywhere.
 #![no_main]
 
-#[path = "../bodies/broker_frame.rs"]
-mod body;
+use libfuzzer_sys::fuzz_target;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));
+#[path = "../properties/broker_frame.rs"]
+mod broker_frame;
+
+fuzz_target!(|bytes: &[u8]| broker_frame::holds(bytes));

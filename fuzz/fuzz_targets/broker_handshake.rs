@@ -1,6 +1,9 @@
+//! Any bytes as a handshake message, and as a conversation.
 #![no_main]
 
-#[path = "../bodies/broker_handshake.rs"]
-mod body;
+use libfuzzer_sys::fuzz_target;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));
+#[path = "../properties/broker_handshake.rs"]
+mod broker_handshake;
+
+fuzz_target!(|bytes: &[u8]| broker_handshake::holds(bytes));

@@ -1,6 +1,9 @@
+//! Any bytes as a message of the WebSocket API.
 #![no_main]
 
-#[path = "../bodies/broker_json.rs"]
-mod body;
+use libfuzzer_sys::fuzz_target;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));
+#[path = "../properties/broker_json.rs"]
+mod broker_json;
+
+fuzz_target!(|bytes: &[u8]| broker_json::holds(bytes));

@@ -1,6 +1,9 @@
+//! Any bytes as a Broker value.
 #![no_main]
 
-#[path = "../bodies/broker_value.rs"]
-mod body;
+use libfuzzer_sys::fuzz_target;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));
+#[path = "../properties/broker_value.rs"]
+mod broker_value;
+
+fuzz_target!(|bytes: &[u8]| broker_value::holds(bytes));

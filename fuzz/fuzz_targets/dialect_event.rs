@@ -1,6 +1,9 @@
+//! Any bytes as an event, in either encoding.
 #![no_main]
 
-#[path = "../bodies/dialect_event.rs"]
-mod body;
+use libfuzzer_sys::fuzz_target;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));
+#[path = "../properties/dialect_event.rs"]
+mod dialect_event;
+
+fuzz_target!(|bytes: &[u8]| dialect_event::holds(bytes));

@@ -9,27 +9,27 @@ use zeek_cluster_agent::broker::binary::{self, Problem};
 use zeek_cluster_agent::broker::json;
 use zeek_cluster_agent::broker::wire::{Envelope, HandshakeMessage};
 
-#[path = "../../fuzz/bodies/broker_envelope.rs"]
+#[path = "../../fuzz/properties/broker_envelope.rs"]
 mod broker_envelope;
-#[path = "../../fuzz/bodies/broker_frame.rs"]
+#[path = "../../fuzz/properties/broker_frame.rs"]
 mod broker_frame;
-#[path = "../../fuzz/bodies/broker_handshake.rs"]
+#[path = "../../fuzz/properties/broker_handshake.rs"]
 mod broker_handshake;
-#[path = "../../fuzz/bodies/broker_json.rs"]
+#[path = "../../fuzz/properties/broker_json.rs"]
 mod broker_json;
-#[path = "../../fuzz/bodies/broker_value.rs"]
+#[path = "../../fuzz/properties/broker_value.rs"]
 mod broker_value;
-#[path = "../../fuzz/bodies/dialect_event.rs"]
+#[path = "../../fuzz/properties/dialect_event.rs"]
 pub mod dialect_event;
 
-type Body = fn(&[u8]);
-const BODIES: [(&str, Body); 6] = [
-    ("broker_frame", broker_frame::run),
-    ("broker_handshake", broker_handshake::run),
-    ("broker_envelope", broker_envelope::run),
-    ("broker_value", broker_value::run),
-    ("broker_json", broker_json::run),
-    ("dialect_event", dialect_event::run),
+type Property = fn(&[u8]);
+const PROPERTIES: [(&str, Property); 6] = [
+    ("broker_frame", broker_frame::holds),
+    ("broker_handshake", broker_handshake::holds),
+    ("broker_envelope", broker_envelope::holds),
+    ("broker_value", broker_value::holds),
+    ("broker_json", broker_json::holds),
+    ("dialect_event", dialect_event::holds),
 ];
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
@@ -42,18 +42,18 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 
 #[test]
 fn the_corpora_of_the_fuzz_targets_pass() {
-    for (target, body) in BODIES {
+    for (target, property) in PROPERTIES {
         let inputs = corpus(target);
         assert!(inputs.len() > 5, "{target} has {} inputs", inputs.len());
-        inputs.iter().for_each(|input| body(input));
+        inputs.iter().for_each(|input| property(input));
     }
 }
 
 #[test]
 fn whatever_is_cut_short_is_an_error_and_no_more() {
-    for (target, body) in BODIES {
+    for (target, property) in PROPERTIES {
         for input in corpus(target) {
-            (0..input.len()).for_each(|length| body(&input[..length]));
+            (0..input.len()).for_each(|length| property(&input[..length]));
         }
     }
     let limits = binary::Limits::default();
@@ -146,18 +146,18 @@ proptest! {
 
     #[test]
     fn random_changes_to_real_input_do_no_harm(
-        target in 0..BODIES.len(),
+        target in 0..PROPERTIES.len(),
         input in any::<prop::sample::Index>(),
         changes in prop::collection::vec(change(), 1..6),
     ) {
-        let (name, body) = BODIES[target];
+        let (name, property) = PROPERTIES[target];
         let inputs = corpus(name);
-        body(&changed(input.get(&inputs).clone(), &changes));
+        property(&changed(input.get(&inputs).clone(), &changes));
     }
 
     #[test]
     fn random_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        BODIES.iter().for_each(|(_, body)| body(&bytes));
+        PROPERTIES.iter().for_each(|(_, property)| property(&bytes));
     }
 }
 
@@ -196,8 +196,8 @@ fn the_worst_input_is_bounded_in_memory_and_time() {
 
     let limits = json::Limits::default();
     let fill = |piece: &str| {
-        let body = piece.repeat((limits.bytes - 64) / piece.len());
-        format!("{{\"@data-type\":\"vector\",\"data\":[{}]}}", body.trim_end_matches(','))
+        let property = piece.repeat((limits.bytes - 64) / piece.len());
+        format!("{{\"@data-type\":\"vector\",\"data\":[{}]}}", property.trim_end_matches(','))
     };
     for piece in [
         "0,",

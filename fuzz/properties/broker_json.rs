@@ -3,7 +3,7 @@ use zeek_cluster_agent::broker::json::{
 };
 
 /// What is read and can be written is JSON to others, and reads the same again.
-pub fn run(data: &[u8]) {
+pub fn holds(data: &[u8]) {
     let limits = Limits::default();
     if let Ok(value) = read_value(data, &limits)
         && let Ok(written) = write_value(&value)

@@ -1,7 +1,7 @@
 use zeek_cluster_agent::broker::binary::{Limits, decode, encode};
 
 /// What decodes encodes to an equal value, canonically: encoding that again changes nothing.
-pub fn run(data: &[u8]) {
+pub fn holds(data: &[u8]) {
     let limits = Limits::default();
     if let Ok(value) = decode(data, &limits) {
         let canonical = encode(&value);

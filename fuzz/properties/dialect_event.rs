@@ -28,7 +28,7 @@ pub fn encode(decoded: &Decoded) -> Event {
 }
 
 /// What is understood is understood the same when we say it; what is not gives an error or an answer that can be sent.
-pub fn run(data: &[u8]) {
+pub fn holds(data: &[u8]) {
     let value = match data.first() {
         Some(b'{') => json::read_value(data, &json::Limits::default()).ok(),
         _ => decode(data, &Limits::default()).ok(),

@@ -4,7 +4,7 @@ use zeek_cluster_agent::broker::handshake::{ConnectionId, Handshake, Outcome, Re
 use zeek_cluster_agent::broker::wire::{EndpointId, Filter, Frame, FrameReader, HandshakeMessage};
 
 /// What decodes encodes to an equal message, and a stream of frames leads a handshake to an end and never further.
-pub fn run(data: &[u8]) {
+pub fn holds(data: &[u8]) {
     if let Ok(message) = HandshakeMessage::decode(data) {
         let again = message.encode().expect("what was received can be sent");
         assert_eq!(HandshakeMessage::decode(&again[4..]).as_ref(), Ok(&message));

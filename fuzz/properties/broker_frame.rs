@@ -1,7 +1,7 @@
 use zeek_cluster_agent::broker::wire::{Frame, FrameReader};
 
 /// However a stream is cut, the same frames come out, and no more is held than was fed.
-pub fn run(data: &[u8]) {
+pub fn holds(data: &[u8]) {
     let Some((shape, stream)) = data.split_first() else { return };
     let frames = |size: usize| {
         let mut reader = FrameReader::new(64);

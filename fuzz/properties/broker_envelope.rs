@@ -5,7 +5,7 @@ use zeek_cluster_agent::broker::peering::{Options, Peering, Received};
 use zeek_cluster_agent::broker::wire::{self, EndpointId, Envelope, Filter};
 
 /// What decodes encodes to the same bytes; a peering takes any frame and answers pings with pongs.
-pub fn run(data: &[u8]) {
+pub fn holds(data: &[u8]) {
     if let Ok(envelope) = Envelope::decode(data) {
         assert_eq!(&envelope.encode().expect("what was received can be sent")[4..], data);
         if let Ok(topics) = wire::decode_filter(envelope.payload) {
