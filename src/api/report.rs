@@ -61,3 +61,16 @@ pub struct NodeReport {
     /// What keeps it from RUNNING, in words.
     pub note: Option<String>,
 }
+
+/// What `journal verify` found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Entries that were read and are whole.
+    pub entries: u64,
+    /// The first and the newest entry; 0 in an empty journal.
+    pub first: u64,
+    pub last: u64,
+    /// What is wrong, one line each; empty means that every record decodes, the sequence has no gap, indexes agree and
+    /// digests match.
+    pub problems: Vec<String>,
+}

@@ -1,5 +1,41 @@
 //! The journal: every fact worth surviving a crash, durable before anything follows from it.
 //!
-//! [`entry`] has the facts and the seal that keeps effects back until their facts are durable.
+//! [`entry`] has the facts and the seal that keeps effects back until their facts are durable. [`Journal`] is the open
+//! journal, with one writer; [`Reader`] reads it beside the writer or offline ([`inspect`]). [`identity`] and [`lock`]
+//! say whose the directory is, and who is in it.
+//!
+//! ```text
+//! entries, records ──► batch ──► codec, keys ──► store (sled)         write: writer
+//! recovered, rows, problems ◄── recover, rows, verify ◄── table ◄──┘  read: open, reader, inspect
+//! ```
+//!
+//! Not its business: what entries mean, when to commit, what to do about a condition that it reports.
 
+mod batch;
+mod codec;
 pub mod entry;
+pub mod identity;
+pub mod inspect;
+mod keys;
+pub mod lock;
+mod mark;
+pub mod memory;
+pub mod open;
+pub mod reader;
+mod recover;
+mod rows;
+mod salvage;
+mod space;
+mod store;
+mod table;
+mod verify;
+mod versions;
+mod writer;
+
+pub use codec::{DecodeError, EncodeError, try_decode};
+pub use open::{Condition, OpenError, Opened, Options};
+pub use reader::Reader;
+pub use space::Space;
+pub use store::StorageError;
+pub use table::ReadError;
+pub use writer::{CommitError, Journal, Stats};

@@ -1,0 +1,52 @@
+//! What holds for any bytes read as a cluster file; asserted by the fuzz targets and by the test that replays their corpus.
+
+use zeek_cluster_agent::api::configuration::Configuration;
+use zeek_cluster_agent::api::ids::InstanceName;
+use zeek_cluster_agent::api::validate::{self, HostFacts};
+use zeek_cluster_agent::cluster_file::{self, Format, LISTED_LIMIT, WriteError};
+
+/// Reading never panics, gives the same each time, and what it gives can be checked, written, and read again.
+pub fn holds(text: &[u8], format: Format) {
+    let ours = InstanceName::new("agent-1").expect("a good name");
+    let read = |text: &[u8]| cluster_file::read(text, "file", Some(format), Some(&ours));
+    let config = match read(text) {
+        Ok(config) => config,
+        Err(errors) => {
+            assert!((1..=LISTED_LIMIT + 1).contains(&errors.len()), "{} errors", errors.len());
+            assert!(errors.iter().all(|error| !error.to_string().contains('\n')), "{errors:?}");
+            return;
+        }
+    };
+    assert_eq!(read(text).as_ref(), Ok(&config), "the second time");
+    assert_eq!(config.clone().canonical(), config, "in canonical order");
+    let report = validate::check(&config, &HostFacts { instance: &ours, cpus: 4 });
+    assert!(report.problems.len() <= validate::LISTED_LIMIT + 1);
+    assert!(!report.to_string().contains('\n'), "{report}");
+    if report.is_valid() {
+        validate::resolve_hosts(config.clone(), &ours).expect("a valid configuration has hosts that resolve");
+    }
+    comes_back(&config, Format::Json, |_| false);
+    // INI has limits, which JSON goes beyond. What was INI fits, but for instances that only nodes name: these names
+    // were values, and become keys.
+    comes_back(&config, Format::Ini, |place| format == Format::Json || place.starts_with("instance "));
+}
+
+fn comes_back(config: &Configuration, format: Format, may_not_fit: impl Fn(&str) -> bool) {
+    match cluster_file::write(config, format) {
+        Ok(text) => {
+            let mut expected = config.clone();
+            if format == Format::Ini {
+                expected.id = cluster_file::content_id(config);
+            }
+            assert_eq!(cluster_file::read(text.as_bytes(), "copy", None, None), Ok(expected), "{text}");
+        }
+        Err(errors) => {
+            let expected = |error: &WriteError| match error {
+                WriteError::TooLarge { .. } => true,
+                WriteError::NotInIni { place, .. } => may_not_fit(place),
+                WriteError::NotTcp { .. } => false,
+            };
+            assert!(errors.iter().all(expected), "{errors:?}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What the control socket asks, the agent answers here: requests become inputs, questions are put to the driver.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::api::audit::{Filter, Page};
+use crate::api::event::{Incoming, Request, Route, Source};
+use crate::api::ids::{NodeName, Seq};
+use crate::api::report::{JournalReport, StatusReport, VerifyReport};
+use crate::api::time::{Now, Timestamp};
+use crate::control::logs;
+use crate::control::message::{LogChunk, LogQuery};
+use crate::control::server::{self, Credentials, Refusal};
+use crate::journal::{Journal, Reader};
+use crate::lifecycle::{Effect, Input, Lifecycle};
+use crate::supervisor;
+
+use super::clock;
+use super::driver::{Question, Refusing};
+use super::effects::Topics;
+
+/// The agent, as its transports see it.
+pub(super) struct Door {
+    pub inputs: mpsc::Sender<Input>,
+    pub questions: mpsc::Sender<Question>,
+    pub peers: watch::Sender<bool>,
+    pub control: server::Handle,
+    pub reader: Reader,
+    pub refusing: Refusing,
+    pub topics: Topics,
+    pub supervisor: supervisor::Handle,
+    pub about: About,
+    /// Requests that were not taken in.
+    pub refused: AtomicU64,
+}
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    pub name: String,
+    pub state_dir: PathBuf,
+    pub node_dir: PathBuf,
+    pub started_at: Timestamp,
+    pub warnings: Vec<String>,
+}
+
+impl Door {
+    /// Puts a question to the driver; `None` if the agent is ending.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Lifecycle, &Journal<Effect>, Now) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let question: Question = Box::new(move |core, journal, now| {
+            // Who asked may have gone; then nobody misses the answer.
+            let _ = answer.send(question(core, journal, now));
+        });
+        self.questions.send(question).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Tells the driver something it need not know at once. When even that does not fit, it is overloaded and what is
+    /// lost here is made good: an undelivered mark sends a response once more, a dead route is found dead when used.
+    fn tell(&self, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(input)) = self.inputs.try_send(input) {
+            tracing::warn!(?input, "the driver is busy; this was not noted");
+        }
+    }
+
+    fn look_for_peers(&self) {
+        let any = [&self.topics.management, &self.topics.cluster_agent]
+            .into_iter()
+            .any(|topic| self.control.has_subscriber(topic));
+        self.peers.send_if_modified(|known| std::mem::replace(known, any) != any);
+    }
+}
+
+impl server::Agent for Door {
+    fn request(&self, incoming: Incoming) -> Result<(), Refusal> {
+        let refusal = |reason: &str| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(reqid = %incoming.reqid, event = incoming.request.event(), "request refused: {reason}");
+            Refusal { reason: reason.to_owned() }
+        };
+        if let Request::GetNodes {} = incoming.request {
+            // A shim that has stopped answering is found out by asking; the next get_nodes shows it.
+            self.supervisor.ping();
+        }
+        let input = Input::Request { incoming: Box::new(incoming.clone()), known: None };
+        match self.inputs.try_send(input) {
+            Ok(()) => Ok(()),
+            // While nothing can be journaled the driver takes no inputs, and this is why.
+            Err(mpsc::error::TrySendError::Full(_)) => match self.refusing.reason() {
+                Some(reason) => Err(refusal(&reason)),
+                None => Err(refusal("busy: too many requests at once; try again")),
+            },
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(refusal("the agent is stopping")),
+        }
+    }
+
+    fn malformed(&self, source: Source, event: String, error: String) {
+        self.tell(Input::Malformed { source, event, error });
+    }
+
+    fn delivered(&self, route: Route) {
+        self.tell(Input::Delivered { route });
+    }
+
+    fn disconnected(&self, connection: u64) {
+        self.tell(Input::Disconnected { connection });
+        self.look_for_peers();
+    }
+
+    fn subscribed(&self, _connection: u64, _topics: &[String]) {
+        self.look_for_peers();
+    }
+
+    fn check_in(&self, node: NodeName, _: Credentials) -> Result<(), String> {
+        self.inputs
+            .try_send(Input::CheckedIn { node })
+            .map_err(|_| "the agent is busy or stopping; say it again".to_owned())
+    }
+
+    async fn status(&self) -> StatusReport {
+        self.supervisor.ping();
+        let refused = self.refused.load(Ordering::Relaxed);
+        let (about, refusing) = (self.about.clone(), self.refusing.reason());
+        let report = self.ask(move |core, journal, now| status(&about, refused, refusing, core, journal, now)).await;
+        report.unwrap_or_else(|| stopping(&self.about, refused))
+    }
+
+    async fn page(&self, filter: Filter, cursor: Option<Seq>) -> Result<Page, String> {
+        let reader = self.reader.clone();
+        let page = tokio::task::spawn_blocking(move || reader.page(&filter, cursor));
+        match page.await {
+            Ok(page) => page.map_err(|error| chain(&error)),
+            Err(error) => Err(format!("reading the journal failed: {error}")),
+        }
+    }
+
+    async fn verify(&self) -> Result<VerifyReport, String> {
+        let reader = self.reader.clone();
+        match tokio::task::spawn_blocking(move || reader.verify()).await {
+            Ok(report) => report.map_err(|error| chain(&error)),
+            Err(error) => Err(format!("verifying the journal failed: {error}")),
+        }
+    }
+
+    async fn logs(&self, node: NodeName, query: LogQuery) -> Result<LogChunk, String> {
+        let directory = self.about.node_dir.join(node.as_str());
+        match tokio::task::spawn_blocking(move || logs::read(&directory, &query)).await {
+            Ok(chunk) => chunk.map_err(|error| chain(&error)),
+            Err(error) => Err(format!("reading the node's output failed: {error}")),
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn status(
+    about: &About,
+    refused: u64,
+    refusing: Option<String>,
+    core: &Lifecycle,
+    journal: &Journal<Effect>,
+    now: Now,
+) -> StatusReport {
+    let stats = journal.stats();
+    StatusReport {
+        serving: core.is_serving(),
+        hold: core.hold().map(str::to_owned),
+        configuration: core.configuration_id().map(str::to_owned),
+        journal: JournalReport {
+            last: stats.last.0,
+            commits: stats.commits,
+            commit_ms_p99: stats.commit_ms_p99,
+            open_ms: stats.open_ms,
+            bytes_on_disk: stats.bytes_on_disk,
+            free_bytes: journal.space().map_or(0, |space| space.free),
+            refusing,
+        },
+        nodes: core.node_reports(now),
+        unfinished: core.durable().unfinished.len() as u64,
+        ..stopping(about, refused)
+    }
+}
+
+/// What can be said without the driver.
+fn stopping(about: &About, refused: u64) -> StatusReport {
+    StatusReport {
+        name: about.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        state_dir: about.state_dir.display().to_string(),
+        started_at: clock::rfc3339(about.started_at),
+        serving: false,
+        hold: None,
+        configuration: None,
+        journal: JournalReport {
+            last: 0,
+            commits: 0,
+            commit_ms_p99: 0.0,
+            open_ms: 0.0,
+            bytes_on_disk: 0,
+            free_bytes: 0,
+            refusing: None,
+        },
+        nodes: Vec::new(),
+        unfinished: 0,
+        refused,
+        warnings: about.warnings.clone(),
+    }
+}

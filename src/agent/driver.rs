@@ -1,0 +1,307 @@
+//! The one owner of the core and of the journal: input in, commit, effects out.
+//!
+//! It runs on a thread of its own, since commits block. A turn takes in one input and whatever else has gathered, up to
+//! [`BATCH`]; decides and applies each in memory; commits once; lets the effects go. While it commits, the next batch
+//! gathers in the channels. A failed commit ends the process: memory runs ahead of the disk, and only a restart finds
+//! out what is durable.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::api::event::Incoming;
+use crate::api::supervision::NodeEvent;
+use crate::api::time::Now;
+#[cfg(feature = "crash-points")]
+use crate::journal::entry::Entry;
+use crate::journal::entry::Sealed;
+use crate::journal::{CommitError, Journal, ReadError, Space};
+use crate::lifecycle::{Effect, Input, Lifecycle};
+
+use super::clock;
+use super::effects::Performer;
+
+/// Inputs decided on before a commit: enough to share one fdatasync among all that a busy controller has in flight, few
+/// enough that the first of them does not wait noticeably for the last.
+const BATCH: usize = 256;
+/// Free space is looked at again after this.
+const SPACE_CHECK: Duration = Duration::from_millis(250);
+/// While not even facts may be journaled, it is looked at this often.
+const SPACE_WAIT: Duration = Duration::from_secs(1);
+
+/// Something to be read off the core and the journal between two turns.
+pub(super) type Question = Box<dyn FnOnce(&Lifecycle, &Journal<Effect>, Now) + Send>;
+
+/// Where the driver's inputs come from.
+pub(super) struct Inbox {
+    pub inputs: mpsc::Receiver<Input>,
+    pub events: mpsc::Receiver<NodeEvent>,
+    pub questions: mpsc::Receiver<Question>,
+    /// Whether anybody is subscribed to the agent's topics.
+    pub peers: watch::Receiver<bool>,
+}
+
+/// Why requests are refused at the moment, shared with the doors they come through.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Refusing(Arc<Mutex<Option<String>>>);
+
+impl Refusing {
+    pub fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, reason: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+}
+
+/// Why the driver, and with it the process, cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("a commit failed; nodes run on, and the next start finds out what is durable")]
+    Commit(#[source] CommitError),
+    #[error("the journal cannot be read; nodes run on, and the next start takes over what reads")]
+    Read(#[source] ReadError),
+}
+
+pub(super) struct Driver {
+    core: Lifecycle,
+    journal: Journal<Effect>,
+    performer: Performer,
+    refusing: Refusing,
+    space_checked: Option<Instant>,
+    /// Nothing may be written at all.
+    starved: bool,
+    /// Numbers of commits, odd while one is under way, for the watchdog.
+    commits: watch::Sender<u64>,
+    #[cfg(feature = "crash-points")]
+    staged: Vec<&'static str>,
+}
+
+impl Driver {
+    pub fn new(
+        core: Lifecycle,
+        journal: Journal<Effect>,
+        performer: Performer,
+        refusing: Refusing,
+        commits: watch::Sender<u64>,
+    ) -> Self {
+        Self {
+            core,
+            journal,
+            performer,
+            refusing,
+            space_checked: None,
+            starved: false,
+            commits,
+            #[cfg(feature = "crash-points")]
+            staged: Vec::new(),
+        }
+    }
+
+    /// Takes in what is known at the start, and makes it durable.
+    pub fn begin(&mut self, inputs: Vec<Input>) -> Result<(), Error> {
+        for input in inputs {
+            self.take(input)?;
+        }
+        self.commit()
+    }
+
+    /// Turns until every sender of inputs is gone.
+    pub async fn run(mut self, mut inbox: Inbox) -> Result<(), Error> {
+        while let Some(input) = self.next(&mut inbox).await {
+            if let Some(input) = input {
+                self.take(input)?;
+            }
+            for _ in 1..BATCH {
+                if self.starved {
+                    break;
+                }
+                let event = inbox.events.try_recv().map(Input::Node);
+                let Ok(input) = event.or_else(|_| inbox.inputs.try_recv()) else { break };
+                self.take(input)?;
+            }
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    /// The next thing to happen: `Some(None)` if it needs no input, `None` when nothing can happen any more.
+    async fn next(&mut self, inbox: &mut Inbox) -> Option<Option<Input>> {
+        let wake = self.core.wake_at();
+        let (starved, pause) = (self.starved, async {
+            match wake {
+                _ if self.starved => tokio::time::sleep(SPACE_WAIT).await,
+                Some(at) => tokio::time::sleep(clock::until(at)).await,
+                None => std::future::pending().await,
+            }
+        });
+        tokio::select! {
+            biased;
+            Some(question) = inbox.questions.recv() => {
+                question(&self.core, &self.journal, clock::now());
+                Some(None)
+            }
+            Ok(()) = inbox.peers.changed() => {
+                let any = *inbox.peers.borrow_and_update();
+                Some(Some(if any { Input::PeerAppeared } else { Input::PeersGone }))
+            }
+            () = pause => {
+                self.look_at_space();
+                Some((!self.starved).then_some(Input::Tick))
+            }
+            Some(event) = inbox.events.recv(), if !starved => Some(Some(Input::Node(event))),
+            input = inbox.inputs.recv(), if !starved => input.map(Some),
+        }
+    }
+
+    fn take(&mut self, input: Input) -> Result<(), Error> {
+        let input = match input {
+            Input::Request { incoming, known: _ } => match self.admit(incoming)? {
+                Some(input) => input,
+                None => return Ok(()),
+            },
+            other => other,
+        };
+        let sealed = self.core.step(clock::now(), &input);
+        self.stage(sealed);
+        Ok(())
+    }
+
+    /// Looks up what the journal knows of a request, or refuses it while there is no space for it.
+    fn admit(&mut self, incoming: Box<Incoming>) -> Result<Option<Input>, Error> {
+        if self.space_checked.is_none_or(|at| at.elapsed() >= SPACE_CHECK) {
+            self.look_at_space();
+        }
+        let known = self.journal.lookup(&incoming.reqid).map_err(Error::Read)?.map(Box::new);
+        match (self.refusing.reason(), &known) {
+            // What is stored can be answered without writing anything that matters.
+            (Some(reason), None) => {
+                if let Some(route) = incoming.route {
+                    self.perform(vec![Effect::Refuse { route, reason }]);
+                }
+                Ok(None)
+            }
+            (Some(_), Some(_)) | (None, _) => Ok(Some(Input::Request { incoming, known })),
+        }
+    }
+
+    fn look_at_space(&mut self) {
+        self.space_checked = Some(Instant::now());
+        let space = match self.journal.space() {
+            Ok(space) => space,
+            Err(error) => {
+                tracing::warn!(%error, "free space of the state directory cannot be read");
+                return;
+            }
+        };
+        let Space { free, request_floor, fact_floor } = space;
+        self.starved = space.refuses_facts();
+        let reason = space.refuses_requests().then(|| {
+            format!(
+                "no space: {} MiB are free on the journal's file system and {} MiB have to be; free some, or lower \
+                 the floor in the settings",
+                free >> 20,
+                request_floor >> 20
+            )
+        });
+        match (&reason, self.refusing.reason()) {
+            (Some(reason), None) => tracing::error!("new requests are refused, nodes are not affected: {reason}"),
+            (None, Some(_)) => tracing::info!("there is space again: requests are taken in"),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        if self.starved {
+            tracing::error!("below {} MiB free nothing is journaled: waiting for space", fact_floor >> 20);
+        }
+        self.refusing.set(reason);
+    }
+
+    fn stage(&mut self, sealed: Vec<Sealed<Effect>>) {
+        for one in sealed {
+            self.note_crash_points(&one);
+            let free = self.journal.stage(one);
+            self.perform(free);
+        }
+    }
+
+    /// Commits until nothing is staged: what becomes durable may call for more, as an accepted change does for its
+    /// plan.
+    fn commit(&mut self) -> Result<(), Error> {
+        loop {
+            let records = self.core.take_records();
+            self.pass_crash_points(true);
+            self.commits.send_modify(|commit| *commit += 1);
+            let effects = self.journal.commit(records).map_err(Error::Commit)?;
+            self.commits.send_modify(|commit| *commit += 1);
+            self.pass_crash_points(false);
+            self.perform(effects);
+            let sealed = self.core.step(clock::now(), &Input::Committed { upto: self.journal.durable() });
+            self.stage(sealed);
+            if self.journal.staged() == self.journal.durable() {
+                break;
+            }
+        }
+        self.journal.mark_sent(self.core.sent_upto());
+        Ok(())
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            if let Some(input) = self.performer.perform(effect) {
+                let sealed = self.core.step(clock::now(), &input);
+                self.stage(sealed);
+            }
+        }
+    }
+
+    #[cfg(not(feature = "crash-points"))]
+    fn note_crash_points(&mut self, _: &Sealed<Effect>) {}
+
+    #[cfg(not(feature = "crash-points"))]
+    fn pass_crash_points(&mut self, _before: bool) {}
+
+    #[cfg(feature = "crash-points")]
+    fn note_crash_points(&mut self, sealed: &Sealed<Effect>) {
+        self.staged.extend(sealed.entries().iter().filter_map(|one| step_name(&one.entry)));
+    }
+
+    /// One place before and one after each durable step, named after what the batch makes durable.
+    #[cfg(feature = "crash-points")]
+    fn pass_crash_points(&mut self, before: bool) {
+        for step in &self.staged {
+            let side = if before { "before" } else { "after" };
+            crate::crash_points::pass(&format!("{side}_{step}"), None);
+        }
+        if !before {
+            self.staged.clear();
+        }
+    }
+}
+
+/// The durable steps at which a test can crash the agent.
+#[cfg(feature = "crash-points")]
+fn step_name(entry: &Entry) -> Option<&'static str> {
+    match entry {
+        Entry::RequestReceived { .. } => Some("accept"),
+        Entry::RequestBegun { .. } => Some("plan"),
+        Entry::LaunchIntended { .. } => Some("intent"),
+        Entry::NodeStarted { .. } => Some("fact"),
+        Entry::NodeReady { .. } => Some("ready"),
+        Entry::NodeExited { .. } => Some("exit"),
+        Entry::RequestCompleted { .. } => Some("outcome"),
+        Entry::AgentStarted { .. }
+        | Entry::AgentStopped { .. }
+        | Entry::AgentSettled
+        | Entry::HoldEntered { .. }
+        | Entry::HoldEnded { .. }
+        | Entry::Salvaged { .. }
+        | Entry::RequestConflicted { .. }
+        | Entry::InputRejected { .. }
+        | Entry::RequestWaits { .. }
+        | Entry::DuplicateSeen { .. }
+        | Entry::DesiredChanged { .. }
+        | Entry::NodeAdopted { .. }
+        | Entry::NodeRetried { .. } => None,
+    }
+}

@@ -1,0 +1,121 @@
+//! Hands each effect to the component that performs it. Nothing here waits: connections have bounded queues and are cut
+//! when they overflow, orders to nodes replace older ones.
+
+use std::sync::Mutex;
+
+use tokio::sync::{oneshot, watch};
+
+use crate::api::event::{Dialect, Notification, Response, Route};
+use crate::api::ids::InstanceName;
+use crate::control::message::Publication;
+use crate::control::server;
+use crate::crash_point;
+use crate::lifecycle::{Effect, Input};
+use crate::supervisor;
+
+/// The connection number of the agent's own request, when it was started to stop the nodes.
+pub(super) const OWN_CONNECTION: u64 = 0;
+
+/// The topics under which this agent speaks and is spoken to, one for each dialect.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    pub cluster_agent: String,
+    pub management: String,
+}
+
+impl Topics {
+    pub fn of(instance: &InstanceName) -> Self {
+        Self {
+            cluster_agent: format!("zeek/cluster-control/agent/{instance}"),
+            management: format!("zeek/management/agent/{instance}"),
+        }
+    }
+
+    fn for_dialect(&self, dialect: Dialect) -> &str {
+        match dialect {
+            Dialect::ClusterAgent => &self.cluster_agent,
+            Dialect::Management | Dialect::Operator => &self.management,
+        }
+    }
+}
+
+pub(super) struct Performer {
+    pub topics: Topics,
+    /// `None` when the agent runs only to stop its nodes.
+    pub control: Option<server::Handle>,
+    pub supervisor: supervisor::Handle,
+    pub exit: watch::Sender<Option<String>>,
+    /// Who waits for the answer to the agent's own request.
+    pub own: Mutex<Option<oneshot::Sender<Response>>>,
+}
+
+impl Performer {
+    /// Performs an effect. Gives back what became known by it: that the connection it was meant for is gone.
+    pub fn perform(&self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::Respond { route, response, .. } => {
+                crash_point!("before_response_sent");
+                let taken = self.respond(route, &response);
+                crash_point!("after_response_sent");
+                match taken {
+                    true if route.connection == OWN_CONNECTION => Some(Input::Delivered { route }),
+                    true => None,
+                    false => Some(Input::Disconnected { connection: route.connection }),
+                }
+            }
+            Effect::Refuse { route, reason } => {
+                if let Some(control) = &self.control {
+                    control.refuse(route, &reason);
+                }
+                None
+            }
+            Effect::Publish { dialect, response } => {
+                let topic = self.topics.for_dialect(dialect);
+                self.publish(topic, Publication::Response((*response).clone()));
+                None
+            }
+            Effect::Notify(notification) => {
+                log(&notification);
+                self.publish(&self.topics.management, Publication::Notification(notification));
+                None
+            }
+            Effect::Order { node, order } => {
+                self.supervisor.order(&node, order);
+                None
+            }
+            Effect::Exit { reason } => {
+                tracing::info!("the agent ends: {reason}");
+                self.exit.send_replace(Some(reason));
+                None
+            }
+        }
+    }
+
+    fn respond(&self, route: Route, response: &Response) -> bool {
+        if route.connection == OWN_CONNECTION {
+            let own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            return own.is_some_and(|own| own.send(response.clone()).is_ok());
+        }
+        self.control.as_ref().is_some_and(|control| control.respond(route, response))
+    }
+
+    fn publish(&self, topic: &str, what: Publication) {
+        if let Some(control) = &self.control {
+            control.publish(topic, &what);
+        }
+    }
+}
+
+/// What a controller is told, the log of this host is told too: there may be no controller.
+fn log(notification: &Notification) {
+    match notification {
+        Notification::NotifyAgentHello { .. } => tracing::debug!("hello sent to subscribers"),
+        Notification::NotifyChange { node, old, new, .. } => {
+            tracing::info!(node = %node.name, "{}: {old} -> {new}", node.name);
+        }
+        Notification::NotifyError { msg, node, .. } if node.is_empty() => tracing::error!("{msg}"),
+        Notification::NotifyError { msg, node, .. } => tracing::error!(%node, "{msg}"),
+        Notification::NotifyLog { msg, node, .. } if node.is_empty() => tracing::info!("{msg}"),
+        Notification::NotifyLog { msg, node, .. } => tracing::info!(%node, "{msg}"),
+    }
+}

@@ -1,0 +1,453 @@
+//! Where all of it meets: open the journal, look for the nodes, resume, serve, drain.
+//!
+//! [`run`] is the agent's life. The order is the safety: the state directory is locked before anything is read, the nodes
+//! are looked for before anything is started, the socket serves only when both are done.
+
+mod clock;
+mod door;
+mod driver;
+mod effects;
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
+use crate::api::ids::ReqId;
+use crate::control::message::Welcome;
+use crate::control::server;
+use crate::journal::entry::Life;
+use crate::journal::{self, Condition, Journal, Opened, identity, lock};
+use crate::lifecycle::{self, Effect, Input, Lifecycle};
+use crate::supervisor;
+use crate::tasks::{FatalDeath, Tasks};
+
+use door::{About, Door};
+use driver::{Driver, Inbox, Refusing};
+use effects::{OWN_CONNECTION, Performer};
+
+pub use effects::Topics;
+
+/// Requests and marks that wait for the driver: several batches. Full: requests are refused as busy.
+const INPUTS: usize = 2048;
+/// Reports of nodes that wait for the driver. Full: the node's task waits, and with it that node's shim.
+const EVENTS: usize = 256;
+/// Questions (`status`) that wait for the driver. Full: whoever asks waits.
+const QUESTIONS: usize = 64;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub state_dir: PathBuf,
+    pub lifecycle: lifecycle::Options,
+    pub journal: journal::Options,
+    pub supervisor: supervisor::Options,
+    pub control: server::Options,
+    /// How long another agent's hold of the state directory is waited for.
+    pub lock_wait: Duration,
+    /// A commit that takes longer ends the agent.
+    pub commit_timeout: Duration,
+    /// Shown by `status`.
+    pub warnings: Vec<String>,
+    /// Called when the agent serves, and when it begins to end.
+    pub announce: fn(Announcement<'_>),
+}
+
+/// What the service manager is told.
+#[derive(Debug, Clone, Copy)]
+pub enum Announcement<'a> {
+    Ready { status: &'a str },
+    Stopping { status: &'a str },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the state directory {dir} cannot be made; give another --state-dir, or the rights to this one")]
+    StateDir { dir: String, source: io::Error },
+    #[error(transparent)]
+    Lock(#[from] lock::LockError),
+    #[error(transparent)]
+    Identity(#[from] identity::IdentityError),
+    #[error(transparent)]
+    Journal(#[from] journal::OpenError),
+    #[error(transparent)]
+    Control(#[from] server::BindError),
+    #[error("serving the control socket failed")]
+    Serve(#[source] io::Error),
+    #[error(transparent)]
+    Supervisor(#[from] supervisor::Error),
+    #[error("{what} failed")]
+    System { what: &'static str, source: io::Error },
+    #[error(transparent)]
+    Driver(#[from] driver::Error),
+    #[error(transparent)]
+    Task(#[from] FatalDeath),
+    #[error("a commit to the journal takes longer than {} s; nodes run on, and a restart finds out what was stored", .0.as_secs())]
+    SlowCommit(Duration),
+}
+
+impl Error {
+    /// 78 for what only another configuration or release can mend, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Identity(identity::IdentityError::Name { .. } | identity::IdentityError::Newer { .. })
+            | Self::Journal(journal::OpenError::NewerFormat { .. } | journal::OpenError::NewerRecord { .. }) => 78,
+            Self::StateDir { .. }
+            | Self::Lock(_)
+            | Self::Identity(_)
+            | Self::Journal(_)
+            | Self::Control(_)
+            | Self::Serve(_)
+            | Self::Supervisor(_)
+            | Self::System { .. }
+            | Self::Driver(_)
+            | Self::Task(_)
+            | Self::SlowCommit(_) => 1,
+        }
+    }
+}
+
+/// Runs the agent until it is asked to end. Nodes run on.
+pub fn run(options: Options) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .thread_name("zca-worker")
+        .build()
+        .map_err(|source| Error::System { what: "starting the runtime", source })?;
+    let outcome = runtime.block_on(async {
+        let started = start(&options, None).await?;
+        let agent = started.serve(&options)?;
+        (options.announce)(Announcement::Ready { status: "serving" });
+        agent.until_end(&options).await
+    });
+    // Blocking calls that still run (a page of a large journal) are not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
+}
+
+/// Stops all nodes of a state directory that no agent serves, and gives the answer a live agent would have given.
+///
+/// The same agent, without doors: the request is journaled, the nodes are adopted and stopped, the desired state stays.
+pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System { what: "starting the runtime", source })?;
+    runtime.block_on(async {
+        let (answer, answered) = oneshot::channel();
+        let peer = format!("uid={} pid={}", rustix::process::getuid().as_raw(), std::process::id());
+        let incoming = Incoming {
+            reqid,
+            request: Request::Shutdown { nodes: true },
+            dialect: Dialect::Operator,
+            source: Source { transport: "offline".to_owned(), peer },
+            route: Some(Route { connection: OWN_CONNECTION, call: 0 }),
+            timeout_ms: None,
+        };
+        let started = start(&options, Some((incoming, answer))).await?;
+        let agent = started.unserved();
+        agent.until_end(&options).await?;
+        answered.await.map_err(|_| Error::System {
+            what: "stopping the nodes",
+            source: io::Error::other("the agent ended without an answer"),
+        })
+    })
+}
+
+/// An agent whose driver is ready and not yet running.
+struct Started {
+    driver: Driver,
+    inbox: Inbox,
+    inputs: mpsc::Sender<Input>,
+    questions: mpsc::Sender<driver::Question>,
+    peers: watch::Sender<bool>,
+    exit: watch::Receiver<Option<String>>,
+    commits: watch::Receiver<u64>,
+    tasks: Tasks,
+    server: Option<(server::Server, server::Handle)>,
+    reader: journal::Reader,
+    refusing: Refusing,
+    topics: Topics,
+    supervisor: supervisor::Handle,
+    _lock: lock::StateLock,
+}
+
+/// Locks, opens, looks for the nodes, and takes in what an earlier run left unfinished.
+async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Response>)>) -> Result<Started, Error> {
+    let name = &options.lifecycle.instance;
+    make_state_dir(&options.state_dir, options.control.group)?;
+    let lock = {
+        let (dir, wait) = (options.state_dir.clone(), options.lock_wait);
+        blocking("locking the state directory", move || lock::StateLock::acquire(&dir, wait)).await??
+    };
+    let known = identity::check(&options.state_dir, name)?;
+    let opened = {
+        let (dir, options) = (options.state_dir.clone(), options.journal.clone());
+        blocking("opening the journal", move || Journal::<Effect>::open(&dir, &options)).await??
+    };
+    let Opened { journal, recovered, condition } = opened;
+    if known.is_none() {
+        identity::create(&options.state_dir, name)?;
+    }
+    let hold = match &condition {
+        Condition::Fresh | Condition::Intact => None,
+        Condition::Missing | Condition::LostTail { .. } | Condition::Salvaged { .. } => {
+            tracing::error!("{condition}");
+            Some(condition.to_string())
+        }
+    };
+
+    let tasks = Tasks::new(tokio::runtime::Handle::current());
+    let (events_tx, events) = mpsc::channel(EVENTS);
+    let supervisor = supervisor::Handle::start(options.supervisor.clone(), events_tx, tasks.clone())?;
+    let boot_id = supervisor.boot_id().to_owned();
+    let topics = Topics::of(name);
+    let server = match &own {
+        Some(_) => None,
+        None => {
+            let welcome = Welcome {
+                version: crate::control::message::VERSION,
+                agent: name.to_string(),
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                state_dir: options.state_dir.display().to_string(),
+                request_timeout_ms: options.lifecycle.request_timeout_ms,
+                stop_timeout_ms: options.lifecycle.longest_stop_ms(),
+            };
+            let ids = Arc::new(AtomicU64::new(OWN_CONNECTION + 1));
+            Some(server::Server::bind(&options.control, ids, welcome)?)
+        }
+    };
+
+    let known = recovered.nodes.iter().map(|(name, record)| {
+        let process = match &record.life {
+            Life::Up { process, .. } => Some(process.clone()),
+            Life::Down | Life::Intended => None,
+        };
+        (name.clone(), process, record.incarnation)
+    });
+    let findings = supervisor.probe(known.collect()).await?;
+
+    let (exit_tx, exit) = watch::channel(None);
+    let (commits_tx, commits) = watch::channel(0);
+    let (own_request, own_answer) = own.unzip();
+    let performer = Performer {
+        topics: topics.clone(),
+        control: server.as_ref().map(|(_, handle)| handle.clone()),
+        supervisor: supervisor.clone(),
+        exit: exit_tx,
+        own: Mutex::new(own_answer),
+    };
+    let refusing = Refusing::default();
+    let reader = journal.reader();
+    let core = Lifecycle::new(options.lifecycle.clone(), recovered);
+    let mut driver = Driver::new(core, journal, performer, refusing.clone(), commits_tx);
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut first = vec![Input::Started { boot_id, version, pid: std::process::id(), hold }];
+    first.extend(findings.into_iter().map(|(node, finding)| Input::Found { node, finding }));
+    // Before `Adopted`: the agent that only stops nodes must not start any first.
+    first.extend(own_request.map(|incoming| Input::Request { incoming: Box::new(incoming), known: None }));
+    let driver = blocking("starting the driver", move || driver.begin(first).map(|()| driver)).await??;
+
+    let (inputs, inputs_rx) = mpsc::channel(INPUTS);
+    let (questions, questions_rx) = mpsc::channel(QUESTIONS);
+    let (peers, peers_rx) = watch::channel(false);
+    inputs.try_send(Input::Adopted).expect("the channel is new and empty");
+    let inbox = Inbox { inputs: inputs_rx, events, questions: questions_rx, peers: peers_rx };
+    Ok(Started {
+        driver,
+        inbox,
+        inputs,
+        questions,
+        peers,
+        exit,
+        commits,
+        tasks,
+        server,
+        reader,
+        refusing,
+        topics,
+        supervisor,
+        _lock: lock,
+    })
+}
+
+/// A running agent.
+struct Agent {
+    driver: oneshot::Receiver<Result<(), driver::Error>>,
+    inputs: mpsc::Sender<Input>,
+    exit: watch::Receiver<Option<String>>,
+    commits: watch::Receiver<u64>,
+    tasks: Tasks,
+    server: tokio::task::JoinHandle<io::Result<()>>,
+    stop_serving: CancellationToken,
+    _lock: lock::StateLock,
+}
+
+impl Started {
+    fn serve(mut self, options: &Options) -> Result<Agent, Error> {
+        let stop = CancellationToken::new();
+        let (server, control) = self.server.take().expect("an agent that serves has bound its socket");
+        let door = Arc::new(Door {
+            inputs: self.inputs.clone(),
+            questions: self.questions.clone(),
+            peers: self.peers.clone(),
+            control,
+            reader: self.reader.clone(),
+            refusing: self.refusing.clone(),
+            topics: self.topics.clone(),
+            supervisor: self.supervisor.clone(),
+            about: About {
+                name: options.lifecycle.instance.to_string(),
+                state_dir: options.state_dir.clone(),
+                node_dir: options.supervisor.node_dir.clone(),
+                started_at: clock::now().wall,
+                warnings: options.warnings.clone(),
+            },
+            refused: AtomicU64::new(0),
+        });
+        let serving = tokio::spawn(server.run(door, stop.clone()));
+        self.drive(serving, stop)
+    }
+
+    fn unserved(self) -> Agent {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let serving = tokio::spawn(async move {
+            stopped.cancelled().await;
+            Ok(())
+        });
+        self.drive(serving, stop).expect("a thread could be started")
+    }
+
+    /// Starts the driver's thread.
+    fn drive(
+        self,
+        server: tokio::task::JoinHandle<io::Result<()>>,
+        stop_serving: CancellationToken,
+    ) -> Result<Agent, Error> {
+        let Self { driver, inbox, inputs, exit, commits, tasks, _lock, .. } = self;
+        let (ended, outcome) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|source| Error::System { what: "starting the driver's runtime", source })?;
+        std::thread::Builder::new()
+            .name("zca-driver".to_owned())
+            .spawn(move || {
+                // Nobody listens any more when the process is ending anyway.
+                let _ = ended.send(runtime.block_on(driver.run(inbox)));
+            })
+            .map_err(|source| Error::System { what: "starting the driver's thread", source })?;
+        Ok(Agent { driver: outcome, inputs, exit, commits, tasks, server, stop_serving, _lock })
+    }
+}
+
+impl Agent {
+    /// Waits for a signal, a shutdown request or a failure, and ends in order: no more requests, the driver's last step,
+    /// the connections' last frames, the journal. Nodes run on.
+    async fn until_end(mut self, options: &Options) -> Result<(), Error> {
+        let signals = |kind| signal(kind).map_err(|source| Error::System { what: "listening for signals", source });
+        let mut terminate = signals(SignalKind::terminate())?;
+        let mut interrupt = signals(SignalKind::interrupt())?;
+        let mut hangup = signals(SignalKind::hangup())?;
+        loop {
+            let reason = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+                _ = hangup.recv() => {
+                    tracing::info!("SIGHUP is ignored: settings are read at start");
+                    continue;
+                }
+                changed = self.exit.wait_for(Option::is_some) => match changed {
+                    Ok(_) => break,
+                    Err(_) => return Err(ended_early(self.driver.await)),
+                },
+                outcome = &mut self.driver => return Err(ended_early(outcome)),
+                () = slow_commit(self.commits.clone(), options.commit_timeout) => {
+                    return Err(Error::SlowCommit(options.commit_timeout));
+                }
+                death = self.tasks.fatal() => return Err(death.into()),
+                served = &mut self.server => return match served {
+                    Ok(Ok(())) => Err(gone("the control server ended by itself")),
+                    Ok(Err(error)) => Err(Error::Serve(error)),
+                    Err(error) => Err(gone(&error.to_string())),
+                },
+            };
+            // Waits for room: this one must not be lost.
+            if self.inputs.send(Input::Stop { reason: reason.to_owned() }).await.is_err() {
+                return Err(ended_early(self.driver.await));
+            }
+        }
+        (options.announce)(Announcement::Stopping { status: "stopping; nodes run on" });
+        self.stop_serving.cancel();
+        self.tasks.cancel();
+        drop(self.inputs);
+        if let Ok(Err(error)) = self.server.await {
+            tracing::warn!(%error, "the control server ended with an error");
+        }
+        self.tasks.finished().await;
+        match self.driver.await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(gone("the driver panicked")),
+        }
+    }
+}
+
+/// The driver ends by itself only when something is wrong.
+fn ended_early(outcome: Result<Result<(), driver::Error>, oneshot::error::RecvError>) -> Error {
+    match outcome {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) => gone("the driver ended by itself"),
+        Err(_) => gone("the driver panicked"),
+    }
+}
+
+fn gone(what: &str) -> Error {
+    Error::System { what: "running the agent", source: io::Error::other(what.to_owned()) }
+}
+
+/// Resolves when one commit has taken longer than `limit`.
+async fn slow_commit(mut commits: watch::Receiver<u64>, limit: Duration) {
+    loop {
+        let number = *commits.borrow_and_update();
+        let under_way = number % 2 == 1;
+        if !under_way {
+            if commits.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            continue;
+        }
+        if tokio::time::timeout(limit, commits.changed()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::System { what, source: io::Error::other(error) })
+}
+
+/// Makes the state directory: the owner's alone, or passable for the control group, whose members have to reach the
+/// socket in it.
+fn make_state_dir(dir: &Path, group: Option<u32>) -> Result<(), Error> {
+    let failed = |source| Error::StateDir { dir: dir.display().to_string(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(dir, None, Some(group)).map_err(failed)?;
+        std::fs::set_permissions(dir, Permissions::from_mode(0o710)).map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Cluster files: reading them for a request, checking and converting them.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use serde_json::json;
+
+use super::flags::{Config, ConfigFormat};
+use super::outcome::{Exit, Failure, Outcome};
+use super::{Context, output, print_json};
+use crate::api::configuration::Configuration;
+use crate::api::ids::InstanceName;
+use crate::api::validate;
+use crate::cluster_file::{self, Format, Reading, SIZE_LIMIT};
+
+/// A cluster file's bytes, not yet understood.
+pub struct Text {
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl Text {
+    /// Reads a file, or standard input for `-`; one byte more than is allowed, so that the reader can say so.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let most = SIZE_LIMIT as u64 + 1;
+        let mut bytes = Vec::new();
+        let (name, read) = if path == Path::new("-") {
+            ("standard input".to_owned(), std::io::stdin().lock().take(most).read_to_end(&mut bytes))
+        } else {
+            let file = std::fs::File::open(path);
+            (path.display().to_string(), file.and_then(|file| file.take(most).read_to_end(&mut bytes)))
+        };
+        match read {
+            Ok(_) => Ok(Self { name, bytes }),
+            Err(error) => Err(Failure::because(Exit::Configuration, format!("cannot read {name}"), &error)),
+        }
+    }
+
+    /// What the file means for the agent called `ours`.
+    pub fn parse(&self, ours: &InstanceName) -> Result<Reading, Vec<String>> {
+        cluster_file::read_with_warnings(&self.bytes, &self.name, None, Some(ours))
+            .map_err(|errors| errors.iter().map(|error| output::plain(&error.to_string())).collect())
+    }
+
+    /// The same; warnings go to standard error, and errors end the command.
+    pub fn configuration(&self, ours: &InstanceName) -> Result<Configuration, Failure> {
+        match self.parse(ours) {
+            Ok(reading) => {
+                for warning in &reading.warnings {
+                    eprintln!("warning: {}", output::plain(&warning.to_string()));
+                }
+                Ok(reading.configuration)
+            }
+            Err(errors) => Err(Failure::new(Exit::Configuration, errors.join("\n"))),
+        }
+    }
+}
+
+pub fn run(context: &Context, command: &Config) -> Outcome {
+    let ours = context.settings()?.name.value;
+    match command {
+        Config::Check { file } => check(context, file, &ours),
+        Config::Convert { file, to } => convert(file, *to, &ours),
+    }
+}
+
+fn check(context: &Context, file: &Path, ours: &InstanceName) -> Outcome {
+    let text = Text::read(file)?;
+    let (configuration, mut warnings, errors) = match text.parse(ours) {
+        Ok(reading) => {
+            let report = validate::check_anywhere(&reading.configuration);
+            let mut warnings: Vec<String> = reading.warnings.iter().map(ToString::to_string).collect();
+            warnings.extend(report.warnings.iter().map(ToString::to_string));
+            let errors = report.problems.iter().map(|problem| format!("{}: {problem}", text.name)).collect();
+            (Some(reading.configuration), warnings, errors)
+        }
+        Err(errors) => (None, Vec::new(), errors),
+    };
+    warnings.sort();
+    warnings.dedup();
+    let exit = if errors.is_empty() { Exit::Done } else { Exit::Configuration };
+    if context.screen().json {
+        print_json(&json!({
+            "valid": errors.is_empty(),
+            "id": configuration.as_ref().map(|config| &config.id),
+            "instances": configuration.as_ref().map(|config| config.instances.len()),
+            "nodes": configuration.as_ref().map(|config| config.nodes.len()),
+            "errors": errors,
+            "warnings": warnings,
+        }))?;
+        return Ok(exit);
+    }
+    for warning in &warnings {
+        eprintln!("warning: {}", output::plain(warning));
+    }
+    for error in &errors {
+        eprintln!("error: {}", output::plain(error));
+    }
+    if let (Some(config), Exit::Done) = (&configuration, exit) {
+        let mut out = std::io::stdout().lock();
+        let (instances, nodes) = (config.instances.len(), config.nodes.len());
+        writeln!(out, "{}: valid, {instances} instances, {nodes} nodes, id {}", text.name, output::plain(&config.id))?;
+    }
+    Ok(exit)
+}
+
+fn convert(file: &Path, to: ConfigFormat, ours: &InstanceName) -> Outcome {
+    let configuration = Text::read(file)?.configuration(ours)?;
+    let format = match to {
+        ConfigFormat::Json => Format::Json,
+        ConfigFormat::Ini => Format::Ini,
+    };
+    let text = cluster_file::write(&configuration, format).map_err(|errors| {
+        let errors: Vec<String> = errors.iter().map(|error| output::plain(&error.to_string())).collect();
+        Failure::new(Exit::Configuration, errors.join("\n"))
+    })?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        out.write_all(b"\n")?;
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,118 @@
+//! Finds the agent: at the socket that was named, or where one usually is.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Context;
+use super::outcome::{Exit, Failure, chain};
+use crate::control::client::{self, Client};
+use crate::settings::{SOCKET_NAME, SYSTEM_STATE_DIR, Settings, Surroundings};
+
+/// Answers that need nobody's work but the agent's.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// As it appears in the agent's log.
+const NAME: &str = concat!("zeek-cluster-agent ", env!("CARGO_PKG_VERSION"));
+
+/// Nobody answered.
+#[derive(Debug)]
+pub struct Nobody {
+    /// Each socket and why it was none.
+    tried: Vec<String>,
+}
+
+impl From<Nobody> for Failure {
+    fn from(nobody: Nobody) -> Self {
+        Self::new(Exit::Unreachable, format!("no agent answers; tried {}", nobody.tried.join(", and ")))
+    }
+}
+
+/// The directories in which an agent of this user or host keeps its state, the likeliest first.
+pub fn state_dirs(settings: &Settings, surroundings: &Surroundings) -> Vec<PathBuf> {
+    if settings.names_agent() {
+        return vec![settings.state_dir.value.clone()];
+    }
+    let handed = surroundings.variable("STATE_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from);
+    let own = surroundings.own_state_dir();
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for directory in [handed, own, Some(PathBuf::from(SYSTEM_STATE_DIR))].into_iter().flatten() {
+        if !directories.contains(&directory) {
+            directories.push(directory);
+        }
+    }
+    directories
+}
+
+fn sockets(settings: &Settings, surroundings: &Surroundings) -> Vec<PathBuf> {
+    if settings.names_agent() {
+        return vec![settings.control_socket.value.clone()];
+    }
+    state_dirs(settings, surroundings).into_iter().map(|directory| directory.join(SOCKET_NAME)).collect()
+}
+
+/// Connects to the agent, or tells that there is none. An agent that is there and does not speak with us is a failure.
+pub fn find(settings: &Settings, surroundings: &Surroundings) -> Result<Result<Client, Nobody>, Failure> {
+    let mut tried = Vec::new();
+    for path in sockets(settings, surroundings) {
+        match Client::connect(&path, NAME) {
+            Ok(client) => return Ok(Ok(client)),
+            Err(error @ client::Error::Unreachable { .. }) => {
+                let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tried.push(format!("{} ({why})", path.display()));
+            }
+            Err(error) => return Err(Failure::because(Exit::Unreachable, path.display(), &error)),
+        }
+    }
+    Ok(Err(Nobody { tried }))
+}
+
+pub fn connect(context: &Context) -> Result<Client, Failure> {
+    Ok(find(&context.settings()?, &context.surroundings)??)
+}
+
+/// A question to the agent that failed.
+pub fn failed(error: client::Error) -> Failure {
+    match error {
+        client::Error::TimedOut => Failure::new(Exit::Timeout, "the agent did not answer in time"),
+        client::Error::Closed | client::Error::Connection(_) | client::Error::Unreachable { .. } => {
+            Failure::new(Exit::Unreachable, chain(&error))
+        }
+        client::Error::Agent { .. } | client::Error::Decode(_) | client::Error::Encode(_) | client::Error::Mismatch => {
+            Failure::new(Exit::Failed, chain(&error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sockets_of(variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Vec<String> {
+        let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let surroundings = Surroundings { environment, is_root: false, hostname: "h".to_owned() };
+        let flags = flags.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
+        let settings = Settings::resolve(&flags, &surroundings, None).unwrap();
+        sockets(&settings, &surroundings).iter().map(|path| path.display().to_string()).collect()
+    }
+
+    #[test]
+    fn the_usual_places_are_tried_in_order() {
+        assert_eq!(
+            sockets_of(&[("STATE_DIRECTORY", "/a:/b"), ("HOME", "/home/u")], &[]),
+            [
+                "/a/control.sock",
+                "/home/u/.local/state/zeek-cluster-agent/control.sock",
+                "/var/lib/zeek-cluster-agent/control.sock"
+            ]
+        );
+        assert_eq!(sockets_of(&[], &[]), ["/var/lib/zeek-cluster-agent/control.sock"]);
+    }
+
+    #[test]
+    fn a_named_agent_is_the_only_one() {
+        let home = [("HOME", "/home/u")];
+        assert_eq!(sockets_of(&home, &[("control_socket", "/x")]), ["/x"]);
+        assert_eq!(sockets_of(&home, &[("state_dir", "/s")]), ["/s/control.sock"]);
+        assert_eq!(sockets_of(&[("ZCA_STATE_DIR", "/e")], &[]), ["/e/control.sock"]);
+    }
+}

@@ -1,0 +1,435 @@
+//! The raw command line: what may be written, and nothing about what it leads to.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the request or a node failed; 2 usage; 3 agent not reachable; \
+4 timeout (still being handled: ask again with the same --reqid); 5 conflict (the reqid is taken by another request); \
+78 bad configuration or settings.";
+
+/// Crash-safe host agent for Zeek clusters.
+///
+/// Journals every request before handling it, answers each reqid once, and keeps this host's nodes running across its own
+/// death. `run` is the agent; the other commands talk to it, or read what it left.
+#[derive(Debug, Parser)]
+#[command(name = "zeek-cluster-agent", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub struct Global {
+    /// Settings file [default: /etc/zeek-cluster-agent.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The agent's state directory
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<String>,
+    /// The agent's control socket
+    #[arg(long, global = true, value_name = "PATH")]
+    pub control_socket: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more; twice for even more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Log less
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub quiet: u8,
+    /// Colours
+    #[arg(long, global = true, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
+    pub color: When,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent
+    Run(Run),
+    /// Send a request as a controller would, and print the response
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Request(Request),
+    /// Look after this host's nodes
+    #[command(subcommand)]
+    Nodes(Nodes),
+    /// How the agent and its nodes are; 0 once the agent serves
+    #[command(after_help = EXIT_CODES)]
+    Status,
+    /// End the agent; its nodes run on unless --nodes is given
+    #[command(after_help = EXIT_CODES)]
+    Shutdown(Shutdown),
+    /// Tell that a node is ready, from inside the node
+    Notify(Notify),
+    /// Every effective setting and where it comes from
+    Settings,
+    /// Read the journal: through the agent, or from its directory if none runs
+    #[command(subcommand)]
+    Journal(Journal),
+    /// Check and convert cluster files
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script for a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
+    /// Show, on simulated nodes, what the agent does
+    Demo,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The agent's name, which is its instance's
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where to serve WebSocket clients
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    pub websocket: Option<String>,
+    /// Where to accept Broker peers
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    pub listen: Option<String>,
+    /// The controller to connect to
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    pub controller: Option<String>,
+    /// What runs as a node
+    #[arg(long, value_name = "PATH")]
+    pub node_program: Option<String>,
+    /// Run simulated nodes instead of Zeek
+    #[arg(long)]
+    pub simulate_nodes: bool,
+    /// The form of the log on stderr: text or json
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// How a request is sent.
+#[derive(Debug, Clone, Args)]
+pub struct Sending {
+    /// The request's identifier; the same one gets the same answer again [default: a fresh UUID]
+    #[arg(long, value_name = "ID")]
+    pub reqid: Option<String>,
+    /// How long to wait for the answer [default: as long as the agent takes at most]
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    pub timeout: Option<u64>,
+}
+
+/// Milliseconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    const MOST: f64 = 86_400.0;
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    if !(seconds > 0.0 && seconds <= MOST) {
+        return Err("more than 0 and at most 86400 seconds are possible".to_owned());
+    }
+    Ok(((seconds * 1000.0).ceil() as u64).max(1))
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Request {
+    /// Make this host run exactly the file's nodes of this instance
+    SetConfiguration {
+        /// Cluster file (INI or JSON); - is standard input
+        file: PathBuf,
+        #[command(flatten)]
+        sending: Sending,
+    },
+    /// The same, answered node by node
+    Deploy {
+        /// Cluster file (INI or JSON); - is standard input
+        file: PathBuf,
+        /// Restart nodes even if this configuration already runs
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        sending: Sending,
+    },
+    /// Acknowledge that the agent is part of the cluster
+    Welcome {
+        #[command(flatten)]
+        sending: Sending,
+    },
+    /// Stop all nodes and forget the configuration
+    Standby {
+        #[command(flatten)]
+        sending: Sending,
+    },
+    /// The state of every node, and of the agent
+    GetNodes {
+        #[command(flatten)]
+        sending: Sending,
+    },
+    /// Restart nodes of this host
+    Restart {
+        /// Which; none named: all that are not stopped by command
+        #[arg(value_name = "NODE")]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        sending: Sending,
+    },
+    /// Ask nodes for the value of a global variable
+    GetIdValue {
+        /// The variable's name
+        id: String,
+        /// Which nodes, divided by commas; none named: all
+        #[arg(long, value_delimiter = ',', value_name = "NODES")]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        sending: Sending,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Nodes {
+    /// This host's nodes and how they are
+    List,
+    /// Start nodes that were stopped by command, or try failed ones again now
+    Start(NodesChange),
+    /// Stop nodes until they are started or a new configuration comes
+    Stop(NodesChange),
+    /// Restart nodes
+    Restart(NodesChange),
+    /// What a node wrote
+    Logs {
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// Go on as it writes more
+        #[arg(short, long)]
+        follow: bool,
+        /// Its standard error instead of its standard output
+        #[arg(long)]
+        stderr: bool,
+        /// How many of the last lines
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct NodesChange {
+    #[arg(required = true, value_name = "NODE")]
+    pub nodes: Vec<String>,
+    #[command(flatten)]
+    pub sending: Sending,
+}
+
+#[derive(Debug, Args)]
+pub struct Shutdown {
+    /// Stop the nodes, too, even if no agent runs; the next `run` starts them again
+    #[arg(long)]
+    pub nodes: bool,
+    #[command(flatten)]
+    pub sending: Sending,
+}
+
+#[derive(Debug, Args)]
+pub struct Notify {
+    /// The node is ready
+    #[arg(long, required = true)]
+    pub ready: bool,
+    /// Which node, where NOTIFY_SOCKET is not set
+    #[arg(long, value_name = "NODE", env = "CLUSTER_NODE")]
+    pub node: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Journal {
+    /// Print requests and what became of them
+    Dump(Box<Dump>),
+    /// Everything about one request
+    Show {
+        reqid: String,
+        #[command(flatten)]
+        from: JournalFrom,
+    },
+    /// Prove that every record reads and none is missing; 1 if not
+    Verify {
+        #[command(flatten)]
+        from: JournalFrom,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct JournalFrom {
+    /// Read this copy of a state directory instead
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Dump {
+    #[command(flatten)]
+    pub from: JournalFrom,
+    /// [default: table on a terminal, else json, which is one object a line]
+    #[arg(long, value_enum)]
+    pub format: Option<DumpFormat>,
+    /// From this time on: RFC 3339, a local date and time, `2h` (ago), `yesterday`
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    #[arg(long, value_name = "ID")]
+    pub reqid: Option<String>,
+    /// An event's name, with or without `_request`
+    #[arg(long)]
+    pub event: Option<String>,
+    #[arg(long, value_enum)]
+    pub state: Option<State>,
+    /// Part of the source, for example `uid=0`
+    #[arg(long)]
+    pub source: Option<String>,
+    /// What failed, conflicted or was rejected or abandoned; exits of nodes that nobody asked for
+    #[arg(long)]
+    pub failed: bool,
+    /// What concerns this node
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Only the newest N
+    #[arg(short = 'n', long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Newest first
+    #[arg(long)]
+    pub reverse: bool,
+    #[arg(long, value_name = "SEQ")]
+    pub from_seq: Option<u64>,
+    #[arg(long, value_name = "SEQ")]
+    pub to_seq: Option<u64>,
+    /// Requests, what happened to nodes, or all with the agent's own starts and stops
+    #[arg(long, value_enum, default_value_t = Kind::Request)]
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DumpFormat {
+    Table,
+    Json,
+    Csv,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    Accepted,
+    Handling,
+    Completed,
+    Conflict,
+    Rejected,
+    Abandoned,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    Request,
+    Node,
+    All,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Check a cluster file; 78 if it is not valid
+    Check {
+        /// Cluster file (INI or JSON); - is standard input
+        file: PathBuf,
+    },
+    /// Print a cluster file in another format, with ports and instances filled in
+    Convert {
+        /// Cluster file (INI or JSON); - is standard input
+        file: PathBuf,
+        #[arg(long, value_enum)]
+        to: ConfigFormat,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConfigFormat {
+    Json,
+    Ini,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_of_the_contract_parse() {
+        for line in [
+            "run --config f --state-dir d --name n --control-socket s --websocket off --listen 1.2.3.4:5 \
+             --controller off --node-program p --simulate-nodes --log-format json",
+            "request set-configuration - --reqid r --timeout 2.5 --json",
+            "request deploy f --force --reqid r",
+            "request welcome --timeout 1",
+            "request standby",
+            "request get-nodes --reqid g",
+            "request restart w1 w2",
+            "request restart",
+            "request get-id-value x --nodes a,b",
+            "nodes list",
+            "nodes start a b",
+            "nodes stop a",
+            "nodes restart a --reqid r",
+            "nodes logs a -f --stderr",
+            "status --json",
+            "shutdown --nodes",
+            "notify --ready",
+            "settings -v -q --color never",
+            "journal dump --format csv --since 2h --until yesterday --reqid r --event e --state conflict --source s \
+             --failed --node n -n 3 --reverse --from-seq 1 --to-seq 2 --kind all --dir d",
+            "journal show r --dir d",
+            "journal verify",
+            "config check f",
+            "config convert f --to ini",
+            "completions bash",
+            "man",
+            "demo",
+        ] {
+            let words = std::iter::once("zeek-cluster-agent").chain(line.split_whitespace());
+            if let Err(error) = Cli::try_parse_from(words) {
+                panic!("{line}: {error}");
+            }
+        }
+        for line in ["", "nodes start", "notify", "request deploy", "request welcome --timeout 0", "frobnicate"] {
+            let words = std::iter::once("zeek-cluster-agent").chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_told_where_they_matter() {
+        for path in [&[][..], &["request"], &["status"], &["shutdown"]] {
+            let mut command = Cli::command();
+            let mut here = &mut command;
+            for name in path {
+                here = here.find_subcommand_mut(name).unwrap();
+            }
+            assert!(here.render_help().to_string().contains("5 conflict"), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn timeouts_are_seconds_with_fractions() {
+        assert_eq!(seconds("2.5"), Ok(2500));
+        assert_eq!(seconds("0.0001"), Ok(1));
+        for bad in ["0", "-1", "nan", "inf", "1e9", "x"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,621 @@
+//! `journal`: reads it through the agent, or from its directory if none runs, or from a copy.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::ZonedDateTime;
+use serde_json::Value;
+
+use super::flags::{self, Dump, DumpFormat, JournalFrom};
+use super::outcome::{Exit, Failure, Outcome};
+use super::output::{Cell, Column, Screen, Table, plain};
+use super::{Context, connect, print_json, time};
+use crate::api::audit::{EventRow, Filter, Kind, Page, RequestRow, RequestState, Row, Unreadable};
+use crate::api::ids::Seq;
+use crate::api::report::VerifyReport;
+use crate::control::client::{Client, Deadline, within_ms};
+use crate::journal::inspect::{self, Inspection, Opening};
+use crate::journal::{Options, open};
+use crate::settings::Settings;
+
+/// For one page; a filter that matches little makes the agent read much.
+const PAGE_MS: u64 = 60_000;
+/// For reading the whole journal.
+const VERIFY_MS: u64 = 600_000;
+
+pub fn run(context: &Context, command: flags::Journal) -> Outcome {
+    match command {
+        flags::Journal::Dump(dump) => run_dump(context, &dump),
+        flags::Journal::Show { reqid, from } => show(context, reqid, &from),
+        flags::Journal::Verify { from } => verify(context, &from),
+    }
+}
+
+/// Where rows come from.
+enum Source {
+    Agent(Box<Client>),
+    Directory(Box<Inspection>),
+}
+
+impl Source {
+    fn open(context: &Context, from: &JournalFrom) -> Result<Self, Failure> {
+        let settings = context.settings()?;
+        if let Some(directory) = &from.dir {
+            return Self::directory(inspect::copied_dir(directory, &options(&settings)), directory);
+        }
+        let nobody = match connect::find(&settings, &context.surroundings)? {
+            Ok(client) => return Ok(Self::Agent(Box::new(client))),
+            Err(nobody) => nobody,
+        };
+        for directory in connect::state_dirs(&settings, &context.surroundings) {
+            if directory.join(open::DIR).is_dir() {
+                return Self::directory(inspect::state_dir(&directory, &options(&settings)), &directory);
+            }
+        }
+        Err(nobody.into())
+    }
+
+    fn directory(opened: Result<Inspection, inspect::InspectError>, directory: &Path) -> Result<Self, Failure> {
+        let inspection = opened.map_err(|error| Failure::because(Exit::Failed, directory.display(), &error))?;
+        match inspection.opening() {
+            Opening::Whole => {}
+            Opening::WithoutSnapshots => {
+                eprintln!("warning: the journal is damaged; it was read without its snapshots, rows may be missing");
+            }
+        }
+        Ok(Self::Directory(Box::new(inspection)))
+    }
+
+    fn page(&mut self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, Failure> {
+        match self {
+            Self::Agent(client) => client.page(filter, cursor, within_ms(PAGE_MS)).map_err(connect::failed),
+            Self::Directory(inspection) => inspection
+                .page(filter, cursor)
+                .map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error)),
+        }
+    }
+
+    fn verify(&mut self, deadline: Deadline) -> Result<VerifyReport, Failure> {
+        match self {
+            Self::Agent(client) => client.verify(deadline).map_err(connect::failed),
+            Self::Directory(inspection) => {
+                inspection.verify().map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error))
+            }
+        }
+    }
+
+    /// Hands every row that matches to `each`, until it wants no more.
+    fn rows(&mut self, filter: &Filter, mut each: impl FnMut(Row) -> Result<More, Failure>) -> Result<(), Failure> {
+        let mut cursor = None;
+        loop {
+            let Page { rows, next } = self.page(filter, cursor)?;
+            for row in rows {
+                match each(row)? {
+                    More::Yes => {}
+                    More::No => return Ok(()),
+                }
+            }
+            if next.is_none() {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum More {
+    Yes,
+    No,
+}
+
+fn options(settings: &Settings) -> Options {
+    Options {
+        cache_capacity: settings.journal_cache.bytes,
+        open_timeout: Duration::from_millis(settings.journal_open_timeout.ms),
+        ..Options::default()
+    }
+}
+
+fn filter(dump: &Dump, now: &ZonedDateTime) -> Result<Filter, Failure> {
+    let moment = |flag: &str, text: &Option<String>| match text {
+        None => Ok(None),
+        Some(text) => match time::parse(text, now) {
+            Ok(moment) => Ok(Some(moment)),
+            Err(problem) => Err(Failure::new(Exit::Usage, format!("{flag}: {problem}"))),
+        },
+    };
+    let state = dump.state.map(|state| match state {
+        flags::State::Accepted => RequestState::Accepted,
+        flags::State::Handling => RequestState::Handling,
+        flags::State::Completed => RequestState::Completed,
+        flags::State::Conflict => RequestState::Conflict,
+        flags::State::Rejected => RequestState::Rejected,
+        flags::State::Abandoned => RequestState::Abandoned,
+    });
+    Ok(Filter {
+        kind: match dump.kind {
+            flags::Kind::Request => Kind::Request,
+            flags::Kind::Node => Kind::Node,
+            flags::Kind::All => Kind::All,
+        },
+        since: moment("--since", &dump.since)?,
+        until: moment("--until", &dump.until)?,
+        reqid: dump.reqid.clone(),
+        event: dump.event.clone(),
+        state,
+        source: dump.source.clone(),
+        failed: dump.failed,
+        node: dump.node.clone(),
+        from_seq: dump.from_seq.map(Seq),
+        to_seq: dump.to_seq.map(Seq),
+        reverse: dump.reverse,
+    })
+}
+
+fn run_dump(context: &Context, dump: &Dump) -> Outcome {
+    let mut filter = filter(dump, &ZonedDateTime::now())?;
+    let mut source = Source::open(context, &dump.from)?;
+    let screen = context.screen();
+    let format = match (dump.format, screen.json) {
+        (Some(format), _) => format,
+        (None, true) => DumpFormat::Json,
+        (None, false) if screen.is_terminal => DumpFormat::Table,
+        (None, false) => DumpFormat::Json,
+    };
+    let out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut printer = Printer::new(format, &screen, out);
+    match dump.last {
+        None => source.rows(&filter, |row| printer.print(&row).map(|()| More::Yes))?,
+        Some(last) => {
+            filter.reverse = true;
+            let mut newest = Vec::new();
+            source.rows(&filter, |row| {
+                if newest.len() < last {
+                    newest.push(row);
+                }
+                Ok(if newest.len() < last { More::Yes } else { More::No })
+            })?;
+            if !dump.reverse {
+                newest.reverse();
+            }
+            for row in &newest {
+                printer.print(row)?;
+            }
+        }
+    }
+    printer.finish()?;
+    Ok(Exit::Done)
+}
+
+const TABLE: [Column; 10] = [
+    Column::number("SEQ"),
+    Column::text("TIME"),
+    Column::long("EVENT", 12),
+    Column::long("REQID", 10),
+    Column::long("SOURCE", 10),
+    Column::text("STATE"),
+    Column::number("TRIES"),
+    Column::number("DUPS"),
+    Column::number("MS"),
+    Column::long("RESULT", 16),
+];
+
+const CSV: [&str; 20] = [
+    "seq",
+    "received_at",
+    "event",
+    "reqid",
+    "dialect",
+    "source",
+    "state",
+    "attempts",
+    "duplicates",
+    "completed_at",
+    "duration_ms",
+    "success",
+    "digest",
+    "error",
+    "request",
+    "response",
+    "node",
+    "incarnation",
+    "detail",
+    "summary",
+];
+
+enum Printer<'a, W: Write> {
+    Table(Table<'a>, W),
+    Json(W),
+    Csv(Box<csv::Writer<W>>, bool),
+}
+
+impl<'a, W: Write> Printer<'a, W> {
+    fn new(format: DumpFormat, screen: &'a Screen, out: W) -> Self {
+        match format {
+            DumpFormat::Table => Self::Table(Table::new(&TABLE, screen), out),
+            DumpFormat::Json => Self::Json(out),
+            DumpFormat::Csv => Self::Csv(Box::new(csv::Writer::from_writer(out)), false),
+        }
+    }
+
+    fn print(&mut self, row: &Row) -> Result<(), Failure> {
+        match self {
+            Self::Table(table, out) => table.row(out, cells(row))?,
+            Self::Json(out) => {
+                let line = serde_json::to_string(row).expect("rows have text keys only");
+                writeln!(out, "{line}")?;
+            }
+            Self::Csv(writer, begun) => {
+                if !*begun {
+                    writer.write_record(CSV).map_err(csv_failure)?;
+                    *begun = true;
+                }
+                writer.write_record(record(row)).map_err(csv_failure)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        match self {
+            Self::Table(table, mut out) => {
+                table.finish(&mut out)?;
+                out.flush()?;
+            }
+            Self::Json(mut out) => out.flush()?,
+            Self::Csv(mut writer, begun) => {
+                if !begun {
+                    writer.write_record(CSV).map_err(csv_failure)?;
+                }
+                writer.flush()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn csv_failure(error: csv::Error) -> Failure {
+    match error.into_kind() {
+        csv::ErrorKind::Io(error) => Failure::Output(error),
+        other => Failure::new(Exit::Failed, format!("cannot write CSV: {other:?}")),
+    }
+}
+
+/// `2026-11-22T08:31:00.123456Z` without what a table has no room for.
+fn short_time(time: &str) -> String {
+    let seconds = time.get(..19).unwrap_or(time);
+    seconds.replacen('T', " ", 1)
+}
+
+fn state_color(state: RequestState) -> &'static str {
+    match state {
+        RequestState::Accepted | RequestState::Handling => "33",
+        RequestState::Completed => "",
+        RequestState::Conflict | RequestState::Rejected | RequestState::Abandoned => "31",
+    }
+}
+
+/// What a request led to, in a few words.
+fn result_of(row: &RequestRow) -> (String, &'static str) {
+    if let Some(error) = &row.error {
+        return (error.clone(), "31");
+    }
+    match (&row.response, row.success) {
+        (Some(response), Some(false)) => {
+            let failed = response.results.iter().filter(|result| !result.success);
+            let mut texts = failed.map(|result| {
+                let error = result.error.as_deref().unwrap_or("failed");
+                result.node.as_deref().map_or_else(|| error.to_owned(), |node| format!("{node}: {error}"))
+            });
+            let first = texts.next().unwrap_or_else(|| "failed".to_owned());
+            let more = texts.count();
+            (if more == 0 { first } else { format!("{first} (and {more} more)") }, "31")
+        }
+        (_, Some(true)) => ("ok".to_owned(), "32"),
+        (_, Some(false)) => ("failed".to_owned(), "31"),
+        (_, None) => (String::new(), ""),
+    }
+}
+
+fn cells(row: &Row) -> Vec<Cell> {
+    match row {
+        Row::Request(row) => {
+            let (result, color) = result_of(row);
+            vec![
+                Cell::new(row.seq.to_string()),
+                Cell::new(short_time(&row.received_at)),
+                Cell::new(row.event.strip_suffix("_request").unwrap_or(&row.event)),
+                Cell::new(&row.reqid),
+                Cell::new(format!("{} {}", row.source.transport, row.source.peer)),
+                Cell::colored(row.state.as_str(), state_color(row.state)),
+                Cell::new(row.attempts.to_string()),
+                Cell::new(row.duplicates.to_string()),
+                Cell::new(row.duration_ms.map_or_else(String::new, |ms| format!("{ms:.1}"))),
+                Cell::colored(result, color),
+            ]
+        }
+        Row::Event(row) => {
+            let node = match (&row.node, row.incarnation) {
+                (Some(node), Some(incarnation)) => format!("{node} #{incarnation}: "),
+                (Some(node), None) => format!("{node}: "),
+                (None, _) => String::new(),
+            };
+            let mut cells = vec![Cell::new(row.seq.to_string()), Cell::new(short_time(&row.at)), Cell::new(&row.event)];
+            cells.resize(TABLE.len() - 1, Cell::default());
+            cells.push(Cell::new(format!("{node}{}", row.summary)));
+            cells
+        }
+        Row::Unreadable(row) => {
+            let mut cells = vec![Cell::new(row.seq.to_string()), Cell::default(), Cell::colored("unreadable", "31")];
+            cells.resize(TABLE.len() - 1, Cell::default());
+            cells.push(Cell::colored(&row.unreadable, "31"));
+            cells
+        }
+    }
+}
+
+fn record(row: &Row) -> [String; 20] {
+    let json = |value: &Value| value.to_string();
+    match row {
+        Row::Request(row) => [
+            row.seq.to_string(),
+            row.received_at.clone(),
+            row.event.clone(),
+            row.reqid.clone(),
+            row.dialect.clone(),
+            format!("{} {}", row.source.transport, row.source.peer),
+            row.state.as_str().to_owned(),
+            row.attempts.to_string(),
+            row.duplicates.to_string(),
+            row.completed_at.clone().unwrap_or_default(),
+            row.duration_ms.map_or_else(String::new, |ms| ms.to_string()),
+            row.success.map_or_else(String::new, |success| success.to_string()),
+            row.digest.clone(),
+            row.error.clone().unwrap_or_default(),
+            json(&row.request),
+            row.response.as_ref().map_or_else(String::new, |response| {
+                serde_json::to_string(response).expect("responses have text keys only")
+            }),
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+        ],
+        Row::Event(row) => {
+            let EventRow { seq, at, event, node, incarnation, detail, summary } = row.as_ref();
+            let mut record: [String; 20] = Default::default();
+            let [to_seq, to_at, to_event, .., to_node, to_incarnation, to_detail, to_summary] = &mut record;
+            *to_seq = seq.to_string();
+            to_at.clone_from(at);
+            to_event.clone_from(event);
+            to_node.clone_from(&node.clone().unwrap_or_default());
+            *to_incarnation = incarnation.map_or_else(String::new, |incarnation| incarnation.to_string());
+            *to_detail = json(detail);
+            to_summary.clone_from(summary);
+            record
+        }
+        Row::Unreadable(Unreadable { seq, unreadable }) => {
+            let mut record: [String; 20] = Default::default();
+            let [to_seq, _, to_event, .., to_summary] = &mut record;
+            *to_seq = seq.to_string();
+            "unreadable".clone_into(to_event);
+            to_summary.clone_from(unreadable);
+            record
+        }
+    }
+}
+
+fn show(context: &Context, reqid: String, from: &JournalFrom) -> Outcome {
+    let mut source = Source::open(context, from)?;
+    let filter = Filter { reqid: Some(reqid.clone()), ..Filter::default() };
+    let screen = context.screen();
+    let mut found = 0_usize;
+    source.rows(&filter, |row| {
+        if screen.json {
+            print_json(&row)?;
+        } else {
+            let mut out = std::io::stdout().lock();
+            if found > 0 {
+                writeln!(out)?;
+            }
+            print_row(&mut out, &screen, &row)?;
+        }
+        found += 1;
+        Ok(More::Yes)
+    })?;
+    if found == 0 {
+        return Err(Failure::new(Exit::Failed, format!("the journal has no request with reqid {}", plain(&reqid))));
+    }
+    Ok(Exit::Done)
+}
+
+fn print_row(out: &mut impl Write, screen: &Screen, row: &Row) -> std::io::Result<()> {
+    let mut line = |label: &str, text: String| writeln!(out, "{label:<12} {text}");
+    match row {
+        Row::Request(row) => {
+            line("request", format!("{} {}", row.seq, screen.paint("1", &plain(&row.event))))?;
+            line("reqid", plain(&row.reqid))?;
+            line("dialect", plain(&row.dialect))?;
+            line("source", plain(&format!("{} {}", row.source.transport, row.source.peer)))?;
+            line("received", plain(&row.received_at))?;
+            line("state", screen.paint(state_color(row.state), row.state.as_str()))?;
+            line("attempts", row.attempts.to_string())?;
+            line("duplicates", row.duplicates.to_string())?;
+            for sighting in row.duplicates_first.iter().chain(&row.duplicates_last) {
+                line("", plain(&format!("{} {} {}", sighting.at, sighting.source.transport, sighting.source.peer)))?;
+            }
+            if let Some(at) = &row.completed_at {
+                let took = row.duration_ms.map_or_else(String::new, |ms| format!(" (took {ms:.1} ms)"));
+                line("completed", format!("{}{took}", plain(at)))?;
+            }
+            let (result, color) = result_of(row);
+            if !result.is_empty() {
+                line("result", screen.paint(color, &plain(&result)))?;
+            }
+            line("digest", plain(&row.digest))?;
+            print_value(out, "arguments", &row.request)?;
+            if let Some(response) = &row.response {
+                let response = serde_json::to_value(response).expect("responses have text keys only");
+                print_value(out, "response", &response)?;
+            }
+        }
+        Row::Event(row) => {
+            line("event", format!("{} {}", row.seq, screen.paint("1", &plain(&row.event))))?;
+            line("at", plain(&row.at))?;
+            line("summary", plain(&row.summary))?;
+            print_value(out, "detail", &row.detail)?;
+        }
+        Row::Unreadable(row) => line("unreadable", format!("{} {}", row.seq, plain(&row.unreadable)))?,
+    }
+    Ok(())
+}
+
+fn print_value(out: &mut impl Write, label: &str, value: &Value) -> std::io::Result<()> {
+    writeln!(out, "{label}")?;
+    let pretty = serde_json::to_string_pretty(value).expect("JSON values have text keys");
+    for line in pretty.lines() {
+        writeln!(out, "  {}", plain(line))?;
+    }
+    Ok(())
+}
+
+fn verify(context: &Context, from: &JournalFrom) -> Outcome {
+    let report = Source::open(context, from)?.verify(within_ms(VERIFY_MS))?;
+    let screen = context.screen();
+    let exit = if report.problems.is_empty() { Exit::Done } else { Exit::Failed };
+    if screen.json {
+        print_json(&report)?;
+        return Ok(exit);
+    }
+    let mut out = std::io::stdout().lock();
+    for problem in &report.problems {
+        writeln!(out, "{}: {}", screen.paint("31", "problem"), plain(problem))?;
+    }
+    let verdict = match exit {
+        Exit::Done => screen.paint("32", "whole"),
+        _ => screen.paint("31", &format!("{} problems", report.problems.len())),
+    };
+    writeln!(out, "{} entries, {} to {}: {verdict}", report.entries, report.first, report.last)?;
+    Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::event::Source as Sender;
+
+    fn rows() -> Vec<Row> {
+        let request = RequestRow {
+            seq: Seq(17),
+            reqid: "r-1\n".into(),
+            event: "deploy_request".into(),
+            dialect: "Management".into(),
+            source: Sender { transport: "control".into(), peer: "uid=0 pid=4242".into() },
+            received_at: "2026-11-22T08:31:00.123456Z".into(),
+            state: RequestState::Completed,
+            attempts: 1,
+            duplicates: 2,
+            duplicates_first: Vec::new(),
+            duplicates_last: Vec::new(),
+            digest: "00ff".into(),
+            request: json!({"force": false}),
+            completed_at: Some("2026-11-22T08:31:01.123456Z".into()),
+            duration_ms: Some(812.45),
+            success: Some(true),
+            response: None,
+            error: None,
+        };
+        let event = EventRow {
+            seq: Seq(18),
+            at: "2026-11-22T08:31:02.000000Z".into(),
+            event: "node_exited".into(),
+            node: Some("w1".into()),
+            incarnation: Some(3),
+            detail: json!({"cause": "signal"}),
+            summary: "signal 9, \"restart\" follows".into(),
+        };
+        let unreadable = Unreadable { seq: Seq(19), unreadable: "checksum".into() };
+        vec![Row::Request(Box::new(request)), Row::Event(Box::new(event)), Row::Unreadable(unreadable)]
+    }
+
+    fn printed(format: DumpFormat, rows: &[Row]) -> String {
+        let screen = Screen { json: false, is_terminal: false, color: false, width: None };
+        let mut out = Vec::new();
+        let mut printer = Printer::new(format, &screen, &mut out);
+        for row in rows {
+            printer.print(row).unwrap();
+        }
+        printer.finish().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_table_has_a_line_for_each_row() {
+        let expected = "\
+SEQ  TIME                 EVENT        REQID  SOURCE                  STATE      TRIES  DUPS     MS  RESULT
+ 17  2026-11-22 08:31:00  deploy       r-1\\n  control uid=0 pid=4242  completed      1     2  812.5  ok
+ 18  2026-11-22 08:31:02  node_exited                                                                w1 #3: signal 9, \"restart\" follows
+ 19                       unreadable                                                                 checksum
+";
+        assert_eq!(printed(DumpFormat::Table, &rows()), expected);
+    }
+
+    #[test]
+    fn json_is_an_object_a_line_with_the_fields_of_the_contract() {
+        let text = printed(DumpFormat::Json, &rows());
+        let first = text.lines().next().unwrap();
+        assert_eq!(
+            first,
+            r#"{"seq":17,"reqid":"r-1\n","event":"deploy_request","dialect":"Management","source":{"transport":"control","peer":"uid=0 pid=4242"},"received_at":"2026-11-22T08:31:00.123456Z","state":"completed","attempts":1,"duplicates":2,"digest":"00ff","request":{"force":false},"completed_at":"2026-11-22T08:31:01.123456Z","duration_ms":812.45,"success":true,"response":null}"#
+        );
+        assert_eq!(text.lines().count(), 3);
+    }
+
+    #[test]
+    fn csv_has_one_set_of_columns_for_all_kinds() {
+        let text = printed(DumpFormat::Csv, &rows());
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let read: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+        assert_eq!(read.len(), 3);
+        assert_eq!((&read[0][3], &read[0][14]), ("r-1\n", "{\"force\":false}"));
+        assert_eq!((&read[1][16], &read[1][17], &read[1][19]), ("w1", "3", "signal 9, \"restart\" follows"));
+        assert_eq!((&read[2][2], &read[2][19]), ("unreadable", "checksum"));
+        assert_eq!(printed(DumpFormat::Csv, &[]).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_row_can_be_read_in_full() {
+        let screen = Screen { json: false, is_terminal: false, color: false, width: None };
+        let mut out = Vec::new();
+        print_row(&mut out, &screen, &rows()[0]).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("state        completed") && text.contains("\"force\": false"), "{text}");
+    }
+
+    #[test]
+    fn flags_become_a_filter() {
+        use clap::Parser;
+        let line = "zeek-cluster-agent journal dump --since 2026-11-22T08:31:00Z --state conflict --kind node --failed \
+                    --from-seq 3 --reverse --event deploy";
+        let cli = flags::Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let flags::Command::Journal(flags::Journal::Dump(dump)) = cli.command else { panic!("another command") };
+        let found = filter(&dump, &ZonedDateTime::now()).unwrap();
+        let expected = Filter {
+            kind: Kind::Node,
+            since: Some(crate::api::time::Timestamp(1_795_336_260_000_000)),
+            state: Some(RequestState::Conflict),
+            failed: true,
+            from_seq: Some(Seq(3)),
+            reverse: true,
+            event: Some("deploy".into()),
+            ..Filter::default()
+        };
+        assert_eq!(found, expected);
+        let bad = Dump { since: Some("soon".into()), ..*dump };
+        assert!(matches!(filter(&bad, &ZonedDateTime::now()), Err(Failure::Said { exit: Exit::Usage, .. })));
+    }
+}

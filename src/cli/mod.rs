@@ -1,0 +1,122 @@
+//! The command line: raw flags ([`flags`]) become a command with its settings, and its outcome an exit code.
+//!
+//! Data goes to standard output, everything else to standard error. Nothing is decided here about requests or nodes: a
+//! command asks the agent, or reads what it left, and prints the answer.
+
+mod completion;
+mod config;
+mod connect;
+mod demo;
+mod flags;
+mod journal;
+mod nodes;
+mod outcome;
+mod output;
+mod request;
+mod run;
+mod settings;
+mod status;
+mod time;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use self::flags::{Cli, Command, Global, When};
+use self::outcome::{Exit, Failure, Outcome};
+use self::output::Screen;
+use crate::settings::{self as resolved, File, Flags, Settings, Surroundings};
+use crate::telemetry::Color;
+
+/// Runs the command that `arguments` ask for.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Help goes to standard output; if nobody reads it, nobody misses it.
+            let _ = error.print();
+            let exit = if asked { Exit::Done } else { Exit::Usage };
+            return exit.into();
+        }
+    };
+    let Cli { global, command } = cli;
+    let context = Context { global, surroundings: Surroundings::here() };
+    outcome::conclude(dispatch(&context, command))
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Failure> {
+    let outcome = match command {
+        Command::Run(flags) => return run::run(context, flags),
+        Command::Request(request) => request::run(context, request),
+        Command::Nodes(command) => nodes::run(context, command),
+        Command::Status => status::run(context),
+        Command::Shutdown(shutdown) => nodes::shutdown(context, &shutdown),
+        Command::Notify(notify) => nodes::notify(context, &notify),
+        Command::Settings => settings::run(context),
+        Command::Journal(command) => journal::run(context, command),
+        Command::Config(command) => config::run(context, &command),
+        Command::Completions { shell } => completion::completions(shell),
+        Command::Man => completion::man(),
+        Command::Demo => show_demo(),
+    };
+    outcome.map(Exit::into)
+}
+
+fn show_demo() -> Outcome {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::because(Exit::Failed, "cannot tell which program this is", &error))?;
+    demo::run(&program).map_err(|error| Failure::new(Exit::Failed, format!("{error:#}")))?;
+    Ok(Exit::Done)
+}
+
+/// What every command knows of its call.
+struct Context {
+    global: Global,
+    surroundings: Surroundings,
+}
+
+impl Context {
+    fn color(&self) -> Color {
+        match self.global.color {
+            When::Auto => Color::Auto,
+            When::Always => Color::Always,
+            When::Never => Color::Never,
+        }
+    }
+
+    fn screen(&self) -> Screen {
+        Screen::stdout(self.global.json, self.color())
+    }
+
+    fn settings(&self) -> Result<Settings, Failure> {
+        self.settings_with(Vec::new())
+    }
+
+    /// The settings with this command's own flags over the global ones.
+    fn settings_with(&self, mut flags: Flags) -> Result<Settings, Failure> {
+        let global = [("state_dir", &self.global.state_dir), ("control_socket", &self.global.control_socket)];
+        flags.extend(global.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))));
+        let named = self.global.config.clone();
+        let named = named.or_else(|| self.surroundings.variable(resolved::CONFIG_VARIABLE).map(Into::into));
+        let file = match &named {
+            Some(path) => File::read(path, true),
+            None => File::read(resolved::file::DEFAULT_PATH.as_ref(), false),
+        };
+        let file = file.map_err(|problem| Failure::new(Exit::Configuration, problem.to_string()))?;
+        Settings::resolve(&flags, &self.surroundings, file.as_ref()).map_err(|problems| {
+            let exit = if problems.only_flags() { Exit::Usage } else { Exit::Configuration };
+            Failure::new(exit, problems.to_string())
+        })
+    }
+}
+
+/// Prints one JSON value as a line.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let line = serde_json::to_string(value).expect("what commands print has text keys only");
+    writeln!(std::io::stdout().lock(), "{line}")?;
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! `nodes`, `shutdown` and `notify`: looking after the nodes of this host.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::flags::{Nodes, NodesChange, Notify, Shutdown};
+use super::outcome::{Exit, Failure, Outcome, chain};
+use super::request::{self, Call};
+use super::{Context, connect, run as agent, status};
+use crate::api::event::{Dialect, Request};
+use crate::api::ids::{NodeName, ReqId};
+use crate::control::client::{self, Client, within_ms};
+use crate::control::logs;
+use crate::control::message::{LogChunk, LogQuery, Stream};
+use crate::telemetry::systemd::Notifier;
+
+/// How often a followed log is looked at; nothing on the agent's side runs in between.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
+const ANSWER_MS: u64 = 30_000;
+
+pub fn run(context: &Context, command: Nodes) -> Outcome {
+    let operator = |request, sending| request::send(context, Call { request, dialect: Dialect::Operator, sending });
+    match command {
+        Nodes::List => status::list(context),
+        Nodes::Start(NodesChange { nodes, sending }) => {
+            operator(Request::StartNodes { nodes: nodes.into_iter().collect() }, sending)
+        }
+        Nodes::Stop(NodesChange { nodes, sending }) => {
+            operator(Request::StopNodes { nodes: nodes.into_iter().collect() }, sending)
+        }
+        Nodes::Restart(NodesChange { nodes, sending }) => {
+            operator(Request::Restart { nodes: nodes.into_iter().collect() }, sending)
+        }
+        Nodes::Logs { node, follow, stderr, lines } => {
+            let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
+            show_logs(context, &node, stream, lines, follow)
+        }
+    }
+}
+
+/// Where a node's output is read: through the agent, or from its directory if none runs.
+enum LogSource {
+    Agent(Box<Client>),
+    Directory(PathBuf),
+}
+
+impl LogSource {
+    fn read(&mut self, node: &NodeName, query: LogQuery) -> Result<LogChunk, Failure> {
+        match self {
+            Self::Agent(client) => client.logs(node.as_str(), query, within_ms(ANSWER_MS)).map_err(connect::failed),
+            Self::Directory(directory) => {
+                logs::read(directory, &query).map_err(|error| Failure::new(Exit::Failed, chain(&error)))
+            }
+        }
+    }
+}
+
+fn show_logs(context: &Context, node: &str, stream: Stream, lines: u64, follow: bool) -> Outcome {
+    let node = NodeName::new(node).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let settings = context.settings()?;
+    let mut source = match connect::find(&settings, &context.surroundings)? {
+        Ok(client) => LogSource::Agent(Box::new(client)),
+        Err(nobody) => {
+            let directory = settings.node_dir.join(node.as_str());
+            if !directory.is_dir() {
+                return Err(nobody.into());
+            }
+            LogSource::Directory(directory)
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    let is_terminal = out.is_terminal();
+    let mut query = LogQuery { stream, from: None, lines };
+    loop {
+        let chunk = source.read(&node, query)?;
+        if chunk.gap {
+            eprintln!("zeek-cluster-agent: some output was rotated away before it could be shown");
+        }
+        if is_terminal {
+            out.write_all(&harmless(&chunk.bytes))?;
+        } else {
+            out.write_all(&chunk.bytes)?;
+        }
+        out.flush()?;
+        if chunk.end {
+            if !follow {
+                return Ok(Exit::Done);
+            }
+            std::thread::sleep(FOLLOW_PAUSE);
+        }
+        query.from = Some(chunk.next);
+    }
+}
+
+/// Output of a node for a terminal: lines and tabs stay, whatever else could drive the terminal is shown as `?`.
+fn harmless(bytes: &[u8]) -> Vec<u8> {
+    let control = |byte: u8| byte < 0x20 && byte != b'\n' && byte != b'\t' || byte == 0x7f;
+    bytes.iter().map(|byte| if control(*byte) { b'?' } else { *byte }).collect()
+}
+
+pub fn shutdown(context: &Context, flags: &Shutdown) -> Outcome {
+    let mut settings = context.settings()?;
+    let mut client = match connect::find(&settings, &context.surroundings)? {
+        Ok(client) => client,
+        Err(_) if flags.nodes => {
+            let reqid = ReqId::new(request::reqid(flags.sending.reqid.clone()));
+            let reqid = reqid.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+            let response = agent::stop_nodes(context, &mut settings, reqid)?;
+            return request::show(context, &response, &BTreeSet::new());
+        }
+        Err(nobody) => return Err(nobody.into()),
+    };
+    let request = Request::Shutdown { nodes: flags.nodes };
+    let call = Call { request, dialect: Dialect::Operator, sending: flags.sending.clone() };
+    let outcome = request::finish(context, &mut client, call)?;
+    if outcome == Exit::Done {
+        wait_for_end(&mut client)?;
+    }
+    Ok(outcome)
+}
+
+/// The connection ends with the agent.
+fn wait_for_end(client: &mut Client) -> Result<(), Failure> {
+    match client.next_publication(within_ms(ANSWER_MS)) {
+        Err(client::Error::Closed | client::Error::Connection(_)) => Ok(()),
+        Err(client::Error::TimedOut) => {
+            Err(Failure::new(Exit::Timeout, "the agent has agreed to end and is still there"))
+        }
+        Ok(_) => Err(connect::failed(client::Error::Mismatch)),
+        Err(error) => Err(connect::failed(error)),
+    }
+}
+
+/// A node's own command: through the socket that its environment names, else through the agent's.
+pub fn notify(context: &Context, flags: &Notify) -> Outcome {
+    if let Some(socket) = context.surroundings.variable("NOTIFY_SOCKET") {
+        let sent = Notifier::to(socket).and_then(|notifier| notifier.ready("ready"));
+        return match sent {
+            Ok(()) => Ok(Exit::Done),
+            Err(error) => Err(Failure::because(Exit::Unreachable, format!("NOTIFY_SOCKET {socket}"), &error)),
+        };
+    }
+    let Some(node) = &flags.node else {
+        let message = "which node is ready? Neither NOTIFY_SOCKET nor CLUSTER_NODE is set, and --node is not given";
+        return Err(Failure::new(Exit::Usage, message));
+    };
+    connect::connect(context)?.notify_ready(node, within_ms(ANSWER_MS)).map_err(connect::failed)?;
+    Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_for_a_terminal_cannot_drive_it() {
+        assert_eq!(harmless(b"a\tb\n\x1b[2J\x07\xff\r\x7f"), b"a\tb\n?[2J?\xff??");
+    }
+}

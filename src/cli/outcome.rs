@@ -1,0 +1,117 @@
+//! How a command ends: its exit code, and what it says on stderr if it could not do what it was told.
+
+use std::fmt::Display;
+use std::io;
+use std::process::ExitCode;
+
+/// Exit codes; scripts rely on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    /// The request or a node failed.
+    Failed,
+    Usage,
+    Unreachable,
+    Timeout,
+    Conflict,
+    /// Bad configuration or settings.
+    Configuration,
+}
+
+impl Exit {
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Unreachable => 3,
+            Self::Timeout => 4,
+            Self::Conflict => 5,
+            Self::Configuration => 78,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Why a command stopped.
+#[derive(Debug)]
+pub enum Failure {
+    /// With this message on stderr.
+    Said { exit: Exit, message: String },
+    /// Standard output does not take more. A closed pipe is a reader that has seen enough, and no failure.
+    Output(io::Error),
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self::Said { exit, message: message.into() }
+    }
+
+    /// With an error and its causes.
+    pub fn because(exit: Exit, what: impl Display, error: &dyn std::error::Error) -> Self {
+        Self::new(exit, format!("{what}: {}", chain(error)))
+    }
+}
+
+/// Only writing to standard output is passed on as it is.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// An error and its causes in a line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Some errors tell their cause's part, too.
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+pub type Outcome = Result<Exit, Failure>;
+
+/// The exit code of an outcome, after saying on stderr what there is to say.
+pub fn conclude(outcome: Result<ExitCode, Failure>) -> ExitCode {
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => exit_of(failure).into(),
+    }
+}
+
+fn exit_of(failure: Failure) -> Exit {
+    match failure {
+        Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Failure::Output(error) => {
+            eprintln!("zeek-cluster-agent: cannot write to standard output: {error}");
+            Exit::Failed
+        }
+        Failure::Said { exit, message } => {
+            eprintln!("zeek-cluster-agent: {message}");
+            exit
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_is_success_and_other_trouble_is_not() {
+        assert_eq!(exit_of(Failure::Output(io::ErrorKind::BrokenPipe.into())), Exit::Done);
+        assert_eq!(exit_of(Failure::Output(io::ErrorKind::StorageFull.into())), Exit::Failed);
+        assert_eq!(exit_of(Failure::new(Exit::Conflict, "x")), Exit::Conflict);
+    }
+}

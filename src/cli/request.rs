@@ -1,0 +1,302 @@
+//! `request`: sends a request as a controller would, and prints the response. Operators' node commands go the same way.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use super::config::Text;
+use super::flags::{self, Sending};
+use super::outcome::{Exit, Failure, Outcome};
+use super::output::{Cell, Column, Screen, Table, plain};
+use super::{Context, connect, print_json, status};
+use crate::api::configuration::Configuration;
+use crate::api::event::{Dialect, Request, Response, Result as ApiResult, ResultData};
+use crate::api::ids::InstanceName;
+use crate::api::status::NodeStatus;
+use crate::control::client::{Answer, Client, Error};
+
+/// Beyond what the agent may take: for the way there and back, and a commit.
+const GRACE: Duration = Duration::from_secs(5);
+/// The same where somebody is in a hurry.
+const GRACE_ASKED: Duration = Duration::from_secs(1);
+
+/// A request with how to send it.
+pub struct Call {
+    pub request: Request,
+    pub dialect: Dialect,
+    pub sending: Sending,
+}
+
+pub fn run(context: &Context, command: flags::Request) -> Outcome {
+    let (request, dialect, sending) = match command {
+        flags::Request::SetConfiguration { file, sending } => {
+            let (mut client, config) = with_file(context, &file)?;
+            let call = Call { request: Request::SetConfiguration { config }, dialect: Dialect::ClusterAgent, sending };
+            return finish(context, &mut client, call);
+        }
+        flags::Request::Deploy { file, force, sending } => {
+            let (mut client, config) = with_file(context, &file)?;
+            let call = Call { request: Request::Deploy { config, force }, dialect: Dialect::Management, sending };
+            return finish(context, &mut client, call);
+        }
+        flags::Request::Welcome { sending } => (Request::AgentWelcome {}, Dialect::ClusterAgent, sending),
+        flags::Request::Standby { sending } => (Request::AgentStandby {}, Dialect::ClusterAgent, sending),
+        flags::Request::GetNodes { sending } => (Request::GetNodes {}, Dialect::Management, sending),
+        flags::Request::Restart { nodes, sending } => {
+            (Request::Restart { nodes: nodes.into_iter().collect() }, Dialect::Management, sending)
+        }
+        flags::Request::GetIdValue { id, nodes, sending } => {
+            let action = vec!["get_id_value".to_owned(), id];
+            let nodes = nodes.into_iter().collect();
+            (Request::NodeDispatch { action, nodes }, Dialect::Management, sending)
+        }
+    };
+    send(context, Call { request, dialect, sending })
+}
+
+/// Connects and sends.
+pub fn send(context: &Context, call: Call) -> Outcome {
+    let mut client = connect::connect(context)?;
+    finish(context, &mut client, call)
+}
+
+/// A file without instances means the connected agent's nodes.
+fn with_file(context: &Context, file: &std::path::Path) -> Result<(Client, Configuration), Failure> {
+    let text = Text::read(file)?;
+    let client = connect::connect(context)?;
+    let ours = InstanceName::new(client.welcome().agent.clone())
+        .map_err(|error| Failure::because(Exit::Failed, "the agent's name cannot be used", &error))?;
+    let config = text.configuration(&ours)?;
+    Ok((client, config))
+}
+
+/// Sends over a connection, prints the answer, and judges it.
+pub fn finish(context: &Context, client: &mut Client, call: Call) -> Outcome {
+    let named = named_nodes(&call.request);
+    let response = exchange(client, call)?;
+    show(context, &response, &named)
+}
+
+/// Prints a response, and judges it.
+pub fn show(context: &Context, response: &Response, named: &BTreeSet<String>) -> Outcome {
+    let screen = context.screen();
+    if screen.json {
+        print_json(response)?;
+    } else {
+        print_text(&screen, response)?;
+    }
+    Ok(verdict(response, named))
+}
+
+/// The reqid that was given, or a fresh one, which is printed so that the request can be repeated.
+pub fn reqid(given: Option<String>) -> String {
+    given.unwrap_or_else(|| {
+        let fresh = uuid::Uuid::new_v4().to_string();
+        eprintln!("reqid: {fresh}");
+        fresh
+    })
+}
+
+/// Sends and waits for the response.
+fn exchange(client: &mut Client, call: Call) -> Result<Response, Failure> {
+    let Call { request, dialect, sending } = call;
+    let reqid = reqid(sending.reqid);
+    let wait = match sending.timeout {
+        Some(ms) => Duration::from_millis(ms).saturating_add(GRACE_ASKED),
+        None => {
+            let welcome = client.welcome();
+            let ms = if waits_for_ends(&request) { welcome.stop_timeout_ms } else { 0 };
+            Duration::from_millis(ms.max(welcome.request_timeout_ms)).saturating_add(GRACE)
+        }
+    };
+    let deadline = Instant::now().checked_add(wait);
+    let again = if reqid.is_empty() {
+        "`request get-nodes` tells how far it is".to_owned()
+    } else {
+        format!("ask again with --reqid {reqid}")
+    };
+    match client.request(&reqid, request, dialect, sending.timeout, deadline) {
+        Ok(Answer::Response(response)) => Ok(response),
+        Ok(Answer::Refused(reason)) => {
+            Err(Failure::new(Exit::Failed, format!("refused: {}; nothing was done", plain(&reason))))
+        }
+        Err(Error::TimedOut) => {
+            let message = format!("no answer within {:.1} s: still being handled: {again}", wait.as_secs_f64());
+            Err(Failure::new(Exit::Timeout, message))
+        }
+        Err(Error::Closed | Error::Connection(_)) => {
+            let message = format!("the agent went away before it answered; when it is back, {again}");
+            Err(Failure::new(Exit::Unreachable, message))
+        }
+        Err(error) => Err(connect::failed(error)),
+    }
+}
+
+/// The answer comes when processes are gone.
+fn waits_for_ends(request: &Request) -> bool {
+    match request {
+        Request::AgentStandby {} | Request::StopNodes { .. } | Request::Shutdown { .. } => true,
+        Request::SetConfiguration { .. }
+        | Request::Deploy { .. }
+        | Request::AgentWelcome {}
+        | Request::GetNodes {}
+        | Request::Restart { .. }
+        | Request::NodeDispatch { .. }
+        | Request::StartNodes { .. } => false,
+    }
+}
+
+fn named_nodes(request: &Request) -> BTreeSet<String> {
+    match request {
+        Request::Restart { nodes }
+        | Request::NodeDispatch { nodes, .. }
+        | Request::StartNodes { nodes }
+        | Request::StopNodes { nodes } => nodes.clone(),
+        Request::SetConfiguration { .. }
+        | Request::Deploy { .. }
+        | Request::AgentWelcome {}
+        | Request::AgentStandby {}
+        | Request::GetNodes {}
+        | Request::Shutdown { .. } => BTreeSet::new(),
+    }
+}
+
+/// The exit code of a response. The agent drops names that it does not know, so their absence is what tells.
+fn verdict(response: &Response, named: &BTreeSet<String>) -> Exit {
+    let is_conflict = |result: &ApiResult| result.error.as_deref().is_some_and(|error| error.starts_with("conflict: "));
+    if response.results.iter().any(is_conflict) {
+        return Exit::Conflict;
+    }
+    // A failure of the request as a whole says nothing about names.
+    if response.results.iter().any(|result| !result.success && result.node.is_none()) {
+        return Exit::Failed;
+    }
+    let answered: BTreeSet<&str> = response.results.iter().filter_map(|result| result.node.as_deref()).collect();
+    let unknown: Vec<String> =
+        named.iter().filter(|name| !answered.contains(name.as_str())).map(|n| plain(n)).collect();
+    if !unknown.is_empty() {
+        eprintln!("zeek-cluster-agent: this host has no node called {}", unknown.join(", "));
+        return Exit::Failed;
+    }
+    if response.success() { Exit::Done } else { Exit::Failed }
+}
+
+const NODES: [Column; 6] = [
+    Column::text("NODE"),
+    Column::text("STATE"),
+    Column::text("ROLE"),
+    Column::number("PID"),
+    Column::number("PORT"),
+    Column::number("METRICS"),
+];
+
+fn print_text(screen: &Screen, response: &Response) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    if response.results.is_empty() {
+        writeln!(out, "nothing to do: no node of this host is concerned")?;
+    }
+    for result in &response.results {
+        let node = result.node.as_deref().map(plain);
+        match (result.success, &result.data) {
+            (true, Some(ResultData::Nodes(nodes))) => print_nodes(&mut out, screen, nodes)?,
+            (true, Some(ResultData::Text(text))) => {
+                writeln!(out, "{}{}", node.map_or_else(String::new, |node| format!("{node}: ")), plain(text))?;
+            }
+            (true, Some(ResultData::Outputs(_)) | None) => {
+                let ok = screen.paint("32", "ok");
+                writeln!(out, "{}", node.map_or_else(|| ok.clone(), |node| format!("{ok} {node}")))?;
+            }
+            (false, data) => {
+                let failed = screen.paint("31", "failed");
+                let error = result.error.as_deref().unwrap_or("no reason given");
+                let mut lines = error.lines().map(plain);
+                let first = lines.next().unwrap_or_default();
+                writeln!(out, "{failed} {}{first}", node.map_or_else(String::new, |node| format!("{node}: ")))?;
+                for line in lines {
+                    writeln!(out, "  {line}")?;
+                }
+                if let Some(ResultData::Outputs(outputs)) = data {
+                    print_output(&mut out, "stdout", &outputs.stdout)?;
+                    print_output(&mut out, "stderr", &outputs.stderr)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print_output(out: &mut impl Write, stream: &str, text: &str) -> std::io::Result<()> {
+    for line in text.lines() {
+        writeln!(out, "  {stream}: {}", plain(line))?;
+    }
+    Ok(())
+}
+
+fn print_nodes(out: &mut impl Write, screen: &Screen, nodes: &[NodeStatus]) -> std::io::Result<()> {
+    let mut table = Table::new(&NODES, screen);
+    for node in nodes {
+        let number = |port: Option<crate::api::configuration::Port>| match port {
+            Some(port) => Cell::new(port.number.to_string()),
+            None => Cell::new("-"),
+        };
+        table.row(
+            out,
+            vec![
+                Cell::new(&node.node),
+                status::state_cell(node.state),
+                Cell::new(node.cluster_role.as_str()),
+                Cell::new(node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
+                number(node.port),
+                number(node.metrics_port),
+            ],
+        )?;
+    }
+    table.finish(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ids::ReqId;
+
+    fn response(results: &[(bool, Option<&str>, Option<&str>)]) -> Response {
+        let result = |(success, node, error): &(bool, Option<&str>, Option<&str>)| ApiResult {
+            reqid: ReqId::default(),
+            success: *success,
+            instance: None,
+            data: None,
+            error: error.map(str::to_owned),
+            node: node.map(str::to_owned),
+        };
+        Response {
+            event: "restart_response".into(),
+            reqid: ReqId::default(),
+            results: results.iter().map(result).collect(),
+        }
+    }
+
+    #[test]
+    fn verdicts_follow_the_contract() {
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let none = named(&[]);
+        assert_eq!(verdict(&response(&[]), &none), Exit::Done);
+        assert_eq!(verdict(&response(&[(true, Some("w1"), None)]), &none), Exit::Done);
+        assert_eq!(
+            verdict(&response(&[(true, Some("w1"), None), (false, Some("w2"), Some("x"))]), &none),
+            Exit::Failed
+        );
+        assert_eq!(verdict(&response(&[(false, None, Some("conflict: taken"))]), &named(&["w9"])), Exit::Conflict);
+        assert_eq!(verdict(&response(&[(true, Some("w1"), None)]), &named(&["w1", "w9"])), Exit::Failed);
+        assert_eq!(verdict(&response(&[]), &named(&["w9"])), Exit::Failed);
+        assert_eq!(verdict(&response(&[(false, None, Some("superseded"))]), &named(&["w1"])), Exit::Failed);
+    }
+
+    #[test]
+    fn the_json_of_a_response_is_the_contract() {
+        let json = serde_json::to_string(&response(&[(false, None, Some("e"))])).unwrap();
+        assert_eq!(
+            json,
+            r#"{"event":"restart_response","reqid":"","results":[{"reqid":"","success":false,"instance":null,"data":null,"error":"e","node":null}]}"#
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! `run`, and `shutdown --nodes` where no agent runs: settings become the agent's options.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::Context;
+use super::flags::Run;
+use super::outcome::{Exit, Failure, chain};
+use crate::agent::{self, Announcement};
+use crate::api::event::Response;
+use crate::api::ids::ReqId;
+use crate::control::server;
+use crate::journal::identity;
+use crate::settings::{Flags, LogFormat, LogLevel, Settings};
+use crate::telemetry::systemd::Notifier;
+use crate::telemetry::{self, Format};
+use crate::{journal, lifecycle, supervisor};
+
+/// How long a predecessor's hold of the state directory is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
+/// The same for somebody who waits at a prompt, where no agent answers.
+const LOCK_WAIT_OFFLINE: Duration = Duration::from_secs(5);
+
+/// Runs the agent until it is asked to end.
+pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
+    let settings = context.settings_with(own_flags(flags))?;
+    if let Some(problems) = joined(settings.unavailable().iter().map(ToString::to_string)) {
+        return Err(Failure::new(Exit::Configuration, problems));
+    }
+    set_up_log(context, &settings, level(*settings.log_level))?;
+    let warnings = Settings::strange_variables(&context.surroundings);
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let options = options(&settings, LOCK_WAIT, warnings)?;
+    match agent::run(options) {
+        Ok(()) => Ok(ExitCode::from(Exit::Done.code())),
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            Ok(ExitCode::from(error.exit_code()))
+        }
+    }
+}
+
+/// Stops the nodes of a state directory that no agent serves.
+pub fn stop_nodes(context: &Context, settings: &mut Settings, reqid: ReqId) -> Result<Response, Failure> {
+    set_up_log(context, settings, tracing::Level::WARN)?;
+    // Whoever stops the nodes need not know the name that the agent was run with.
+    let known = identity::read(&settings.state_dir);
+    match known.map_err(|error| Failure::new(Exit::Failed, chain(&error)))? {
+        Some(identity) => settings.name.value = identity.name,
+        None => {
+            let message = format!("{} is no state directory of an agent", settings.state_dir.display());
+            return Err(Failure::new(Exit::Unreachable, message));
+        }
+    }
+    let options = options(settings, LOCK_WAIT_OFFLINE, Vec::new())?;
+    agent::shutdown_offline(options, reqid).map_err(|error| {
+        let exit = if error.exit_code() == Exit::Configuration.code() { Exit::Configuration } else { Exit::Failed };
+        Failure::new(exit, chain(&error))
+    })
+}
+
+fn own_flags(flags: Run) -> Flags {
+    let Run { name, websocket, listen, controller, node_program, simulate_nodes, log_format } = flags;
+    let texts = [
+        ("name", name),
+        ("websocket", websocket),
+        ("listen", listen),
+        ("controller", controller),
+        ("node_program", node_program),
+        ("simulate_nodes", simulate_nodes.then(|| "true".to_owned())),
+        ("log_format", log_format),
+    ];
+    texts.into_iter().filter_map(|(key, text)| Some((key, text?))).collect()
+}
+
+fn joined(problems: impl Iterator<Item = String>) -> Option<String> {
+    let problems: Vec<String> = problems.collect();
+    if problems.is_empty() { None } else { Some(problems.join("\n")) }
+}
+
+fn level(level: LogLevel) -> tracing::Level {
+    match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    }
+}
+
+fn set_up_log(context: &Context, settings: &Settings, level: tracing::Level) -> Result<(), Failure> {
+    let (verbose, quiet) = (i32::from(context.global.verbose), i32::from(context.global.quiet));
+    let shifted = verbose != 0 || quiet != 0;
+    let options = telemetry::Options {
+        format: match *settings.log_format {
+            LogFormat::Text => Format::Text,
+            LogFormat::Json => Format::Json,
+        },
+        color: context.color(),
+        level: telemetry::shift(level, verbose - quiet),
+        filter: context.surroundings.variable("RUST_LOG").filter(|_| !shifted).map(str::to_owned),
+    };
+    telemetry::init(&options).map_err(|error| Failure::new(Exit::Configuration, error.to_string()))
+}
+
+fn options(settings: &Settings, lock_wait: Duration, warnings: Vec<String>) -> Result<agent::Options, Failure> {
+    let group = match &settings.control_group.0 {
+        None => None,
+        Some(_) => {
+            let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+            settings.control_gid(&groups).map_err(|problem| Failure::new(Exit::Configuration, problem.to_string()))?
+        }
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
+    Ok(agent::Options {
+        state_dir: settings.state_dir.value.clone(),
+        lifecycle: lifecycle::Options {
+            instance: settings.name.value.clone(),
+            cpus,
+            program: settings.program(),
+            args: settings.node_args.value.clone(),
+            readiness: settings.readiness(),
+            ready_timeout_ms: settings.ready_timeout.ms,
+            stop_timeout_ms: settings.stop_timeout.ms,
+            stop_timeout_writers_ms: settings.stop_timeout_manager_logger.ms,
+            stage_wait_ms: settings.stage_wait.ms,
+            request_timeout_ms: settings.request_timeout.ms,
+            restart: lifecycle::RestartOptions {
+                backoff_min_ms: settings.backoff_min.ms,
+                backoff_max_ms: settings.backoff_max.ms,
+                max_restarts: *settings.max_restarts,
+                window_ms: settings.restart_window.ms,
+                permanent_exit_codes: settings.permanent_exit_codes.0.clone(),
+                failed_retry_ms: settings.failed_retry.ms,
+            },
+        },
+        journal: journal::Options {
+            cache_capacity: settings.journal_cache.bytes,
+            open_timeout: settings.journal_open_timeout.duration(),
+            ballast_bytes: settings.ballast_size.bytes,
+            request_floor: settings.space_floor_requests.bytes,
+            fact_floor: settings.space_floor_facts.bytes,
+        },
+        supervisor: supervisor::Options {
+            node_dir: settings.node_dir.value.clone(),
+            ..supervisor::Options::new(settings.state_dir.value.clone())
+        },
+        control: server::Options {
+            path: settings.control_socket.value.clone(),
+            group,
+            patience: server::Patience::default(),
+        },
+        lock_wait,
+        commit_timeout: settings.commit_timeout.duration(),
+        warnings,
+        announce,
+    })
+}
+
+/// Tells the service manager, if there is one.
+fn announce(announcement: Announcement<'_>) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let told = Notifier::to(&socket.to_string_lossy()).and_then(|notifier| match announcement {
+        Announcement::Ready { status } => notifier.ready(status),
+        Announcement::Stopping { status } => notifier.stopping(status),
+    });
+    if let Err(error) = told {
+        tracing::warn!(%error, "the service manager could not be told how the agent is");
+    }
+}

@@ -1,0 +1,242 @@
+//! `status` and `nodes list`.
+
+use std::io::Write;
+
+use super::connect::{self, SOON};
+use super::outcome::{Exit, Failure, Outcome};
+use super::output::{Cell, Column, Screen, Table, plain, size, span};
+use super::{Context, print_json};
+use crate::api::report::{NodeReport, StatusReport};
+use crate::api::status::NodeState;
+use crate::control::client::{Client, within_ms};
+
+pub fn run(context: &Context) -> Outcome {
+    let report = ask(&mut connect::connect(context)?)?;
+    let screen = context.screen();
+    if screen.json {
+        print_json(&report)?;
+    } else {
+        let mut out = std::io::stdout().lock();
+        print_report(&mut out, &screen, &report)?;
+        out.flush()?;
+    }
+    Ok(if report.serving { Exit::Done } else { Exit::Failed })
+}
+
+pub fn ask(client: &mut Client) -> Result<StatusReport, Failure> {
+    client.status(within_ms(u64::try_from(SOON.as_millis()).unwrap_or(u64::MAX))).map_err(connect::failed)
+}
+
+pub fn list(context: &Context) -> Outcome {
+    let report = ask(&mut connect::connect(context)?)?;
+    let screen = context.screen();
+    if screen.json {
+        print_json(&report.nodes)?;
+        return Ok(Exit::Done);
+    }
+    let mut out = std::io::stdout().lock();
+    if report.nodes.is_empty() {
+        eprintln!("no nodes: {}", no_nodes(&report));
+    }
+    print_nodes(&mut out, &screen, &report.nodes)?;
+    out.flush()?;
+    Ok(Exit::Done)
+}
+
+/// A state in its colour.
+pub fn state_cell(state: NodeState) -> Cell {
+    Cell::colored(state.as_str(), color(state))
+}
+
+fn color(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Running => "32",
+        NodeState::Pending => "33",
+        NodeState::Stopped => "2",
+        NodeState::Failed | NodeState::Crashed => "31",
+        NodeState::Unknown => "35",
+    }
+}
+
+fn no_nodes(report: &StatusReport) -> &'static str {
+    match report.configuration {
+        Some(_) => "the configuration has none for this host",
+        None => "no configuration runs",
+    }
+}
+
+fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) -> std::io::Result<()> {
+    let state = match (&report.hold, report.serving) {
+        (_, false) => screen.paint("33", "starting"),
+        (Some(_), true) => screen.paint("33", "serving, on hold"),
+        (None, true) => screen.paint("32", "serving"),
+    };
+    let name = screen.paint("1", &plain(&report.name));
+    writeln!(out, "{name}: {state}, pid {}, release {}", report.pid, plain(&report.version))?;
+    let mut line = |label: &str, text: String| writeln!(out, "  {label:<14} {text}");
+    line("since", plain(&report.started_at))?;
+    line("directory", plain(&report.state_dir))?;
+    if let Some(reason) = &report.hold {
+        line(
+            "on hold",
+            format!(
+                "{}; nothing is started or stopped until a configuration, standby or `nodes` command",
+                plain(reason)
+            ),
+        )?;
+    }
+    line("configuration", report.configuration.as_deref().map_or_else(|| "none".to_owned(), plain))?;
+    line("nodes", summary(&report.nodes).unwrap_or_else(|| no_nodes(report).to_owned()))?;
+    line("requests", format!("{} unfinished, {} refused", report.unfinished, report.refused))?;
+    let journal = &report.journal;
+    line(
+        "journal",
+        format!(
+            "{} entries, {} on disk, {} free, commits p99 {:.1} ms",
+            journal.last,
+            size(journal.bytes_on_disk),
+            size(journal.free_bytes),
+            journal.commit_ms_p99
+        ),
+    )?;
+    if let Some(reason) = &journal.refusing {
+        line("refusing", screen.paint("31", &plain(reason)))?;
+    }
+    for warning in &report.warnings {
+        line("warning", screen.paint("33", &plain(warning)))?;
+    }
+    if !report.nodes.is_empty() {
+        writeln!(out)?;
+        print_nodes(out, screen, &report.nodes)?;
+    }
+    Ok(())
+}
+
+/// For example `3 RUNNING, 1 CRASHED`.
+fn summary(nodes: &[NodeReport]) -> Option<String> {
+    use NodeState::{Crashed, Failed, Pending, Running, Stopped, Unknown};
+    let counts = [Running, Pending, Stopped, Crashed, Failed, Unknown].into_iter().filter_map(|state| {
+        let count = nodes.iter().filter(|node| node.state == state).count();
+        (count > 0).then(|| format!("{count} {state}"))
+    });
+    let counts: Vec<String> = counts.collect();
+    if counts.is_empty() { None } else { Some(counts.join(", ")) }
+}
+
+const NODES: [Column; 8] = [
+    Column::text("NODE"),
+    Column::text("ROLE"),
+    Column::text("STATE"),
+    Column::number("PID"),
+    Column::number("UP"),
+    Column::number("STARTS"),
+    Column::number("DEATHS"),
+    Column::long("NOTE", 20),
+];
+
+fn print_nodes(out: &mut impl Write, screen: &Screen, nodes: &[NodeReport]) -> std::io::Result<()> {
+    let mut table = Table::new(&NODES, screen);
+    for node in nodes {
+        table.row(
+            out,
+            vec![
+                Cell::new(&node.node),
+                Cell::new(node.role.as_str()),
+                state_cell(node.state),
+                Cell::new(node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
+                Cell::new(node.up_ms.map_or_else(|| "-".to_owned(), span)),
+                Cell::new(node.incarnation.to_string()),
+                Cell::new(node.deaths.to_string()),
+                Cell::new(note(node)),
+            ],
+        )?;
+    }
+    table.finish(out)
+}
+
+fn note(node: &NodeReport) -> String {
+    let mut parts = Vec::new();
+    if let Some(note) = &node.note {
+        parts.push(note.clone());
+    }
+    if node.want != "up" && node.state != NodeState::Stopped {
+        parts.push(format!("wanted {}", node.want));
+    }
+    if let Some(ms) = node.next_start_ms {
+        parts.push(format!("next start in {}", span(ms)));
+    }
+    if let (Some(exit), true) = (&node.last_exit, node.state != NodeState::Running) {
+        parts.push(format!("last exit: {exit}"));
+    }
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::configuration::ClusterRole;
+    use crate::api::report::JournalReport;
+
+    fn node(name: &str, state: NodeState) -> NodeReport {
+        NodeReport {
+            node: name.into(),
+            role: ClusterRole::Worker,
+            state,
+            want: "up".into(),
+            pid: (state == NodeState::Running).then_some(4711),
+            incarnation: 2,
+            up_ms: (state == NodeState::Running).then_some(61_000),
+            deaths: 1,
+            next_start_ms: (state == NodeState::Crashed).then_some(3000),
+            last_exit: Some("signal 9".into()),
+            note: None,
+        }
+    }
+
+    #[test]
+    fn a_report_reads_as_a_page() {
+        let report = StatusReport {
+            name: "agent-1".into(),
+            version: "0.1.0".into(),
+            pid: 99,
+            state_dir: "/s".into(),
+            started_at: "2026-11-22T08:31:00Z".into(),
+            serving: true,
+            hold: Some("five early deaths".into()),
+            configuration: Some("c1".into()),
+            journal: JournalReport {
+                last: 18,
+                commits: 5,
+                commit_ms_p99: 1.55,
+                open_ms: 2.5,
+                bytes_on_disk: 4096,
+                free_bytes: 1 << 40,
+                refusing: Some("the disk is full".into()),
+            },
+            nodes: vec![node("w1", NodeState::Running), node("w2", NodeState::Crashed)],
+            unfinished: 1,
+            refused: 2,
+            warnings: vec!["nodes run as root\x1b[2J".into()],
+        };
+        let screen = Screen { json: false, is_terminal: false, color: false, width: None };
+        let mut out = Vec::new();
+        print_report(&mut out, &screen, &report).unwrap();
+        let expected = "\
+agent-1: serving, on hold, pid 99, release 0.1.0
+  since          2026-11-22T08:31:00Z
+  directory      /s
+  on hold        five early deaths; nothing is started or stopped until a configuration, standby or `nodes` command
+  configuration  c1
+  nodes          1 RUNNING, 1 CRASHED
+  requests       1 unfinished, 2 refused
+  journal        18 entries, 4.0 KiB on disk, 1.0 TiB free, commits p99 1.6 ms
+  refusing       the disk is full
+  warning        nodes run as root\\u{1b}[2J
+
+NODE  ROLE    STATE     PID         UP  STARTS  DEATHS  NOTE
+w1    worker  RUNNING  4711  1 min 1 s       2       1
+w2    worker  CRASHED     -          -       2       1  next start in 3.0 s; last exit: signal 9
+";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}

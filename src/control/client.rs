@@ -1,0 +1,315 @@
+//! The client's end of the control socket: blocking, with a deadline for every wait.
+//!
+//! Several calls may be in flight; answers are kept until they are asked for, and so are publications of a subscribed
+//! connection. One connection serves one thread.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::Timeout;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::address::Address;
+use super::message::{
+    self, ClientFrame, DecodeError, EncodeError, ErrorCode, HEADER, LogChunk, LogQuery, Publication,
+    SERVER_FRAME_LIMIT, ServerFrame, Welcome,
+};
+use crate::api::audit::{Filter, Page};
+use crate::api::event::{Dialect, Request, Response};
+use crate::api::ids::Seq;
+use crate::api::report::{StatusReport, VerifyReport};
+
+/// For connecting, for the agent's welcome, and for it to take a frame.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no agent answers at {}", path.display())]
+    Unreachable { path: PathBuf, source: io::Error },
+    #[error("no answer came in time")]
+    TimedOut,
+    #[error("the agent closed the connection")]
+    Closed,
+    #[error("the agent says: {message}")]
+    Agent { code: ErrorCode, message: String },
+    #[error("the agent's frame cannot be read")]
+    Decode(#[from] DecodeError),
+    #[error("the request is too large: {0}")]
+    Encode(#[from] EncodeError),
+    #[error("the agent answered something else than was asked")]
+    Mismatch,
+    #[error("the connection failed")]
+    Connection(#[source] io::Error),
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    Response(Response),
+    /// Not journaled, and the reqid is not used up.
+    Refused(String),
+}
+
+/// Wait until then, or for as long as it takes.
+pub type Deadline = Option<Instant>;
+
+/// A deadline `ms` from now.
+pub fn within_ms(ms: u64) -> Deadline {
+    Instant::now().checked_add(Duration::from_millis(ms))
+}
+
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    welcome: Welcome,
+    next_call: u64,
+    /// Received, and not yet a whole frame.
+    received: Vec<u8>,
+    answers: BTreeMap<u64, ServerFrame>,
+    publications: VecDeque<(String, Publication)>,
+}
+
+impl Client {
+    /// Connects and exchanges greetings. `client` names the program, for the agent's log.
+    pub fn connect(path: &Path, client: &str) -> Result<Self, Error> {
+        let stream = open(path).map_err(|source| Error::Unreachable { path: path.to_owned(), source })?;
+        let nobody = Welcome {
+            version: message::VERSION,
+            agent: String::new(),
+            release: String::new(),
+            pid: 0,
+            state_dir: String::new(),
+            request_timeout_ms: 0,
+            stop_timeout_ms: 0,
+        };
+        let mut connected = Self {
+            stream,
+            welcome: nobody,
+            next_call: 1,
+            received: Vec::new(),
+            answers: BTreeMap::new(),
+            publications: VecDeque::new(),
+        };
+        connected.send(&ClientFrame::Hello { version: message::VERSION, client: client.to_owned() })?;
+        match connected.read_frame(Instant::now().checked_add(PATIENCE)) {
+            Ok(ServerFrame::Welcome(welcome)) => connected.welcome = welcome,
+            Ok(ServerFrame::Error { code, message, .. }) => return Err(Error::Agent { code, message }),
+            Ok(_) => return Err(Error::Mismatch),
+            Err(Error::TimedOut) => {
+                let source = io::Error::new(io::ErrorKind::TimedOut, "it accepts connections and does not greet");
+                return Err(Error::Unreachable { path: path.to_owned(), source });
+            }
+            Err(Error::Closed) => {
+                let source =
+                    io::Error::new(io::ErrorKind::ConnectionReset, "it closed the connection without greeting");
+                return Err(Error::Unreachable { path: path.to_owned(), source });
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(connected)
+    }
+
+    /// Who answered.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// Sends a request and waits for what becomes of it.
+    pub fn request(
+        &mut self,
+        reqid: &str,
+        request: Request,
+        dialect: Dialect,
+        timeout_ms: Option<u64>,
+        deadline: Deadline,
+    ) -> Result<Answer, Error> {
+        let call = self.submit(reqid, request, dialect, timeout_ms)?;
+        self.answer(call, deadline)
+    }
+
+    /// Sends a request; [`Client::answer`] waits for what becomes of it.
+    pub fn submit(
+        &mut self,
+        reqid: &str,
+        request: Request,
+        dialect: Dialect,
+        timeout_ms: Option<u64>,
+    ) -> Result<u64, Error> {
+        let reqid = reqid.to_owned();
+        self.call(|call| ClientFrame::Request { call, reqid, dialect, timeout_ms, request })
+    }
+
+    pub fn answer(&mut self, call: u64, deadline: Deadline) -> Result<Answer, Error> {
+        match self.wait(call, deadline)? {
+            ServerFrame::Response { response, .. } => Ok(Answer::Response(response)),
+            ServerFrame::Refused { reason, .. } => Ok(Answer::Refused(reason)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    pub fn status(&mut self, deadline: Deadline) -> Result<StatusReport, Error> {
+        let call = self.call(|call| ClientFrame::Status { call })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Status { report, .. } => Ok(report),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    pub fn page(&mut self, filter: &Filter, cursor: Option<Seq>, deadline: Deadline) -> Result<Page, Error> {
+        let call = self.call(|call| ClientFrame::JournalPage { call, filter: filter.clone(), cursor })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Page { page, .. } => Ok(page),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    pub fn verify(&mut self, deadline: Deadline) -> Result<VerifyReport, Error> {
+        let call = self.call(|call| ClientFrame::JournalVerify { call })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Verified { report, .. } => Ok(report),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    pub fn logs(&mut self, node: &str, query: LogQuery, deadline: Deadline) -> Result<LogChunk, Error> {
+        let call = self.call(|call| ClientFrame::Logs { call, node: node.to_owned(), query })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Logs { chunk, .. } => Ok(chunk),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Receives, from now on, what is published under these topic prefixes; `[""]` is everything.
+    pub fn subscribe(&mut self, topics: &[&str], deadline: Deadline) -> Result<(), Error> {
+        let topics = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        let call = self.call(|call| ClientFrame::Subscribe { call, topics })?;
+        self.wait_done(call, deadline)
+    }
+
+    pub fn notify_ready(&mut self, node: &str, deadline: Deadline) -> Result<(), Error> {
+        let call = self.call(|call| ClientFrame::NotifyReady { call, node: node.to_owned() })?;
+        self.wait_done(call, deadline)
+    }
+
+    /// The next thing that was published to a topic of this connection's subscription.
+    pub fn next_publication(&mut self, deadline: Deadline) -> Result<(String, Publication), Error> {
+        loop {
+            if let Some(publication) = self.publications.pop_front() {
+                return Ok(publication);
+            }
+            self.take_in(deadline)?;
+        }
+    }
+
+    fn call(&mut self, frame: impl FnOnce(u64) -> ClientFrame) -> Result<u64, Error> {
+        let call = self.next_call;
+        self.next_call += 1;
+        self.send(&frame(call))?;
+        Ok(call)
+    }
+
+    fn wait_done(&mut self, call: u64, deadline: Deadline) -> Result<(), Error> {
+        match self.wait(call, deadline)? {
+            ServerFrame::Done { .. } => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn wait(&mut self, call: u64, deadline: Deadline) -> Result<ServerFrame, Error> {
+        loop {
+            match self.answers.remove(&call) {
+                Some(ServerFrame::Error { code, message, .. }) => return Err(Error::Agent { code, message }),
+                Some(frame) => return Ok(frame),
+                None => self.take_in(deadline)?,
+            }
+        }
+    }
+
+    /// Receives one frame and puts it where it is looked for.
+    fn take_in(&mut self, deadline: Deadline) -> Result<(), Error> {
+        let frame = self.read_frame(deadline)?;
+        match (frame.call(), frame) {
+            (Some(call), frame) => {
+                self.answers.insert(call, frame);
+            }
+            (None, ServerFrame::Published { topic, what }) => self.publications.push_back((topic, what)),
+            (None, ServerFrame::Error { code, message, .. }) => return Err(Error::Agent { code, message }),
+            (None, _) => return Err(Error::Mismatch),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &ClientFrame) -> Result<(), Error> {
+        let bytes = message::encode_client(frame)?;
+        match self.stream.write_all(&bytes) {
+            Ok(()) => Ok(()),
+            // An agent that hangs up has usually said why.
+            Err(error) => match self.read_frame(Instant::now().checked_add(PATIENCE)) {
+                Ok(ServerFrame::Error { code, message, .. }) => Err(Error::Agent { code, message }),
+                Ok(_) | Err(_) => Err(Error::Connection(error)),
+            },
+        }
+    }
+
+    fn read_frame(&mut self, deadline: Deadline) -> Result<ServerFrame, Error> {
+        loop {
+            if let Some(frame) = self.buffered_frame()? {
+                return Ok(frame);
+            }
+            let left = match deadline {
+                Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                    Some(left) if !left.is_zero() => Some(left),
+                    Some(_) | None => return Err(Error::TimedOut),
+                },
+                None => None,
+            };
+            self.stream.set_read_timeout(left).map_err(Error::Connection)?;
+            let mut piece = [0; 64 << 10];
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Err(Error::Closed),
+                Ok(length) => self.received.extend_from_slice(piece.get(..length).unwrap_or_default()),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
+                    io::ErrorKind::ConnectionReset => return Err(Error::Closed),
+                    _ => return Err(Error::Connection(error)),
+                },
+            }
+        }
+    }
+
+    fn buffered_frame(&mut self) -> Result<Option<ServerFrame>, Error> {
+        let Some(header) = self.received.first_chunk::<HEADER>() else { return Ok(None) };
+        let length = message::body_length(*header, SERVER_FRAME_LIMIT)?;
+        let Some(body) = self.received.get(HEADER..HEADER + length) else { return Ok(None) };
+        let frame = message::decode_server(body)?;
+        self.received.drain(..HEADER + length);
+        Ok(Some(frame))
+    }
+}
+
+fn unexpected(frame: ServerFrame) -> Error {
+    match frame {
+        ServerFrame::Error { code, message, .. } => Error::Agent { code, message },
+        ServerFrame::Welcome(_)
+        | ServerFrame::Response { .. }
+        | ServerFrame::Refused { .. }
+        | ServerFrame::Status { .. }
+        | ServerFrame::Page { .. }
+        | ServerFrame::Verified { .. }
+        | ServerFrame::Logs { .. }
+        | ServerFrame::Done { .. }
+        | ServerFrame::Published { .. } => Error::Mismatch,
+    }
+}
+
+fn open(path: &Path) -> io::Result<UnixStream> {
+    let address = Address::of(path)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Bounds connecting too: a listener that does not accept lets its backlog fill up.
+    rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(address.path())?)?;
+    Ok(UnixStream::from(socket))
+}

@@ -1,0 +1,767 @@
+//! The agent's end of the control socket.
+//!
+//! Each connection is one task that reads and one that writes, with a bounded queue between them. What a peer does wrong
+//! costs its own connection: it is answered with an error frame where one can be sent, and cut. A peer that does not read
+//! is cut when its queue is full, so the agent, which speaks through [`Handle`], never waits for anybody.
+//!
+//! Memory is bounded: by the number of connections, by each queue's bytes, and by one budget for large frames that are
+//! being received by all connections together.
+//!
+//! What the frames ask for is the business of the [`Agent`].
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::address::Address;
+use super::message::{
+    self, CLIENT_FRAME_LIMIT, ClientFrame, DecodeError, ErrorCode, HEADER, LogChunk, LogQuery, Publication,
+    REQUEST_LIMIT, SERVER_FRAME_LIMIT, ServerFrame, TOPIC_LIMIT, TOPICS_LIMIT, Welcome,
+};
+use crate::api::audit::{Filter, Page};
+use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
+use crate::api::ids::{NodeName, Seq};
+use crate::api::report::{StatusReport, VerifyReport};
+
+/// More than the people and tools of one host open; each costs two tasks.
+const CONNECTIONS_LIMIT: usize = 256;
+/// Frames that wait for one slow reader: more than the responses and notifications of a deploy of 4096 nodes at once are
+/// worth keeping for somebody who does not read.
+const QUEUE_FRAMES: usize = 8192;
+/// Bytes that wait for one slow reader, in KiB: two of the largest frames.
+const QUEUE_KIB: u32 = (SERVER_FRAME_LIMIT as u32 / 1024 + 1) * 2;
+/// Bytes of large frames being received by all connections, in KiB. A frame waits for its share.
+const RECEIVE_KIB: u32 = 32 * 1024;
+/// Frames up to this size need no share of that budget.
+const SMALL_FRAME: usize = 64 << 10;
+
+/// How long peers may take. Tests shorten them.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From connecting to the whole `Hello`.
+    pub hello: Duration,
+    /// From the first byte of a frame to its last.
+    pub frame: Duration,
+    /// For one queued frame to be taken.
+    pub write: Duration,
+    /// For all that is queued to be taken when the connection ends.
+    pub flush: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            hello: Duration::from_secs(10),
+            frame: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+            flush: Duration::from_secs(2),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub path: PathBuf,
+    /// The group that may connect beside the owner.
+    pub group: Option<u32>,
+    pub patience: Patience,
+}
+
+/// Why a request is not taken in: busy, stopping, no space. It is not journaled and does not use up its reqid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: String,
+}
+
+/// The other end of a connection, as the kernel knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credentials {
+    pub uid: u32,
+    pub gid: u32,
+    /// Absent where the peer lives in another pid namespace.
+    pub pid: Option<i32>,
+}
+
+impl Credentials {
+    /// As the journal records it.
+    fn source(self) -> Source {
+        let peer = match self.pid {
+            Some(pid) => format!("uid={} pid={pid}", self.uid),
+            None => format!("uid={}", self.uid),
+        };
+        Source { transport: "control".to_owned(), peer }
+    }
+}
+
+/// What the server asks of the agent. Methods that are not futures never wait.
+pub trait Agent: Send + Sync + 'static {
+    /// Takes in a request, canonical and within its limits. The answer comes through [`Handle::respond`] or
+    /// [`Handle::refuse`] with the request's route.
+    fn request(&self, incoming: Incoming) -> Result<(), Refusal>;
+    /// Input that is no request, to be journaled as rejected; its sender has been told. `event` is empty if unknown.
+    fn malformed(&self, source: Source, event: String, error: String);
+    /// The response for this route has been handed to the kernel, whole.
+    fn delivered(&self, route: Route);
+    /// The connection is gone: nothing sent to it arrives any more.
+    fn disconnected(&self, connection: u64);
+    /// The connection now receives what is published under these topic prefixes.
+    fn subscribed(&self, connection: u64, topics: &[String]);
+    /// A node says, through the socket, that it is ready.
+    fn check_in(&self, node: NodeName, credentials: Credentials) -> Result<(), String>;
+    fn status(&self) -> impl Future<Output = StatusReport> + Send;
+    fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
+    fn verify(&self) -> impl Future<Output = Result<VerifyReport, String>> + Send;
+    /// [`super::logs::read`] does the reading.
+    fn logs(&self, node: NodeName, query: LogQuery) -> impl Future<Output = Result<LogChunk, String>> + Send;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error(
+        "{} is in use: an agent already listens there; stop it, or give this one another --control-socket",
+        path.display()
+    )]
+    InUse { path: PathBuf },
+    #[error("{} is there and is not a socket; remove it, or choose another --control-socket", path.display())]
+    NotASocket { path: PathBuf },
+    #[error("cannot listen on the control socket {}", path.display())]
+    Bind { path: PathBuf, source: io::Error },
+    #[error("cannot give the control socket {} to group {group}", path.display())]
+    Group { path: PathBuf, group: u32, source: io::Error },
+}
+
+/// A frame on its way out.
+struct Queued {
+    bytes: Arc<[u8]>,
+    /// Its share of the queue's bytes, given back when it has been written.
+    _share: OwnedSemaphorePermit,
+    /// The response that it is, if it is one.
+    route: Option<Route>,
+}
+
+struct Connection {
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+    cut: CancellationToken,
+    topics: Vec<String>,
+}
+
+impl Connection {
+    /// Queues a frame, or cuts the connection if its peer has left too much unread.
+    fn offer(&self, id: u64, frame: &Arc<[u8]>, route: Option<Route>) -> bool {
+        let Ok(share) = Arc::clone(&self.room).try_acquire_many_owned(kib(frame.len())) else {
+            return self.overflow(id);
+        };
+        match self.queue.try_send(Queued { bytes: Arc::clone(frame), _share: share, route }) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => self.overflow(id),
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+
+    fn overflow(&self, id: u64) -> bool {
+        if !self.cut.is_cancelled() {
+            tracing::warn!(connection = id, "control connection cut: its peer does not read what it is sent");
+            self.cut.cancel();
+        }
+        false
+    }
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
+}
+
+struct Shared {
+    connections: Mutex<BTreeMap<u64, Connection>>,
+    /// Numbers of connections over all transports.
+    ids: Arc<AtomicU64>,
+    receiving: Semaphore,
+    patience: Patience,
+    welcome: Welcome,
+}
+
+impl Shared {
+    fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, Connection>> {
+        // The map is whole between any two of its operations, so a panic elsewhere leaves nothing half done.
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the agent's effects reach connections. Nothing here waits; `true` and counts say who took it, not who read it.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Sends a response to the requester, if its connection is still there.
+    pub fn respond(&self, route: Route, response: &Response) -> bool {
+        let frame = ServerFrame::Response { call: route.call, response: response.clone() };
+        self.send(route.connection, &frame, Some(route))
+    }
+
+    /// Tells the requester that its request was not taken in.
+    pub fn refuse(&self, route: Route, reason: &str) -> bool {
+        self.send(route.connection, &ServerFrame::Refused { call: route.call, reason: reason.to_owned() }, None)
+    }
+
+    /// Sends something to every connection subscribed to `topic`; says how many took it.
+    pub fn publish(&self, topic: &str, what: &Publication) -> usize {
+        let connections = self.shared.connections();
+        let mut peers = connections.iter().filter(|(_, peer)| matches(&peer.topics, topic)).peekable();
+        if peers.peek().is_none() {
+            return 0;
+        }
+        let frame = ServerFrame::Published { topic: topic.to_owned(), what: what.clone() };
+        let Some(bytes) = encode(&frame) else { return 0 };
+        peers.filter(|(id, peer)| peer.offer(**id, &bytes, None)).count()
+    }
+
+    /// Somebody is subscribed to `topic`.
+    pub fn has_subscriber(&self, topic: &str) -> bool {
+        self.shared.connections().values().any(|peer| matches(&peer.topics, topic))
+    }
+
+    pub fn connections(&self) -> usize {
+        self.shared.connections().len()
+    }
+
+    fn send(&self, connection: u64, frame: &ServerFrame, route: Option<Route>) -> bool {
+        let connections = self.shared.connections();
+        let Some(peer) = connections.get(&connection) else { return false };
+        let Some(bytes) = encode(frame) else { return false };
+        peer.offer(connection, &bytes, route)
+    }
+}
+
+fn matches(prefixes: &[String], topic: &str) -> bool {
+    prefixes.iter().any(|prefix| topic.starts_with(prefix.as_str()))
+}
+
+/// The bytes of a frame. One that is too long becomes the error that says so.
+fn encode(frame: &ServerFrame) -> Option<Arc<[u8]>> {
+    match message::encode_server(frame) {
+        Ok(bytes) => Some(bytes.into()),
+        Err(error) => {
+            let call = frame.call();
+            tracing::error!(?call, %error, "an answer does not fit into a control frame");
+            let instead = ServerFrame::Error { call, code: ErrorCode::Failed, message: error.to_string() };
+            call.and_then(|_| message::encode_server(&instead).ok()).map(Into::into)
+        }
+    }
+}
+
+/// A bound control socket; nobody is served until [`Server::run`].
+pub struct Server {
+    listener: std::os::unix::net::UnixListener,
+    file: SocketFile,
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    /// Takes the socket's place in the file system, over a stale one if there is one. `ids` numbers connections over all
+    /// transports.
+    pub fn bind(options: &Options, ids: Arc<AtomicU64>, welcome: Welcome) -> Result<(Self, Handle), BindError> {
+        let (listener, file) = SocketFile::bind(&options.path, options.group)?;
+        let shared = Arc::new(Shared {
+            connections: Mutex::new(BTreeMap::new()),
+            ids,
+            receiving: Semaphore::new(RECEIVE_KIB as usize),
+            patience: options.patience,
+            welcome,
+        });
+        Ok((Self { listener, file, shared: Arc::clone(&shared) }, Handle { shared }))
+    }
+
+    /// Serves until `stop`; then takes no more, gives peers what is queued for them, and returns when the last is gone.
+    pub async fn run<A: Agent>(self, agent: Arc<A>, stop: CancellationToken) -> io::Result<()> {
+        let Self { listener, file, shared } = self;
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let tracker = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) if shared.connections().len() >= CONNECTIONS_LIMIT => turn_away(&stream),
+                Ok((stream, _)) => {
+                    if let Some(peer) = Peer::register(&shared, &agent, stream, &stop) {
+                        tracker.spawn(peer.serve());
+                    }
+                }
+                Err(error) => {
+                    // Out of descriptors or memory. The pending connection stays pending, so pause instead of spinning.
+                    tracing::error!(%error, "cannot accept control connections; trying again in 100 ms");
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                    }
+                }
+            }
+        }
+        drop(listener);
+        drop(file);
+        tracker.close();
+        tracker.wait().await;
+        Ok(())
+    }
+}
+
+fn turn_away(stream: &UnixStream) {
+    let message = format!("{CONNECTIONS_LIMIT} control connections are open, which is the most; try again later");
+    tracing::warn!("control connection turned away: {message}");
+    let frame = ServerFrame::Error { call: None, code: ErrorCode::Busy, message };
+    if let Some(bytes) = encode(&frame) {
+        // A new socket's buffer takes a short frame at once; a peer that is already gone misses nothing.
+        let _ = stream.try_write(&bytes);
+    }
+}
+
+/// The socket in the file system, removed when dropped if it is still ours.
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    /// Bound under a name of its own and renamed into place, so that it never shows with the wrong mode or group.
+    fn bind(path: &Path, group: Option<u32>) -> Result<(std::os::unix::net::UnixListener, Self), BindError> {
+        let bind_error = |source| BindError::Bind { path: path.to_owned(), source };
+        check_free(path)?;
+        let name = path.file_name().ok_or_else(|| bind_error(io::ErrorKind::InvalidInput.into()))?;
+        let mut new_name = std::ffi::OsString::from(".");
+        new_name.push(name);
+        new_name.push(format!(".{}", std::process::id()));
+        let new_path = path.with_file_name(new_name);
+        if let Err(error) = std::fs::remove_file(&new_path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(bind_error(error));
+        }
+        let address = Address::of(&new_path).map_err(bind_error)?;
+        let listener = std::os::unix::net::UnixListener::bind(address.path()).map_err(bind_error)?;
+        if let Some(group) = group {
+            std::os::unix::fs::chown(&new_path, None, Some(group)).map_err(|source| BindError::Group {
+                path: path.to_owned(),
+                group,
+                source,
+            })?;
+        }
+        let mode = if group.is_some() { 0o660 } else { 0o600 };
+        std::fs::set_permissions(&new_path, std::fs::Permissions::from_mode(mode)).map_err(bind_error)?;
+        let metadata = std::fs::symlink_metadata(&new_path).map_err(bind_error)?;
+        std::fs::rename(&new_path, path).map_err(bind_error)?;
+        Ok((listener, Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() }))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        match std::fs::symlink_metadata(&self.path) {
+            Ok(metadata) if metadata.dev() == self.device && metadata.ino() == self.inode => {
+                if let Err(error) = std::fs::remove_file(&self.path) {
+                    tracing::warn!(path = %self.path.display(), %error, "cannot remove the control socket");
+                }
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Nobody listens at `path`, and nothing is there that is not a socket.
+fn check_free(path: &Path) -> Result<(), BindError> {
+    let bind_error = |source| BindError::Bind { path: path.to_owned(), source };
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {}
+        Ok(_) => return Err(BindError::NotASocket { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(bind_error(error)),
+    }
+    let address = Address::of(path).map_err(bind_error)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        // A listener whose backlog is full would otherwise make us wait for it.
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|errno| bind_error(errno.into()))?;
+    let target = SocketAddrUnix::new(address.path()).map_err(|errno| bind_error(errno.into()))?;
+    match rustix::net::connect(&socket, &target) {
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(BindError::InUse { path: path.to_owned() }),
+        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(()),
+        Err(errno) => Err(bind_error(errno.into())),
+    }
+}
+
+/// How reading a frame ended without one.
+enum ReadError {
+    /// The peer closed between two frames, or is gone.
+    Closed,
+    CutShort,
+    TooSlow,
+    Decode(DecodeError),
+}
+
+/// What follows for the connection from a frame that was handled.
+enum Next {
+    GoOn,
+    Close,
+}
+
+/// One connection: reads, and asks the agent.
+struct Peer<A> {
+    id: u64,
+    shared: Arc<Shared>,
+    agent: Arc<A>,
+    credentials: Credentials,
+    reading: OwnedReadHalf,
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+    cut: CancellationToken,
+    stop: CancellationToken,
+    writer: tokio::task::JoinHandle<()>,
+}
+
+impl<A: Agent> Peer<A> {
+    fn register(shared: &Arc<Shared>, agent: &Arc<A>, stream: UnixStream, stop: &CancellationToken) -> Option<Self> {
+        let credentials = match stream.peer_cred() {
+            Ok(peer) => Credentials { uid: peer.uid(), gid: peer.gid(), pid: peer.pid().filter(|pid| *pid != 0) },
+            Err(error) => {
+                tracing::warn!(%error, "control connection dropped: its credentials cannot be read");
+                return None;
+            }
+        };
+        let id = shared.ids.fetch_add(1, Ordering::Relaxed);
+        let (reading, mut writing) = stream.into_split();
+        let (queue, mut queued) = mpsc::channel::<Queued>(QUEUE_FRAMES);
+        let room = Arc::new(Semaphore::new(QUEUE_KIB as usize));
+        let cut = CancellationToken::new();
+        let (patience, writer_cut, writer_agent) = (shared.patience, cut.clone(), Arc::clone(agent));
+        let writer = tokio::spawn(async move {
+            let write_all = async {
+                while let Some(frame) = queued.recv().await {
+                    match timeout(patience.write, writing.write_all(&frame.bytes)).await {
+                        Ok(Ok(())) => {
+                            if let Some(route) = frame.route {
+                                writer_agent.delivered(route);
+                            }
+                        }
+                        Ok(Err(_)) => break,
+                        Err(_) => {
+                            tracing::warn!(connection = id, "control connection cut: its peer does not read");
+                            break;
+                        }
+                    }
+                }
+            };
+            tokio::select! {
+                () = write_all => {}
+                () = writer_cut.cancelled() => {}
+            }
+            writer_cut.cancel();
+        });
+        let connection =
+            Connection { queue: queue.clone(), room: Arc::clone(&room), cut: cut.clone(), topics: Vec::new() };
+        shared.connections().insert(id, connection);
+        Some(Self {
+            id,
+            shared: Arc::clone(shared),
+            agent: Arc::clone(agent),
+            credentials,
+            reading,
+            queue,
+            room,
+            cut,
+            stop: stop.clone(),
+            writer,
+        })
+    }
+
+    async fn serve(mut self) {
+        tracing::debug!(connection = self.id, uid = self.credentials.uid, pid = ?self.credentials.pid, "control connection");
+        let (cut, stop) = (self.cut.clone(), self.stop.clone());
+        tokio::select! {
+            () = self.talk() => {}
+            () = cut.cancelled() => {}
+            () = stop.cancelled() => {}
+        }
+        self.shared.connections().remove(&self.id);
+        self.agent.disconnected(self.id);
+        let Self { queue, mut writer, shared, .. } = self;
+        drop(queue);
+        // With the last sender gone the writer ends by itself once the queue is empty.
+        if timeout(shared.patience.flush, &mut writer).await.is_err() {
+            cut.cancel();
+            // It has nothing left to wait for; a panic of it has been reported by the runtime.
+            let _ = writer.await;
+        }
+    }
+
+    async fn talk(&mut self) {
+        match timeout(self.shared.patience.hello, self.hello()).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(_) => return self.fail(&ReadError::TooSlow).await,
+        }
+        loop {
+            let (body, share) = match read_frame(&mut self.reading, &self.shared.receiving, self.shared.patience).await
+            {
+                Ok(frame) => frame,
+                Err(error) => return self.fail(&error).await,
+            };
+            let frame = message::decode_client(&body);
+            drop((body, share));
+            match frame {
+                Ok(frame) => match self.handle(frame).await {
+                    Next::GoOn => {}
+                    Next::Close => return,
+                },
+                Err(error) => return self.fail(&ReadError::Decode(error)).await,
+            }
+        }
+    }
+
+    /// The first frame. `false`: the connection is over.
+    async fn hello(&mut self) -> bool {
+        let body = match read_frame(&mut self.reading, &self.shared.receiving, self.shared.patience).await {
+            Ok((body, _share)) => body,
+            Err(error) => {
+                self.fail(&error).await;
+                return false;
+            }
+        };
+        match message::decode_client(&body) {
+            Ok(ClientFrame::Hello { version: message::VERSION, client }) => {
+                tracing::debug!(connection = self.id, ?client, "control client");
+                self.reply(ServerFrame::Welcome(self.shared.welcome.clone())).await;
+                true
+            }
+            Ok(ClientFrame::Hello { version, .. }) => {
+                let message = format!(
+                    "version {version} of the control protocol is not spoken here; this agent ({}) speaks version {}",
+                    self.shared.welcome.release,
+                    message::VERSION
+                );
+                self.complain(None, ErrorCode::UnknownVersion, message).await;
+                false
+            }
+            Ok(
+                ClientFrame::Request { .. }
+                | ClientFrame::Status { .. }
+                | ClientFrame::JournalPage { .. }
+                | ClientFrame::JournalVerify { .. }
+                | ClientFrame::Logs { .. }
+                | ClientFrame::Subscribe { .. }
+                | ClientFrame::NotifyReady { .. },
+            ) => {
+                self.complain(None, ErrorCode::OutOfOrder, "hello has to come first".to_owned()).await;
+                false
+            }
+            Err(error) => {
+                self.fail(&ReadError::Decode(error)).await;
+                false
+            }
+        }
+    }
+
+    async fn handle(&mut self, frame: ClientFrame) -> Next {
+        match frame {
+            ClientFrame::Hello { .. } => {
+                self.complain(None, ErrorCode::OutOfOrder, "hello came twice".to_owned()).await;
+                return Next::Close;
+            }
+            ClientFrame::Request { call, reqid, dialect, timeout_ms, request } => {
+                if let Some(answer) = self.request(call, &reqid, dialect, timeout_ms, request) {
+                    self.reply(answer).await;
+                }
+            }
+            ClientFrame::Status { call } => {
+                let report = self.agent.status().await;
+                self.reply(ServerFrame::Status { call, report }).await;
+            }
+            ClientFrame::JournalPage { call, filter, cursor } => {
+                let answer = match self.agent.page(filter, cursor).await {
+                    Ok(page) => ServerFrame::Page { call, page },
+                    Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+                };
+                self.reply(answer).await;
+            }
+            ClientFrame::JournalVerify { call } => {
+                let answer = match self.agent.verify().await {
+                    Ok(report) => ServerFrame::Verified { call, report },
+                    Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+                };
+                self.reply(answer).await;
+            }
+            ClientFrame::Logs { call, node, query } => {
+                let answer = match NodeName::new(node) {
+                    Ok(node) => match self.agent.logs(node, query).await {
+                        Ok(chunk) => ServerFrame::Logs { call, chunk },
+                        Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+                    },
+                    Err(error) => invalid(call, error.to_string()),
+                };
+                self.reply(answer).await;
+            }
+            ClientFrame::Subscribe { call, topics } => self.subscribe(call, topics).await,
+            ClientFrame::NotifyReady { call, node } => {
+                let answer = match NodeName::new(node) {
+                    Ok(node) => match self.agent.check_in(node, self.credentials) {
+                        Ok(()) => ServerFrame::Done { call },
+                        Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+                    },
+                    Err(error) => invalid(call, error.to_string()),
+                };
+                self.reply(answer).await;
+            }
+        }
+        Next::GoOn
+    }
+
+    /// Hands a request to the agent; says at once what is wrong with it.
+    fn request(
+        &self,
+        call: u64,
+        reqid: &str,
+        dialect: Dialect,
+        timeout_ms: Option<u64>,
+        request: Request,
+    ) -> Option<ServerFrame> {
+        let request = request.canonical();
+        let reqid = match self.check(reqid, dialect, &request) {
+            Ok(reqid) => reqid,
+            Err(problem) => {
+                self.agent.malformed(self.credentials.source(), request.event().to_owned(), problem.clone());
+                return Some(invalid(call, problem));
+            }
+        };
+        let route = Some(Route { connection: self.id, call });
+        let incoming = Incoming { reqid, request, dialect, source: self.credentials.source(), route, timeout_ms };
+        match self.agent.request(incoming) {
+            Ok(()) => None,
+            Err(Refusal { reason }) => Some(ServerFrame::Refused { call, reason }),
+        }
+    }
+
+    fn check(&self, reqid: &str, dialect: Dialect, request: &Request) -> Result<crate::api::ids::ReqId, String> {
+        let size = message::request_size(request);
+        if size > REQUEST_LIMIT {
+            return Err(format!("the request has {size} bytes, {REQUEST_LIMIT} is the most"));
+        }
+        match request {
+            Request::StartNodes { .. } | Request::StopNodes { .. } | Request::Shutdown { .. } => {
+                if dialect != Dialect::Operator {
+                    return Err(format!("{} is not part of the {} dialect", request.event(), dialect.as_str()));
+                }
+            }
+            Request::SetConfiguration { .. }
+            | Request::Deploy { .. }
+            | Request::AgentWelcome {}
+            | Request::AgentStandby {}
+            | Request::GetNodes {}
+            | Request::Restart { .. }
+            | Request::NodeDispatch { .. } => {}
+        }
+        message::check_reqid(reqid)
+    }
+
+    async fn subscribe(&self, call: u64, topics: Vec<String>) {
+        if topics.len() > TOPICS_LIMIT || topics.iter().any(|topic| topic.len() > TOPIC_LIMIT) {
+            let message = format!("a subscription has at most {TOPICS_LIMIT} topics of at most {TOPIC_LIMIT} bytes");
+            return self.reply(invalid(call, message)).await;
+        }
+        // The answer goes first, so that the peer knows from when on it receives.
+        self.reply(ServerFrame::Done { call }).await;
+        if let Some(connection) = self.shared.connections().get_mut(&self.id) {
+            connection.topics.clone_from(&topics);
+        }
+        self.agent.subscribed(self.id, &topics);
+    }
+
+    /// Says what ended the connection, to the peer and, if it sent something wrong, to the agent.
+    async fn fail(&self, error: &ReadError) {
+        let (code, message) = match error {
+            ReadError::Closed => return,
+            ReadError::CutShort => (ErrorCode::CutShort, "the connection ended inside a frame".to_owned()),
+            ReadError::TooSlow => {
+                let message = "a whole frame did not come in time".to_owned();
+                return self.reply(ServerFrame::Error { call: None, code: ErrorCode::TooSlow, message }).await;
+            }
+            ReadError::Decode(error) => (error.code(), error.to_string()),
+        };
+        self.complain(None, code, message).await;
+    }
+
+    async fn complain(&self, call: Option<u64>, code: ErrorCode, message: String) {
+        tracing::debug!(connection = self.id, ?code, message, "bad input on the control socket");
+        self.agent.malformed(self.credentials.source(), String::new(), message.clone());
+        self.reply(ServerFrame::Error { call, code, message }).await;
+    }
+
+    /// Queues an answer to what this connection asked, waiting for room: who does not read is not read from.
+    async fn reply(&self, frame: ServerFrame) {
+        let Some(bytes) = encode(&frame) else { return };
+        let Ok(share) = Arc::clone(&self.room).acquire_many_owned(kib(bytes.len())).await else { return };
+        // A closed queue means that the writer is gone, and the connection with it.
+        let _ = self.queue.send(Queued { bytes, _share: share, route: None }).await;
+    }
+}
+
+fn invalid(call: u64, message: String) -> ServerFrame {
+    ServerFrame::Error { call: Some(call), code: ErrorCode::Invalid, message }
+}
+
+/// Reads one frame's body, with its share of the budget for large ones.
+async fn read_frame<'a>(
+    stream: &mut OwnedReadHalf,
+    receiving: &'a Semaphore,
+    patience: Patience,
+) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), ReadError> {
+    let first = stream.read_u8().await.map_err(|_| ReadError::Closed)?;
+    let rest = async {
+        let mut others = [0; HEADER - 1];
+        stream.read_exact(&mut others).await.map_err(cut_short)?;
+        let [second, third, fourth] = others;
+        let length =
+            message::body_length([first, second, third, fourth], CLIENT_FRAME_LIMIT).map_err(ReadError::Decode)?;
+        let share = if length > SMALL_FRAME {
+            Some(receiving.acquire_many(kib(length)).await.map_err(|_| ReadError::Closed)?)
+        } else {
+            None
+        };
+        // Grows with what has come, not with what was claimed.
+        let mut body = Vec::new();
+        stream.take(length as u64).read_to_end(&mut body).await.map_err(cut_short)?;
+        if body.len() < length {
+            return Err(ReadError::CutShort);
+        }
+        Ok((body, share))
+    };
+    timeout(patience.frame, rest).await.unwrap_or(Err(ReadError::TooSlow))
+}
+
+fn cut_short(error: io::Error) -> ReadError {
+    if error.kind() == io::ErrorKind::UnexpectedEof { ReadError::CutShort } else { ReadError::Closed }
+}
+
+#[cfg(test)]
+mod tests;

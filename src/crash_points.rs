@@ -1,0 +1,102 @@
+//! Named places where a test can make this process die as if by `kill -9`.
+//!
+//! Without the feature `crash-points` a [`crash_point!`](crate::crash_point) is nothing, and neither its name nor the
+//! variables below are in the binary. With it:
+//!
+//! - `ZCA_CRASH_AT=name[@node][:n][,…]`: die at the n-th passing (default: the first) of that place, if a node is given
+//!   only where it concerns that node.
+//! - `ZCA_CRASH_ONCE=file`: die only if the file does not exist, and create it first. So one variable in the
+//!   environment of agent and shims alike makes for one crash in all.
+
+/// Marks a place. The second argument is the name of the node concerned, as text.
+#[macro_export]
+macro_rules! crash_point {
+    ($name:literal) => {
+        $crate::crash_points::pass($name, None)
+    };
+    ($name:literal, $node:expr) => {
+        $crate::crash_points::pass($name, Some($node))
+    };
+}
+
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn pass(_name: &str, _node: Option<&str>) {}
+
+#[cfg(feature = "crash-points")]
+pub use enabled::pass;
+
+#[cfg(feature = "crash-points")]
+mod enabled {
+    use std::fs::OpenOptions;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// One order to crash.
+    #[derive(Debug)]
+    struct Plan {
+        name: String,
+        node: Option<String>,
+        /// Passings left, this one included.
+        left: AtomicU64,
+    }
+
+    fn parse(text: &str) -> Plan {
+        let (place, n) = match text.rsplit_once(':').and_then(|(place, n)| Some((place, n.parse().ok()?))) {
+            Some((place, n)) => (place, n),
+            None => (text, 1),
+        };
+        let (name, node) = match place.split_once('@') {
+            Some((name, node)) => (name, Some(node.to_owned())),
+            None => (place, None),
+        };
+        Plan { name: name.to_owned(), node, left: AtomicU64::new(n) }
+    }
+
+    fn plans() -> &'static [Plan] {
+        static PLANS: OnceLock<Vec<Plan>> = OnceLock::new();
+        PLANS.get_or_init(|| {
+            let text = std::env::var("ZCA_CRASH_AT").unwrap_or_default();
+            text.split(',').filter(|plan| !plan.is_empty()).map(parse).collect()
+        })
+    }
+
+    fn is_due(plan: &Plan, name: &str, node: Option<&str>) -> bool {
+        plan.name == name
+            && (plan.node.is_none() || plan.node.as_deref() == node)
+            && plan.left.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
+    /// Passes the place `name`; see the module.
+    pub fn pass(name: &str, node: Option<&str>) {
+        if !plans().iter().any(|plan| is_due(plan, name, node)) {
+            return;
+        }
+        if let Some(once) = std::env::var_os("ZCA_CRASH_ONCE")
+            && OpenOptions::new().write(true).create_new(true).open(once).is_err()
+        {
+            return;
+        }
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        // The signal arrives before the call returns, unless another thread takes it: then wait for the end.
+        loop {
+            std::thread::park();
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_plan_names_place_node_and_passing() {
+            let plan = parse("shim_after_fork@w1:2");
+            assert!(!is_due(&plan, "shim_before_fork", Some("w1")));
+            assert!(!is_due(&plan, "shim_after_fork", Some("w2")));
+            assert!(!is_due(&plan, "shim_after_fork", Some("w1")), "the first passing is not the second");
+            assert!(is_due(&plan, "shim_after_fork", Some("w1")));
+            assert!(!is_due(&plan, "shim_after_fork", Some("w1")));
+            assert!(is_due(&parse("accepted"), "accepted", None));
+        }
+    }
+}

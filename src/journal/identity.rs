@@ -1,0 +1,154 @@
+//! `IDENTITY`: which agent a state directory belongs to. Written once, after the directory's journal was first opened.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::store;
+use crate::api::ids::InstanceName;
+
+pub const FILE: &str = "IDENTITY";
+
+/// The newest layout of a state directory that this build knows.
+pub const FORMAT: u32 = 1;
+
+/// No IDENTITY is longer; a file that is was not written by an agent.
+const LIMIT: u64 = 4096;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub format: u32,
+    pub name: InstanceName,
+    /// Random, made with the directory: tells two directories of one name apart.
+    pub id: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Exit 78.
+    #[error(
+        "the state directory {dir} belongs to agent {found}, not to {wanted}: give --name {found}, or another \
+         --state-dir; nothing was touched"
+    )]
+    Name { dir: String, found: InstanceName, wanted: InstanceName },
+    /// Exit 78.
+    #[error(
+        "the state directory {dir} has format {found}, and this release knows formats up to {FORMAT}: run the newer \
+         release again; nothing was touched"
+    )]
+    Newer { dir: String, found: u32 },
+    #[error("{path} is not readable as an agent's identity ({problem}): restore it, or use another --state-dir")]
+    Malformed { path: String, problem: String },
+    #[error("{what} {path} failed")]
+    Io { what: &'static str, path: String, source: io::Error },
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
+    let path = path.display().to_string();
+    move |source| IdentityError::Io { what, path, source }
+}
+
+fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join(FILE)
+}
+
+/// Whether the directory is initialised, whatever the file says.
+pub(super) fn exists(state_dir: &Path) -> io::Result<bool> {
+    path(state_dir).try_exists()
+}
+
+/// The directory's identity; `None` if it has none yet.
+pub fn read(state_dir: &Path) -> Result<Option<Identity>, IdentityError> {
+    let path = path(state_dir);
+    let malformed = |problem: String| IdentityError::Malformed { path: path.display().to_string(), problem };
+    let length = match fs::metadata(&path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("looking at", &path)(error)),
+    };
+    if length > LIMIT {
+        return Err(malformed(format!("it has {length} bytes")));
+    }
+    let bytes = fs::read(&path).map_err(failed("reading", &path))?;
+    let text = String::from_utf8(bytes).map_err(|_| malformed("it is not text".to_owned()))?;
+    // The format first: a newer one may say the rest differently.
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let Format { format } = toml::from_str(&text).map_err(|error| malformed(error.message().to_owned()))?;
+    if format > FORMAT {
+        return Err(IdentityError::Newer { dir: state_dir.display().to_string(), found: format });
+    }
+    toml::from_str(&text).map(Some).map_err(|error| malformed(error.message().to_owned()))
+}
+
+/// As [`read`], and the directory has to be that of `name`.
+pub fn check(state_dir: &Path, name: &InstanceName) -> Result<Option<Identity>, IdentityError> {
+    match read(state_dir)? {
+        Some(identity) if identity.name != *name => Err(IdentityError::Name {
+            dir: state_dir.display().to_string(),
+            found: identity.name,
+            wanted: name.clone(),
+        }),
+        known => Ok(known),
+    }
+}
+
+/// Makes the directory that of `name`, durably. From here on a missing journal is a loss, not a beginning.
+pub fn create(state_dir: &Path, name: &InstanceName) -> Result<Identity, IdentityError> {
+    let identity = Identity { format: FORMAT, name: name.clone(), id: uuid::Uuid::new_v4().to_string() };
+    let text = toml::to_string(&identity).expect("a number and two texts are TOML");
+    let aside = state_dir.join("IDENTITY.new");
+    let write = || -> io::Result<()> {
+        let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&aside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&aside, path(state_dir))?;
+        store::sync_dir(state_dir)
+    };
+    write().map_err(failed("writing", &path(state_dir)))?;
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> InstanceName {
+        InstanceName::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_directory_belongs_to_the_first_name() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(check(dir.path(), &name("a")).unwrap(), None);
+        let created = create(dir.path(), &name("a")).unwrap();
+        assert_eq!(check(dir.path(), &name("a")).unwrap(), Some(created));
+        let error = check(dir.path(), &name("b")).unwrap_err();
+        assert!(matches!(&error, IdentityError::Name { .. }), "{error}");
+        assert!(error.to_string().contains("belongs to agent a, not to b"), "{error}");
+    }
+
+    #[test]
+    fn a_newer_format_is_told_even_if_the_rest_is_strange() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(path(dir.path()), "format = 2\nnames = []\n").unwrap();
+        assert!(matches!(read(dir.path()), Err(IdentityError::Newer { found: 2, .. })));
+    }
+
+    #[test]
+    fn what_is_no_identity_is_an_error_and_no_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = "x".repeat(5000);
+        for bad in ["", "format = 1", "format = 1\nname = \"../x\"\nid = \"1\"", "\u{0}", &long] {
+            fs::write(path(dir.path()), bad).unwrap();
+            assert!(matches!(read(dir.path()), Err(IdentityError::Malformed { .. })), "{bad:?}");
+        }
+        fs::write(path(dir.path()), [0xff, 0xfe]).unwrap();
+        assert!(matches!(read(dir.path()), Err(IdentityError::Malformed { .. })));
+    }
+}

@@ -1,0 +1,201 @@
+//! Reading a journal that no agent has open: under the agent's lock in its state directory, or in a copy somewhere.
+//!
+//! sled writes when it opens, so what is read is always a copy of our own, made while nobody writes and removed
+//! afterwards. What is inspected stays as it is, damage included.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::lock::{LockError, StateLock};
+use super::mark;
+use super::open::{DIR, OpenError, Options};
+use super::reader::Reader;
+use super::recover;
+use super::salvage::copy_dir;
+use super::store::{self, Database, StorageError};
+use super::table::ReadError;
+use super::versions;
+use crate::api::audit::{Filter, Page};
+use crate::api::ids::Seq;
+use crate::api::report::VerifyReport;
+
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    #[error("there is no journal in {0}")]
+    NoJournal(String),
+    /// An agent runs and did not answer, or this is not its control socket.
+    #[error("the journal is in use: ask the agent through its control socket, or inspect a copy with --dir")]
+    InUse(#[source] LockError),
+    #[error("the state directory cannot be locked")]
+    Lock(#[source] LockError),
+    #[error("the copy of the journal that is to be read could not be made or opened")]
+    Open(#[from] OpenError),
+    #[error(
+        "the journal in {dir} does not open, not even without its snapshots: it can only be salvaged as far as that"
+    )]
+    Damaged { dir: String, source: StorageError },
+}
+
+/// A copy of a journal, open for reading.
+#[derive(Debug)]
+pub struct Inspection {
+    reader: Option<Reader>,
+    high: Option<Seq>,
+    dir: PathBuf,
+    how: Opening,
+    _lock: Option<StateLock>,
+}
+
+/// How the copy could be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    Whole,
+    /// Damaged: it opens without its snapshots only.
+    WithoutSnapshots,
+}
+
+/// Opens the journal of a state directory. Its agent must not run.
+pub fn state_dir(state_dir: &Path, options: &Options) -> Result<Inspection, InspectError> {
+    let journal = state_dir.join(DIR);
+    if !store::main_file(&journal).exists() {
+        return Err(InspectError::NoJournal(state_dir.display().to_string()));
+    }
+    let lock = StateLock::acquire(state_dir, Duration::ZERO).map_err(|error| match error {
+        LockError::Held { .. } => InspectError::InUse(error),
+        LockError::Io { .. } => InspectError::Lock(error),
+    })?;
+    inspect(&journal, state_dir, Some(lock), options)
+}
+
+/// Opens a copy of a state directory, or of the journal's directory alone, which nobody may be writing to.
+pub fn copied_dir(dir: &Path, options: &Options) -> Result<Inspection, InspectError> {
+    let inner = dir.join(DIR);
+    if store::main_file(&inner).exists() {
+        return inspect(&inner, dir, None, options);
+    }
+    if store::main_file(dir).exists() {
+        // The side file lies beside the journal's directory; one that is set aside has it no more.
+        let beside = dir.parent().filter(|_| dir.file_name().is_some_and(|name| name == DIR));
+        return inspect(dir, beside.unwrap_or(dir), None, options);
+    }
+    Err(InspectError::NoJournal(dir.display().to_string()))
+}
+
+fn inspect(
+    journal: &Path,
+    state_dir: &Path,
+    lock: Option<StateLock>,
+    options: &Options,
+) -> Result<Inspection, InspectError> {
+    let known = mark::read(state_dir).map_err(OpenError::io("reading the journal's side file in", state_dir))?;
+    if let Some(mark) = known
+        && mark.format > versions::FORMAT
+    {
+        let dir = journal.display().to_string();
+        return Err(OpenError::NewerFormat { dir, found: mark.format, known: versions::FORMAT }.into());
+    }
+    let high = known.map(|mark| mark.high);
+    match open_copy(journal, options, &|_| true) {
+        Ok((reader, dir)) => Ok(Inspection { reader: Some(reader), high, dir, how: Opening::Whole, _lock: lock }),
+        Err(Unopened::Storage(first)) if first.is_damage() => {
+            let snapshots = store::snapshots(journal).map_err(OpenError::io("listing", journal))?;
+            let wanted = |path: &Path| !snapshots.iter().any(|snapshot| snapshot == path);
+            match open_copy(journal, options, &wanted) {
+                Ok((reader, dir)) => {
+                    let reader = Some(reader);
+                    Ok(Inspection { reader, high, dir, how: Opening::WithoutSnapshots, _lock: lock })
+                }
+                Err(Unopened::Storage(source)) if source.is_damage() => {
+                    Err(InspectError::Damaged { dir: journal.display().to_string(), source })
+                }
+                Err(error) => Err(error.into_error(journal).into()),
+            }
+        }
+        Err(error) => Err(error.into_error(journal).into()),
+    }
+}
+
+enum Unopened {
+    Storage(StorageError),
+    Other(OpenError),
+}
+
+impl Unopened {
+    fn into_error(self, dir: &Path) -> OpenError {
+        match self {
+            Self::Storage(source) => OpenError::storage(dir, source),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -> Result<(Reader, PathBuf), Unopened> {
+    static COPIES: AtomicU32 = AtomicU32::new(0);
+    let number = COPIES.fetch_add(1, Ordering::Relaxed);
+    let parent = std::env::temp_dir();
+    let dir = parent.join(format!("zeek-cluster-agent-journal-{}-{number}", std::process::id()));
+    let opened = copy_dir(journal, &dir, with).map_err(Unopened::Other).and_then(|()| {
+        store::remove_unfinished_snapshots(&dir)
+            .map_err(|error| Unopened::Other(OpenError::io("clearing up in", &dir)(error)))?;
+        let database = Database::open(&dir, options.store()).map_err(Unopened::Storage)?;
+        match recover::format(&database) {
+            Ok(Some(found)) if found != versions::FORMAT => {
+                let dir = journal.display().to_string();
+                Err(Unopened::Other(OpenError::NewerFormat { dir, found, known: versions::FORMAT }))
+            }
+            // What is wrong with a damaged one is found by reading on.
+            Ok(_) | Err(_) => Ok(Reader::new(Arc::new(database))),
+        }
+    });
+    match opened {
+        Ok(reader) => Ok((reader, dir)),
+        Err(error) => {
+            discard(&dir);
+            Err(error)
+        }
+    }
+}
+
+fn discard(dir: &Path) {
+    if let Err(error) = fs::remove_dir_all(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, dir = %dir.display(), "a copy of the journal was left behind");
+    }
+}
+
+impl Inspection {
+    fn reader(&self) -> &Reader {
+        self.reader.as_ref().expect("only drop takes the reader")
+    }
+
+    /// See [`Reader::page`].
+    pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, ReadError> {
+        self.reader().page(filter, cursor)
+    }
+
+    /// Checks everything, against the side file too.
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        self.reader().verify_to(self.high)
+    }
+
+    pub fn last(&self) -> Result<Seq, ReadError> {
+        self.reader().last()
+    }
+
+    pub fn opening(&self) -> Opening {
+        self.how
+    }
+}
+
+impl Drop for Inspection {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.abandon();
+        }
+        discard(&self.dir);
+    }
+}

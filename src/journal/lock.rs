@@ -1,0 +1,95 @@
+//! The lock of a state directory: one agent, or one offline command, at a time.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+pub const FILE: &str = "agent.lock";
+
+/// How often a held lock is tried again. The holder's end cannot be waited for: flock has no timeout of its own.
+const RETRY: Duration = Duration::from_millis(50);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("another agent{} uses the state directory {dir}", holder(.pid))]
+    Held { dir: String, pid: Option<u32> },
+    #[error("locking {path} failed")]
+    Io { path: String, source: io::Error },
+}
+
+fn holder(pid: &Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
+}
+
+/// Held until dropped, or until the process ends.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+}
+
+impl StateLock {
+    /// Takes the lock, waiting up to `wait` for a holder to end.
+    pub fn acquire(state_dir: &Path, wait: Duration) -> Result<Self, LockError> {
+        let path = state_dir.join(FILE);
+        let failed = |source| LockError::Io { path: path.display().to_string(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&path)
+            .map_err(failed)?;
+        let deadline = Instant::now() + wait;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(RETRY),
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(LockError::Held { dir: state_dir.display().to_string(), pid: read_pid(&mut file) });
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        let mut write_pid = || {
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(format!("{}\n", std::process::id()).as_bytes())
+        };
+        // The pid is a courtesy to whoever finds the lock held; a full disk must not keep an agent from starting.
+        if let Err(error) = write_pid() {
+            tracing::debug!(%error, "the pid was not written to the lock file");
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+/// The pid that the holder wrote; `None` if it could not.
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_lock_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = StateLock::acquire(dir.path(), Duration::ZERO).unwrap();
+        let error = StateLock::acquire(dir.path(), Duration::from_millis(60)).unwrap_err();
+        assert!(matches!(error, LockError::Held { pid: Some(pid), .. } if pid == std::process::id()), "{error}");
+        assert!(error.to_string().contains(&format!("pid {}", std::process::id())));
+        drop(held);
+        StateLock::acquire(dir.path(), Duration::ZERO).unwrap();
+    }
+}

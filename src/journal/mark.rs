@@ -1,0 +1,169 @@
+//! The side file: how far the journal had come, kept outside of it so that a lost tail is noticed.
+//!
+//! sled loses a torn or cut tail without a word. After each commit the number of the newest durable entry is written
+//! here, and with it how far responses have been sent. Not synced: after a power cut it may be behind, which only makes
+//! it notice less; it is never ahead of what was durable.
+//!
+//! ```text
+//! two slots of 64 bytes at 0 and 512, written in turn, the valid one with the higher generation counts:
+//! magic "ZCAMARK1" · format u32 LE · 0 u32 · generation u64 LE · high u64 LE · sent u64 LE · checksum 16 bytes
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::versions;
+use crate::api::ids::Seq;
+
+pub(super) const FILE: &str = "journal.mark";
+
+const MAGIC: &[u8; 8] = b"ZCAMARK1";
+const SLOT: usize = 64;
+const SLOTS: [u64; 2] = [0, 512];
+const BODY: usize = 40;
+
+/// What the side file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// The journal's format: lets an older release refuse before it opens anything.
+    pub(super) format: u32,
+    generation: u64,
+    /// The newest durable entry.
+    pub(super) high: Seq,
+    /// The responses of completions up to here have been sent.
+    pub(super) sent: Seq,
+}
+
+fn encode(mark: &Mark) -> [u8; SLOT] {
+    let mut slot = [0; SLOT];
+    slot[..8].copy_from_slice(MAGIC);
+    slot[8..12].copy_from_slice(&mark.format.to_le_bytes());
+    slot[16..24].copy_from_slice(&mark.generation.to_le_bytes());
+    slot[24..32].copy_from_slice(&mark.high.0.to_le_bytes());
+    slot[32..40].copy_from_slice(&mark.sent.0.to_le_bytes());
+    let checksum = blake3::hash(&slot[..BODY]);
+    slot[BODY..BODY + 16].copy_from_slice(&checksum.as_bytes()[..16]);
+    slot
+}
+
+fn decode(slot: &[u8; SLOT]) -> Option<Mark> {
+    let (body, rest) = slot.split_at(BODY);
+    let valid = body.starts_with(MAGIC) && rest.starts_with(&blake3::hash(body).as_bytes()[..16]);
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| slot[at + index]));
+    valid.then(|| Mark {
+        format: u32::from_le_bytes(std::array::from_fn(|index| slot[8 + index])),
+        generation: number(16),
+        high: Seq(number(24)),
+        sent: Seq(number(32)),
+    })
+}
+
+/// The newest valid slot; `None` if the file is missing, or torn in both.
+pub(super) fn read(state_dir: &Path) -> io::Result<Option<Mark>> {
+    let file = match File::open(state_dir.join(FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut newest: Option<Mark> = None;
+    for at in SLOTS {
+        let mut slot = [0; SLOT];
+        match file.read_exact_at(&mut slot, at) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+            Err(error) => return Err(error),
+        }
+        if let Some(mark) = decode(&slot)
+            && newest.is_none_or(|newest| newest.generation < mark.generation)
+        {
+            newest = Some(mark);
+        }
+    }
+    Ok(newest)
+}
+
+/// The side file of a running journal.
+#[derive(Debug)]
+pub(super) struct MarkFile {
+    file: File,
+    mark: Mark,
+}
+
+impl MarkFile {
+    /// Opens or creates it, and writes where the journal stands now.
+    pub(super) fn open(state_dir: &Path, known: Option<Mark>, high: Seq) -> io::Result<Self> {
+        let path = state_dir.join(FILE);
+        let created = !path.exists();
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let (generation, sent) = known.map_or((0, Seq(0)), |mark| (mark.generation, mark.sent));
+        let mark = Mark { format: versions::FORMAT, generation, high, sent: sent.min(high) };
+        let mut side = Self { file, mark };
+        side.write()?;
+        if created {
+            side.file.sync_all()?;
+            super::store::sync_dir(state_dir)?;
+        }
+        Ok(side)
+    }
+
+    pub(super) fn set_high(&mut self, high: Seq) -> io::Result<()> {
+        self.mark.high = high;
+        self.write()
+    }
+
+    /// Never goes back.
+    pub(super) fn set_sent(&mut self, sent: Seq) -> io::Result<()> {
+        if sent <= self.mark.sent {
+            return Ok(());
+        }
+        self.mark.sent = sent;
+        self.write()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.mark.generation += 1;
+        let slot = usize::from(self.mark.generation.is_multiple_of(2));
+        self.file.write_all_at(&encode(&self.mark), SLOTS[slot])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_whole_slot_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path()).unwrap(), None);
+        let mut side = MarkFile::open(dir.path(), None, Seq(0)).unwrap();
+        for high in 1..=5 {
+            side.set_high(Seq(high)).unwrap();
+        }
+        side.set_sent(Seq(4)).unwrap();
+        side.set_sent(Seq(3)).unwrap();
+        let mark = read(dir.path()).unwrap().unwrap();
+        assert_eq!((mark.high, mark.sent, mark.format), (Seq(5), Seq(4), versions::FORMAT));
+    }
+
+    #[test]
+    fn a_torn_slot_leaves_the_one_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut side = MarkFile::open(dir.path(), None, Seq(0)).unwrap();
+        side.set_high(Seq(1)).unwrap();
+        side.set_high(Seq(2)).unwrap();
+        let newest = SLOTS[usize::from(side.mark.generation.is_multiple_of(2))];
+        for cut in 0..BODY as u64 + 16 {
+            let torn = dir.path().join("torn");
+            std::fs::create_dir_all(&torn).unwrap();
+            std::fs::copy(dir.path().join(FILE), torn.join(FILE)).unwrap();
+            let file = OpenOptions::new().write(true).open(torn.join(FILE)).unwrap();
+            file.write_all_at(&[0xa5], newest + cut).unwrap();
+            assert_eq!(read(&torn).unwrap().unwrap().high, Seq(1), "byte {cut}");
+        }
+        let file = OpenOptions::new().write(true).open(dir.path().join(FILE)).unwrap();
+        file.set_len(17).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), None);
+    }
+}

@@ -1,0 +1,136 @@
+//! A journal in memory, for tests of what is built on the journal: it forgets whatever was not committed.
+//!
+//! Batches, lookups and recovery are the code of the real one, on another table, so what they do is the same.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::batch::{self, Builder, Pieces};
+use super::entry::{Known, Numbered, Record, Recovered, Sealed};
+use super::keys;
+use super::reader;
+use super::recover;
+use super::table::{ReadError, Row, Table};
+use super::verify;
+use super::versions::{self, v1::FormatRecord};
+use super::writer::Queue;
+use crate::api::audit::{Filter, Page};
+use crate::api::ids::{ReqId, Seq};
+use crate::api::report::VerifyReport;
+
+/// Why nothing here returns errors.
+const SOUND: &str = "memory holds what was put into it";
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memory(pub(super) BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl Memory {
+    /// With the format record and no more.
+    pub(super) fn formatted() -> Self {
+        let mut memory = Self::default();
+        let mut pieces = Pieces::new();
+        let mut batch = Builder { writes: BTreeMap::new(), pieces: &mut pieces };
+        batch.record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::FORMAT }).expect(SOUND);
+        memory.apply(batch.writes.into_iter().collect());
+        memory
+    }
+
+    pub(super) fn apply(&mut self, writes: Vec<batch::Write>) {
+        for (key, value) in writes {
+            match value {
+                Some(value) => self.0.insert(key, value),
+                None => self.0.remove(&key),
+            };
+        }
+    }
+}
+
+impl Table for Memory {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn range(&self, range: Range<Vec<u8>>) -> Box<dyn DoubleEndedIterator<Item = Row> + '_> {
+        Box::new(self.0.range(range).map(|(key, value)| Ok((key.clone(), value.clone()))))
+    }
+}
+
+/// As [`Journal`](super::Journal), without a disk and without its errors.
+#[derive(Debug)]
+pub struct MemoryJournal<E> {
+    table: Memory,
+    pieces: Pieces,
+    queue: Queue<E>,
+    sent: Seq,
+    entries: Vec<Numbered>,
+}
+
+impl<E> Default for MemoryJournal<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<E> MemoryJournal<E> {
+    pub fn new() -> Self {
+        Self {
+            table: Memory::formatted(),
+            pieces: Pieces::new(),
+            queue: Queue::new(Seq(0)),
+            sent: Seq(0),
+            entries: Vec::new(),
+        }
+    }
+
+    pub fn stage(&mut self, sealed: Sealed<E>) -> Vec<E> {
+        self.queue.stage(sealed)
+    }
+
+    /// Entries out of sequence are a fault of the caller, and panic.
+    pub fn commit(&mut self, records: Vec<Record>) -> Vec<E> {
+        self.queue.check().expect("entries are numbered without gaps");
+        let writes = batch::build(&self.table, &mut self.pieces, &self.queue.entries, &records).expect(SOUND);
+        self.table.apply(writes);
+        self.entries.extend_from_slice(&self.queue.entries);
+        self.queue.release()
+    }
+
+    pub fn durable(&self) -> Seq {
+        self.queue.durable
+    }
+
+    pub fn staged(&self) -> Seq {
+        self.queue.staged
+    }
+
+    /// What is committed.
+    pub fn entries(&self) -> &[Numbered] {
+        &self.entries
+    }
+
+    pub fn lookup(&self, reqid: &ReqId) -> Option<Known> {
+        recover::lookup(&self.table, reqid).expect(SOUND)
+    }
+
+    pub fn mark_sent(&mut self, upto: Seq) {
+        self.sent = self.sent.max(upto.min(self.queue.durable));
+    }
+
+    pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Page {
+        reader::page(&self.table, filter, cursor).expect(SOUND)
+    }
+
+    pub fn verify(&self) -> VerifyReport {
+        verify::verify(&self.table, Some(self.queue.durable)).expect(SOUND)
+    }
+
+    /// The process dies: staged entries and waiting effects are gone.
+    pub fn crash(&mut self) {
+        self.queue = Queue::new(self.queue.durable);
+    }
+
+    /// What a start takes in.
+    pub fn recover(&self) -> Recovered {
+        recover::recover(&self.table, self.sent).expect(SOUND).0
+    }
+}

@@ -1,0 +1,432 @@
+//! Opening the journal: what is checked, in which order, and what each finding means (the table of failures, P11).
+//!
+//! Nothing here decides about nodes or requests. It reports a [`Condition`]; the agent makes hold mode of every one but
+//! `Fresh` and `Intact`. Such a condition is itself an entry, and as long as nothing was committed after it, each start
+//! reports it again: a crash on the way into hold mode changes nothing.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::batch::Builder;
+use super::batch::Pieces;
+use super::entry::{Entry, Numbered, Recovered};
+use super::identity;
+use super::keys;
+use super::mark::{self, Mark, MarkFile};
+use super::recover;
+use super::salvage;
+use super::space;
+use super::store::{self, Database, OpenOptions, StorageError};
+use super::table::{ReadError, Table};
+use super::versions::{self, v1::FormatRecord};
+use super::writer::{Journal, Parts};
+use crate::api::ids::Seq;
+
+/// The journal's directory inside the state directory.
+pub const DIR: &str = "journal";
+
+/// Its presence makes the next start read the whole journal.
+const SUSPECT: &str = "journal.suspect";
+
+/// `Entry::Salvaged::from` where nothing was set aside.
+const FROM_ITSELF: &str = "journal";
+const FROM_NOTHING: &str = "";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// sled's cache; real use can be several times as much.
+    pub cache_capacity: u64,
+    /// An open that takes longer is given up, and nothing is set aside for it. Copying and salvaging do not count.
+    pub open_timeout: Duration,
+    /// The size of the file that is kept to be given back on a full disk: opening needs space. 0: none.
+    pub ballast_bytes: u64,
+    /// Free space below which requests are refused.
+    pub request_floor: u64,
+    /// Free space below which nothing is journaled.
+    pub fact_floor: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cache_capacity: 32 << 20,
+            open_timeout: Duration::from_secs(60),
+            ballast_bytes: 16 << 20,
+            request_floor: 256 << 20,
+            fact_floor: 64 << 20,
+        }
+    }
+}
+
+impl Options {
+    pub(super) fn store(&self) -> OpenOptions {
+        OpenOptions {
+            cache_capacity: self.cache_capacity,
+            timeout: self.open_timeout,
+            lock_wait: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What the journal was like when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// There was none, and there should be none.
+    Fresh,
+    Intact,
+    /// The directory is initialised, and its journal missing or empty.
+    Missing,
+    /// Entries that were durable are gone without a trace of damage: the newest should be `expected`.
+    LostTail {
+        expected: Seq,
+        found: Seq,
+    },
+    /// It was damaged: set aside, and what could be read was taken over.
+    Salvaged {
+        aside: PathBuf,
+        summary: String,
+    },
+}
+
+impl Condition {
+    /// Nothing is known to be missing.
+    pub fn is_whole(&self) -> bool {
+        match self {
+            Self::Fresh | Self::Intact => true,
+            Self::Missing | Self::LostTail { .. } | Self::Salvaged { .. } => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fresh => f.write_str("the journal is new"),
+            Self::Intact => f.write_str("the journal is intact"),
+            Self::Missing => f.write_str("the journal is missing or empty, although this directory was in use"),
+            Self::LostTail { expected, found } => {
+                write!(f, "the journal has lost its newest entries: it ends at {found} and had come to {expected}")
+            }
+            Self::Salvaged { aside, summary } => {
+                write!(f, "the journal was damaged and is set aside at {}; {summary}", aside.display())
+            }
+        }
+    }
+}
+
+/// Why the journal did not open, by what the agent does then. Nothing was set aside.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Exit 78.
+    #[error(
+        "the journal in {dir} has format {found}, and this release knows formats up to {known}: run the newer release \
+         again; nothing was touched"
+    )]
+    NewerFormat { dir: String, found: u32, known: u32 },
+    /// Exit 78.
+    #[error("the journal in {dir} holds a record of a newer release; nothing was touched")]
+    NewerRecord { dir: String, source: ReadError },
+    /// Exit 1; nodes run on.
+    #[error(
+        "the journal in {dir} cannot be opened: no space is left on its file system, even without the ballast file"
+    )]
+    NoSpace { dir: String, source: StorageError },
+    #[error("the journal in {dir} cannot be opened: its file system is read-only")]
+    ReadOnly { dir: String, source: StorageError },
+    #[error("the journal in {dir} is open in another process")]
+    Locked { dir: String },
+    #[error("the journal in {dir} did not open in time; it was left as it is")]
+    Timeout { dir: String, source: StorageError },
+    #[error("the journal in {dir} cannot be opened; it was left as it is")]
+    Storage { dir: String, source: StorageError },
+    #[error("the journal in {dir} cannot be read; it was left as it is")]
+    Read { dir: String, source: ReadError },
+    #[error("{what} {path} failed")]
+    Io { what: &'static str, path: String, source: io::Error },
+}
+
+impl OpenError {
+    pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match StorageError::from(source) {
+            source @ StorageError::NoSpace(_) => Self::NoSpace { dir: path.display().to_string(), source },
+            source @ StorageError::ReadOnly(_) => Self::ReadOnly { dir: path.display().to_string(), source },
+            StorageError::Io(source) => Self::Io { what, path: path.display().to_string(), source },
+            source => Self::Storage { dir: path.display().to_string(), source },
+        }
+    }
+
+    pub(super) fn storage(dir: &Path, source: StorageError) -> Self {
+        let dir = dir.display().to_string();
+        match source {
+            StorageError::NoSpace(_) => Self::NoSpace { dir, source },
+            StorageError::ReadOnly(_) => Self::ReadOnly { dir, source },
+            StorageError::Locked => Self::Locked { dir },
+            StorageError::Timeout(_) => Self::Timeout { dir, source },
+            StorageError::Damaged(_) | StorageError::Panicked(_) | StorageError::Io(_) | StorageError::Store(_) => {
+                Self::Storage { dir, source }
+            }
+        }
+    }
+
+    pub(super) fn read(dir: &Path, source: ReadError) -> Self {
+        if source.is_newer() {
+            return Self::NewerRecord { dir: dir.display().to_string(), source };
+        }
+        match source {
+            ReadError::Storage { what, source } if !source.is_damage() => match source {
+                StorageError::Io(_) | StorageError::Store(_) => {
+                    Self::Read { dir: dir.display().to_string(), source: ReadError::Storage { what, source } }
+                }
+                source => Self::storage(dir, source),
+            },
+            source => Self::Read { dir: dir.display().to_string(), source },
+        }
+    }
+
+    /// The file system is full: giving back the ballast may help.
+    fn is_no_space(&self) -> bool {
+        matches!(self, Self::NoSpace { .. })
+    }
+}
+
+/// An open journal, and what a start takes in from it.
+#[derive(Debug)]
+pub struct Opened<E> {
+    pub journal: Journal<E>,
+    pub recovered: Recovered,
+    pub condition: Condition,
+}
+
+impl<E> Journal<E> {
+    /// Opens or creates the journal of a state directory, whose lock the caller holds and whose identity it has
+    /// checked. Blocks for as long as it takes; on a damaged journal that includes copying and salvaging it.
+    pub fn open(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> {
+        let opened = match open(state_dir, options) {
+            Err(error)
+                if error.is_no_space()
+                    && space::release_ballast(state_dir)
+                        .map_err(OpenError::io("removing the ballast file in", state_dir))? =>
+            {
+                tracing::warn!("the file system of the journal is full; its ballast file was given back");
+                open(state_dir, options)
+            }
+            done => done,
+        }?;
+        if let Err(error) = space::create_ballast(state_dir, options.ballast_bytes, options.request_floor) {
+            tracing::warn!(%error, "the ballast file, kept to be given back on a full disk, cannot be created");
+        }
+        Ok(opened)
+    }
+}
+
+/// A journal that was opened and read.
+pub(super) struct Usable {
+    pub(super) database: Database,
+    pub(super) recovered: Recovered,
+    pub(super) pieces: Pieces,
+}
+
+fn open<E>(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> {
+    let started = Instant::now();
+    let dir = state_dir.join(DIR);
+    let known = mark::read(state_dir).map_err(OpenError::io("reading the journal's side file in", state_dir))?;
+    if let Some(Mark { format, .. }) = known
+        && format > versions::FORMAT
+    {
+        let dir = dir.display().to_string();
+        return Err(OpenError::NewerFormat { dir, found: format, known: versions::FORMAT });
+    }
+    salvage::finish_interrupted(state_dir)?;
+    let existed = store::main_file(&dir).exists();
+    let high = known.map_or(Seq(0), |mark| mark.high);
+    let sent = known.map_or(Seq(0), |mark| mark.sent);
+    let initialised = identity::exists(state_dir).map_err(OpenError::io("looking for the identity in", state_dir))?;
+    let deep = suspect_path(state_dir).exists();
+
+    let mut usable = match attempt(&dir, options, sent, deep) {
+        Ok(usable) => usable,
+        Err(Failure::Other(error)) => return Err(error),
+        Err(Failure::Damage(first)) => {
+            tracing::error!(error = %chain(&first), "the journal is damaged; trying it on a copy");
+            // A damaged file fails again. What does not was a passing fault of this process, memory for example.
+            if salvage::copy_opens(state_dir, options, sent, deep)?
+                && let Ok(usable) = attempt(&dir, options, sent, deep)
+            {
+                usable
+            } else {
+                salvage::salvage(state_dir, options, high)?;
+                attempt(&dir, options, sent, false).map_err(|failure| failure.into_error(&dir))?
+            }
+        }
+    };
+    if deep {
+        fs::remove_file(suspect_path(state_dir)).map_err(OpenError::io("removing a marker in", state_dir))?;
+    }
+
+    let last = usable.recovered.last;
+    let empty = last == Seq(0);
+    // A start that was killed between the journal's creation and its first commit left a side file that says 0.
+    let begun_before = existed && known.is_some_and(|mark| mark.high == Seq(0));
+    let missing = empty && initialised && !begun_before;
+    if missing || last < high {
+        let from = if missing { FROM_NOTHING } else { FROM_ITSELF };
+        note_loss(&dir, &mut usable, from, high)?;
+    }
+    let condition =
+        match newest_salvage(&usable.database, usable.recovered.last).map_err(|error| OpenError::read(&dir, error))? {
+            Some(condition) => condition,
+            None if empty => Condition::Fresh,
+            None => Condition::Intact,
+        };
+    let last = usable.recovered.last;
+    let mark = MarkFile::open(state_dir, known, last)
+        .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
+    let journal = Journal::new(Parts {
+        database: usable.database,
+        dir,
+        state_dir: state_dir.to_owned(),
+        request_floor: options.request_floor,
+        fact_floor: options.fact_floor,
+        mark,
+        pieces: usable.pieces,
+        last,
+        open_time: started.elapsed(),
+    });
+    Ok(Opened { journal, recovered: usable.recovered, condition })
+}
+
+/// Why an attempt at opening ended.
+pub(super) enum Failure {
+    Damage(ReadError),
+    Other(OpenError),
+}
+
+impl Failure {
+    fn into_error(self, dir: &Path) -> OpenError {
+        match self {
+            Self::Damage(source) => OpenError::read(dir, source),
+            Self::Other(error) => error,
+        }
+    }
+
+    fn storage(dir: &Path, source: StorageError) -> Self {
+        if source.is_damage() {
+            Self::Damage(ReadError::Storage { what: "the database".to_owned(), source })
+        } else {
+            Self::Other(OpenError::storage(dir, source))
+        }
+    }
+
+    fn read(dir: &Path, source: ReadError) -> Self {
+        if source.is_damage() { Self::Damage(source) } else { Self::Other(OpenError::read(dir, source)) }
+    }
+}
+
+/// Opens the database in `dir` and reads what a start needs, or, with `deep`, everything.
+pub(super) fn attempt(dir: &Path, options: &Options, sent: Seq, deep: bool) -> Result<Usable, Failure> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| Failure::Other(OpenError::io("creating", dir)(error)))?;
+    store::remove_unfinished_snapshots(dir)
+        .map_err(|error| Failure::Other(OpenError::io("removing an unfinished snapshot in", dir)(error)))?;
+    let database = Database::open(dir, options.store()).map_err(|error| Failure::storage(dir, error))?;
+    match read(&database, sent, deep) {
+        Ok((recovered, pieces)) => Ok(Usable { database, recovered, pieces }),
+        Err(Unread::Newer { found }) => {
+            let dir = dir.display().to_string();
+            Err(Failure::Other(OpenError::NewerFormat { dir, found, known: versions::FORMAT }))
+        }
+        Err(Unread::Storage(error)) => {
+            database.abandon();
+            Err(Failure::storage(dir, error))
+        }
+        Err(Unread::Read(error)) => {
+            database.abandon();
+            Err(Failure::read(dir, error))
+        }
+    }
+}
+
+enum Unread {
+    Newer { found: u32 },
+    Storage(StorageError),
+    Read(ReadError),
+}
+
+impl From<ReadError> for Unread {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+fn read(database: &Database, sent: Seq, deep: bool) -> Result<(Recovered, Pieces), Unread> {
+    match recover::format(database)? {
+        None => write_format(database).map_err(Unread::Storage)?,
+        Some(versions::FORMAT) => {}
+        Some(found) => return Err(Unread::Newer { found }),
+    }
+    if deep {
+        recover::read_everything(database)?;
+    }
+    Ok(recover::recover(database, sent)?)
+}
+
+pub(super) fn write_format(database: &Database) -> Result<(), StorageError> {
+    let mut pieces = Pieces::new();
+    let mut batch = Builder { writes: std::collections::BTreeMap::new(), pieces: &mut pieces };
+    batch
+        .record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::FORMAT })
+        .expect("the format record is four bytes");
+    database.write(batch.writes.into_iter().collect())
+}
+
+/// Makes the loss of everything after the newest entry an entry, so that no number is given out twice.
+fn note_loss(dir: &Path, usable: &mut Usable, from: &str, high: Seq) -> Result<(), OpenError> {
+    let last = usable.recovered.last;
+    let missing = if high > last { vec![(last.next(), high)] } else { Vec::new() };
+    let entry = Entry::Salvaged { from: from.to_owned(), recovered: last.0, missing };
+    let numbered = Numbered { seq: last.max(high).next(), at: salvage::now(), entry };
+    salvage::append(&usable.database, &numbered).map_err(|error| OpenError::storage(dir, error))?;
+    usable.recovered.last = numbered.seq;
+    Ok(())
+}
+
+/// The condition that the newest entry stands for, if it tells of a loss that nobody has acted on yet.
+fn newest_salvage(table: &impl Table, last: Seq) -> Result<Option<Condition>, ReadError> {
+    let Some(Numbered { entry: Entry::Salvaged { from, recovered, missing }, seq, .. }) = table.entry(last)? else {
+        return Ok(None);
+    };
+    Ok(Some(match from.as_str() {
+        FROM_NOTHING => Condition::Missing,
+        FROM_ITSELF => Condition::LostTail { expected: Seq(seq.0 - 1), found: Seq(recovered) },
+        aside => Condition::Salvaged { aside: PathBuf::from(aside), summary: salvage::summary(recovered, &missing) },
+    }))
+}
+
+fn suspect_path(state_dir: &Path) -> PathBuf {
+    state_dir.join(SUSPECT)
+}
+
+/// Makes the next start read the whole journal, because a read met damage.
+pub(super) fn suspect(state_dir: &Path) -> io::Result<()> {
+    fs::write(suspect_path(state_dir), b"")?;
+    store::sync_dir(state_dir)
+}
+
+/// An error with its causes, for a log line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

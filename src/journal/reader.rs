@@ -1,0 +1,183 @@
+//! Reading the journal a page at a time, beside its writer or offline.
+//!
+//! A page is bounded in rows, in bytes and in the work that finding them takes, whatever the journal's size and
+//! whatever the filter; memory is that of one page. What cannot be read is a row that says so, and reading goes on.
+
+use std::sync::Arc;
+
+use super::codec;
+use super::entry::{Entry, Known, Numbered};
+use super::keys;
+use super::recover;
+use super::rows::{self, Fate};
+use super::store::Database;
+use super::table::{Entries, ReadError, Table};
+use super::verify;
+use super::versions::v1::{DuplicatesRecord, OutcomeRecord, ReqidRecord};
+use crate::api::audit::{Filter, Page, Row};
+use crate::api::ids::{ReqId, Seq};
+use crate::api::report::VerifyReport;
+
+/// A page ends when it has so many rows, …
+const ROWS: usize = 256;
+/// … so many bytes of bodies (one row may be larger), …
+const BYTES: usize = 1 << 20;
+/// … or has looked at so many entries.
+const EXAMINED: usize = 4096;
+
+/// Reads while the journal is written to. Cheap to clone; every clone keeps the journal open.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    database: Arc<Database>,
+}
+
+impl Reader {
+    pub(super) fn new(database: Arc<Database>) -> Self {
+        Self { database }
+    }
+
+    /// The rows that `filter` wants, from `cursor` (a page's `next`) or the beginning. Blocks on the disk.
+    pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, ReadError> {
+        page(self.database.as_ref(), filter, cursor)
+    }
+
+    /// The newest entry.
+    pub fn last(&self) -> Result<Seq, ReadError> {
+        self.database.last()
+    }
+
+    pub fn lookup(&self, reqid: &ReqId) -> Result<Option<Known>, ReadError> {
+        recover::lookup(self.database.as_ref(), reqid)
+    }
+
+    /// Checks everything (see [`verify`]). Takes as long as reading the whole journal.
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        verify::verify(self.database.as_ref(), None)
+    }
+
+    /// As [`Self::verify`], knowing how far the journal had come.
+    pub(super) fn verify_to(&self, high: Option<Seq>) -> Result<VerifyReport, ReadError> {
+        verify::verify(self.database.as_ref(), high)
+    }
+
+    /// Lets go without waiting for a damaged database to close.
+    pub(super) fn abandon(self) {
+        if let Some(database) = Arc::into_inner(self.database) {
+            database.abandon();
+        }
+    }
+}
+
+/// One page under construction.
+struct Draft<'a> {
+    filter: &'a Filter,
+    rows: Vec<Row>,
+    bytes: usize,
+    examined: usize,
+}
+
+impl Draft<'_> {
+    fn is_full(&self) -> bool {
+        self.rows.len() >= ROWS || self.bytes >= BYTES || self.examined >= EXAMINED
+    }
+
+    fn examine(&mut self, table: &impl Table, seq: Seq, value: &[u8]) {
+        if value.first().is_some_and(|kind| !rows::wanted_kind(self.filter.kind, *kind)) {
+            return;
+        }
+        match self.row(table, seq, value) {
+            Ok(Some(row)) => self.rows.push(row),
+            Ok(None) => {}
+            Err(error) => self.cannot_read(seq, &error),
+        }
+    }
+
+    fn cannot_read(&mut self, seq: Seq, error: &ReadError) {
+        self.rows.push(rows::unreadable(seq, super::open::chain(error)));
+    }
+
+    fn row(&mut self, table: &impl Table, seq: Seq, value: &[u8]) -> Result<Option<Row>, ReadError> {
+        let numbered = table.decode_entry(seq, value)?;
+        if !rows::may_match(self.filter, &numbered) {
+            return Ok(None);
+        }
+        let (fate, bytes) = match &numbered.entry {
+            Entry::RequestReceived { .. } => fate(table, seq)?,
+            _other => (Fate::default(), 0),
+        };
+        let row = rows::row(self.filter, numbered, fate);
+        if row.is_some() {
+            self.bytes += length(value) + bytes;
+        }
+        Ok(row)
+    }
+}
+
+fn length(value: &[u8]) -> usize {
+    codec::head(value).map_or(0, |(head, _)| head.body_length())
+}
+
+/// What became of request `seq`, and how many bytes that took.
+fn fate(table: &impl Table, seq: Seq) -> Result<(Fate, usize), ReadError> {
+    let mut fate = Fate::default();
+    let mut bytes = 0;
+    fate.duplicates = table.record::<DuplicatesRecord>(&keys::duplicates(seq))?.unwrap_or_default();
+    // First how far it is, then its outcome: read the other way round, a commit in between would leave neither.
+    fate.unfinished = table.record(&keys::unfinished(seq))?;
+    if let Some(OutcomeRecord { completed }) = table.record(&keys::outcome(seq))?
+        && let Some(value) = table.get(&keys::entry(completed))?
+    {
+        bytes += length(&value);
+        if let Numbered { at, entry: Entry::RequestCompleted { outcome, attempts, response, .. }, .. } =
+            table.decode_entry(completed, &value)?
+        {
+            fate.outcome = Some((at, outcome, attempts, response.0));
+        }
+    }
+    Ok((fate, bytes))
+}
+
+pub(super) fn page(table: &impl Table, filter: &Filter, cursor: Option<Seq>) -> Result<Page, ReadError> {
+    let mut first = filter.from_seq.unwrap_or_default().max(Seq(1));
+    if let Some(reqid) = &filter.reqid
+        && let Ok(reqid) = ReqId::new(reqid.as_str())
+        && let Ok(Some(ReqidRecord { seq, .. })) = table.record(&keys::reqid(&reqid))
+    {
+        // Conflicts come after the request that they are in conflict with.
+        first = first.max(seq);
+    }
+    // A tail that does not read has no known end; it is looked for as far as a page reaches.
+    let last = match table.last() {
+        Ok(last) => last,
+        Err(error) if error.is_damage() => Seq(u64::MAX),
+        Err(error) => return Err(error),
+    };
+    let mut last = filter.to_seq.unwrap_or(Seq(u64::MAX)).min(last);
+    match cursor {
+        Some(cursor) if filter.reverse => last = last.min(cursor),
+        Some(cursor) => first = first.max(cursor),
+        None => {}
+    }
+    if first > last {
+        return Ok(Page::default());
+    }
+    let mut draft = Draft { filter, rows: Vec::new(), bytes: 0, examined: 0 };
+    let next = walk(table, &mut draft, first, last)?;
+    Ok(Page { rows: draft.rows, next })
+}
+
+/// Fills the draft; returns the entry at which to go on.
+fn walk(table: &impl Table, draft: &mut Draft<'_>, first: Seq, last: Seq) -> Result<Option<Seq>, ReadError> {
+    for (seq, value) in Entries::new(table, first, last, draft.filter.reverse) {
+        if draft.is_full() {
+            return Ok(Some(seq));
+        }
+        draft.examined += 1;
+        match value {
+            Ok(value) => draft.examine(table, seq, &value),
+            Err(error) if error.is_damage() => draft.cannot_read(seq, &error),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}

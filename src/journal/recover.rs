@@ -1,0 +1,217 @@
+//! What a start takes in: a table's rows to [`Recovered`].
+//!
+//! Reads what is unfinished, the nodes and the newest entries; how long the history is makes no difference.
+
+use super::batch::Pieces;
+use super::codec;
+use super::entry::{AgentRecord, DesiredRecord, Entry, Known, Numbered, Received, Recovered, UnfinishedRecord};
+use super::keys::{self, Family, Key};
+use super::table::{ReadError, Table, entry_seq};
+use super::versions::v1::{self, FormatRecord, OutcomeRecord, ReqidRecord};
+use crate::api::event::{Dialect, Response};
+use crate::api::ids::{NodeName, ReqId, Seq};
+
+/// Responses published again after a crash are at most so many, the newest, and none is looked for further back than
+/// `UNSENT_REACH` entries: without a usable side file all of history would qualify.
+const UNSENT_LIMIT: usize = 256;
+const UNSENT_REACH: u64 = 4096;
+
+/// How many of the newest entries a start looks at to see that the indexes belong to them.
+const SPOT_CHECK: u64 = 256;
+
+/// The format's version; `None` for a table without any row.
+pub(super) fn format(table: &impl Table) -> Result<Option<u32>, ReadError> {
+    if let Some(FormatRecord { version }) = table.record(keys::FORMAT)? {
+        return Ok(Some(version));
+    }
+    let any = table.range(vec![0]..vec![0xff; 300]).next().transpose()?;
+    match any {
+        None => Ok(None),
+        Some(_) => Err(ReadError::Absent {
+            what: keys::describe(keys::FORMAT),
+            because: "the journal has other rows".to_owned(),
+        }),
+    }
+}
+
+/// Everything, and the pieces of the records that have any. `sent`: responses of completions up to there have left.
+pub(super) fn recover(table: &impl Table, sent: Seq) -> Result<(Recovered, Pieces), ReadError> {
+    let mut pieces = Pieces::new();
+    let last = table.last()?;
+    let mut recovered = Recovered { last, ..Recovered::default() };
+    if let Some(value) = table.get(keys::AGENT)? {
+        recovered.agent = read::<AgentRecord>(table, &mut pieces, keys::AGENT, &value)?;
+    }
+    if let Some(value) = table.get(keys::DESIRED)? {
+        recovered.desired = read::<DesiredRecord>(table, &mut pieces, keys::DESIRED, &value)?;
+    }
+    for row in table.range(Family::Node.range()) {
+        let (key, value) = row?;
+        let record = read(table, &mut pieces, &key, &value)?;
+        recovered.nodes.insert(node_name(&key)?, record);
+    }
+    for row in table.range(Family::Unfinished.range()) {
+        let (key, value) = row?;
+        let record: UnfinishedRecord = read(table, &mut pieces, &key, &value)?;
+        let received = received(table, &key)?;
+        recovered.unfinished.insert(received.seq, (received, record));
+    }
+    // Rewritten as duplicates come in; those few whose sources are long enough for pieces have to be found.
+    for row in table.range(Family::RecordChunk.range()) {
+        let (key, _) = row?;
+        if let Some(Key::RecordChunk(of, index)) = keys::parse(&key) {
+            let count = pieces.entry(of.to_vec()).or_default();
+            *count = (*count).max(index + 1);
+        }
+    }
+    recovered.unsent = unsent(table, last, sent)?;
+    spot_check(table, last)?;
+    Ok((recovered, pieces))
+}
+
+fn read<T: v1::Stored>(table: &impl Table, pieces: &mut Pieces, key: &[u8], value: &[u8]) -> Result<T, ReadError> {
+    let record = table.decode_record(key, value)?;
+    if let Ok((head, _)) = codec::head(value)
+        && head.pieces() > 0
+    {
+        pieces.insert(key.to_vec(), head.pieces());
+    }
+    Ok(record)
+}
+
+fn node_name(key: &[u8]) -> Result<NodeName, ReadError> {
+    let malformed = || ReadError::Decode { what: keys::describe(key), source: codec::DecodeError::Malformed };
+    let Some(Key::Node(name)) = keys::parse(key) else { return Err(malformed()) };
+    let name = std::str::from_utf8(name).map_err(|_| malformed())?;
+    NodeName::new(name).map_err(|_| malformed())
+}
+
+/// The request of an unfinished row.
+fn received(table: &impl Table, unfinished: &[u8]) -> Result<Received, ReadError> {
+    let absent =
+        |what: String| ReadError::Absent { what, because: format!("{} stands for it", keys::describe(unfinished)) };
+    let Some(Key::Unfinished(seq)) = keys::parse(unfinished) else {
+        return Err(absent("a request".to_owned()));
+    };
+    match table.entry(seq)? {
+        Some(Numbered { at, entry: Entry::RequestReceived { reqid, request, digest, dialect, source }, .. }) => {
+            Ok(Received { seq, at, reqid, request: request.0, digest, dialect, source })
+        }
+        Some(_) | None => Err(absent(format!("request {seq}"))),
+    }
+}
+
+fn dialect_of(table: &impl Table, request: Seq) -> Result<Option<Dialect>, ReadError> {
+    Ok(match table.entry(request)? {
+        Some(Numbered { entry: Entry::RequestReceived { dialect, .. }, .. }) => Some(dialect),
+        Some(_) | None => None,
+    })
+}
+
+/// Completions above `sent`, oldest first.
+fn unsent(table: &impl Table, last: Seq, sent: Seq) -> Result<Vec<(Seq, Dialect, Response)>, ReadError> {
+    let first = Seq(sent.0.max(last.0.saturating_sub(UNSENT_REACH)).saturating_add(1));
+    let mut unsent = Vec::new();
+    if first > last {
+        return Ok(unsent);
+    }
+    for row in table.range(keys::entries(first, last)).rev() {
+        if unsent.len() == UNSENT_LIMIT {
+            break;
+        }
+        let (key, value) = row?;
+        let seq = entry_seq(&key)?;
+        if !is_kind(&value, v1::REQUEST_COMPLETED) {
+            continue;
+        }
+        if let Entry::RequestCompleted { of, response, .. } = table.decode_entry(seq, &value)?.entry
+            // Without its request (salvaged journals) nobody can say in which dialect it would go out.
+            && let Some(dialect) = dialect_of(table, of)?
+        {
+            unsent.push((seq, dialect, response.0));
+        }
+    }
+    unsent.reverse();
+    Ok(unsent)
+}
+
+/// Whether the newest requests are where their reqids point. All of them is the work of `verify`.
+fn spot_check(table: &impl Table, last: Seq) -> Result<(), ReadError> {
+    if last == Seq(0) {
+        return Ok(());
+    }
+    let first = Seq(last.0.saturating_sub(SPOT_CHECK) + 1);
+    for row in table.range(keys::entries(first, last)) {
+        let (key, value) = row?;
+        if !is_kind(&value, v1::REQUEST_RECEIVED) {
+            continue;
+        }
+        let seq = entry_seq(&key)?;
+        if let Entry::RequestReceived { reqid, .. } = table.decode_entry(seq, &value)?.entry
+            && !reqid.is_empty()
+            && table.record::<ReqidRecord>(&keys::reqid(&reqid))?.is_none()
+        {
+            return Err(ReadError::Absent {
+                what: keys::describe(&keys::reqid(&reqid)),
+                because: format!("request {seq} has it"),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn is_kind(value: &[u8], kind: u8) -> bool {
+    value.first() == Some(&kind)
+}
+
+/// What the journal knows of a reqid. An empty one is never known.
+pub(super) fn lookup(table: &impl Table, reqid: &ReqId) -> Result<Option<Known>, ReadError> {
+    if reqid.is_empty() {
+        return Ok(None);
+    }
+    let Some(ReqidRecord { seq, digest }) = table.record(&keys::reqid(reqid))? else { return Ok(None) };
+    let outcome = match table.record(&keys::outcome(seq))? {
+        None => None,
+        Some(OutcomeRecord { completed }) => match table.entry(completed)? {
+            Some(Numbered { entry: Entry::RequestCompleted { response, .. }, .. }) => Some((completed, response.0)),
+            Some(_) | None => {
+                return Err(ReadError::Absent {
+                    what: format!("entry {completed}, the outcome of request {seq}"),
+                    because: format!("{} names it", keys::describe(&keys::outcome(seq))),
+                });
+            }
+        },
+    };
+    Ok(Some(Known { seq, digest, outcome }))
+}
+
+/// Reads every row once. The first that does not read is the error.
+pub(super) fn read_everything(table: &impl Table) -> Result<(), ReadError> {
+    for row in table.range(vec![0]..vec![0xff; 300]) {
+        let (key, value) = row?;
+        match keys::parse(&key) {
+            // Read with what they are pieces of.
+            Some(Key::EntryChunk(..) | Key::RecordChunk(..)) => {}
+            Some(Key::Entry(seq)) => drop(table.decode_entry(seq, &value)?),
+            Some(
+                Key::Format
+                | Key::Reqid(_)
+                | Key::Outcome(_)
+                | Key::Unfinished(_)
+                | Key::Duplicates(_)
+                | Key::Agent
+                | Key::Desired
+                | Key::Node(_),
+            ) => {
+                let (head, body) = table.body(&key, &value)?;
+                codec::check_record(&key, &head, &body)
+                    .map_err(|source| ReadError::Decode { what: keys::describe(&key), source })?;
+            }
+            None => {
+                let what = keys::describe(&key);
+                return Err(ReadError::Decode { what, source: codec::DecodeError::Malformed });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,383 @@
+//! Entries to the rows that people and programs read, and which rows a filter wants. Pure.
+
+use serde_json::{Value, json};
+
+use super::entry::{ConfigChange, Digest, Entry, Numbered, Outcome, Stage, UnfinishedRecord, Verdict, WantChange};
+use super::versions::v1::{self, DuplicatesRecord};
+use crate::api::audit::{EventRow, Filter, Kind, RequestRow, RequestState, Row, Sighting};
+use crate::api::event::{Request, Response, Source};
+use crate::api::ids::{Incarnation, NodeName, Seq};
+use crate::api::launch::ProcessId;
+use crate::api::time::Timestamp;
+
+/// What became of a request, from the rows beside its entry.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    /// When, how, in how many attempts, and what was answered.
+    pub(super) outcome: Option<(Timestamp, Outcome, u32, Response)>,
+    pub(super) unfinished: Option<UnfinishedRecord>,
+    pub(super) duplicates: DuplicatesRecord,
+}
+
+/// RFC 3339, UTC, microseconds.
+pub(super) fn time(at: Timestamp) -> String {
+    i64::try_from(at.0)
+        .ok()
+        .and_then(|microseconds| jiff::Timestamp::from_microsecond(microseconds).ok())
+        .map_or_else(|| format!("{} us", at.0), |time| time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
+}
+
+pub(super) fn hex(digest: &Digest) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The event's arguments as a flat object.
+fn arguments(request: &Request) -> Value {
+    match serde_json::to_value(request) {
+        // An enum's JSON is its variant's name around the fields.
+        Ok(Value::Object(tagged)) => tagged.into_iter().next().map_or(Value::Null, |(_, fields)| fields),
+        Ok(other) => other,
+        Err(error) => json!({ "unprintable": error.to_string() }),
+    }
+}
+
+fn first_error(response: &Response) -> Option<String> {
+    response.results.iter().find_map(|result| result.error.clone())
+}
+
+fn sightings(seen: &[(Timestamp, Source)]) -> Vec<Sighting> {
+    seen.iter().map(|(at, source)| Sighting { at: time(*at), source: source.clone() }).collect()
+}
+
+/// Whether entries of this kind are rows at all in this view; the others are folded into the rows of their requests.
+/// Kinds that this release does not know are kept, to be told as unreadable.
+pub(super) fn wanted_kind(kind: Kind, stored: u8) -> bool {
+    let request = matches!(stored, v1::REQUEST_RECEIVED | v1::REQUEST_CONFLICTED | v1::INPUT_REJECTED);
+    let folded = matches!(stored, v1::REQUEST_BEGUN | v1::REQUEST_WAITS | v1::REQUEST_COMPLETED | v1::DUPLICATE_SEEN);
+    let node = (v1::FIRST_OF_NODES..=v1::LAST_OF_NODES).contains(&stored);
+    if !v1::is_entry(stored) {
+        return true;
+    }
+    match kind {
+        Kind::Request => request,
+        Kind::Node => node,
+        Kind::All => !folded,
+    }
+}
+
+/// Whether the filter can want this entry, as far as can be told without its fate.
+pub(super) fn may_match(filter: &Filter, numbered: &Numbered) -> bool {
+    if filter.since.is_some_and(|since| numbered.at < since) || filter.until.is_some_and(|until| numbered.at > until) {
+        return false;
+    }
+    if let Some(wanted) = &filter.reqid {
+        let same = match &numbered.entry {
+            Entry::RequestReceived { reqid, .. } | Entry::RequestConflicted { reqid, .. } => reqid.as_str() == wanted,
+            _other => false,
+        };
+        if !same {
+            return false;
+        }
+    }
+    filter.event.as_ref().is_none_or(|wanted| same_event(wanted, event_name(&numbered.entry)))
+}
+
+fn same_event(wanted: &str, name: &str) -> bool {
+    wanted == name || name.strip_suffix("_request").is_some_and(|short| short == wanted)
+}
+
+/// The event of a request; the entry's name in snake case for everything else.
+fn event_name(entry: &Entry) -> &str {
+    match entry {
+        Entry::RequestReceived { request, .. } | Entry::RequestConflicted { request, .. } => request.0.event(),
+        Entry::InputRejected { event, .. } => event,
+        Entry::AgentStarted { .. } => "agent_started",
+        Entry::AgentStopped { .. } => "agent_stopped",
+        Entry::AgentSettled => "agent_settled",
+        Entry::HoldEntered { .. } => "hold_entered",
+        Entry::HoldEnded { .. } => "hold_ended",
+        Entry::Salvaged { .. } => "salvaged",
+        Entry::RequestBegun { .. } => "request_begun",
+        Entry::RequestWaits { .. } => "request_waits",
+        Entry::RequestCompleted { .. } => "request_completed",
+        Entry::DuplicateSeen { .. } => "duplicate_seen",
+        Entry::DesiredChanged { .. } => "desired_changed",
+        Entry::LaunchIntended { .. } => "launch_intended",
+        Entry::NodeStarted { .. } => "node_started",
+        Entry::NodeReady { .. } => "node_ready",
+        Entry::NodeExited { .. } => "node_exited",
+        Entry::NodeAdopted { .. } => "node_adopted",
+        Entry::NodeRetried { .. } => "node_retried",
+    }
+}
+
+/// Whether the filter wants a finished row. `named`: the nodes that it concerns.
+fn matches(filter: &Filter, row: &Row, named: &[&str]) -> bool {
+    if filter.node.as_ref().is_some_and(|node| !named.contains(&node.as_str())) {
+        return false;
+    }
+    match row {
+        Row::Request(row) => {
+            let source = || format!("{} {}", row.source.transport, row.source.peer);
+            filter.state.is_none_or(|state| row.state == state)
+                && (!filter.failed || row.success == Some(false))
+                && filter.source.as_ref().is_none_or(|part| source().contains(part))
+        }
+        Row::Event(row) => {
+            let unasked_exit = || row.event == "node_exited" && row.detail.get("asked") == Some(&Value::Bool(false));
+            filter.state.is_none() && filter.source.is_none() && (!filter.failed || unasked_exit())
+        }
+        Row::Unreadable(_) => true,
+    }
+}
+
+/// The nodes that a request and its response name.
+fn nodes_of<'a>(request: &'a Request, response: Option<&'a Response>) -> Vec<&'a str> {
+    let mut named: Vec<&str> = match request {
+        Request::SetConfiguration { config } | Request::Deploy { config, .. } => {
+            config.nodes.iter().map(|node| node.name.as_str()).collect()
+        }
+        Request::Restart { nodes }
+        | Request::NodeDispatch { nodes, .. }
+        | Request::StartNodes { nodes }
+        | Request::StopNodes { nodes } => nodes.iter().map(String::as_str).collect(),
+        Request::AgentWelcome {} | Request::AgentStandby {} | Request::GetNodes {} | Request::Shutdown { .. } => {
+            Vec::new()
+        }
+    };
+    let results = response.map_or(&[][..], |response| &response.results);
+    named.extend(results.iter().filter_map(|result| result.node.as_deref()));
+    named
+}
+
+/// The row of an entry, if the filter wants it. `fate` counts for requests alone.
+pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row> {
+    let Numbered { seq, at, entry } = numbered;
+    match entry {
+        Entry::RequestReceived { reqid, request, digest, dialect, source } => {
+            let (state, attempts) = match (&fate.outcome, &fate.unfinished) {
+                (Some((_, Outcome::Completed, attempts, _)), _) => (RequestState::Completed, *attempts),
+                (Some((_, Outcome::Rejected, attempts, _)), _) => (RequestState::Rejected, *attempts),
+                (Some((_, Outcome::Abandoned, attempts, _)), _) => (RequestState::Abandoned, *attempts),
+                (None, None) => (RequestState::Accepted, 0),
+                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Accepted })) => {
+                    (RequestState::Accepted, *lost_attempts)
+                }
+                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Waiting { .. } })) => {
+                    (RequestState::Handling, *lost_attempts + 1)
+                }
+            };
+            let completed_at = fate.outcome.as_ref().map(|(at, ..)| *at);
+            let response = fate.outcome.map(|(_, _, _, response)| response);
+            let named = nodes_of(&request.0, response.as_ref());
+            let row = Row::Request(Box::new(RequestRow {
+                seq,
+                reqid: reqid.into(),
+                event: request.0.event().to_owned(),
+                dialect: dialect.as_str().to_owned(),
+                source,
+                received_at: time(at),
+                state,
+                attempts,
+                duplicates: fate.duplicates.count,
+                duplicates_first: sightings(&fate.duplicates.first),
+                duplicates_last: sightings(&fate.duplicates.last),
+                digest: hex(&digest),
+                request: arguments(&request.0),
+                completed_at: completed_at.map(time),
+                // The wall clock may have been set in between; a negative time says so.
+                duration_ms: completed_at.map(|end| (i128::from(end.0) - i128::from(at.0)) as f64 / 1000.0),
+                success: response.as_ref().map(Response::success),
+                error: response
+                    .as_ref()
+                    .filter(|_| matches!(state, RequestState::Rejected | RequestState::Abandoned))
+                    .and_then(first_error),
+                response: response.clone(),
+            }));
+            matches(filter, &row, &named).then_some(row)
+        }
+        Entry::RequestConflicted { reqid, first: _, request, digest, dialect, source, response } => {
+            let named = nodes_of(&request.0, None);
+            let row = Row::Request(Box::new(RequestRow {
+                seq,
+                reqid: reqid.into(),
+                event: request.0.event().to_owned(),
+                dialect: dialect.as_str().to_owned(),
+                source,
+                received_at: time(at),
+                state: RequestState::Conflict,
+                attempts: 0,
+                duplicates: 0,
+                duplicates_first: Vec::new(),
+                duplicates_last: Vec::new(),
+                digest: hex(&digest),
+                request: arguments(&request.0),
+                // Answered when it came.
+                completed_at: Some(time(at)),
+                duration_ms: Some(0.0),
+                success: Some(false),
+                error: first_error(&response.0),
+                response: Some(response.0),
+            }));
+            matches(filter, &row, &named).then_some(row)
+        }
+        Entry::InputRejected { source, event, error, suppressed } => {
+            let error = match suppressed {
+                0 => error,
+                count => format!("{error} (and {count} more from this peer that were not recorded)"),
+            };
+            let row = Row::Request(Box::new(RequestRow {
+                seq,
+                reqid: String::new(),
+                event,
+                dialect: String::new(),
+                source,
+                received_at: time(at),
+                state: RequestState::Rejected,
+                attempts: 0,
+                duplicates: 0,
+                duplicates_first: Vec::new(),
+                duplicates_last: Vec::new(),
+                digest: String::new(),
+                request: json!({}),
+                completed_at: Some(time(at)),
+                duration_ms: Some(0.0),
+                success: Some(false),
+                response: None,
+                error: Some(error),
+            }));
+            matches(filter, &row, &[]).then_some(row)
+        }
+        entry => {
+            let event = event_name(&entry).to_owned();
+            let Told { node, incarnation, detail, summary, named } = tell(entry);
+            let named: Vec<&str> = named.iter().map(NodeName::as_str).chain(node.as_deref()).collect();
+            let row = Row::Event(Box::new(EventRow {
+                seq,
+                at: time(at),
+                event,
+                node: node.clone(),
+                incarnation: incarnation.map(|incarnation| incarnation.0),
+                detail,
+                summary,
+            }));
+            matches(filter, &row, &named).then_some(row)
+        }
+    }
+}
+
+#[derive(Default)]
+struct Told {
+    node: Option<String>,
+    incarnation: Option<Incarnation>,
+    detail: Value,
+    summary: String,
+    /// Beside `node`.
+    named: Vec<NodeName>,
+}
+
+fn agent(detail: Value, summary: String) -> Told {
+    Told { detail, summary, ..Told::default() }
+}
+
+fn node(node: NodeName, incarnation: Option<Incarnation>, detail: Value, summary: String) -> Told {
+    Told { node: Some(node.into()), incarnation, detail, summary, named: Vec::new() }
+}
+
+/// What an entry says, as JSON and in a sentence.
+fn tell(entry: Entry) -> Told {
+    match entry {
+        Entry::AgentStarted { boot_id, version, pid } => agent(
+            json!({ "boot_id": boot_id, "version": version, "pid": pid }),
+            format!("agent {version} started with pid {pid}"),
+        ),
+        Entry::AgentStopped { reason } => agent(json!({ "reason": reason }), format!("agent stopped: {reason}")),
+        Entry::AgentSettled => agent(json!({}), "agent has been up for a minute".to_owned()),
+        Entry::HoldEntered { reason } => agent(json!({ "reason": reason }), format!("hold mode: {reason}")),
+        Entry::HoldEnded { by } => agent(json!({ "by": by }), format!("hold mode ended by request {by}")),
+        Entry::Salvaged { from, recovered, missing } => {
+            let summary = super::salvage::summary(recovered, &missing);
+            agent(json!({ "from": from, "recovered": recovered, "missing": missing }), summary)
+        }
+        Entry::DesiredChanged { by, config, nodes } => {
+            let config = match config {
+                ConfigChange::Keep => "keep",
+                ConfigChange::Set(_) => "set",
+                ConfigChange::Forget => "forget",
+            };
+            let wants: serde_json::Map<String, Value> =
+                nodes.iter().map(|(name, want)| (name.to_string(), Value::from(want_name(want)))).collect();
+            Told {
+                summary: format!("request {by}: configuration {config}, {} nodes changed", nodes.len()),
+                detail: json!({ "by": by, "config": config, "nodes": wants }),
+                named: nodes.into_iter().map(|(name, _)| name).collect(),
+                ..Told::default()
+            }
+        }
+        Entry::LaunchIntended { node: name, incarnation, by } => {
+            let summary = format!("about to start incarnation {incarnation}, wanted by request {by}");
+            node(name, Some(incarnation), json!({ "by": by }), summary)
+        }
+        Entry::NodeStarted { node: name, incarnation, process } => {
+            let summary = format!("started with pid {}", process.pid);
+            node(name, Some(incarnation), json!({ "process": process_json(&process) }), summary)
+        }
+        Entry::NodeReady { node: name, incarnation } => node(name, Some(incarnation), json!({}), "ready".to_owned()),
+        Entry::NodeExited { node: name, incarnation, cause, asked, process, ran_ms, when: _, verdict } => {
+            let (word, sentence) = match &verdict {
+                Verdict::Rest => ("rest", String::new()),
+                Verdict::RestartAt(_) => ("restart", "; to be restarted".to_owned()),
+                Verdict::GiveUp { reason } => ("give_up", format!("; given up: {reason}")),
+            };
+            let wish = if asked { " as asked" } else { "" };
+            let ran = ran_ms.map_or_else(String::new, |ms| format!(" after {:.1} s", ms as f64 / 1000.0));
+            let summary = format!("ended{wish}{ran}: {cause}{sentence}");
+            let mut detail = json!({
+                "cause": cause.to_string(),
+                "asked": asked,
+                "process": process.as_ref().map(process_json),
+                "ran_ms": ran_ms,
+                "verdict": word,
+            });
+            if let (Verdict::GiveUp { reason }, Some(detail)) = (verdict, detail.as_object_mut()) {
+                detail.insert("reason".to_owned(), Value::from(reason));
+            }
+            node(name, Some(incarnation), detail, summary)
+        }
+        Entry::NodeAdopted { node: name, incarnation, process, spec: _ } => {
+            let summary = format!("found running with pid {} and taken over", process.pid);
+            node(name, Some(incarnation), json!({ "process": process_json(&process) }), summary)
+        }
+        Entry::NodeRetried { node: name } => {
+            node(name, None, json!({}), "tried again after it was given up".to_owned())
+        }
+        // Rows of their own, or folded into the rows of their requests.
+        Entry::RequestReceived { .. } | Entry::RequestConflicted { .. } | Entry::InputRejected { .. } => {
+            Told::default()
+        }
+        Entry::RequestBegun { of, attempt } => {
+            agent(json!({ "of": of, "attempt": attempt }), format!("attempt {attempt} at request {of}"))
+        }
+        Entry::RequestWaits { of, .. } => agent(json!({ "of": of }), format!("request {of} waits for its nodes")),
+        Entry::RequestCompleted { of, .. } => agent(json!({ "of": of }), format!("request {of} has its outcome")),
+        Entry::DuplicateSeen { of, .. } => agent(json!({ "of": of }), format!("request {of} came again")),
+    }
+}
+
+fn want_name(want: &WantChange) -> &'static str {
+    match want {
+        WantChange::Up { .. } => "up",
+        WantChange::Retry => "retry",
+        WantChange::Stopped => "stopped",
+        WantChange::Gone => "gone",
+    }
+}
+
+fn process_json(process: &ProcessId) -> Value {
+    json!({ "pid": process.pid, "start_time": process.start_time, "boot_id": process.boot_id })
+}
+
+/// The row that stands where an entry cannot be read.
+pub(super) fn unreadable(seq: Seq, why: String) -> Row {
+    Row::Unreadable(crate::api::audit::Unreadable { seq, unreadable: why })
+}

@@ -1,0 +1,508 @@
+//! A damaged journal to a new one with all that reads.
+//!
+//! The damaged directory is only ever copied and renamed. A salvage that is interrupted leaves either the directory as
+//! it was (the next start begins anew) or a finished `journal.rebuilt-…` (the next start puts it in place):
+//!
+//! ```text
+//! journal ──copy──► journal.copy-* ──read──► journal.rebuilding ──rename, when complete──► journal.rebuilt-T
+//! journal ──rename──► journal.damaged-T
+//! journal.rebuilt-T ──rename──► journal
+//! ```
+//!
+//! Entries keep their numbers. The indexes are made anew from them by the code that makes them in a commit; only the
+//! records that sum history up (agent, desired state, nodes, unfinished requests) are taken as they are. A request
+//! whose outcome is lost gets one that says so, lest its requester waits for ever (P3).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::batch::{self, BatchError, Builder, Pieces};
+use super::entry::{
+    AgentRecord, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Packed, Record, Stage, UnfinishedRecord,
+};
+use super::keys::{self, Family, Key};
+use super::open::{self, DIR, Failure, OpenError, Options, chain};
+use super::store::{self, Database, StorageError};
+use super::table::{ReadError, Table};
+use super::versions::v1::{OutcomeRecord, ReqidRecord, Stored};
+use crate::api::event::{Request, Response, Result as ApiResult, ResultData};
+use crate::api::ids::{NodeName, ReqId, Seq};
+use crate::api::time::Timestamp;
+
+const COPY: &str = "journal.copy-";
+const REBUILDING: &str = "journal.rebuilding";
+const REBUILT: &str = "journal.rebuilt-";
+const DAMAGED: &str = "journal.damaged-";
+
+/// Entries in a batch of the new journal.
+const BATCH: usize = 256;
+
+/// Where no end is known, looking stops after so many numbers without an entry.
+const GAP: u64 = 4096;
+
+/// The wall clock. Entries of the core bring their own time; these are written before there is a core.
+pub(super) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Writes one entry outside of a commit.
+pub(super) fn append(database: &Database, numbered: &Numbered) -> Result<(), StorageError> {
+    let mut pieces = Pieces::new();
+    let mut batch = Builder { writes: BTreeMap::new(), pieces: &mut pieces };
+    batch.entry(numbered).map_err(|error| StorageError::Store(chain(&error)))?;
+    database.write(batch.writes.into_iter().collect())
+}
+
+/// What a salvage came to, in words for people.
+pub(super) fn summary(recovered: u64, missing: &[(Seq, Seq)]) -> String {
+    if missing.is_empty() {
+        return format!("all of its {recovered} entries could be read");
+    }
+    let lost: u64 = missing.iter().map(|(first, last)| last.0.saturating_sub(first.0).saturating_add(1)).sum();
+    let mut ranges: Vec<String> = missing
+        .iter()
+        .take(5)
+        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first} to {last}") })
+        .collect();
+    if missing.len() > 5 {
+        ranges.push("more".to_owned());
+    }
+    format!("{recovered} entries were taken over, {lost} are lost ({})", ranges.join(", "))
+}
+
+/// Clears up after a salvage or an inspection that was killed, and puts a finished journal in place.
+pub(super) fn finish_interrupted(state_dir: &Path) -> Result<(), OpenError> {
+    let listing = || OpenError::io("listing", state_dir);
+    for entry in fs::read_dir(state_dir).map_err(listing())? {
+        let entry = entry.map_err(listing())?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(COPY) || name == REBUILDING {
+            remove(&entry.path())?;
+        } else if let Some(tag) = name.strip_prefix(REBUILT) {
+            put_in_place(state_dir, tag)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(dir: &Path) -> Result<(), OpenError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(OpenError::io("removing", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn put_in_place(state_dir: &Path, tag: &str) -> Result<(), OpenError> {
+    let dir = state_dir.join(DIR);
+    let rebuilt = state_dir.join(format!("{REBUILT}{tag}"));
+    let aside = state_dir.join(format!("{DAMAGED}{tag}"));
+    let sync = || store::sync_dir(state_dir).map_err(OpenError::io("syncing", state_dir));
+    if dir.exists() && !aside.exists() {
+        fs::rename(&dir, &aside).map_err(OpenError::io("setting aside", &dir))?;
+        sync()?;
+    }
+    fs::rename(&rebuilt, &dir).map_err(OpenError::io("putting in place", &rebuilt))?;
+    sync()
+}
+
+/// Copies a journal's directory. `with` says which files.
+pub(super) fn copy_dir(from: &Path, to: &Path, with: &impl Fn(&Path) -> bool) -> Result<(), OpenError> {
+    DirBuilder::new().mode(0o700).create(to).map_err(OpenError::io("creating", to))?;
+    for entry in fs::read_dir(from).map_err(OpenError::io("listing", from))? {
+        let entry = entry.map_err(OpenError::io("listing", from))?;
+        let path = entry.path();
+        let kind = entry.file_type().map_err(OpenError::io("looking at", &path))?;
+        let target = to.join(entry.file_name());
+        if kind.is_dir() {
+            copy_dir(&path, &target, with)?;
+        } else if with(&path) {
+            fs::copy(&path, &target).map_err(OpenError::io("copying", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a copy of the journal opens.
+pub(super) fn copy_opens(state_dir: &Path, options: &Options, sent: Seq, deep: bool) -> Result<bool, OpenError> {
+    let copy = state_dir.join(format!("{COPY}probe"));
+    remove(&copy)?;
+    copy_dir(&state_dir.join(DIR), &copy, &|_| true)?;
+    let attempted = open::attempt(&copy, options, sent, deep);
+    let opens = match attempted {
+        Ok(usable) => {
+            usable.database.abandon();
+            true
+        }
+        Err(Failure::Damage(_)) => false,
+        Err(Failure::Other(error)) => return Err(error),
+    };
+    remove(&copy)?;
+    Ok(opens)
+}
+
+/// Builds a new journal of what reads and puts it in the place of the damaged one. `high`: how far it had come, if that
+/// is known.
+pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq) -> Result<(), OpenError> {
+    let damaged = state_dir.join(DIR);
+    let sources = Sources::open(&damaged, state_dir, options)?;
+    let rebuilding = state_dir.join(REBUILDING);
+    remove(&rebuilding)?;
+    DirBuilder::new().mode(0o700).create(&rebuilding).map_err(OpenError::io("creating", &rebuilding))?;
+    let failed = |error| OpenError::storage(&rebuilding, error);
+    let database = Database::open(&rebuilding, options.store()).map_err(failed)?;
+    open::write_format(&database).map_err(failed)?;
+
+    let tag = tag(state_dir);
+    let aside = state_dir.join(format!("{DAMAGED}{tag}"));
+    let mut rebuild = Rebuild { sources: &sources, target: &database, pieces: Pieces::new(), recovered: 0 };
+    let missing = rebuild.run(&aside, high).map_err(|error| match error {
+        RebuildError::Batch(BatchError::Read(source)) => OpenError::read(&rebuilding, source),
+        RebuildError::Batch(BatchError::Encode(source)) => failed(StorageError::Store(chain(&source))),
+        RebuildError::Storage(source) => failed(source),
+    })?;
+    let summary = summary(rebuild.recovered, &missing);
+    drop(database);
+    store::sync_dir(&rebuilding).map_err(OpenError::io("syncing", &rebuilding))?;
+    let rebuilt = state_dir.join(format!("{REBUILT}{tag}"));
+    fs::rename(&rebuilding, &rebuilt).map_err(OpenError::io("completing", &rebuilding))?;
+    store::sync_dir(state_dir).map_err(OpenError::io("syncing", state_dir))?;
+    put_in_place(state_dir, &tag)?;
+    tracing::error!(aside = %aside.display(), "the damaged journal was set aside; {summary}");
+    sources.discard()
+}
+
+/// A time and a number under which nothing is set aside yet.
+fn tag(state_dir: &Path) -> String {
+    let stamp = jiff::Timestamp::from_microsecond(i64::try_from(now().0).unwrap_or(i64::MAX))
+        .map_or_else(|_| now().0.to_string(), |time| time.strftime("%Y%m%dT%H%M%SZ").to_string());
+    (1u32..)
+        .map(|number| format!("{stamp}-{number}"))
+        .find(|tag| !state_dir.join(format!("{DAMAGED}{tag}")).exists())
+        .expect("a directory has fewer entries than there are numbers")
+}
+
+/// Copies of the damaged journal that open, each in another way. Where one does not read, the next may.
+struct Sources {
+    databases: Vec<Database>,
+    dirs: Vec<PathBuf>,
+}
+
+impl Sources {
+    fn open(damaged: &Path, state_dir: &Path, options: &Options) -> Result<Self, OpenError> {
+        let mut sources = Self { databases: Vec::new(), dirs: Vec::new() };
+        let snapshots = store::snapshots(damaged).map_err(OpenError::io("listing", damaged))?;
+        let settings = store::settings_file(damaged);
+        sources.add(damaged, state_dir, "whole", options, &|_| true)?;
+        if !snapshots.is_empty() {
+            sources
+                .add(damaged, state_dir, "log", options, &|path| !snapshots.iter().any(|snapshot| snapshot == path))?;
+        }
+        if sources.databases.is_empty() {
+            let wanted = |path: &Path| path != settings && !snapshots.iter().any(|snapshot| snapshot == path);
+            sources.add(damaged, state_dir, "bare", options, &wanted)?;
+        }
+        Ok(sources)
+    }
+
+    fn add(
+        &mut self,
+        damaged: &Path,
+        state_dir: &Path,
+        name: &str,
+        options: &Options,
+        with: &impl Fn(&Path) -> bool,
+    ) -> Result<(), OpenError> {
+        let dir = state_dir.join(format!("{COPY}{name}"));
+        remove(&dir)?;
+        copy_dir(damaged, &dir, with)?;
+        store::remove_unfinished_snapshots(&dir).map_err(OpenError::io("clearing up in", &dir))?;
+        match Database::open(&dir, options.store()) {
+            Ok(database) => self.databases.push(database),
+            // A copy of a damaged file that keeps the store busy for ever is as unreadable as one that fails.
+            Err(error) if error.is_damage() || matches!(error, StorageError::Timeout(_)) => {
+                tracing::warn!(copy = name, error = %chain(&error), "this copy of the damaged journal does not open");
+            }
+            Err(error) => return Err(OpenError::storage(&dir, error)),
+        }
+        self.dirs.push(dir);
+        Ok(())
+    }
+
+    fn entry(&self, seq: Seq) -> Option<Numbered> {
+        self.databases.iter().find_map(|database| database.entry(seq).ok().flatten())
+    }
+
+    fn record<T: Stored>(&self, key: &[u8]) -> Found<T> {
+        let mut unreadable = false;
+        for database in &self.databases {
+            match database.record(key) {
+                Ok(Some(record)) => return Found::Record(record),
+                // The later copies are of the same log: what the first reads as absent is so.
+                Ok(None) => return Found::Absent,
+                Err(_) => unreadable = true,
+            }
+        }
+        if unreadable { Found::Unreadable } else { Found::Absent }
+    }
+
+    /// The keys of a family, from each copy and from both ends as far as they read.
+    fn keys(&self, family: Family) -> BTreeSet<Vec<u8>> {
+        let mut keys = BTreeSet::new();
+        for database in &self.databases {
+            keys.extend(database.range(family.range()).map_while(Result::ok).map(|(key, _)| key));
+            let back = database.range(family.range()).rev().map_while(Result::ok).map(|(key, _)| key);
+            for key in back {
+                if !keys.insert(key) {
+                    break;
+                }
+            }
+        }
+        keys
+    }
+
+    /// The newest entry of which there is a sign.
+    fn last(&self, high: Seq) -> Seq {
+        let plausible = |seq: Seq| seq.0 <= high.0.saturating_add(GAP) || self.entry(seq).is_some();
+        self.databases
+            .iter()
+            .filter_map(|database| database.last().ok())
+            .filter(|seq| plausible(*seq))
+            .max()
+            .unwrap_or_default()
+            .max(high)
+    }
+
+    fn discard(self) -> Result<(), OpenError> {
+        for database in self.databases {
+            database.abandon();
+        }
+        self.dirs.iter().try_for_each(|dir| remove(dir))
+    }
+}
+
+enum Found<T> {
+    Record(T),
+    Absent,
+    Unreadable,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RebuildError {
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<ReadError> for RebuildError {
+    fn from(error: ReadError) -> Self {
+        Self::Batch(BatchError::Read(error))
+    }
+}
+
+impl From<super::codec::EncodeError> for RebuildError {
+    fn from(error: super::codec::EncodeError) -> Self {
+        Self::Batch(BatchError::Encode(error))
+    }
+}
+
+/// A request that the entries so far leave without an outcome.
+struct Pending {
+    reqid: ReqId,
+    request: Request,
+    attempts: u32,
+}
+
+struct Rebuild<'a> {
+    sources: &'a Sources,
+    target: &'a Database,
+    pieces: Pieces,
+    recovered: u64,
+}
+
+impl Rebuild<'_> {
+    /// Returns the ranges that are lost.
+    fn run(&mut self, aside: &Path, high: Seq) -> Result<Vec<(Seq, Seq)>, RebuildError> {
+        let mut pending = BTreeMap::new();
+        let (missing, last) = self.entries(high, &mut pending)?;
+        self.lost_requests()?;
+        let records = self.records(&mut pending);
+        let mut closing = Vec::new();
+        let mut seq = last;
+        for (of, lost) in pending {
+            seq = seq.next();
+            closing.push(Numbered { seq, at: now(), entry: outcome_lost(of, lost) });
+        }
+        let from = aside.display().to_string();
+        let entry = Entry::Salvaged { from, recovered: self.recovered, missing: missing.clone() };
+        closing.push(Numbered { seq: seq.next(), at: now(), entry });
+        self.write(&closing, &records)?;
+        Ok(missing)
+    }
+
+    /// Takes over every entry that reads.
+    fn entries(
+        &mut self,
+        high: Seq,
+        pending: &mut BTreeMap<Seq, Pending>,
+    ) -> Result<(Vec<(Seq, Seq)>, Seq), RebuildError> {
+        let mut last = self.sources.last(high);
+        let mut missing: Vec<(Seq, Seq)> = Vec::new();
+        let mut batch = Vec::new();
+        let mut seq = Seq(1);
+        while seq.0 <= last.0.saturating_add(GAP) {
+            if let Some(numbered) = self.sources.entry(seq) {
+                // What was taken to lie behind the end was not: those between are missing as well.
+                if seq > last.next() {
+                    missing.push((last.next(), Seq(seq.0 - 1)));
+                }
+                last = last.max(seq);
+                follow(pending, &numbered);
+                self.recovered += 1;
+                batch.push(numbered);
+            } else if seq <= last {
+                match missing.last_mut() {
+                    Some((_, end)) if end.next() == seq => *end = seq,
+                    _ => missing.push((seq, seq)),
+                }
+            }
+            if batch.len() == BATCH {
+                self.write(&batch, &[])?;
+                batch.clear();
+            }
+            seq = seq.next();
+        }
+        self.write(&batch, &[])?;
+        Ok((missing, last))
+    }
+
+    /// Keeps the reqids of requests that are lost and whose outcome is not: they are still answered from it.
+    fn lost_requests(&mut self) -> Result<(), RebuildError> {
+        for key in self.sources.keys(Family::Reqid) {
+            if self.target.get(&key)?.is_some() {
+                continue;
+            }
+            let Found::Record(record) = self.sources.record::<ReqidRecord>(&key) else { continue };
+            if self.target.record::<OutcomeRecord>(&keys::outcome(record.seq))?.is_some() {
+                let mut batch = Builder { writes: BTreeMap::new(), pieces: &mut self.pieces };
+                batch.record(key, &record)?;
+                self.target.write(batch.writes.into_iter().collect())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The records that sum history up. Requests that are known to be unfinished leave `pending`.
+    fn records(&self, pending: &mut BTreeMap<Seq, Pending>) -> Vec<Record> {
+        let mut records = Vec::new();
+        match self.sources.record::<AgentRecord>(keys::AGENT) {
+            Found::Record(agent) => records.push(Record::Agent(agent)),
+            Found::Absent => {}
+            Found::Unreadable => tracing::error!("the agent record of the damaged journal is lost"),
+        }
+        match self.sources.record::<DesiredRecord>(keys::DESIRED) {
+            Found::Record(desired) => records.push(Record::Desired(desired)),
+            Found::Absent => {}
+            Found::Unreadable => tracing::error!("the running configuration of the damaged journal is lost"),
+        }
+        for key in self.sources.keys(Family::Node) {
+            let name = match keys::parse(&key) {
+                Some(Key::Node(name)) => std::str::from_utf8(name).ok().and_then(|name| NodeName::new(name).ok()),
+                Some(_) | None => None,
+            };
+            match (name, self.sources.record::<NodeRecord>(&key)) {
+                (Some(name), Found::Record(node)) => records.push(Record::Node(name, Some(Box::new(node)))),
+                (_, Found::Absent) => {}
+                (None, Found::Record(_)) | (_, Found::Unreadable) => {
+                    tracing::error!("{} of the damaged journal is lost", keys::describe(&key));
+                }
+            }
+        }
+        pending.retain(|seq, request| {
+            let record = match self.sources.record::<UnfinishedRecord>(&keys::unfinished(*seq)) {
+                Found::Record(record) => record,
+                Found::Unreadable => UnfinishedRecord { lost_attempts: request.attempts, stage: Stage::Accepted },
+                Found::Absent => return true,
+            };
+            records.push(Record::Unfinished(*seq, Some(record)));
+            false
+        });
+        records
+    }
+
+    fn write(&mut self, entries: &[Numbered], records: &[Record]) -> Result<(), RebuildError> {
+        if entries.is_empty() && records.is_empty() {
+            return Ok(());
+        }
+        let writes = batch::build(self.target, &mut self.pieces, entries, records)?;
+        Ok(self.target.write(writes)?)
+    }
+}
+
+/// Keeps `pending` to the requests without an outcome.
+fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
+    match &numbered.entry {
+        Entry::RequestReceived { reqid, request, .. } => {
+            let request = Pending { reqid: reqid.clone(), request: request.0.clone(), attempts: 0 };
+            pending.insert(numbered.seq, request);
+        }
+        Entry::RequestBegun { of, attempt } => {
+            if let Some(request) = pending.get_mut(of) {
+                request.attempts = *attempt;
+            }
+        }
+        Entry::RequestCompleted { of, .. } => {
+            pending.remove(of);
+        }
+        Entry::AgentStarted { .. }
+        | Entry::AgentStopped { .. }
+        | Entry::AgentSettled
+        | Entry::HoldEntered { .. }
+        | Entry::HoldEnded { .. }
+        | Entry::Salvaged { .. }
+        | Entry::RequestConflicted { .. }
+        | Entry::InputRejected { .. }
+        | Entry::RequestWaits { .. }
+        | Entry::DuplicateSeen { .. }
+        | Entry::DesiredChanged { .. }
+        | Entry::LaunchIntended { .. }
+        | Entry::NodeStarted { .. }
+        | Entry::NodeReady { .. }
+        | Entry::NodeExited { .. }
+        | Entry::NodeAdopted { .. }
+        | Entry::NodeRetried { .. } => {}
+    }
+}
+
+fn outcome_lost(of: Seq, lost: Pending) -> Entry {
+    let data = match lost.request {
+        // A controller casts the data of this one whether it succeeded or not.
+        Request::GetNodes {} => Some(ResultData::Nodes(Vec::new())),
+        Request::SetConfiguration { .. }
+        | Request::Deploy { .. }
+        | Request::AgentWelcome {}
+        | Request::AgentStandby {}
+        | Request::Restart { .. }
+        | Request::NodeDispatch { .. }
+        | Request::StartNodes { .. }
+        | Request::StopNodes { .. }
+        | Request::Shutdown { .. } => None,
+    };
+    let result = ApiResult {
+        reqid: lost.reqid.clone(),
+        success: false,
+        instance: None,
+        data,
+        error: Some("the outcome of this request was lost when the agent's journal was damaged".to_owned()),
+        node: None,
+    };
+    let response =
+        Response { event: lost.request.response_event().to_owned(), reqid: lost.reqid, results: vec![result] };
+    Entry::RequestCompleted { of, outcome: Outcome::Abandoned, attempts: lost.attempts, response: Packed(response) }
+}

@@ -1,0 +1,176 @@
+//! Rows under keys, wherever they are: the one view through which the journal is read.
+//!
+//! [`store`](super::store) has the real one, [`memory`](super::memory) one for tests; what is built on this trait is
+//! therefore the same for both.
+
+use std::ops::Range;
+
+use super::codec::{self, DecodeError, Head};
+use super::entry::Numbered;
+use super::keys::{self, Family, Key};
+use super::store::StorageError;
+use super::versions::v1::Stored;
+use crate::api::ids::Seq;
+
+/// Why something in the journal cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("{what} cannot be read from the journal's storage")]
+    Storage { what: String, source: StorageError },
+    #[error("{what} is damaged or of another release")]
+    Decode { what: String, source: DecodeError },
+    #[error("{what} is missing, although {because}")]
+    Absent { what: String, because: String },
+}
+
+impl ReadError {
+    fn decode(key: &[u8], source: DecodeError) -> Self {
+        Self::Decode { what: keys::describe(key), source }
+    }
+
+    /// A newer release wrote this: nothing here is wrong, and nothing may be touched.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Decode { source: DecodeError::Newer { .. }, .. })
+    }
+
+    /// The bytes on disk are wrong, as opposed to a device or a system that does not deliver them.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Storage { source, .. } => source.is_damage(),
+            Self::Decode { .. } => !self.is_newer(),
+            Self::Absent { .. } => true,
+        }
+    }
+}
+
+pub(super) type Row = Result<(Vec<u8>, Vec<u8>), ReadError>;
+
+pub(super) trait Table: Sized {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError>;
+    /// Rows in the order of their keys, from either end. After an error, further rows may be missing.
+    fn range(&self, range: Range<Vec<u8>>) -> Box<dyn DoubleEndedIterator<Item = Row> + '_>;
+
+    /// The body behind a value, from its pieces if it is in pieces.
+    fn body(&self, key: &[u8], value: &[u8]) -> Result<(Head, Vec<u8>), ReadError> {
+        let (head, inline) = codec::head(value).map_err(|source| ReadError::decode(key, source))?;
+        if head.pieces() == 0 {
+            return Ok((head, inline.to_vec()));
+        }
+        let body = codec::assemble(&head, |index| self.get(&keys::chunk(key, index)).map_err(Piece::Unread));
+        match body {
+            Ok(body) => Ok((head, body)),
+            Err(Piece::Unread(error)) => Err(error),
+            Err(Piece::Wrong(source)) => Err(ReadError::decode(key, source)),
+        }
+    }
+
+    fn decode_entry(&self, seq: Seq, value: &[u8]) -> Result<Numbered, ReadError> {
+        let key = keys::entry(seq);
+        let (head, body) = self.body(&key, value)?;
+        codec::decode_entry(seq, &head, &body).map_err(|source| ReadError::decode(&key, source))
+    }
+
+    fn entry(&self, seq: Seq) -> Result<Option<Numbered>, ReadError> {
+        self.get(&keys::entry(seq))?.map(|value| self.decode_entry(seq, &value)).transpose()
+    }
+
+    fn decode_record<T: Stored>(&self, key: &[u8], value: &[u8]) -> Result<T, ReadError> {
+        let (head, body) = self.body(key, value)?;
+        codec::decode_record(key, &head, &body).map_err(|source| ReadError::decode(key, source))
+    }
+
+    fn record<T: Stored>(&self, key: &[u8]) -> Result<Option<T>, ReadError> {
+        self.get(key)?.map(|value| self.decode_record(key, &value)).transpose()
+    }
+
+    /// The number of the newest entry; 0 if there is none.
+    fn last(&self) -> Result<Seq, ReadError> {
+        match self.range(Family::Entry.range()).next_back().transpose()? {
+            None => Ok(Seq(0)),
+            Some((key, _)) => entry_seq(&key),
+        }
+    }
+}
+
+/// Numbers without an entry after which looking ends, where the tree does not tell its end.
+const GAP: u64 = 4096;
+
+/// Entries in order, carrying on past damage: where the tree cannot be walked, by number.
+pub(super) struct Entries<'a, T: ?Sized> {
+    table: &'a T,
+    rows: Option<Box<dyn DoubleEndedIterator<Item = Row> + 'a>>,
+    /// What comes next, by number.
+    at: Option<Seq>,
+    first: Seq,
+    last: Seq,
+    reverse: bool,
+}
+
+impl<'a, T: Table> Entries<'a, T> {
+    /// The entries `first` to `last`, both included, from either end.
+    pub(super) fn new(table: &'a T, first: Seq, last: Seq, reverse: bool) -> Self {
+        let at = (first <= last).then_some(if reverse { last } else { first });
+        let rows = at.map(|_| table.range(keys::entries(first, last)));
+        Self { table, rows, at, first, last, reverse }
+    }
+
+    fn after(&self, seq: Seq) -> Option<Seq> {
+        let next = if self.reverse { seq.0.checked_sub(1) } else { seq.0.checked_add(1) };
+        next.map(Seq).filter(|next| (self.first..=self.last).contains(next))
+    }
+}
+
+impl<T: Table> Iterator for Entries<'_, T> {
+    /// The undecoded value, or why it cannot be read.
+    type Item = (Seq, Result<Vec<u8>, ReadError>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(rows) = &mut self.rows {
+            let row = if self.reverse { rows.next_back() } else { rows.next() };
+            match row? {
+                Ok((key, value)) => match entry_seq(&key) {
+                    Ok(seq) => {
+                        self.at = self.after(seq);
+                        return Some((seq, Ok(value)));
+                    }
+                    Err(error) => return Some((self.at?, Err(error))),
+                },
+                Err(error) => {
+                    self.rows = None;
+                    if !error.is_damage() {
+                        return Some((self.at.take()?, Err(error)));
+                    }
+                }
+            }
+        }
+        for _ in 0..GAP {
+            let seq = self.at?;
+            self.at = self.after(seq);
+            match self.table.get(&keys::entry(seq)) {
+                Ok(Some(value)) => return Some((seq, Ok(value))),
+                Ok(None) => {}
+                Err(error) => return Some((seq, Err(error))),
+            }
+        }
+        None
+    }
+}
+
+enum Piece {
+    Unread(ReadError),
+    Wrong(DecodeError),
+}
+
+impl From<DecodeError> for Piece {
+    fn from(error: DecodeError) -> Self {
+        Self::Wrong(error)
+    }
+}
+
+/// The number in the key of an entry.
+pub(super) fn entry_seq(key: &[u8]) -> Result<Seq, ReadError> {
+    match keys::parse(key) {
+        Some(Key::Entry(seq)) => Ok(seq),
+        Some(_) | None => Err(ReadError::decode(key, DecodeError::Malformed)),
+    }
+}

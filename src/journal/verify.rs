@@ -1,0 +1,412 @@
+//! Whether the journal is what it should be: every record reads, numbers are gapless, indexes agree both ways, digests
+//! match their requests.
+//!
+//! Works beside the writer: entries after the newest at the start are left alone, and what looks wrong about a request
+//! is looked at again, since there is no snapshot to read from. Memory does not grow with the journal.
+
+use std::fmt;
+
+use super::codec;
+use super::entry::{AgentRecord, DesiredRecord, Digest, Entry, NodeRecord, Numbered, UnfinishedRecord, digest};
+use super::keys::{self, Family, Key};
+use super::open::chain;
+use super::rows;
+use super::table::{Entries, ReadError, Table};
+use super::versions::{
+    self,
+    v1::{DuplicatesRecord, FormatRecord, OutcomeRecord, ReqidRecord, SIGHTINGS},
+};
+use crate::api::event::Request;
+use crate::api::ids::{ReqId, Seq};
+use crate::api::report::VerifyReport;
+use crate::api::time::Timestamp;
+
+/// Problems told one by one; of further ones there is only the count.
+const TOLD: usize = 1000;
+
+/// Checks everything. `high`: how far the journal had come according to the side file. An error is no finding about
+/// the journal: the device did not deliver it.
+pub(super) fn verify(table: &impl Table, high: Option<Seq>) -> Result<VerifyReport, ReadError> {
+    let mut check = Check {
+        table,
+        report: VerifyReport::default(),
+        problems: Vec::new(),
+        untold: 0,
+        gaps: Vec::new(),
+        missing: Vec::new(),
+        undelivered: None,
+    };
+    check.run(high);
+    if let Some(error) = check.undelivered {
+        return Err(error);
+    }
+    let mut report = check.report;
+    check.problems.sort();
+    report.problems = check.problems.iter().map(ToString::to_string).collect();
+    if check.untold > 0 {
+        report.problems.push(format!("and {} more problems", check.untold));
+    }
+    Ok(report)
+}
+
+/// In the order of entries; those of records come first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Problem {
+    seq: Option<Seq>,
+    at: Option<String>,
+    what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.seq, &self.at) {
+            (Some(seq), Some(at)) => write!(f, "entry {seq} of {at}: {}", self.what),
+            (Some(seq), None) => write!(f, "entry {seq}: {}", self.what),
+            (None, _) => f.write_str(&self.what),
+        }
+    }
+}
+
+struct Check<'a, T> {
+    table: &'a T,
+    report: VerifyReport,
+    problems: Vec<Problem>,
+    untold: u64,
+    /// Ranges of numbers without an entry, and those that salvages have told of.
+    gaps: Vec<(Seq, Seq)>,
+    missing: Vec<(Seq, Seq)>,
+    undelivered: Option<ReadError>,
+}
+
+impl<T: Table> Check<'_, T> {
+    fn problem(&mut self, seq: Option<Seq>, at: Option<Timestamp>, what: String) {
+        if self.problems.len() < TOLD {
+            self.problems.push(Problem { seq, at: at.map(rows::time), what });
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    /// The value, or a problem.
+    fn read<V>(&mut self, seq: Option<Seq>, read: Result<V, ReadError>) -> Option<V> {
+        match read {
+            Ok(value) => Some(value),
+            Err(error) if error.is_damage() || error.is_newer() => {
+                self.problem(seq, None, chain(&error));
+                None
+            }
+            Err(error) => {
+                self.undelivered.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    fn run(&mut self, high: Option<Seq>) {
+        let format = self.table.record::<FormatRecord>(keys::FORMAT);
+        match self.read(None, format) {
+            Some(Some(FormatRecord { version: versions::FORMAT })) | None => {}
+            Some(Some(FormatRecord { version })) => self.problem(None, None, format!("the format is {version}")),
+            Some(None) => self.problem(None, None, "the format record is missing".to_owned()),
+        }
+        let last = self.table.last();
+        let known = self.read(None, last);
+        // Without a known end all that reads is looked at, up to where the side file says it ends.
+        let last = known.or(high).unwrap_or(Seq(u64::MAX));
+        self.report.last = known.unwrap_or_default().0;
+        self.entries(last);
+        self.account_for_gaps();
+        if let (Some(high), Some(last)) = (high, known)
+            && high > last
+        {
+            let what = format!("the journal ends at {last}, and had come to {high}: its newest entries are lost");
+            self.problem(Some(last.next()), None, what);
+        }
+        self.records(last);
+        self.index(Family::Reqid, last, Self::reqid_row);
+        self.index(Family::Outcome, last, Self::outcome_row);
+        self.index(Family::Unfinished, last, Self::unfinished_row);
+        self.index(Family::Duplicates, last, Self::duplicates_row);
+        self.pieces(last);
+    }
+
+    fn entries(&mut self, last: Seq) {
+        let mut expected = Seq(1);
+        for (seq, value) in Entries::new(self.table, Seq(1), last, false) {
+            if seq > expected {
+                self.gaps.push((expected, Seq(seq.0 - 1)));
+            }
+            expected = seq.next();
+            if self.report.first == 0 {
+                self.report.first = seq.0;
+            }
+            let read = value.and_then(|value| self.table.decode_entry(seq, &value));
+            if let Some(numbered) = self.read(Some(seq), read) {
+                self.report.entries += 1;
+                self.entry(&numbered);
+            }
+        }
+    }
+
+    /// Gaps that a salvage has told of are no problem.
+    fn account_for_gaps(&mut self) {
+        for (first, last) in std::mem::take(&mut self.gaps) {
+            let mut at = first;
+            while at <= last {
+                match self.missing.iter().find(|(from, to)| (*from..=*to).contains(&at)) {
+                    Some((_, to)) => at = to.next(),
+                    None => {
+                        let known = self.missing.iter().map(|(from, _)| *from).filter(|from| *from > at).min();
+                        let end = known.map_or(last, |from| Seq(from.0 - 1)).min(last);
+                        let what = match end == at {
+                            true => "this entry is missing".to_owned(),
+                            false => format!("the entries from here to {end} are missing"),
+                        };
+                        self.problem(Some(at), None, what);
+                        at = end.next();
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_missing(&self, seq: Seq) -> bool {
+        self.missing.iter().any(|(first, last)| (*first..=*last).contains(&seq))
+    }
+
+    fn entry(&mut self, numbered: &Numbered) {
+        let Numbered { seq, at, entry } = numbered;
+        match entry {
+            Entry::RequestReceived { reqid, request, digest, .. } => {
+                self.digest(*seq, *at, &request.0, digest);
+                self.request(*seq, *at, reqid, digest);
+            }
+            Entry::RequestConflicted { first, request, digest, .. } => {
+                self.digest(*seq, *at, &request.0, digest);
+                self.earlier(*seq, *at, *first);
+            }
+            Entry::RequestCompleted { of, .. } => {
+                self.earlier(*seq, *at, *of);
+                let row = self.table.record(&keys::outcome(*of));
+                match self.read(Some(*seq), row) {
+                    Some(Some(OutcomeRecord { completed })) if completed == *seq => {}
+                    Some(Some(OutcomeRecord { completed })) => {
+                        let what = format!("it completes request {of}, whose outcome is entry {completed}");
+                        self.problem(Some(*seq), Some(*at), what);
+                    }
+                    Some(None) => {
+                        let what = format!("it completes request {of}, which is not known to have an outcome");
+                        self.problem(Some(*seq), Some(*at), what);
+                    }
+                    None => {}
+                }
+            }
+            Entry::DuplicateSeen { of, .. } => {
+                self.earlier(*seq, *at, *of);
+                let row = self.table.record::<DuplicatesRecord>(&keys::duplicates(*of));
+                if let Some(None) = self.read(Some(*seq), row) {
+                    let what = format!("it is a duplicate of request {of}, which is not known to have any");
+                    self.problem(Some(*seq), Some(*at), what);
+                }
+            }
+            Entry::RequestBegun { of, .. } | Entry::RequestWaits { of, .. } => self.earlier(*seq, *at, *of),
+            Entry::Salvaged { missing, .. } => self.missing.extend(missing),
+            Entry::AgentStarted { .. }
+            | Entry::AgentStopped { .. }
+            | Entry::AgentSettled
+            | Entry::HoldEntered { .. }
+            | Entry::HoldEnded { .. }
+            | Entry::InputRejected { .. }
+            | Entry::DesiredChanged { .. }
+            | Entry::LaunchIntended { .. }
+            | Entry::NodeStarted { .. }
+            | Entry::NodeReady { .. }
+            | Entry::NodeExited { .. }
+            | Entry::NodeAdopted { .. }
+            | Entry::NodeRetried { .. } => {}
+        }
+    }
+
+    fn earlier(&mut self, seq: Seq, at: Timestamp, other: Seq) {
+        if other >= seq || other == Seq(0) {
+            self.problem(Some(seq), Some(at), format!("it refers to entry {other}, which is not an earlier one"));
+        }
+    }
+
+    fn digest(&mut self, seq: Seq, at: Timestamp, request: &Request, stored: &Digest) {
+        if digest(request) != *stored {
+            self.problem(Some(seq), Some(at), "its digest is not that of the request stored with it".to_owned());
+        }
+    }
+
+    fn request(&mut self, seq: Seq, at: Timestamp, reqid: &ReqId, digest: &Digest) {
+        if !reqid.is_empty() {
+            let row = self.table.record(&keys::reqid(reqid));
+            match self.read(Some(seq), row) {
+                Some(Some(ReqidRecord { seq: first, digest: known })) => {
+                    if first != seq {
+                        let what = format!("reqid {reqid:?} stands for entry {first}, not for this request");
+                        self.problem(Some(seq), Some(at), what);
+                    } else if known != *digest {
+                        let what = format!("reqid {reqid:?} is indexed with another digest");
+                        self.problem(Some(seq), Some(at), what);
+                    }
+                }
+                Some(None) => self.problem(Some(seq), Some(at), format!("reqid {reqid:?} is not indexed")),
+                None => {}
+            }
+        }
+        // Its outcome may be committed between two reads: what looks wrong is looked at again.
+        let mut state = self.state(seq);
+        if !matches!(state, Ok((true, false) | (false, true))) {
+            state = self.state(seq);
+        }
+        match self.read(Some(seq), state) {
+            Some((true, true)) => {
+                self.problem(Some(seq), Some(at), "it has an outcome and counts as unfinished".to_owned());
+            }
+            Some((false, false)) => {
+                self.problem(Some(seq), Some(at), "it has no outcome and does not count as unfinished".to_owned());
+            }
+            Some((false, true) | (true, false)) | None => {}
+        }
+    }
+
+    /// Whether a request has an outcome, and whether it counts as unfinished.
+    fn state(&self, seq: Seq) -> Result<(bool, bool), ReadError> {
+        let unfinished = self.table.record::<UnfinishedRecord>(&keys::unfinished(seq))?.is_some();
+        let outcome = self.table.record::<OutcomeRecord>(&keys::outcome(seq))?.is_some();
+        Ok((outcome, unfinished))
+    }
+
+    fn records(&mut self, last: Seq) {
+        let agent = self.table.record::<AgentRecord>(keys::AGENT);
+        self.read(None, agent);
+        let desired = self.table.record::<DesiredRecord>(keys::DESIRED);
+        if let Some(Some(DesiredRecord { by, .. })) = self.read(None, desired)
+            && by > last
+            && self.table.last().is_ok_and(|now| by > now)
+        {
+            self.problem(None, None, format!("the desired-state record is of entry {by}, which does not exist"));
+        }
+        self.index(Family::Node, last, |check, _, key, value, _| {
+            let record = check.table.decode_record::<NodeRecord>(key, value);
+            check.read(None, record);
+        });
+    }
+
+    /// Walks a family of keys as far as it reads.
+    fn index(&mut self, family: Family, last: Seq, each: impl Fn(&mut Self, Key<'_>, &[u8], &[u8], Seq)) {
+        let table = self.table;
+        for row in table.range(family.range()) {
+            let Some((key, value)) = self.read(None, row) else { return };
+            match keys::parse(&key) {
+                Some(parsed) => each(self, parsed, &key, &value, last),
+                None => self.problem(None, None, keys::describe(&key)),
+            }
+        }
+    }
+
+    fn reqid_row(&mut self, parsed: Key<'_>, key: &[u8], value: &[u8], last: Seq) {
+        let row = self.table.decode_record(key, value);
+        let Some(ReqidRecord { seq, .. }) = self.read(None, row) else { return };
+        if seq > last || self.is_missing(seq) {
+            return;
+        }
+        let entry = self.table.entry(seq);
+        // What does not read was told of in its turn.
+        let Ok(entry) = entry else { return };
+        let same = match (&entry, parsed) {
+            (Some(Numbered { entry: Entry::RequestReceived { reqid, .. }, .. }), Key::Reqid(indexed)) => {
+                reqid.as_str().as_bytes() == indexed
+            }
+            (Some(_) | None, _) => false,
+        };
+        if !same {
+            let what = format!("{} points at it, and it is no request with this reqid", keys::describe(key));
+            self.problem(Some(seq), entry.map(|entry| entry.at), what);
+        }
+    }
+
+    fn outcome_row(&mut self, parsed: Key<'_>, key: &[u8], value: &[u8], last: Seq) {
+        let Key::Outcome(of) = parsed else { return };
+        let row = self.table.decode_record(key, value);
+        let Some(OutcomeRecord { completed }) = self.read(Some(of), row) else { return };
+        self.belongs_to_request(of, key, last);
+        if completed > last {
+            return;
+        }
+        if let Ok(entry) = self.table.entry(completed) {
+            let same = matches!(&entry, Some(Numbered { entry: Entry::RequestCompleted { of: other, .. }, .. })
+                if *other == of);
+            if !same {
+                let what = format!("{} points at it, and it is no outcome of that request", keys::describe(key));
+                self.problem(Some(completed), entry.map(|entry| entry.at), what);
+            }
+        }
+    }
+
+    fn unfinished_row(&mut self, parsed: Key<'_>, key: &[u8], value: &[u8], last: Seq) {
+        let Key::Unfinished(of) = parsed else { return };
+        let row = self.table.decode_record::<UnfinishedRecord>(key, value);
+        self.read(Some(of), row);
+        self.belongs_to_request(of, key, last);
+    }
+
+    fn duplicates_row(&mut self, parsed: Key<'_>, key: &[u8], value: &[u8], last: Seq) {
+        let Key::Duplicates(of) = parsed else { return };
+        let row = self.table.decode_record(key, value);
+        if let Some(DuplicatesRecord { count, first, last }) = self.read(Some(of), row) {
+            let kept = first.len() + last.len();
+            if kept > 2 * SIGHTINGS || (kept as u64) != count.min(2 * SIGHTINGS as u64) {
+                let what = format!("{} counts {count} and keeps {kept}", keys::describe(key));
+                self.problem(Some(of), None, what);
+            }
+        }
+        self.belongs_to_request(of, key, last);
+    }
+
+    fn belongs_to_request(&mut self, of: Seq, key: &[u8], last: Seq) {
+        if of > last || self.is_missing(of) {
+            return;
+        }
+        if let Ok(entry) = self.table.entry(of)
+            && !matches!(&entry, Some(Numbered { entry: Entry::RequestReceived { .. }, .. }))
+        {
+            let what = format!("{} stands for it, and it is no request", keys::describe(key));
+            self.problem(Some(of), entry.map(|entry| entry.at), what);
+        }
+    }
+
+    /// Pieces that belong to nothing.
+    fn pieces(&mut self, last: Seq) {
+        let mut of = (Vec::new(), 0);
+        for family in [Family::EntryChunk, Family::RecordChunk] {
+            let table = self.table;
+            for row in table.range(family.range()) {
+                let Some((key, _)) = self.read(None, row) else { break };
+                let (owner, index, seq) = match keys::parse(&key) {
+                    Some(Key::EntryChunk(seq, _)) if seq > last => continue,
+                    Some(Key::EntryChunk(seq, index)) => (keys::entry(seq), index, Some(seq)),
+                    Some(Key::RecordChunk(owner, index)) => (owner.to_vec(), index, None),
+                    Some(_) | None => {
+                        self.problem(None, None, keys::describe(&key));
+                        continue;
+                    }
+                };
+                if of.0 != owner {
+                    of = (owner.clone(), self.piece_count(&owner));
+                }
+                // A record may have been rewritten in between.
+                if index >= of.1 && index >= self.piece_count(&owner) {
+                    self.problem(seq, None, format!("{} belongs to nothing", keys::describe(&key)));
+                }
+            }
+        }
+    }
+
+    fn piece_count(&self, owner: &[u8]) -> u32 {
+        let value = self.table.get(owner).ok().flatten();
+        value.map_or(0, |value| codec::head(&value).map_or(0, |(head, _)| head.pieces()))
+    }
+}

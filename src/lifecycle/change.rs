@@ -1,0 +1,415 @@
+//! Requests that change what is wanted: step 1 of each, and their answers.
+//!
+//! Step 1 makes the new desired state durable, in one batch with the attempt's number. Step 2 is waiting: the
+//! `nodes` module works towards what is wanted whether or not anybody waits, and `finish` answers when it is reached.
+
+use std::collections::BTreeSet;
+
+use crate::api::configuration::{ClusterRole, Configuration, Node};
+use crate::api::event::{Request, Response, Result, ResultData};
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::LaunchSpec;
+use crate::api::time::Now;
+use crate::api::validate::{self, HostFacts};
+use crate::journal::entry::{
+    ConfigChange, Entry, Goal, Life, NodeRecord, Outcome, Packed, Received, Stage, Want, WantChange,
+};
+
+use super::decision::{Decision, Note};
+use super::{Lifecycle, answer};
+
+/// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
+pub(super) const STOP_GRACE_MS: u64 = 5_000;
+
+/// Nodes with the incarnation that each has to reach.
+type Targets = Vec<(NodeName, Incarnation)>;
+
+impl Lifecycle {
+    /// Step 1 of a change.
+    pub(super) fn plan(&self, now: Now, received: &Received) -> Decision {
+        match &received.request {
+            Request::SetConfiguration { config } => self.plan_configuration(received, config, false),
+            Request::Deploy { config, force } => self.plan_configuration(received, config, *force),
+            Request::AgentStandby {} => self.plan_standby(now, received),
+            Request::Restart { nodes } => self.plan_restart(received, nodes),
+            Request::StartNodes { nodes } => self.plan_start(received, nodes),
+            Request::StopNodes { nodes } => self.plan_stop(now, received, nodes),
+            Request::Shutdown { nodes } => self.plan_shutdown(now, received, *nodes),
+            Request::AgentWelcome {} | Request::GetNodes {} | Request::NodeDispatch { .. } => {
+                // Accepted by a release that could not answer it at once; there is nothing to prepare.
+                match self.query(received) {
+                    Some(response) => self.complete(received, Outcome::Completed, response),
+                    None => Decision::default(),
+                }
+            }
+        }
+    }
+
+    /// Makes this host run exactly the configuration's nodes of this instance.
+    ///
+    /// The running configuration (told by its id) is left alone unless `force` is set: controllers deploy it again on
+    /// each reconnect. Only nodes that were given up are tried again then, and answered for.
+    fn plan_configuration(&self, received: &Received, config: &Configuration, force: bool) -> Decision {
+        let facts = HostFacts { instance: &self.options.instance, cpus: self.options.cpus };
+        let report = validate::check(config, &facts);
+        if !report.problems.is_empty() {
+            return self.complete(received, Outcome::Rejected, self.rejection(received, &report.problems));
+        }
+        let running = self.durable.desired.config.as_ref();
+        if !force && running.is_some_and(|running| running.0.id == config.id) {
+            return self.plan_same_configuration(received);
+        }
+        let config = match validate::resolve_hosts(config.clone(), &self.options.instance) {
+            Ok(config) => config,
+            Err(problems) => {
+                return self.complete(received, Outcome::Rejected, self.rejection(received, &problems));
+            }
+        };
+        let mut changes = Vec::new();
+        let mut targets = Targets::new();
+        for node in config.nodes.iter().filter(|node| node.instance == self.options.instance.as_str()) {
+            // A checked configuration has only good names.
+            let Ok(name) = NodeName::new(node.name.as_str()) else { continue };
+            // A name that is new, or was gone, counts on from the journal's number: no incarnation is ever used twice.
+            let unused = Incarnation(received.seq.0);
+            let least = self.durable.nodes.get(&name).map_or(unused, |record| record.incarnation.next());
+            changes.push((name.clone(), WantChange::Up { spec: Packed(self.launch_spec(&name, node)), least }));
+            targets.push((name, least));
+        }
+        let kept: BTreeSet<&NodeName> = targets.iter().map(|(name, _)| name).collect();
+        let gone = self.durable.nodes.keys().filter(|name| !kept.contains(name));
+        changes.extend(gone.map(|name| (name.clone(), WantChange::Gone)));
+        let decision =
+            self.supersede(received, None).and(self.desire(received, ConfigChange::Set(Packed(config)), changes));
+        if targets.is_empty() {
+            let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
+            return decision.and(self.complete(received, Outcome::Completed, done));
+        }
+        decision.and(wait(received, Goal::Ready, targets))
+    }
+
+    fn plan_same_configuration(&self, received: &Received) -> Decision {
+        let failed: Targets = self
+            .durable
+            .nodes
+            .iter()
+            .filter(|(_, record)| record.want == Want::Up && record.given_up.is_some())
+            .map(|(name, record)| (name.clone(), record.incarnation.next()))
+            .collect();
+        if failed.is_empty() {
+            let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
+            return self.end_hold(received).and(self.complete(received, Outcome::Completed, done));
+        }
+        let retries = failed.iter().map(|(name, _)| (name.clone(), WantChange::Retry)).collect();
+        self.supersede(received, Some(&failed)).and(self.desire(received, ConfigChange::Keep, retries)).and(wait(
+            received,
+            Goal::Ready,
+            failed,
+        ))
+    }
+
+    fn plan_standby(&self, now: Now, received: &Received) -> Decision {
+        let targets = self.all_nodes();
+        let changes = targets.iter().map(|(name, _)| (name.clone(), WantChange::Gone)).collect();
+        self.supersede(received, None)
+            .and(self.desire(received, ConfigChange::Forget, changes))
+            .and(self.wait_for_stop(now, received, targets))
+    }
+
+    fn plan_restart(&self, received: &Received, names: &BTreeSet<String>) -> Decision {
+        let names = self
+            .selected(names)
+            .into_iter()
+            .filter(|name| !names.is_empty() || self.durable.nodes.get(name).is_some_and(|r| r.want == Want::Up));
+        let changes: Vec<_> = names
+            .filter_map(|name| self.durable.nodes.get(&name).map(|record| self.anew(name.clone(), record)))
+            .collect();
+        if changes.is_empty() {
+            let none = answer::response(&received.reqid, &received.request, Vec::new());
+            return self.complete(received, Outcome::Completed, none);
+        }
+        self.start_anew(received, changes)
+    }
+
+    /// Nodes that run, or are about to, are left alone; stopped ones are wanted again; given up ones are retried.
+    fn plan_start(&self, received: &Received, names: &BTreeSet<String>) -> Decision {
+        if let Some(refused) = self.refuse_unknown(received, names) {
+            return refused;
+        }
+        let mut changes = Vec::new();
+        let mut targets = Targets::new();
+        for name in self.selected(names) {
+            let Some(record) = self.durable.nodes.get(&name) else { continue };
+            if record.want == Want::Up && record.life != Life::Down {
+                targets.push((name, record.least));
+                continue;
+            }
+            let change = self.anew(name, record);
+            targets.push((change.0.clone(), change.2));
+            changes.push((change.0, change.1));
+        }
+        let decision = if changes.is_empty() {
+            self.end_hold(received)
+        } else {
+            self.supersede(received, Some(&targets)).and(self.desire(received, ConfigChange::Keep, changes))
+        };
+        decision.and(wait(received, Goal::Restarted, targets))
+    }
+
+    fn plan_stop(&self, now: Now, received: &Received, names: &BTreeSet<String>) -> Decision {
+        if let Some(refused) = self.refuse_unknown(received, names) {
+            return refused;
+        }
+        let selected = self.selected(names);
+        let changes = selected.iter().map(|name| (name.clone(), WantChange::Stopped)).collect();
+        let targets = selected.into_iter().map(|name| (name, Incarnation::default())).collect();
+        self.supersede(received, Some(&targets))
+            .and(self.desire(received, ConfigChange::Keep, changes))
+            .and(self.wait_for_stop(now, received, targets))
+    }
+
+    /// The desired state stays: the next run of the agent starts the nodes again.
+    fn plan_shutdown(&self, now: Now, received: &Received, nodes: bool) -> Decision {
+        if !nodes {
+            let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
+            return self
+                .complete(received, Outcome::Completed, done)
+                .and(self.stop("shutdown was requested; nodes run on"));
+        }
+        self.supersede(received, None).note(Note::WindingDown).and(self.wait_for_stop(now, received, self.all_nodes()))
+    }
+
+    fn all_nodes(&self) -> Targets {
+        self.durable.nodes.iter().map(|(name, record)| (name.clone(), record.incarnation)).collect()
+    }
+
+    /// What it takes to have a new process of this node, as the running configuration and today's settings say.
+    fn anew(&self, name: NodeName, record: &NodeRecord) -> (NodeName, WantChange, Incarnation) {
+        let config = self.durable.desired.config.as_ref();
+        let node = config.and_then(|config| config.0.nodes.iter().find(|node| node.name == name.as_str()));
+        let spec = match node {
+            Some(node) => Packed(self.launch_spec(&name, node)),
+            None => record.spec.clone(),
+        };
+        let least = record.incarnation.next();
+        (name, WantChange::Up { spec, least }, least)
+    }
+
+    fn start_anew(&self, received: &Received, changes: Vec<(NodeName, WantChange, Incarnation)>) -> Decision {
+        let targets: Targets = changes.iter().map(|(name, _, least)| (name.clone(), *least)).collect();
+        let changes = changes.into_iter().map(|(name, change, _)| (name, change)).collect();
+        self.supersede(received, Some(&targets)).and(self.desire(received, ConfigChange::Keep, changes)).and(wait(
+            received,
+            Goal::Restarted,
+            targets,
+        ))
+    }
+
+    fn desire(&self, received: &Received, config: ConfigChange, nodes: Vec<(NodeName, WantChange)>) -> Decision {
+        self.end_hold(received).entry(Entry::DesiredChanged { by: received.seq, config, nodes })
+    }
+
+    /// Somebody said what they want: the agent may start and stop nodes again.
+    fn end_hold(&self, received: &Received) -> Decision {
+        match self.durable.agent.hold {
+            Some(_) => Decision::default().entry(Entry::HoldEnded { by: received.seq }),
+            None => Decision::default(),
+        }
+    }
+
+    fn wait_for_stop(&self, now: Now, received: &Received, targets: Targets) -> Decision {
+        let at = now.boot.plus_ms(self.stop_deadline_ms(&targets));
+        wait(received, Goal::Down, targets).note(Note::Deadline { of: received.seq, at })
+    }
+
+    /// The longest stop timeout of these nodes, the stages' waits, and a grace.
+    pub(super) fn stop_deadline_ms(&self, targets: &Targets) -> u64 {
+        let records = targets.iter().filter_map(|(name, _)| self.durable.nodes.get(name));
+        let longest = records.map(|record| record.spec.0.stop_timeout_ms).max().unwrap_or(0);
+        longest + 3 * self.options.stage_wait_ms + STOP_GRACE_MS
+    }
+
+    /// Earlier changes that wait for any of the same nodes (`None`: whatever they wait for) get their answer now.
+    fn supersede(&self, by: &Received, targets: Option<&Targets>) -> Decision {
+        let mut decision = Decision::default();
+        for (seq, one) in &self.durable.unfinished {
+            let Stage::Waiting { targets: theirs, .. } = &one.record.stage else { continue };
+            let overlap = match targets {
+                None => true,
+                Some(ours) => theirs.iter().any(|(theirs, _)| ours.iter().any(|(ours, _)| ours == theirs)),
+            };
+            if *seq == by.seq || !overlap {
+                continue;
+            }
+            let error = if by.reqid.is_empty() {
+                format!("superseded by request {}", by.seq)
+            } else {
+                format!("superseded by request {} (reqid {})", by.seq, by.reqid)
+            };
+            let received = &one.received;
+            let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
+            decision = decision.and(self.complete(received, Outcome::Completed, response));
+        }
+        decision
+    }
+
+    fn refuse_unknown(&self, received: &Received, names: &BTreeSet<String>) -> Option<Decision> {
+        let known = self.selected(names);
+        let unknown: Vec<&str> =
+            names.iter().map(String::as_str).filter(|name| !known.iter().any(|k| k.as_str() == *name)).collect();
+        if unknown.is_empty() {
+            return None;
+        }
+        let error = format!("no such node on this host: {}; `nodes list` shows those there are", unknown.join(", "));
+        let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
+        Some(self.complete(received, Outcome::Rejected, response))
+    }
+
+    /// Every problem: in one error where the API has one Result, else a Result each.
+    fn rejection(&self, received: &Received, problems: &[validate::Problem]) -> Response {
+        let instance = &self.options.instance;
+        let (reqid, request) = (&received.reqid, &received.request);
+        if let Request::Deploy { .. } = request {
+            let results = problems.iter().map(|problem| {
+                let mut one = answer::result(instance, reqid, false);
+                one.error = Some(problem.to_string());
+                one.node = problem.node().map(str::to_owned);
+                one
+            });
+            return answer::response(reqid, request, results.collect());
+        }
+        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        answer::failed(instance, reqid, request, format!("invalid configuration: {}", all.join("; ")))
+    }
+
+    /// How to run a node of the configuration under the current settings.
+    fn launch_spec(&self, name: &NodeName, node: &Node) -> LaunchSpec {
+        let mut env = node.env.clone();
+        env.insert("CLUSTER_NODE".to_owned(), name.to_string());
+        let stop_timeout_ms = match node.role {
+            ClusterRole::Logger | ClusterRole::Manager => self.options.stop_timeout_writers_ms,
+            ClusterRole::Proxy | ClusterRole::Worker | ClusterRole::None => self.options.stop_timeout_ms,
+        };
+        LaunchSpec {
+            program: self.options.program.clone(),
+            args: self.options.args.clone(),
+            env,
+            role: node.role,
+            ports: [node.port, node.metrics_port].into_iter().flatten().map(|port| port.number).collect(),
+            readiness: self.options.readiness,
+            stop_timeout_ms,
+        }
+    }
+
+    pub(super) fn goal_met(&self, goal: Goal, targets: &[(NodeName, Incarnation)]) -> bool {
+        targets.iter().all(|(name, least)| match goal {
+            Goal::Ready | Goal::Restarted => self.is_ready(name, *least) || self.hopeless(name),
+            Goal::Down => self.is_down(name),
+        })
+    }
+
+    /// Ready, in a process no older than `least`.
+    fn is_ready(&self, name: &NodeName, least: Incarnation) -> bool {
+        self.durable
+            .nodes
+            .get(name)
+            .is_some_and(|record| record.incarnation >= least && matches!(record.life, Life::Up { ready: true, .. }))
+    }
+
+    /// Given up, or not wanted any more: waiting does not help.
+    fn hopeless(&self, name: &NodeName) -> bool {
+        self.durable.nodes.get(name).is_none_or(|record| record.given_up.is_some() || record.want != Want::Up)
+    }
+
+    fn lives(&self, name: &NodeName, least: Incarnation) -> bool {
+        self.durable
+            .nodes
+            .get(name)
+            .is_some_and(|record| record.incarnation >= least && matches!(record.life, Life::Up { .. }))
+    }
+
+    /// The answer to a waiting change: its goal is met, or its deadline has come.
+    pub(super) fn outcome(
+        &self,
+        received: &Received,
+        goal: Goal,
+        targets: &[(NodeName, Incarnation)],
+        met: bool,
+    ) -> Response {
+        let nodes: Vec<(Result, bool)> =
+            targets.iter().map(|(name, least)| self.node_outcome(received, goal, name, *least)).collect();
+        let (reqid, request) = (&received.reqid, &received.request);
+        let instance = &self.options.instance;
+        match request {
+            Request::SetConfiguration { .. } | Request::AgentStandby {} | Request::Shutdown { .. } => {
+                let mut failed: Vec<String> = Vec::new();
+                for (result, pending) in &nodes {
+                    let node = result.node.as_deref().unwrap_or_default();
+                    match (&result.error, pending) {
+                        (Some(error), _) => failed.push(format!("{node}: {error}")),
+                        (None, true) => failed.push(format!("{node}: not ready yet, supervision goes on")),
+                        (None, false) => {}
+                    }
+                }
+                if failed.is_empty() {
+                    return answer::succeeded(instance, reqid, request);
+                }
+                let prefix = if met { "" } else { "request timed out; " };
+                answer::failed(instance, reqid, request, format!("{prefix}{}", failed.join("; ")))
+            }
+            Request::Deploy { .. } => {
+                let mut results = Vec::new();
+                if !met {
+                    let mut timed_out = answer::result(instance, reqid, false);
+                    timed_out.error = Some("request timed out".to_owned());
+                    results.push(timed_out);
+                }
+                results.extend(nodes.into_iter().map(|(result, _)| result));
+                answer::response(reqid, request, results)
+            }
+            Request::Restart { .. }
+            | Request::StartNodes { .. }
+            | Request::StopNodes { .. }
+            | Request::AgentWelcome {}
+            | Request::GetNodes {}
+            | Request::NodeDispatch { .. } => {
+                answer::response(reqid, request, nodes.into_iter().map(|(result, _)| result).collect())
+            }
+        }
+    }
+
+    /// One node's Result, and whether it is still on its way (then it failed without an error of its own; its output,
+    /// if it left any, says more).
+    fn node_outcome(&self, received: &Received, goal: Goal, name: &NodeName, least: Incarnation) -> (Result, bool) {
+        let (instance, reqid) = (&self.options.instance, &received.reqid);
+        let good = match goal {
+            Goal::Ready => self.is_ready(name, least),
+            Goal::Restarted => self.is_ready(name, least) || self.lives(name, least),
+            Goal::Down => self.is_down(name),
+        };
+        if good {
+            return (answer::of_node(instance, reqid, name, None), false);
+        }
+        let record = self.durable.nodes.get(name);
+        let mut one = answer::of_node(instance, reqid, name, None);
+        one.success = false;
+        one.data = self.seen.nodes.get(name).and_then(|node| node.outputs.clone()).map(ResultData::Outputs);
+        if goal == Goal::Down {
+            one.error = Some("still running; it is being stopped".to_owned());
+            return (one, false);
+        }
+        let given_up = record.and_then(|record| record.given_up.as_ref());
+        one.error = match (given_up, record) {
+            (Some(given_up), _) => Some(given_up.reason.clone()),
+            (None, None) => Some("not part of the configuration any more".to_owned()),
+            (None, Some(record)) if record.want != Want::Up => Some("stopped by a later command".to_owned()),
+            (None, Some(_)) => self.seen.nodes.get(name).and_then(|n| n.blocked.as_ref()).map(|b| b.reason.clone()),
+        };
+        let pending = one.error.is_none();
+        (one, pending)
+    }
+}
+
+fn wait(received: &Received, goal: Goal, targets: Targets) -> Decision {
+    Decision::default().entry(Entry::RequestWaits { of: received.seq, goal, targets })
+}

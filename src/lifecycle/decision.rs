@@ -1,0 +1,114 @@
+//! One step of the core before it is sealed: facts, what follows from them, and what to remember until the end of this
+//! run only.
+
+use crate::api::event::{Dialect, Response, Route};
+use crate::api::ids::{Incarnation, NodeName, Seq};
+use crate::api::time::BootTime;
+use crate::journal::entry::{Digest, Entry};
+
+use super::effect::Effect;
+use super::seen::Place;
+
+#[derive(Debug, Default)]
+pub(super) struct Decision {
+    pub entries: Vec<Entry>,
+    pub effects: Vec<Effect>,
+    pub notes: Vec<Note>,
+    /// The effects rest on this entry alone and need not wait for newer ones.
+    pub resting_on: Option<Seq>,
+}
+
+impl Decision {
+    pub fn entry(mut self, entry: Entry) -> Self {
+        self.entries.push(entry);
+        self
+    }
+
+    pub fn effect(mut self, effect: Effect) -> Self {
+        self.effects.push(effect);
+        self
+    }
+
+    pub fn note(mut self, note: Note) -> Self {
+        self.notes.push(note);
+        self
+    }
+
+    /// Both, one after the other.
+    pub fn and(mut self, other: Decision) -> Self {
+        self.entries.extend(other.entries);
+        self.effects.extend(other.effects);
+        self.notes.extend(other.notes);
+        self
+    }
+}
+
+/// A change of what this run of the agent knows and the next may forget.
+#[derive(Debug)]
+pub(super) enum Note {
+    /// Somebody waits for the outcome of `of`.
+    Wait {
+        of: Seq,
+        route: Option<Route>,
+        dialect: Dialect,
+    },
+    /// When the outcome of `of` has to be decided at the latest.
+    Deadline {
+        of: Seq,
+        at: BootTime,
+    },
+    /// The outcome of `of` is decided; its entry is in this decision. Those who wait are told.
+    Answered {
+        of: Seq,
+        digest: Digest,
+        response: Response,
+        dialect: Dialect,
+    },
+    /// Responses that nobody took have been published.
+    Published {
+        keys: Vec<Seq>,
+    },
+    Place {
+        node: NodeName,
+        place: Place,
+    },
+    StopSent {
+        node: NodeName,
+        incarnation: Incarnation,
+        at: BootTime,
+    },
+    /// Found running when the agent started.
+    Adopted {
+        node: NodeName,
+    },
+    Blocked {
+        node: NodeName,
+        reason: String,
+        at: BootTime,
+    },
+    /// It was said that the node is not ready in time.
+    Overdue {
+        node: NodeName,
+    },
+    /// The supervisor was told to forget the node.
+    Forgotten {
+        node: NodeName,
+    },
+    /// Input of this peer was rejected at `at`; `journaled` or only counted.
+    Rejected {
+        peer: String,
+        at: BootTime,
+        journaled: bool,
+    },
+    /// What was only counted is journaled as a count.
+    RejectionsCounted {
+        peer: String,
+    },
+    /// All nodes go down, whatever is desired, and then the agent ends.
+    WindingDown,
+    /// Nothing new is taken any more.
+    Stopping,
+    Welcomed,
+    HelloSent,
+    Settled,
+}

@@ -1,0 +1,358 @@
+//! What a restart remembers: the sum of the journal's entries, and the one way to change it.
+//!
+//! [`Durable::apply`] takes in a fact. Live operation and replay both come through here, so a restarted agent knows
+//! what it knew. Nothing in this file looks at settings or clocks: the same entries give the same state for ever.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
+use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
+use crate::api::time::BootTime;
+use crate::journal::entry::{
+    AgentRecord, ConfigChange, DesiredRecord, Entry, GivenUp, Life, NodeRecord, Numbered, Packed, Received, Record,
+    Recovered, Stage, UnfinishedRecord, Verdict, Want, WantChange,
+};
+
+/// A node that ran this long had a proper life: its next death is the first in a row again.
+pub const PROPER_LIFE_MS: u64 = 60_000;
+
+/// Deaths remembered per node: more than any `max_restarts` that the settings allow.
+pub const DEATHS_KEPT: usize = 64;
+
+/// A request without an outcome, with how far it has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    pub received: Received,
+    pub record: UnfinishedRecord,
+}
+
+/// The agent's memory across its own death.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Durable {
+    pub last: Seq,
+    pub agent: AgentRecord,
+    pub desired: DesiredRecord,
+    pub nodes: BTreeMap<NodeName, NodeRecord>,
+    pub unfinished: BTreeMap<Seq, Unfinished>,
+    by_reqid: BTreeMap<ReqId, Seq>,
+    dirty: Dirty,
+}
+
+/// Which records the next commit has to write.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Dirty {
+    agent: bool,
+    desired: bool,
+    nodes: BTreeSet<NodeName>,
+    /// With whether the journal has a record of it already.
+    unfinished: BTreeMap<Seq, bool>,
+}
+
+impl Durable {
+    pub fn new(recovered: Recovered) -> Self {
+        let Recovered { last, agent, desired, nodes, unfinished, unsent: _ } = recovered;
+        let unfinished: BTreeMap<_, _> =
+            unfinished.into_iter().map(|(seq, (received, record))| (seq, Unfinished { received, record })).collect();
+        let by_reqid = unfinished.iter().map(|(seq, one)| (one.received.reqid.clone(), *seq)).collect();
+        Self { last, agent, desired, nodes, unfinished, by_reqid, dirty: Dirty::default() }
+    }
+
+    /// The unfinished request of this reqid. An empty reqid names none (P5).
+    pub fn unfinished_by_reqid(&self, reqid: &ReqId) -> Option<(Seq, &Unfinished)> {
+        if reqid.is_empty() {
+            return None;
+        }
+        let seq = self.by_reqid.get(reqid)?;
+        self.unfinished.get(seq).map(|one| (*seq, one))
+    }
+
+    /// The records that changed since the last call, to be committed with the entries that changed them.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut records = Vec::new();
+        if dirty.agent {
+            records.push(Record::Agent(self.agent.clone()));
+        }
+        if dirty.desired {
+            records.push(Record::Desired(self.desired.clone()));
+        }
+        for name in dirty.nodes {
+            let record = self.nodes.get(&name).cloned().map(Box::new);
+            records.push(Record::Node(name, record));
+        }
+        for (seq, stored) in dirty.unfinished {
+            match self.unfinished.get(&seq) {
+                Some(one) => records.push(Record::Unfinished(seq, Some(one.record.clone()))),
+                None if stored => records.push(Record::Unfinished(seq, None)),
+                // Came and went within one batch: the journal never has to know.
+                None => {}
+            }
+        }
+        records
+    }
+
+    /// Takes in a journaled fact.
+    pub fn apply(&mut self, numbered: &Numbered) {
+        self.last = numbered.seq;
+        match &numbered.entry {
+            Entry::AgentStarted { boot_id, .. } => self.agent_started(boot_id),
+            Entry::AgentStopped { .. } => self.change_agent(|agent| {
+                agent.stopped = true;
+                agent.unsettled_starts = 0;
+            }),
+            Entry::AgentSettled => self.change_agent(|agent| agent.unsettled_starts = 0),
+            Entry::HoldEntered { reason } => self.change_agent(|agent| agent.hold = Some(reason.clone())),
+            Entry::HoldEnded { .. } => self.change_agent(|agent| agent.hold = None),
+            Entry::Salvaged { .. } | Entry::RequestConflicted { .. } | Entry::InputRejected { .. } => {}
+            Entry::DuplicateSeen { .. } => {}
+            Entry::RequestReceived { .. } => self.request_received(numbered),
+            Entry::RequestBegun { of, .. } => {
+                // The attempt is told by how many were lost before; the entry is for the audit.
+                self.touch_unfinished(*of);
+            }
+            Entry::RequestWaits { of, goal, targets } => {
+                if let Some(one) = self.unfinished.get_mut(of) {
+                    one.record.stage = Stage::Waiting { goal: *goal, targets: targets.clone() };
+                }
+                self.touch_unfinished(*of);
+            }
+            Entry::RequestCompleted { of, .. } => self.request_completed(*of),
+            Entry::DesiredChanged { by, config, nodes } => self.desired_changed(*by, config, nodes),
+            Entry::LaunchIntended { node, incarnation, .. } => self.change_node(node, |record| {
+                record.incarnation = *incarnation;
+                record.life = Life::Intended;
+                record.next_start = None;
+            }),
+            Entry::NodeStarted { node, incarnation, process } => self.change_node(node, |record| {
+                record.incarnation = *incarnation;
+                record.life = Life::Up { process: process.clone(), since: since_boot(process), ready: false };
+            }),
+            Entry::NodeReady { node, .. } => self.change_node(node, |record| {
+                if let Life::Up { ready, .. } = &mut record.life {
+                    *ready = true;
+                }
+            }),
+            Entry::NodeExited { node, incarnation, cause, asked, ran_ms, when, verdict, .. } => {
+                self.change_node(node, |record| {
+                    record.incarnation = *incarnation;
+                    exited(record, cause, *asked, *ran_ms, *when, verdict);
+                });
+                self.drop_if_gone(node);
+            }
+            Entry::NodeAdopted { node, incarnation, process, spec } => {
+                self.node_adopted(node, *incarnation, process, spec);
+            }
+            Entry::NodeRetried { node } => self.change_node(node, |record| {
+                record.given_up = None;
+                record.next_start = None;
+            }),
+        }
+    }
+
+    fn change_agent(&mut self, change: impl FnOnce(&mut AgentRecord)) {
+        change(&mut self.agent);
+        self.dirty.agent = true;
+    }
+
+    fn change_node(&mut self, name: &NodeName, change: impl FnOnce(&mut NodeRecord)) {
+        if let Some(record) = self.nodes.get_mut(name) {
+            change(record);
+            self.dirty.nodes.insert(name.clone());
+        }
+    }
+
+    fn touch_unfinished(&mut self, seq: Seq) {
+        self.dirty.unfinished.entry(seq).or_insert(true);
+    }
+
+    fn agent_started(&mut self, boot_id: &str) {
+        let crashed = !self.agent.boot_id.is_empty() && !self.agent.stopped;
+        if crashed {
+            let seqs: Vec<Seq> = self.unfinished.keys().copied().collect();
+            for seq in seqs {
+                if let Some(one) = self.unfinished.get_mut(&seq) {
+                    one.record.lost_attempts += 1;
+                }
+                self.touch_unfinished(seq);
+            }
+        }
+        if self.agent.boot_id != boot_id {
+            // Deaths and delays are measured in the time of a boot that is over.
+            for (name, record) in &mut self.nodes {
+                record.deaths.clear();
+                record.streak = 0;
+                record.next_start = None;
+                record.given_up = None;
+                self.dirty.nodes.insert(name.clone());
+            }
+        }
+        self.change_agent(|agent| {
+            agent.boot_id = boot_id.to_owned();
+            agent.stopped = false;
+            agent.unsettled_starts += 1;
+        });
+    }
+
+    fn request_received(&mut self, numbered: &Numbered) {
+        let Entry::RequestReceived { reqid, request, digest, dialect, source } = &numbered.entry else { return };
+        let received = Received {
+            seq: numbered.seq,
+            at: numbered.at,
+            reqid: reqid.clone(),
+            request: request.0.clone(),
+            digest: *digest,
+            dialect: *dialect,
+            source: source.clone(),
+        };
+        let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+        self.unfinished.insert(numbered.seq, Unfinished { received, record });
+        if !reqid.is_empty() {
+            self.by_reqid.insert(reqid.clone(), numbered.seq);
+        }
+        self.dirty.unfinished.insert(numbered.seq, false);
+    }
+
+    fn request_completed(&mut self, of: Seq) {
+        if let Some(one) = self.unfinished.remove(&of) {
+            self.by_reqid.remove(&one.received.reqid);
+        }
+        self.touch_unfinished(of);
+    }
+
+    fn desired_changed(&mut self, by: Seq, config: &ConfigChange, nodes: &[(NodeName, WantChange)]) {
+        self.desired.by = by;
+        match config {
+            ConfigChange::Keep => {}
+            ConfigChange::Set(config) => self.desired.config = Some(config.clone()),
+            ConfigChange::Forget => self.desired.config = None,
+        }
+        self.dirty.desired = true;
+        for (name, change) in nodes {
+            match change {
+                WantChange::Up { spec, least } => self.want_up(by, name, spec, *least),
+                WantChange::Retry => self.change_node(name, |record| {
+                    record.by = by;
+                    forgive(record);
+                }),
+                WantChange::Stopped => self.change_node(name, |record| {
+                    record.want = Want::Stopped;
+                    record.by = by;
+                    forgive(record);
+                }),
+                WantChange::Gone => {
+                    self.change_node(name, |record| {
+                        record.want = Want::Gone;
+                        record.by = by;
+                    });
+                    self.drop_if_gone(name);
+                }
+            }
+        }
+    }
+
+    fn want_up(&mut self, by: Seq, name: &NodeName, spec: &Packed<LaunchSpec>, least: Incarnation) {
+        let record = self.nodes.entry(name.clone()).or_insert_with(|| NodeRecord {
+            spec: spec.clone(),
+            want: Want::Up,
+            least,
+            by,
+            incarnation: Incarnation(least.0.saturating_sub(1)),
+            life: Life::Down,
+            deaths: Vec::new(),
+            streak: 0,
+            next_start: None,
+            given_up: None,
+            last_exit: None,
+        });
+        record.spec = spec.clone();
+        record.want = Want::Up;
+        record.least = least;
+        record.by = by;
+        forgive(record);
+        self.dirty.nodes.insert(name.clone());
+    }
+
+    fn node_adopted(
+        &mut self,
+        name: &NodeName,
+        incarnation: Incarnation,
+        process: &ProcessId,
+        spec: &Packed<LaunchSpec>,
+    ) {
+        let life = Life::Up { process: process.clone(), since: since_boot(process), ready: false };
+        match self.nodes.get_mut(name) {
+            Some(record) => {
+                record.spec = spec.clone();
+                record.incarnation = incarnation;
+                record.life = life;
+            }
+            None => {
+                let record = NodeRecord {
+                    spec: spec.clone(),
+                    want: Want::Up,
+                    least: incarnation,
+                    by: Seq::default(),
+                    incarnation,
+                    life,
+                    deaths: Vec::new(),
+                    streak: 0,
+                    next_start: None,
+                    given_up: None,
+                    last_exit: None,
+                };
+                self.nodes.insert(name.clone(), record);
+            }
+        }
+        self.dirty.nodes.insert(name.clone());
+    }
+
+    fn drop_if_gone(&mut self, name: &NodeName) {
+        let gone = self.nodes.get(name).is_some_and(|r| r.want == Want::Gone && r.life == Life::Down);
+        if gone {
+            self.nodes.remove(name);
+            self.dirty.nodes.insert(name.clone());
+        }
+    }
+}
+
+/// Someone asked for this node: what it did wrong before no longer counts.
+fn forgive(record: &mut NodeRecord) {
+    record.deaths.clear();
+    record.streak = 0;
+    record.next_start = None;
+    record.given_up = None;
+}
+
+fn exited(
+    record: &mut NodeRecord,
+    cause: &ExitCause,
+    asked: bool,
+    ran_ms: Option<u64>,
+    when: BootTime,
+    verdict: &Verdict,
+) {
+    record.life = Life::Down;
+    record.last_exit = Some(cause.clone());
+    if asked {
+        record.next_start = None;
+        record.streak = 0;
+        return;
+    }
+    if *cause != ExitCause::HostRestarted {
+        record.deaths.push(when);
+        if record.deaths.len() > DEATHS_KEPT {
+            record.deaths.remove(0);
+        }
+        record.streak = if ran_ms.is_some_and(|ms| ms >= PROPER_LIFE_MS) { 1 } else { record.streak + 1 };
+    }
+    match verdict {
+        Verdict::Rest => record.next_start = None,
+        Verdict::RestartAt(at) => record.next_start = Some(*at),
+        Verdict::GiveUp { reason } => record.given_up = Some(GivenUp { reason: reason.clone(), at: when }),
+    }
+}
+
+/// When a process started: the kernel counts in ticks of 10 ms since boot (USER_HZ is 100 on every Linux).
+fn since_boot(process: &ProcessId) -> BootTime {
+    BootTime(process.start_time.saturating_mul(10_000))
+}

@@ -1,0 +1,36 @@
+//! All that the core may ask for. Effects may happen twice and are worded to be harmless then.
+
+use std::sync::Arc;
+
+use crate::api::event::{Dialect, Notification, Response, Route};
+use crate::api::ids::NodeName;
+use crate::api::supervision::NodeOrder;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Answer on this connection.
+    Respond {
+        route: Route,
+        dialect: Dialect,
+        response: Arc<Response>,
+    },
+    /// Say on this connection that the request was not taken, and why. It is not journaled and its reqid not used up.
+    Refuse {
+        route: Route,
+        reason: String,
+    },
+    /// Send the response to the subscribers of the agent's topic: nobody waits for it on a connection any more.
+    Publish {
+        dialect: Dialect,
+        response: Arc<Response>,
+    },
+    Notify(Notification),
+    Order {
+        node: NodeName,
+        order: NodeOrder,
+    },
+    /// End the agent.
+    Exit {
+        reason: String,
+    },
+}

@@ -1,0 +1,61 @@
+//! All that can happen to the agent.
+
+use crate::api::event::{Incoming, Route, Source};
+use crate::api::ids::{NodeName, Seq};
+use crate::api::supervision::{Finding, NodeEvent};
+use crate::journal::entry::Known;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The first input of a run, after the journal was read. `hold`: why nothing should be started or stopped yet.
+    Started {
+        boot_id: String,
+        version: String,
+        pid: u32,
+        hold: Option<String>,
+    },
+    /// What an earlier run of the agent left of this node.
+    Found {
+        node: NodeName,
+        finding: Finding,
+    },
+    /// Every node has been looked for: from here on, requests are handled and nodes started.
+    Adopted,
+    /// Boxed: a configuration is large, everything else here is small. `known`: what the journal says of its reqid.
+    Request {
+        incoming: Box<Incoming>,
+        known: Option<Box<Known>>,
+    },
+    /// Input that is no request.
+    Malformed {
+        source: Source,
+        event: String,
+        error: String,
+    },
+    /// A response has left through this route.
+    Delivered {
+        route: Route,
+    },
+    /// The connection is gone, and with it the routes over it.
+    Disconnected {
+        connection: u64,
+    },
+    /// Somebody subscribed to the agent's topic; or the last subscriber went.
+    PeerAppeared,
+    PeersGone,
+    Node(NodeEvent),
+    /// A node said that it is ready, other than through its shim.
+    CheckedIn {
+        node: NodeName,
+    },
+    /// Everything decided so far, up to this entry, is durable.
+    Committed {
+        upto: Seq,
+    },
+    /// Time has passed.
+    Tick,
+    /// The agent is to end; its nodes stay.
+    Stop {
+        reason: String,
+    },
+}

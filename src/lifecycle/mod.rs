@@ -1,0 +1,357 @@
+//! The agent's core: what each input means, as entries to be made durable and effects to be let go after that.
+//!
+//! Pure: no clock, no randomness, no I/O, no async. [`Lifecycle::step`] takes one input and
+//!
+//! 1. observes it: volatile facts, such as a closed connection ([`seen`]);
+//! 2. decides what it means: entries and effects;
+//! 3. applies the entries ([`durable`]), in memory, ahead of the disk: safe, since nothing has left yet and a failed
+//!    commit ends the process;
+//! 4. advances: as long as the state itself calls for something (a request to begin, a node to start, a deadline that
+//!    has come), decides and applies that too.
+//!
+//! Step 4 is level-triggered. It looks at what is wanted and what is, never at how it came about, so replay after a crash
+//! needs no code of its own: load the state, look for the nodes, advance.
+//!
+//! Left to others: which transport a response takes, how a node is started, how a commit is made.
+
+mod answer;
+mod change;
+mod decision;
+mod durable;
+mod effect;
+mod input;
+mod nodes;
+mod query;
+mod report;
+mod requests;
+mod restart;
+mod seen;
+mod stages;
+mod start;
+mod wake;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::api::event::{Dialect, Notification, Response};
+use crate::api::ids::{InstanceName, NodeName, Seq};
+use crate::api::launch::{Program, Readiness};
+use crate::api::supervision::Finding;
+use crate::api::time::{BootTime, Now};
+use crate::journal::entry::{Digest, Entry, Known, Numbered, Record, Recovered, Sealed};
+
+use decision::{Decision, Note};
+use seen::{Place, Seen, Unsent, Waiting};
+use wake::Wake;
+
+pub use durable::{Durable, PROPER_LIFE_MS};
+pub use effect::Effect;
+pub use input::Input;
+pub use restart::RestartOptions;
+
+/// What the core needs to know of the settings. Times in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub instance: InstanceName,
+    /// CPUs of this host, for checking affinities.
+    pub cpus: u32,
+    pub program: Program,
+    /// Given to every node program.
+    pub args: Vec<String>,
+    pub readiness: Readiness,
+    /// Not ready after this: said once, as notify_error.
+    pub ready_timeout_ms: u64,
+    pub stop_timeout_ms: u64,
+    /// For loggers and managers, which have more to write.
+    pub stop_timeout_writers_ms: u64,
+    /// The longest that a stage of nodes waits for the one before it.
+    pub stage_wait_ms: u64,
+    /// Changes are answered within this, from receipt.
+    pub request_timeout_ms: u64,
+    pub restart: RestartOptions,
+}
+
+impl Options {
+    /// Requests that wait for nodes to end are answered within this.
+    pub fn longest_stop_ms(&self) -> u64 {
+        self.stop_timeout_ms.max(self.stop_timeout_writers_ms) + 3 * self.stage_wait_ms + change::STOP_GRACE_MS
+    }
+}
+
+/// Early deaths in a row after which the next start holds.
+pub const EARLY_DEATHS: u32 = 5;
+/// A run that lasted this long was no early death.
+pub const SETTLED_MS: u64 = 60_000;
+/// Attempts at a request that may end in a crash.
+pub const ATTEMPTS: u32 = 3;
+/// Duplicates that may wait for one outcome.
+pub const WAITING_DUPLICATES: usize = 64;
+/// Changes that may wait for their turn or outcome.
+pub const UNFINISHED_LIMIT: usize = 1024;
+
+/// The core. One per agent, owned by its driver.
+#[derive(Debug, Clone)]
+pub struct Lifecycle {
+    options: Options,
+    durable: Durable,
+    seen: Seen,
+    wake_at: Option<BootTime>,
+}
+
+impl Lifecycle {
+    /// A core that remembers what the journal does. Nothing happens before [`Input::Started`].
+    pub fn new(options: Options, recovered: Recovered) -> Self {
+        let mut seen = Seen { durable: recovered.last, ..Seen::default() };
+        for (key, dialect, response) in &recovered.unsent {
+            let unsent = Unsent { dialect: *dialect, response: Arc::new(response.clone()), routes: BTreeSet::new() };
+            seen.remember_unsent(*key, unsent);
+        }
+        for name in recovered.nodes.keys() {
+            seen.node(name).place = Place::Unprobed;
+        }
+        Self { options, durable: Durable::new(recovered), seen, wake_at: None }
+    }
+
+    /// Takes one input in, and gives what is to be journaled and what may follow from it.
+    pub fn step(&mut self, now: Now, input: &Input) -> Vec<Sealed<Effect>> {
+        self.observe(now, input);
+        let mut sealed = Vec::new();
+        for decision in self.decide(now, input) {
+            sealed.extend(self.seal(now, decision));
+        }
+        loop {
+            self.refresh_stages(now.boot);
+            let wake = Wake::new(now.boot);
+            let Some(decision) = self.advance(now, &wake) else {
+                self.wake_at = wake.next();
+                return sealed;
+            };
+            sealed.extend(self.seal(now, decision));
+        }
+    }
+
+    /// When the core wants an [`Input::Tick`], if nothing happens before.
+    pub fn wake_at(&self) -> Option<BootTime> {
+        self.wake_at
+    }
+
+    /// The records changed by the steps since the last call; they go into the same commit as the steps' entries.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        self.durable.take_records()
+    }
+
+    /// What a restart would remember.
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// Every response decided up to this entry has provably left, as far as anybody wanted it.
+    pub fn sent_upto(&self) -> Seq {
+        match self.seen.unsent.keys().next() {
+            Some(oldest) => Seq(oldest.0.saturating_sub(1)),
+            None => self.durable.last,
+        }
+    }
+
+    /// Takes in what a restart may forget.
+    fn observe(&mut self, now: Now, input: &Input) {
+        match input {
+            Input::Started { version, pid, .. } => {
+                self.seen.started = now.boot;
+                self.seen.version = version.clone();
+                self.seen.pid = *pid;
+            }
+            Input::Adopted => self.seen.adopted = true,
+            Input::Delivered { route } => self.seen.delivered(*route),
+            Input::Disconnected { connection } => self.seen.disconnected(*connection),
+            Input::PeerAppeared => {
+                self.seen.has_peer = true;
+                self.seen.last_hello = None;
+            }
+            Input::PeersGone => self.seen.has_peer = false,
+            Input::Committed { upto } => {
+                self.seen.durable = *upto;
+                self.seen.fresh.clear();
+            }
+            Input::Node(event) => self.observe_node(now, event),
+            Input::Found {
+                node,
+                finding: Finding::Adopted { incarnation, .. } | Finding::Exited { incarnation, .. },
+            } => {
+                self.seen.node(node).newest = *incarnation;
+            }
+            Input::Found { finding: Finding::Absent | Finding::Unprovable { .. }, .. }
+            | Input::Request { .. }
+            | Input::Malformed { .. }
+            | Input::CheckedIn { .. }
+            | Input::Tick
+            | Input::Stop { .. } => {}
+        }
+    }
+
+    /// Works out what `input` means, in one decision or several of which each is sealed by itself.
+    fn decide(&self, now: Now, input: &Input) -> Vec<Decision> {
+        match input {
+            Input::Started { boot_id, version, pid, hold } => {
+                vec![self.start(now, boot_id, version, *pid, hold.as_deref())]
+            }
+            Input::Found { node, finding } => vec![self.found(now, node, finding)],
+            Input::Request { incoming, known } => self.receive(now, incoming, known.as_deref()),
+            Input::Malformed { source, event, error } => vec![self.reject_input(now, source, event, error)],
+            Input::Node(event) => vec![self.node_event(now, event)],
+            Input::CheckedIn { node } => vec![self.checked_in(node)],
+            Input::Stop { reason } => vec![self.stop(reason)],
+            Input::Adopted
+            | Input::Delivered { .. }
+            | Input::Disconnected { .. }
+            | Input::PeerAppeared
+            | Input::PeersGone
+            | Input::Committed { .. }
+            | Input::Tick => Vec::new(),
+        }
+    }
+
+    /// What the state itself calls for, one decision at a time, until nothing is left to do now.
+    fn advance(&self, now: Now, wake: &Wake) -> Option<Decision> {
+        if !self.seen.adopted {
+            return None;
+        }
+        self.advance_requests(now, wake)
+            .or_else(|| self.advance_nodes(now, wake))
+            .or_else(|| self.advance_agent(now, wake))
+    }
+
+    fn stop(&self, reason: &str) -> Decision {
+        if self.seen.stopping {
+            return Decision::default();
+        }
+        Decision::default()
+            .entry(Entry::AgentStopped { reason: reason.to_owned() })
+            .note(Note::Stopping)
+            .effect(Effect::Exit { reason: reason.to_owned() })
+    }
+
+    /// Numbers the entries, applies them, remembers the notes, tells changed node states, and seals it all.
+    fn seal(&mut self, now: Now, decision: Decision) -> Option<Sealed<Effect>> {
+        let Decision { entries, mut effects, notes, resting_on } = decision;
+        let mut numbered = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let one = Numbered { seq: self.durable.last.next(), at: now.wall, entry };
+            self.durable.apply(&one);
+            numbered.push(one);
+        }
+        for note in notes {
+            self.remember(now, note, &numbered, &mut effects);
+        }
+        self.tell_changes(&mut effects);
+        if numbered.is_empty() && effects.is_empty() {
+            return None;
+        }
+        Some(match resting_on {
+            Some(seq) if numbered.is_empty() => Sealed::resting_on(seq, effects),
+            _ => Sealed::new(self.durable.last, numbered, effects),
+        })
+    }
+
+    fn remember(&mut self, now: Now, note: Note, numbered: &[Numbered], effects: &mut Vec<Effect>) {
+        match note {
+            Note::Wait { of, route, dialect } => {
+                let waiting = self.seen.waiting.entry(of).or_default();
+                waiting.routes.extend(route.map(|route| (route, dialect)));
+            }
+            Note::Deadline { of, at } => self.seen.waiting.entry(of).or_default().deadline = Some(at),
+            Note::Answered { of, digest, response, dialect } => {
+                self.answered(of, digest, response, dialect, numbered, effects);
+            }
+            Note::Published { keys } => {
+                for key in keys {
+                    self.seen.unsent.remove(&key);
+                }
+            }
+            Note::Place { node, place } => self.seen.node(&node).place = place,
+            Note::StopSent { node, incarnation, at } => self.seen.node(&node).stop_sent = Some((incarnation, at)),
+            Note::Adopted { node } => self.seen.node(&node).was_adopted = true,
+            Note::Blocked { node, reason, at } => {
+                let node = self.seen.node(&node);
+                node.place = Place::Clear;
+                node.blocked = Some(seen::Blocked { reason, at });
+            }
+            Note::Overdue { node } => self.seen.node(&node).overdue = true,
+            Note::Forgotten { node } => {
+                self.seen.nodes.remove(&node);
+            }
+            Note::Rejected { peer, at, journaled } => {
+                let rejections = self.seen.rejections.entry(peer).or_default();
+                if at.ms_since(rejections.since) >= requests::REJECTION_WINDOW_MS || rejections.since.0 == 0 {
+                    *rejections = seen::Rejections { since: at, journaled: 0, suppressed: rejections.suppressed };
+                }
+                if journaled {
+                    rejections.journaled += 1;
+                    rejections.suppressed = 0;
+                } else {
+                    rejections.suppressed += 1;
+                }
+            }
+            Note::RejectionsCounted { peer } => {
+                self.seen.rejections.remove(&peer);
+            }
+            Note::WindingDown => self.seen.winding_down = true,
+            Note::Stopping => self.seen.stopping = true,
+            Note::Welcomed => self.seen.welcomed = true,
+            Note::HelloSent => self.seen.last_hello = Some(now.boot),
+            Note::Settled => self.seen.settled = true,
+        }
+    }
+
+    /// The outcome of a request is decided: those who wait get it, whoever repeats it before the commit finds it.
+    fn answered(
+        &mut self,
+        of: Seq,
+        digest: Digest,
+        response: Response,
+        dialect: Dialect,
+        numbered: &[Numbered],
+        effects: &mut Vec<Effect>,
+    ) {
+        let Waiting { routes, .. } = self.seen.waiting.remove(&of).unwrap_or_default();
+        let outcome =
+            numbered.iter().find(|one| matches!(&one.entry, Entry::RequestCompleted { of: f, .. } if *f == of));
+        let key = outcome.map_or(self.durable.last, |one| one.seq);
+        let response = Arc::new(response);
+        for (route, dialect) in &routes {
+            effects.push(Effect::Respond { route: *route, dialect: *dialect, response: Arc::clone(&response) });
+        }
+        if !response.reqid.is_empty() {
+            let known = Known { seq: of, digest, outcome: Some((key, (*response).clone())) };
+            self.seen.fresh.insert(response.reqid.clone(), known);
+        }
+        let routes = routes.into_iter().map(|(route, _)| route).collect();
+        self.seen.remember_unsent(key, Unsent { dialect, response, routes });
+    }
+
+    /// Compares each node's state with what was told last.
+    fn tell_changes(&mut self, effects: &mut Vec<Effect>) {
+        let names: Vec<NodeName> = self.durable.nodes.keys().cloned().collect();
+        for name in names {
+            let new = self.node_state(&name);
+            let node = self.seen.node(&name);
+            let old = node.told.replace(new);
+            if let (Some(old), true) = (old, self.seen.adopted)
+                && old != new
+            {
+                effects.push(Effect::Notify(Notification::NotifyChange {
+                    instance: self.options.instance.to_string(),
+                    node: Box::new(self.described(&name)),
+                    state: new,
+                    old,
+                    new,
+                }));
+            }
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! What to do about each node: the difference between what is wanted and what is, turned into one order at a time.
+
+use crate::api::configuration::Node;
+use crate::api::event::Notification;
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::{ExitCause, ProcessId, Readiness};
+use crate::api::status::{NodeOutputs, NodeState};
+use crate::api::supervision::{NodeEvent, NodeHappening, NodeOrder};
+use crate::api::time::{BootTime, Now};
+use crate::journal::entry::{Entry, Life, NodeRecord, Verdict, Want};
+
+use super::decision::{Decision, Note};
+use super::effect::Effect;
+use super::restart;
+use super::seen::{Blocked, NodeSeen, Place};
+use super::wake::Wake;
+use super::{Lifecycle, SETTLED_MS};
+
+/// A node whose lock somebody else holds is tried again after this long.
+const BLOCKED_RETRY_MS: u64 = 5_000;
+/// Hellos: until the controller welcomed us, and after (a late peer loss makes a controller forget us).
+const HELLO_MS: u64 = 15_000;
+const HELLO_WELCOMED_MS: u64 = 60_000;
+/// `Management::Agent::API::version`.
+const API_VERSION: u64 = 1;
+
+impl Lifecycle {
+    /// Takes in where a node's process is, before deciding what that means.
+    pub(super) fn observe_node(&mut self, now: Now, event: &NodeEvent) {
+        let NodeEvent { node: name, incarnation, what } = event;
+        let asked = self.durable.nodes.get(name).is_some_and(|record| self.is_asked(record, *incarnation));
+        let node = self.seen.node(name);
+        node.newest = node.newest.max(*incarnation);
+        match what {
+            NodeHappening::Prepared => {
+                if let Place::Preparing { incarnation: preparing, by } = node.place
+                    && preparing == *incarnation
+                {
+                    node.place = Place::Prepared { incarnation: *incarnation, by };
+                }
+                node.blocked = None;
+            }
+            NodeHappening::Blocked { reason } => {
+                node.place = Place::Clear;
+                node.blocked = Some(Blocked { reason: reason.clone(), at: now.boot });
+            }
+            NodeHappening::Started { .. } => node.place = Place::Present { incarnation: *incarnation },
+            NodeHappening::Ready => {}
+            NodeHappening::Exited { stdout, stderr, .. } => {
+                let current = match node.place {
+                    Place::Preparing { incarnation: at, .. }
+                    | Place::Prepared { incarnation: at, .. }
+                    | Place::Launching { incarnation: at }
+                    | Place::Present { incarnation: at } => at <= *incarnation,
+                    Place::Unprobed | Place::Clear => true,
+                };
+                if current {
+                    node.place = Place::Clear;
+                    node.silent = false;
+                    node.overdue = false;
+                    node.stop_sent = None;
+                }
+                node.outputs = (!asked).then(|| NodeOutputs { stdout: stdout.clone(), stderr: stderr.clone() });
+            }
+            NodeHappening::Silent => node.silent = true,
+            NodeHappening::Responsive => node.silent = false,
+        }
+    }
+
+    pub(super) fn node_event(&self, now: Now, event: &NodeEvent) -> Decision {
+        let NodeEvent { node: name, incarnation, what } = event;
+        match what {
+            NodeHappening::Started { process } => self.started(name, *incarnation, process),
+            NodeHappening::Ready => self.ready(name, *incarnation),
+            NodeHappening::Exited { cause, process, .. } => {
+                self.exited(now, name, *incarnation, cause, process.as_ref())
+            }
+            NodeHappening::Blocked { reason } => self.notify_error(name, reason),
+            NodeHappening::Silent => {
+                self.notify_error(name, "its shim does not answer; nothing is done to it until it does")
+            }
+            NodeHappening::Prepared | NodeHappening::Responsive => Decision::default(),
+        }
+    }
+
+    /// A node said itself that it is ready; believed by name while it runs.
+    pub(super) fn checked_in(&self, name: &NodeName) -> Decision {
+        match self.durable.nodes.get(name) {
+            Some(record) => self.ready(name, record.incarnation),
+            None => Decision::default(),
+        }
+    }
+
+    pub(super) fn started(&self, name: &NodeName, incarnation: Incarnation, process: &ProcessId) -> Decision {
+        match self.durable.nodes.get(name) {
+            Some(record) if record.incarnation == incarnation && record.life == Life::Intended => Decision::default()
+                .entry(Entry::NodeStarted { node: name.clone(), incarnation, process: process.clone() }),
+            Some(_) | None => Decision::default(),
+        }
+    }
+
+    pub(super) fn ready(&self, name: &NodeName, incarnation: Incarnation) -> Decision {
+        match self.durable.nodes.get(name) {
+            Some(record)
+                if record.incarnation == incarnation && matches!(record.life, Life::Up { ready: false, .. }) =>
+            {
+                Decision::default().entry(Entry::NodeReady { node: name.clone(), incarnation })
+            }
+            Some(_) | None => Decision::default(),
+        }
+    }
+
+    /// Whether the end of this incarnation is what we want.
+    fn is_asked(&self, record: &NodeRecord, incarnation: Incarnation) -> bool {
+        record.want != Want::Up || incarnation < record.least || self.seen.winding_down
+    }
+
+    /// P9: one entry per launch, whoever reports its end and however often.
+    pub(super) fn exited(
+        &self,
+        now: Now,
+        name: &NodeName,
+        incarnation: Incarnation,
+        cause: &ExitCause,
+        process: Option<&ProcessId>,
+    ) -> Decision {
+        let acknowledge = Decision::default()
+            .effect(Effect::Order { node: name.clone(), order: NodeOrder::AcknowledgeExit { incarnation } });
+        let Some(record) = self.durable.nodes.get(name) else { return acknowledge };
+        let news = match record.life {
+            Life::Intended | Life::Up { .. } => incarnation >= record.incarnation,
+            // It did not come to a launch: lock, directory or program could not be had.
+            Life::Down => incarnation > record.incarnation && matches!(cause, ExitCause::NotStarted(_)),
+        };
+        if !news {
+            return acknowledge;
+        }
+        let asked = self.is_asked(record, incarnation);
+        let ran_ms = match &record.life {
+            Life::Up { since, .. } => Some(now.boot.ms_since(*since)),
+            Life::Intended | Life::Down => None,
+        };
+        let verdict = if asked {
+            Verdict::Rest
+        } else {
+            restart::verdict(&self.options.restart, name, incarnation, record, cause, ran_ms, now.boot)
+        };
+        let known = match &record.life {
+            Life::Up { process, .. } => Some(process.clone()),
+            Life::Intended | Life::Down => None,
+        };
+        let message = match &verdict {
+            Verdict::Rest => None,
+            Verdict::RestartAt(at) => {
+                Some(format!("{name} ended ({cause}); starting it again in {} ms", at.ms_since(now.boot)))
+            }
+            Verdict::GiveUp { reason } => Some(format!("{name} failed: {reason}")),
+        };
+        let entry = Entry::NodeExited {
+            node: name.clone(),
+            incarnation,
+            cause: cause.clone(),
+            asked,
+            process: process.cloned().or(known),
+            ran_ms,
+            when: now.boot,
+            verdict,
+        };
+        let decision = Decision::default().entry(entry).and(acknowledge);
+        match message {
+            Some(message) => decision.and(self.notify_error(name, &message)),
+            None => decision,
+        }
+    }
+
+    pub(super) fn advance_nodes(&self, now: Now, wake: &Wake) -> Option<Decision> {
+        self.wake_for_stages(wake);
+        for (name, record) in &self.durable.nodes {
+            let fallback = NodeSeen::default();
+            let node = self.seen.nodes.get(name).unwrap_or(&fallback);
+            if let Some(decision) = self.advance_node(now, wake, name, record, node) {
+                return Some(decision);
+            }
+        }
+        // Nodes that are in no configuration any more, or never were.
+        for (name, node) in &self.seen.nodes {
+            if !self.durable.nodes.contains_key(name) && node.place == Place::Clear {
+                let order = NodeOrder::Forget { incarnation: node.newest };
+                return Some(
+                    Decision::default()
+                        .effect(Effect::Order { node: name.clone(), order })
+                        .note(Note::Forgotten { node: name.clone() }),
+                );
+            }
+        }
+        None
+    }
+
+    fn advance_node(
+        &self,
+        now: Now,
+        wake: &Wake,
+        name: &NodeName,
+        record: &NodeRecord,
+        node: &NodeSeen,
+    ) -> Option<Decision> {
+        match node.place {
+            Place::Unprobed | Place::Launching { .. } => None,
+            Place::Present { incarnation } => self.advance_present(now, wake, name, record, node, incarnation),
+            Place::Preparing { by, .. } => {
+                (by != record.by && self.wants_up(name, record)).then(|| prepare(name, record))
+            }
+            Place::Prepared { incarnation, by } => {
+                self.advance_prepared(now, wake, name, record, incarnation, by == record.by)
+            }
+            Place::Clear => self.advance_absent(now, wake, name, record, node),
+        }
+    }
+
+    /// A process runs: stop it if it is not wanted, see to its readiness if it is.
+    fn advance_present(
+        &self,
+        now: Now,
+        wake: &Wake,
+        name: &NodeName,
+        record: &NodeRecord,
+        node: &NodeSeen,
+        incarnation: Incarnation,
+    ) -> Option<Decision> {
+        let sent = node.stop_sent.is_some_and(|(sent, _)| sent == incarnation);
+        let stale = incarnation != record.incarnation;
+        if !sent && (stale || (self.must_go(record) && self.may_stop(record, wake))) {
+            let order = NodeOrder::Stop { incarnation, timeout_ms: record.spec.0.stop_timeout_ms };
+            return Some(
+                Decision::default().effect(Effect::Order { node: name.clone(), order }).note(Note::StopSent {
+                    node: name.clone(),
+                    incarnation,
+                    at: now.boot,
+                }),
+            );
+        }
+        let Life::Up { since, ready: false, .. } = &record.life else { return None };
+        if let Readiness::Alive { after_ms } = record.spec.0.readiness
+            && wake.due(since.plus_ms(after_ms))
+        {
+            return Some(Decision::default().entry(Entry::NodeReady { node: name.clone(), incarnation }));
+        }
+        let timeout_ms = self.options.ready_timeout_ms;
+        if !node.overdue && wake.due(since.plus_ms(timeout_ms)) {
+            let message = format!("{name} runs but has not checked in within {timeout_ms} ms; it is left running");
+            return Some(self.notify_error(name, &message).note(Note::Overdue { node: name.clone() }));
+        }
+        None
+    }
+
+    /// Everything is in place for a launch: intend it, or let go if it is not wanted any more.
+    fn advance_prepared(
+        &self,
+        now: Now,
+        wake: &Wake,
+        name: &NodeName,
+        record: &NodeRecord,
+        incarnation: Incarnation,
+        current: bool,
+    ) -> Option<Decision> {
+        if let Life::Up { process, .. } = &record.life {
+            // It was blocked, and now the lock is free: what the journal has running is gone.
+            let process = process.clone();
+            return Some(self.exited(now, name, record.incarnation, &ExitCause::Lost, Some(&process)));
+        }
+        if !self.wants_up(name, record) {
+            let order = NodeOrder::Forget { incarnation };
+            return Some(
+                Decision::default()
+                    .effect(Effect::Order { node: name.clone(), order })
+                    .note(Note::Place { node: name.clone(), place: Place::Clear }),
+            );
+        }
+        if !current {
+            return Some(prepare(name, record));
+        }
+        if record.next_start.is_some_and(|at| !wake.due(at)) || record.given_up.is_some() {
+            return None;
+        }
+        let launch = Decision::default()
+            .effect(Effect::Order { node: name.clone(), order: NodeOrder::Launch { incarnation } })
+            .note(Note::Place { node: name.clone(), place: Place::Launching { incarnation } });
+        if record.life == Life::Intended && record.incarnation == incarnation {
+            return Some(launch);
+        }
+        let intended = Entry::LaunchIntended { node: name.clone(), incarnation, by: record.by };
+        Some(Decision::default().entry(intended).and(launch))
+    }
+
+    /// No process: start one if it is wanted, its time and turn have come, and nothing stands in its way.
+    fn advance_absent(
+        &self,
+        now: Now,
+        wake: &Wake,
+        name: &NodeName,
+        record: &NodeRecord,
+        node: &NodeSeen,
+    ) -> Option<Decision> {
+        if let Some(blocked) = &node.blocked {
+            let wanted = self.wants_up(name, record) || matches!(record.life, Life::Up { .. });
+            return (wanted && wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS))).then(|| prepare(name, record));
+        }
+        if !self.wants_up(name, record) {
+            // The intent of a launch that never came about, and is not wanted any more.
+            let forsaken = record.life == Life::Intended && !self.is_held(name);
+            let cause = ExitCause::NotStarted("not wanted any more".to_owned());
+            return forsaken.then(|| self.exited(now, name, record.incarnation, &cause, None));
+        }
+        if let Some(given_up) = &record.given_up {
+            let retry_ms = self.options.restart.failed_retry_ms;
+            let retry = retry_ms > 0 && wake.due(given_up.at.plus_ms(retry_ms));
+            return retry.then(|| Decision::default().entry(Entry::NodeRetried { node: name.clone() }));
+        }
+        if record.next_start.is_some_and(|at| !wake.due(at)) || node.eligible.is_none() {
+            return None;
+        }
+        if self.port_is_taken(name, record) {
+            return None;
+        }
+        Some(prepare(name, record))
+    }
+
+    /// Another of our nodes that is on its way out still has one of this node's ports.
+    fn port_is_taken(&self, name: &NodeName, record: &NodeRecord) -> bool {
+        self.durable.nodes.iter().any(|(other, theirs)| {
+            other != name
+                && self.must_go(theirs)
+                && theirs.spec.0.ports.iter().any(|port| record.spec.0.ports.contains(port))
+        })
+    }
+
+    /// The agent's own duties: its settled mark and its hello.
+    pub(super) fn advance_agent(&self, now: Now, wake: &Wake) -> Option<Decision> {
+        if !self.seen.settled && wake.due(self.seen.started.plus_ms(SETTLED_MS)) {
+            let settled = Decision::default().note(Note::Settled);
+            return Some(if self.seen.stopping { settled } else { settled.entry(Entry::AgentSettled) });
+        }
+        if self.seen.has_peer {
+            let period = if self.seen.welcomed { HELLO_WELCOMED_MS } else { HELLO_MS };
+            if self.seen.last_hello.is_none_or(|at| wake.due(at.plus_ms(period))) {
+                let instance = self.options.instance.to_string();
+                let hello = Notification::NotifyAgentHello { instance, api_version: API_VERSION };
+                return Some(Decision::default().effect(Effect::Notify(hello)).note(Note::HelloSent));
+            }
+        }
+        let _ = now;
+        None
+    }
+
+    /// The state of a node, from what is wanted, what is recorded and what was seen.
+    pub(super) fn node_state(&self, name: &NodeName) -> NodeState {
+        let Some(record) = self.durable.nodes.get(name) else { return NodeState::Stopped };
+        let fallback = NodeSeen::default();
+        let node = self.seen.nodes.get(name).unwrap_or(&fallback);
+        if node.blocked.is_some() || node.silent {
+            return NodeState::Unknown;
+        }
+        match &record.life {
+            Life::Up { ready: true, .. } if record.incarnation >= record.least || record.want != Want::Up => {
+                NodeState::Running
+            }
+            Life::Up { .. } => NodeState::Pending,
+            Life::Intended | Life::Down if record.want != Want::Up || self.seen.winding_down => NodeState::Stopped,
+            Life::Intended => NodeState::Pending,
+            Life::Down if record.given_up.is_some() => NodeState::Failed,
+            Life::Down if record.next_start.is_some() => NodeState::Crashed,
+            Life::Down => NodeState::Pending,
+        }
+    }
+
+    /// The node as the configuration has it, for notifications; a bare one if it is in none.
+    pub(super) fn described(&self, name: &NodeName) -> Node {
+        let config = self.durable.desired.config.as_ref();
+        let known = config.and_then(|config| config.0.nodes.iter().find(|node| node.name == name.as_str()));
+        match known {
+            Some(node) => node.clone(),
+            None => Node {
+                name: name.to_string(),
+                instance: self.options.instance.to_string(),
+                role: self
+                    .durable
+                    .nodes
+                    .get(name)
+                    .map_or(crate::api::configuration::ClusterRole::None, |record| record.spec.0.role),
+                port: None,
+                scripts: Vec::new(),
+                options: Vec::new(),
+                interface: None,
+                cpu_affinity: None,
+                env: Default::default(),
+                metrics_port: None,
+            },
+        }
+    }
+
+    /// No process of this node is left, and none is on its way.
+    pub(super) fn is_down(&self, name: &NodeName) -> bool {
+        self.durable.nodes.get(name).is_none_or(|record| record.life == Life::Down)
+            && self.seen.nodes.get(name).is_none_or(|node| matches!(node.place, Place::Clear))
+    }
+
+    pub(super) fn notify_error(&self, name: &NodeName, message: &str) -> Decision {
+        Decision::default().effect(Effect::Notify(Notification::NotifyError {
+            instance: self.options.instance.to_string(),
+            msg: message.to_owned(),
+            node: name.to_string(),
+        }))
+    }
+}
+
+/// Have lock, socket and launch file made for the node's next process.
+///
+/// An intent without a fact is carried out under its own number: what it meant to start is not there.
+fn prepare(name: &NodeName, record: &NodeRecord) -> Decision {
+    let incarnation = match record.life {
+        Life::Intended => record.incarnation,
+        Life::Down | Life::Up { .. } => record.incarnation.next(),
+    };
+    let order = NodeOrder::Prepare { incarnation, spec: Box::new(record.spec.0.clone()), by: record.by };
+    Decision::default()
+        .effect(Effect::Order { node: name.clone(), order })
+        .note(Note::Place { node: name.clone(), place: Place::Preparing { incarnation, by: record.by } })
+}
+
+/// Milliseconds until `at`, 0 if it has come.
+pub(super) fn ms_until(at: BootTime, now: BootTime) -> u64 {
+    at.ms_since(now)
+}

@@ -1,0 +1,71 @@
+//! What an operator is told about the nodes (`status`, `nodes list`).
+
+use crate::api::report::NodeReport;
+use crate::api::time::Now;
+use crate::journal::entry::{Life, Want};
+
+use super::Lifecycle;
+use super::nodes::ms_until;
+use super::seen::NodeSeen;
+
+impl Lifecycle {
+    /// Why nothing is started or stopped, in hold mode.
+    pub fn hold(&self) -> Option<&str> {
+        self.durable.agent.hold.as_deref()
+    }
+
+    /// The id of the running configuration.
+    pub fn configuration_id(&self) -> Option<&str> {
+        self.durable.desired.config.as_ref().map(|config| config.0.id.as_str())
+    }
+
+    /// Every node has been looked for; requests are handled.
+    pub fn is_serving(&self) -> bool {
+        self.seen.adopted && !self.seen.stopping
+    }
+
+    pub fn node_reports(&self, now: Now) -> Vec<NodeReport> {
+        let mut reports = Vec::with_capacity(self.durable.nodes.len());
+        for (name, record) in &self.durable.nodes {
+            let fallback = NodeSeen::default();
+            let node = self.seen.nodes.get(name).unwrap_or(&fallback);
+            let (pid, up_ms) = match &record.life {
+                Life::Up { process, since, .. } => (Some(process.pid), Some(now.boot.ms_since(*since))),
+                Life::Down | Life::Intended => (None, None),
+            };
+            let window_ms = self.options.restart.window_ms;
+            let note = if let Some(blocked) = &node.blocked {
+                Some(blocked.reason.clone())
+            } else if node.silent {
+                Some("its shim does not answer".to_owned())
+            } else if let Some(given_up) = &record.given_up {
+                Some(given_up.reason.clone())
+            } else if self.is_held(name) && record.want == Want::Up && pid.is_none() {
+                Some("not started in hold mode".to_owned())
+            } else if node.overdue {
+                Some("has not checked in".to_owned())
+            } else {
+                None
+            };
+            reports.push(NodeReport {
+                node: name.to_string(),
+                role: record.spec.0.role,
+                state: self.node_state(name),
+                want: match record.want {
+                    Want::Up => "up",
+                    Want::Stopped => "stopped",
+                    Want::Gone => "gone",
+                }
+                .to_owned(),
+                pid,
+                incarnation: record.incarnation.0,
+                up_ms,
+                deaths: record.deaths.iter().filter(|at| now.boot.ms_since(**at) <= window_ms).count() as u64,
+                next_start_ms: record.next_start.map(|at| ms_until(at, now.boot)),
+                last_exit: record.last_exit.as_ref().map(ToString::to_string),
+                note,
+            });
+        }
+        reports
+    }
+}

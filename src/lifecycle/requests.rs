@@ -1,0 +1,285 @@
+//! A request's way: received, then duplicate, conflict, rejected or accepted; begun; answered.
+//!
+//! What the requests of each family do is in `change` and `query`; this file knows only how a reqid gets its one
+//! outcome (P3 to P6).
+
+use std::sync::Arc;
+
+use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
+use crate::api::ids::{ReqId, Seq};
+use crate::api::time::Now;
+use crate::journal::entry::{Digest, Entry, Known, Outcome, Packed, Received, Stage, digest};
+
+use super::decision::{Decision, Note};
+use super::effect::Effect;
+use super::seen::Rejections;
+use super::wake::Wake;
+use super::{ATTEMPTS, Lifecycle, UNFINISHED_LIMIT, WAITING_DUPLICATES, answer};
+
+/// Rejected input is journaled at most this often per peer and minute; the rest is counted.
+const REJECTIONS_JOURNALED: u32 = 10;
+pub(super) const REJECTION_WINDOW_MS: u64 = 60_000;
+/// Peers whose rejections are counted apart; more of them share one count.
+const REJECTING_PEERS: usize = 1024;
+
+impl Lifecycle {
+    /// Decides what an incoming request is to us. A duplicate gives two decisions: its answer rests on the stored
+    /// outcome alone and does not wait for the duplicate's own entry.
+    pub(super) fn receive(&self, now: Now, incoming: &Incoming, known: Option<&Known>) -> Vec<Decision> {
+        if self.seen.stopping {
+            return vec![refuse(incoming.route, "the agent is stopping")];
+        }
+        let digest = digest(&incoming.request);
+        match self.known(&incoming.reqid, known) {
+            Some(known) if known.digest != digest => vec![self.conflict(incoming, digest, known.seq)],
+            Some(known) => self.duplicate(incoming, &known),
+            None => vec![self.accept(now, incoming, digest)],
+        }
+    }
+
+    /// What is known of a reqid: by this run first, since the journal knows only what is committed.
+    fn known(&self, reqid: &ReqId, journaled: Option<&Known>) -> Option<Known> {
+        if reqid.is_empty() {
+            return None;
+        }
+        if let Some((seq, one)) = self.durable.unfinished_by_reqid(reqid) {
+            return Some(Known { seq, digest: one.received.digest, outcome: None });
+        }
+        self.seen.fresh.get(reqid).or(journaled).cloned()
+    }
+
+    fn duplicate(&self, incoming: &Incoming, known: &Known) -> Vec<Decision> {
+        let seen_again =
+            Decision::default().entry(Entry::DuplicateSeen { of: known.seq, source: incoming.source.clone() });
+        match &known.outcome {
+            Some((at, response)) => {
+                let mut answer = respond(incoming.route, incoming.dialect, response.clone());
+                answer.resting_on = Some(*at);
+                vec![answer, seen_again]
+            }
+            None => {
+                let waiting = self.seen.waiting.get(&known.seq).map_or(0, |waiting| waiting.routes.len());
+                if waiting >= WAITING_DUPLICATES {
+                    return vec![refuse(incoming.route, "busy: too many wait for the outcome of this request already")];
+                }
+                let (route, dialect) = (incoming.route, incoming.dialect);
+                vec![seen_again.note(Note::Wait { of: known.seq, route, dialect })]
+            }
+        }
+    }
+
+    /// P4: the first outcome stays; the second sender is told, and the row is kept.
+    fn conflict(&self, incoming: &Incoming, digest: Digest, first: Seq) -> Decision {
+        let error = format!(
+            "conflict: reqid {:?} was used for another request (journal entry {first}); use a fresh reqid",
+            incoming.reqid.as_str()
+        );
+        let response = answer::failed(&self.options.instance, &incoming.reqid, &incoming.request, error);
+        let entry = Entry::RequestConflicted {
+            reqid: incoming.reqid.clone(),
+            first,
+            request: Packed(incoming.request.clone()),
+            digest,
+            dialect: incoming.dialect,
+            source: incoming.source.clone(),
+            response: Packed(response.clone()),
+        };
+        Decision::default().entry(entry).and(respond(incoming.route, incoming.dialect, response))
+    }
+
+    /// A new request. What changes nothing is answered in the same batch that journals it; a change waits until its
+    /// entry is durable, so that a request that kills the agent is known by name afterwards.
+    fn accept(&self, now: Now, incoming: &Incoming, digest: Digest) -> Decision {
+        if self.durable.unfinished.len() >= UNFINISHED_LIMIT {
+            return refuse(incoming.route, "busy: too many requests wait for their outcome");
+        }
+        let seq = self.durable.last.next();
+        let entry = Entry::RequestReceived {
+            reqid: incoming.reqid.clone(),
+            request: Packed(incoming.request.clone()),
+            digest,
+            dialect: incoming.dialect,
+            source: incoming.source.clone(),
+        };
+        let accepted = Decision::default().entry(entry).note(Note::Wait {
+            of: seq,
+            route: incoming.route,
+            dialect: incoming.dialect,
+        });
+        let received = Received {
+            seq,
+            at: now.wall,
+            reqid: incoming.reqid.clone(),
+            request: incoming.request.clone(),
+            digest,
+            dialect: incoming.dialect,
+            source: incoming.source.clone(),
+        };
+        match self.query(&received) {
+            Some(response) => {
+                let welcomed = matches!(incoming.request, Request::AgentWelcome {});
+                let answered = accepted.and(complete(&received, 1, Outcome::Completed, response));
+                if welcomed { answered.note(Note::Welcomed) } else { answered }
+            }
+            None => {
+                let timeout_ms = incoming.timeout_ms.unwrap_or(self.options.request_timeout_ms);
+                accepted.note(Note::Deadline { of: seq, at: now.boot.plus_ms(timeout_ms) })
+            }
+        }
+    }
+
+    /// Input that is no request: an entry while it is rare, a count when it is not (P10).
+    pub(super) fn reject_input(&self, now: Now, source: &Source, event: &str, error: &str) -> Decision {
+        let peer = self.rejecting_peer(source);
+        let known = self.seen.rejections.get(&peer);
+        let fresh = Rejections::default();
+        let rejections = known.unwrap_or(&fresh);
+        let same_minute = known.is_some() && now.boot.ms_since(rejections.since) < REJECTION_WINDOW_MS;
+        let journaled = !same_minute || rejections.journaled < REJECTIONS_JOURNALED;
+        let noted = Decision::default().note(Note::Rejected { peer, at: now.boot, journaled });
+        if !journaled {
+            return noted;
+        }
+        noted.entry(Entry::InputRejected {
+            source: source.clone(),
+            event: clipped(event, 256),
+            error: clipped(error, 1024),
+            suppressed: rejections.suppressed,
+        })
+    }
+
+    /// Who is counted together: one user on the control socket, one address on the network, whatever pid or port.
+    fn rejecting_peer(&self, source: &Source) -> String {
+        let who = source.peer.split_whitespace().next().unwrap_or_default();
+        let peer = format!("{} {who}", source.transport);
+        if self.seen.rejections.contains_key(&peer) || self.seen.rejections.len() < REJECTING_PEERS {
+            peer
+        } else {
+            "others".to_owned()
+        }
+    }
+
+    pub(super) fn advance_requests(&self, now: Now, wake: &Wake) -> Option<Decision> {
+        self.abandon().or_else(|| self.begin(now)).or_else(|| self.finish(now, wake))
+    }
+
+    /// P6: what crashed the agent three times is not tried a fourth time.
+    fn abandon(&self) -> Option<Decision> {
+        let (_, one) = self.durable.unfinished.iter().find(|(_, one)| one.record.lost_attempts >= ATTEMPTS)?;
+        let received = &one.received;
+        let error = format!("abandoned after {ATTEMPTS} attempts, each of which ended with the agent's death");
+        let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
+        Some(complete(received, one.record.lost_attempts, Outcome::Abandoned, response))
+    }
+
+    /// Takes step 1 of the earliest change that is durable and has not had it.
+    fn begin(&self, now: Now) -> Option<Decision> {
+        if self.seen.stopping {
+            return None;
+        }
+        let (_, one) = self.durable.unfinished.iter().find(|(_, one)| one.record.stage == Stage::Accepted)?;
+        if one.received.seq > self.seen.durable {
+            return None;
+        }
+        let begun = Entry::RequestBegun { of: one.received.seq, attempt: one.record.lost_attempts + 1 };
+        Some(Decision::default().entry(begun).and(self.plan(now, &one.received)))
+    }
+
+    /// Answers a waiting change whose goal is met or whose deadline has come.
+    fn finish(&self, now: Now, wake: &Wake) -> Option<Decision> {
+        for (seq, one) in &self.durable.unfinished {
+            let Stage::Waiting { goal, targets } = &one.record.stage else { continue };
+            let met = self.goal_met(*goal, targets);
+            let deadline = self.seen.waiting.get(seq).and_then(|waiting| waiting.deadline).unwrap_or(now.boot);
+            if !met && !wake.due(deadline) {
+                continue;
+            }
+            let response = self.outcome(&one.received, *goal, targets, met);
+            let mut done = self.complete(&one.received, Outcome::Completed, response);
+            if let Request::Shutdown { .. } = one.received.request {
+                done = done.and(self.stop("shutdown was requested"));
+            }
+            return Some(done);
+        }
+        self.publish_unsent().or_else(|| self.count_rejections(now, wake))
+    }
+
+    pub(super) fn complete(&self, received: &Received, outcome: Outcome, response: Response) -> Decision {
+        let lost = self.durable.unfinished.get(&received.seq).map_or(0, |one| one.record.lost_attempts);
+        complete(received, lost + 1, outcome, response)
+    }
+
+    /// P6: responses that nobody took go to whoever is subscribed now.
+    fn publish_unsent(&self) -> Option<Decision> {
+        if !self.seen.has_peer {
+            return None;
+        }
+        let mut published = Decision::default();
+        let mut keys = Vec::new();
+        for (key, unsent) in self.seen.unsent.iter().filter(|(_, unsent)| unsent.routes.is_empty()) {
+            keys.push(*key);
+            let response = Arc::clone(&unsent.response);
+            published = published.effect(Effect::Publish { dialect: unsent.dialect, response });
+        }
+        (!keys.is_empty()).then(|| published.note(Note::Published { keys }))
+    }
+
+    /// The minute of a peer is over: what was only counted becomes one entry.
+    fn count_rejections(&self, now: Now, wake: &Wake) -> Option<Decision> {
+        for (peer, rejections) in &self.seen.rejections {
+            if rejections.suppressed == 0 {
+                // Nothing to say; forgotten when the table is next looked at after its minute.
+                if now.boot.ms_since(rejections.since) >= REJECTION_WINDOW_MS {
+                    return Some(Decision::default().note(Note::RejectionsCounted { peer: peer.clone() }));
+                }
+                continue;
+            }
+            if !wake.due(rejections.since.plus_ms(REJECTION_WINDOW_MS)) {
+                continue;
+            }
+            let (transport, who) = peer.split_once(' ').unwrap_or((peer, ""));
+            let source = Source { transport: transport.to_owned(), peer: who.to_owned() };
+            let suppressed = rejections.suppressed;
+            let error = format!("{suppressed} more inputs of this peer were rejected within a minute");
+            return Some(
+                Decision::default()
+                    .entry(Entry::InputRejected { source, event: String::new(), error, suppressed })
+                    .note(Note::RejectionsCounted { peer: peer.clone() }),
+            );
+        }
+        None
+    }
+}
+
+/// The request has its outcome: the entry, and word to those who wait.
+pub(super) fn complete(received: &Received, attempts: u32, outcome: Outcome, response: Response) -> Decision {
+    Decision::default()
+        .entry(Entry::RequestCompleted { of: received.seq, outcome, attempts, response: Packed(response.clone()) })
+        .note(Note::Answered { of: received.seq, digest: received.digest, response, dialect: received.dialect })
+}
+
+/// To a connection if there is one, else to the topic.
+fn respond(route: Option<Route>, dialect: Dialect, response: Response) -> Decision {
+    let response = Arc::new(response);
+    Decision::default().effect(match route {
+        Some(route) => Effect::Respond { route, dialect, response },
+        None => Effect::Publish { dialect, response },
+    })
+}
+
+/// Without a route there is nobody to tell: a network peer times out, and its reqid is still free.
+fn refuse(route: Option<Route>, reason: &str) -> Decision {
+    match route {
+        Some(route) => Decision::default().effect(Effect::Refuse { route, reason: reason.to_owned() }),
+        None => Decision::default(),
+    }
+}
+
+/// At most `limit` bytes of a peer's text, cut between characters.
+fn clipped(text: &str, limit: usize) -> String {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default().to_owned()
+}

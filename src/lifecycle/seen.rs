@@ -1,0 +1,151 @@
+//! What this run of the agent has seen and the next may forget: who waits, where processes are, who listens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::api::event::{Dialect, Response, Route};
+use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
+use crate::api::status::{NodeOutputs, NodeState};
+use crate::api::time::BootTime;
+use crate::journal::entry::Known;
+
+/// Responses kept for a peer that may come, oldest dropped first: they stay in the journal, and whoever repeats the
+/// request gets them.
+pub(super) const UNSENT_LIMIT: usize = 256;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    pub started: BootTime,
+    pub version: String,
+    pub pid: u32,
+    /// Every node has been looked for.
+    pub adopted: bool,
+    pub settled: bool,
+    pub stopping: bool,
+    pub winding_down: bool,
+    /// The newest entry known to be durable.
+    pub durable: Seq,
+    /// Requests answered since the last commit, which the journal cannot look up yet.
+    pub fresh: BTreeMap<ReqId, Known>,
+    pub nodes: BTreeMap<NodeName, NodeSeen>,
+    pub waiting: BTreeMap<Seq, Waiting>,
+    pub unsent: BTreeMap<Seq, Unsent>,
+    /// Somebody is subscribed to our topic.
+    pub has_peer: bool,
+    pub welcomed: bool,
+    pub last_hello: Option<BootTime>,
+    pub rejections: BTreeMap<String, Rejections>,
+}
+
+/// What is known of one node's process.
+#[derive(Debug, Clone)]
+pub(super) struct NodeSeen {
+    pub place: Place,
+    /// The newest incarnation that was heard of.
+    pub newest: Incarnation,
+    /// The stop that was ordered, and when.
+    pub stop_sent: Option<(Incarnation, BootTime)>,
+    /// Something that is not proven ours holds the node's lock.
+    pub blocked: Option<Blocked>,
+    /// Its shim does not answer.
+    pub silent: bool,
+    pub overdue: bool,
+    /// Found running when the agent started.
+    pub was_adopted: bool,
+    /// Its turn to start came then.
+    pub eligible: Option<BootTime>,
+    pub outputs: Option<NodeOutputs>,
+    /// The state that notify_change told last.
+    pub told: Option<NodeState>,
+}
+
+impl Default for NodeSeen {
+    fn default() -> Self {
+        Self {
+            place: Place::Clear,
+            newest: Incarnation::default(),
+            stop_sent: None,
+            blocked: None,
+            silent: false,
+            overdue: false,
+            was_adopted: false,
+            eligible: None,
+            outputs: None,
+            told: None,
+        }
+    }
+}
+
+/// Where a node's process is, as far as this run knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nobody has looked yet.
+    Unprobed,
+    /// There is none.
+    Clear,
+    /// Lock, socket and launch file are being made, for what the request `by` wants.
+    Preparing { incarnation: Incarnation, by: Seq },
+    /// They are there: it can be spawned.
+    Prepared { incarnation: Incarnation, by: Seq },
+    /// Its shim is being spawned, or has not started it yet.
+    Launching { incarnation: Incarnation },
+    /// It runs.
+    Present { incarnation: Incarnation },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Blocked {
+    pub reason: String,
+    pub at: BootTime,
+}
+
+/// Who waits for the outcome of a request, and until when.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Waiting {
+    pub routes: Vec<(Route, Dialect)>,
+    pub deadline: Option<BootTime>,
+}
+
+/// A response that has not provably left.
+#[derive(Debug, Clone)]
+pub(super) struct Unsent {
+    pub dialect: Dialect,
+    pub response: Arc<Response>,
+    /// Connections it was handed to. None left: it is for whoever subscribes next.
+    pub routes: BTreeSet<Route>,
+}
+
+/// Rejected input of one peer within the current minute.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rejections {
+    pub since: BootTime,
+    pub journaled: u32,
+    pub suppressed: u64,
+}
+
+impl Seen {
+    pub fn node(&mut self, name: &NodeName) -> &mut NodeSeen {
+        self.nodes.entry(name.clone()).or_default()
+    }
+
+    pub fn remember_unsent(&mut self, key: Seq, unsent: Unsent) {
+        self.unsent.insert(key, unsent);
+        while self.unsent.len() > UNSENT_LIMIT {
+            self.unsent.pop_first();
+        }
+    }
+
+    pub fn delivered(&mut self, route: Route) {
+        self.unsent.retain(|_, unsent| !unsent.routes.contains(&route));
+    }
+
+    /// Forgets the routes over a connection; responses under way there stay for whoever subscribes.
+    pub fn disconnected(&mut self, connection: u64) {
+        for waiting in self.waiting.values_mut() {
+            waiting.routes.retain(|(route, _)| route.connection != connection);
+        }
+        for unsent in self.unsent.values_mut() {
+            unsent.routes.retain(|route| route.connection != connection);
+        }
+    }
+}

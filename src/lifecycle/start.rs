@@ -1,0 +1,118 @@
+//! The beginning of a run: what the last one left, in the journal and among the processes.
+
+use crate::api::event::Notification;
+use crate::api::ids::NodeName;
+use crate::api::launch::ExitCause;
+use crate::api::supervision::Finding;
+use crate::api::time::Now;
+use crate::journal::entry::{Entry, Goal, Life, Packed, Stage};
+
+use super::decision::{Decision, Note};
+use super::effect::Effect;
+use super::seen::Place;
+use super::{EARLY_DEATHS, Lifecycle};
+
+impl Lifecycle {
+    /// The run begins. Requests left unfinished get a new attempt and a new deadline; who asked is gone, and gets the
+    /// outcome by asking again or by subscribing.
+    pub(super) fn start(&self, now: Now, boot_id: &str, version: &str, pid: u32, hold: Option<&str>) -> Decision {
+        let started = Entry::AgentStarted { boot_id: boot_id.to_owned(), version: version.to_owned(), pid };
+        let mut decision = Decision::default().entry(started);
+        let deaths = self.durable.agent.unsettled_starts;
+        let hold = match hold {
+            Some(reason) => Some(reason.to_owned()),
+            None if deaths >= EARLY_DEATHS && self.durable.agent.hold.is_none() => {
+                Some(format!("the agent died {deaths} times in a row within 60 s of its start"))
+            }
+            None => None,
+        };
+        if let Some(reason) = hold {
+            let message = format!(
+                "hold mode: {reason}; running nodes are supervised, nothing else is started or stopped until a \
+                 configuration, standby or nodes command"
+            );
+            decision =
+                decision.entry(Entry::HoldEntered { reason }).effect(Effect::Notify(Notification::NotifyError {
+                    instance: self.options.instance.to_string(),
+                    msg: message,
+                    node: String::new(),
+                }));
+        }
+        for (seq, one) in &self.durable.unfinished {
+            let timeout_ms = match &one.record.stage {
+                Stage::Waiting { goal: Goal::Down, targets } => self.stop_deadline_ms(targets),
+                Stage::Waiting { goal: Goal::Ready | Goal::Restarted, .. } | Stage::Accepted => {
+                    self.options.request_timeout_ms
+                }
+            };
+            decision = decision.note(Note::Deadline { of: *seq, at: now.boot.plus_ms(timeout_ms) });
+            if let Stage::Waiting { .. } = one.record.stage {
+                // The entry above counts the crash, if it was one; this is the attempt that follows.
+                let crashed = !self.durable.agent.stopped && !self.durable.agent.boot_id.is_empty();
+                let attempt = one.record.lost_attempts + u32::from(crashed) + 1;
+                decision = decision.entry(Entry::RequestBegun { of: *seq, attempt });
+            }
+            if let (Stage::Waiting { .. }, crate::api::event::Request::Shutdown { nodes: true }) =
+                (&one.record.stage, &one.received.request)
+            {
+                decision = decision.note(Note::WindingDown);
+            }
+        }
+        decision
+    }
+
+    /// What is left of a node: adopted, ended, gone, or not provably any of these.
+    pub(super) fn found(&self, now: Now, name: &NodeName, finding: &Finding) -> Decision {
+        let record = self.durable.nodes.get(name);
+        match finding {
+            Finding::Adopted { incarnation, process, ready, spec } => {
+                let place = match process {
+                    Some(_) => Place::Present { incarnation: *incarnation },
+                    None => Place::Launching { incarnation: *incarnation },
+                };
+                let decision = Decision::default()
+                    .note(Note::Place { node: name.clone(), place })
+                    .note(Note::Adopted { node: name.clone() });
+                let Some(process) = process else { return decision };
+                let known = record.is_some_and(|record| {
+                    record.incarnation == *incarnation && record.life != Life::Down || record.incarnation > *incarnation
+                });
+                let decision = if known {
+                    decision.and(self.started(name, *incarnation, process))
+                } else {
+                    decision.entry(Entry::NodeAdopted {
+                        node: name.clone(),
+                        incarnation: *incarnation,
+                        process: process.clone(),
+                        spec: Packed((**spec).clone()),
+                    })
+                };
+                let was_ready = record
+                    .is_some_and(|r| r.incarnation == *incarnation && matches!(r.life, Life::Up { ready: true, .. }));
+                if *ready && !was_ready && record.is_none_or(|record| record.incarnation <= *incarnation) {
+                    decision.entry(Entry::NodeReady { node: name.clone(), incarnation: *incarnation })
+                } else {
+                    decision
+                }
+            }
+            Finding::Exited { incarnation, process, cause, .. } => {
+                let clear = Decision::default().note(Note::Place { node: name.clone(), place: Place::Clear });
+                clear.and(self.exited(now, name, *incarnation, cause, process.as_ref()))
+            }
+            Finding::Absent => {
+                let clear = Decision::default().note(Note::Place { node: name.clone(), place: Place::Clear });
+                let Some(record) = record else { return clear };
+                let Life::Up { process, .. } = &record.life else { return clear };
+                let cause = if process.boot_id == self.durable.agent.boot_id {
+                    ExitCause::Lost
+                } else {
+                    ExitCause::HostRestarted
+                };
+                clear.and(self.exited(now, name, record.incarnation, &cause, Some(process)))
+            }
+            Finding::Unprovable { reason } => Decision::default()
+                .note(Note::Blocked { node: name.clone(), reason: reason.clone(), at: now.boot })
+                .and(self.notify_error(name, reason)),
+        }
+    }
+}

@@ -1,0 +1,741 @@
+//! Tables of state and input against entries and effects. `tests/sim.rs` has the random histories.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port};
+use crate::api::event::{Incoming, Request, ResultData, Route, Source};
+use crate::api::ids::{Incarnation, ReqId};
+use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
+use crate::api::status::NodeState;
+use crate::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
+use crate::api::time::Timestamp;
+use crate::journal::entry::Outcome;
+use crate::journal::memory::MemoryJournal;
+
+/// A core with a journal, and a supervisor that does nothing by itself.
+struct Bench {
+    core: Lifecycle,
+    journal: MemoryJournal<Effect>,
+    now: Now,
+    calls: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(options())
+    }
+
+    fn with(options: Options) -> Self {
+        let core = Lifecycle::new(options, Recovered::default());
+        let now = Now { wall: Timestamp(1_000_000), boot: BootTime(100_000_000) };
+        let mut bench = Self { core, journal: MemoryJournal::new(), now, calls: 0 };
+        bench.start("boot-1", Vec::new());
+        bench
+    }
+
+    /// Begins a run; gives what it does at once.
+    fn start(&mut self, boot_id: &str, found: Vec<(&str, Finding)>) -> Vec<Effect> {
+        let started = Input::Started { boot_id: boot_id.into(), version: "1".into(), pid: 1, hold: None };
+        let mut effects = self.give(started);
+        for (node, finding) in found {
+            effects.extend(self.give(Input::Found { node: name(node), finding }));
+        }
+        effects.extend(self.give(Input::Adopted));
+        effects
+    }
+
+    /// Kills the agent and starts it again.
+    fn crash(&mut self, found: Vec<(&str, Finding)>) -> Vec<Effect> {
+        self.reload();
+        self.start("boot-1", found)
+    }
+
+    fn reload(&mut self) {
+        self.journal.crash();
+        let recovered = self.journal.recover();
+        self.core = Lifecycle::new(self.core.options.clone(), recovered);
+    }
+
+    /// One input, with every commit that follows; gives the effects in the order in which they may leave.
+    fn give(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.step(&input, &mut effects);
+        effects.extend(self.commit());
+        while self.journal.staged() > self.journal.durable() {
+            effects.extend(self.commit());
+        }
+        effects
+    }
+
+    fn commit(&mut self) -> Vec<Effect> {
+        let records = self.core.take_records();
+        let mut effects = self.journal.commit(records);
+        let upto = self.journal.durable();
+        self.step(&Input::Committed { upto }, &mut effects);
+        effects
+    }
+
+    fn step(&mut self, input: &Input, free: &mut Vec<Effect>) {
+        for sealed in self.core.step(self.now, input) {
+            free.extend(self.journal.stage(sealed));
+        }
+    }
+
+    fn ask(&mut self, reqid: &str, request: Request) -> Vec<Effect> {
+        self.calls += 1;
+        let reqid = ReqId::new(reqid).unwrap();
+        let known = self.journal.lookup(&reqid).map(Box::new);
+        let incoming = Incoming {
+            reqid,
+            request: request.canonical(),
+            dialect: Dialect::Management,
+            source: source("uid=0 pid=7"),
+            route: Some(Route { connection: 1, call: self.calls }),
+            timeout_ms: None,
+        };
+        self.give(Input::Request { incoming: Box::new(incoming), known })
+    }
+
+    fn pass(&mut self, ms: u64) -> Vec<Effect> {
+        self.now.boot = self.now.boot.plus_ms(ms);
+        self.now.wall.0 += ms * 1000;
+        self.give(Input::Tick)
+    }
+
+    fn report(&mut self, node: &str, incarnation: Incarnation, what: NodeHappening) -> Vec<Effect> {
+        self.give(Input::Node(NodeEvent { node: name(node), incarnation, what }))
+    }
+
+    /// Carries out the orders in `effects` as a host without faults does, until no more come.
+    fn obey(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+        let mut queue: std::collections::VecDeque<Effect> = effects.into();
+        let mut seen = Vec::new();
+        while let Some(effect) = queue.pop_front() {
+            if let Effect::Order { node, order } = &effect {
+                let process = self.process(17);
+                let (incarnation, what) = match order {
+                    NodeOrder::Prepare { incarnation, .. } => (*incarnation, Some(NodeHappening::Prepared)),
+                    NodeOrder::Launch { incarnation } => (*incarnation, Some(NodeHappening::Started { process })),
+                    NodeOrder::Stop { incarnation, .. } => (*incarnation, Some(exited(ExitCause::Signal(15)))),
+                    NodeOrder::AcknowledgeExit { incarnation } | NodeOrder::Forget { incarnation } => {
+                        (*incarnation, None)
+                    }
+                };
+                if let Some(what) = what {
+                    queue.extend(self.report(node.as_str(), incarnation, what));
+                }
+            }
+            seen.push(effect);
+        }
+        seen
+    }
+
+    fn process(&self, pid: u32) -> ProcessId {
+        ProcessId { boot_id: "boot-1".into(), pid, start_time: self.now.boot.0 / 10_000 }
+    }
+
+    fn incarnation(&self, node: &str) -> Incarnation {
+        self.core.durable().nodes[&name(node)].incarnation
+    }
+
+    fn ready(&mut self, node: &str) -> Vec<Effect> {
+        let incarnation = self.incarnation(node);
+        let effects = self.report(node, incarnation, NodeHappening::Ready);
+        self.obey(effects)
+    }
+
+    fn state(&self, node: &str) -> NodeState {
+        self.core.node_state(&name(node))
+    }
+
+    /// A configuration of these nodes, up and ready.
+    fn running(nodes: &[&str]) -> Self {
+        let mut bench = Self::new();
+        let effects = bench.ask("setup", set("c1", nodes));
+        let mut effects = bench.obey(effects);
+        for node in nodes {
+            effects.extend(bench.ready(node));
+            let later = bench.pass(1_000);
+            effects.extend(bench.obey(later));
+        }
+        for node in nodes {
+            bench.ready(node);
+            assert_eq!(bench.state(node), NodeState::Running, "{node}");
+        }
+        bench
+    }
+
+    fn entries(&self, matches: impl Fn(&Entry) -> bool) -> usize {
+        self.journal.entries().iter().filter(|one| matches(&one.entry)).count()
+    }
+}
+
+fn options() -> Options {
+    Options {
+        instance: InstanceName::new("a1").unwrap(),
+        cpus: 2,
+        program: Program::Simulated,
+        args: Vec::new(),
+        readiness: Readiness::Checkin,
+        ready_timeout_ms: 60_000,
+        stop_timeout_ms: 10_000,
+        stop_timeout_writers_ms: 15_000,
+        stage_wait_ms: 1_000,
+        request_timeout_ms: 7_000,
+        restart: RestartOptions::default(),
+    }
+}
+
+fn name(node: &str) -> NodeName {
+    NodeName::new(node).unwrap()
+}
+
+fn source(peer: &str) -> Source {
+    Source { transport: "test".into(), peer: peer.into() }
+}
+
+fn exited(cause: ExitCause) -> NodeHappening {
+    NodeHappening::Exited { cause, process: None, stdout: String::new(), stderr: "last words".into() }
+}
+
+fn configuration(id: &str, nodes: &[&str]) -> Configuration {
+    let node = |(index, name): (usize, &&str)| Node {
+        name: (*name).to_owned(),
+        instance: "a1".to_owned(),
+        role: match *name {
+            "logger" => ClusterRole::Logger,
+            "manager" => ClusterRole::Manager,
+            "proxy" => ClusterRole::Proxy,
+            _ => ClusterRole::Worker,
+        },
+        port: (!name.starts_with('w')).then(|| Port::tcp(2200 + index as u16)),
+        scripts: Vec::new(),
+        options: Vec::new(),
+        interface: None,
+        cpu_affinity: None,
+        env: BTreeMap::new(),
+        metrics_port: None,
+    };
+    let instances = vec![Instance { name: "a1".into(), host: "127.0.0.1".parse().unwrap(), listen_port: None }];
+    Configuration { id: id.into(), instances, nodes: nodes.iter().enumerate().map(node).collect() }
+}
+
+fn set(id: &str, nodes: &[&str]) -> Request {
+    Request::SetConfiguration { config: configuration(id, nodes) }
+}
+
+fn names(nodes: &[&str]) -> BTreeSet<String> {
+    nodes.iter().map(|node| (*node).to_owned()).collect()
+}
+
+fn responses(effects: &[Effect]) -> Vec<(Route, Response)> {
+    let response = |effect: &Effect| match effect {
+        Effect::Respond { route, response, .. } => Some((*route, (**response).clone())),
+        _ => None,
+    };
+    effects.iter().filter_map(response).collect()
+}
+
+fn only_response(effects: &[Effect]) -> Response {
+    let all = responses(effects);
+    assert_eq!(all.len(), 1, "{effects:?}");
+    all[0].1.clone()
+}
+
+fn prepared(effects: &[Effect]) -> Vec<String> {
+    let node = |effect: &Effect| match effect {
+        Effect::Order { node, order: NodeOrder::Prepare { .. } } => Some(node.to_string()),
+        _ => None,
+    };
+    effects.iter().filter_map(node).collect()
+}
+
+fn stopped(effects: &[Effect]) -> Vec<String> {
+    let node = |effect: &Effect| match effect {
+        Effect::Order { node, order: NodeOrder::Stop { .. } } => Some(node.to_string()),
+        _ => None,
+    };
+    effects.iter().filter_map(node).collect()
+}
+
+fn adopted(bench: &Bench, node: &str) -> Finding {
+    let record = &bench.core.durable().nodes[&name(node)];
+    let process = match &record.life {
+        crate::journal::entry::Life::Up { process, .. } => Some(process.clone()),
+        _ => None,
+    };
+    let spec: Box<LaunchSpec> = Box::new(record.spec.0.clone());
+    Finding::Adopted { incarnation: record.incarnation, process, ready: false, spec }
+}
+
+#[test]
+fn nothing_leaves_before_its_commit() {
+    let mut bench = Bench::new();
+    let incoming = Incoming {
+        reqid: ReqId::new("r").unwrap(),
+        request: Request::AgentWelcome {},
+        dialect: Dialect::ClusterAgent,
+        source: source("p"),
+        route: Some(Route { connection: 1, call: 1 }),
+        timeout_ms: None,
+    };
+    let input = Input::Request { incoming: Box::new(incoming), known: None };
+    let mut free = Vec::new();
+    bench.step(&input, &mut free);
+    assert_eq!(free, Vec::new());
+    assert_eq!(responses(&bench.commit()).len(), 1);
+}
+
+#[test]
+fn a_completed_duplicate_gets_the_stored_response() {
+    let mut bench = Bench::running(&["w1"]);
+    let first = only_response(&bench.ask("g", Request::GetNodes {}));
+    let effects = bench.report("w1", bench.incarnation("w1"), exited(ExitCause::Signal(9)));
+    bench.obey(effects);
+    let again = only_response(&bench.ask("g", Request::GetNodes {}));
+    assert_eq!(first, again);
+    let effects = bench.crash(vec![("w1", adopted(&bench, "w1"))]);
+    assert!(responses(&effects).is_empty());
+    assert_eq!(only_response(&bench.ask("g", Request::GetNodes {})), first);
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::DuplicateSeen { .. })), 2);
+    let fresh = only_response(&bench.ask("g2", Request::GetNodes {}));
+    assert_ne!(fresh.results[0].data, first.results[0].data, "a fresh reqid sees fresh values");
+}
+
+#[test]
+fn a_duplicate_during_handling_waits_for_the_same_response() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    assert!(responses(&effects).is_empty());
+    bench.obey(effects);
+    assert!(responses(&bench.ask("d", set("c1", &["w1"]))).is_empty());
+    let answers = responses(&bench.ready("w1"));
+    assert_eq!(answers.len(), 2);
+    assert_eq!(answers[0].1, answers[1].1);
+    assert!(answers[0].1.success());
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::LaunchIntended { .. })), 1);
+}
+
+#[test]
+fn too_many_waiting_duplicates_are_refused() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    bench.obey(effects);
+    for _ in 1..WAITING_DUPLICATES {
+        assert!(bench.ask("d", set("c1", &["w1"])).is_empty());
+    }
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    assert!(matches!(effects.as_slice(), [Effect::Refuse { .. }]), "{effects:?}");
+}
+
+#[test]
+fn another_request_under_the_same_reqid_is_a_conflict() {
+    let mut bench = Bench::running(&["w1"]);
+    let first = only_response(&bench.ask("r", Request::AgentWelcome {}));
+    let conflict = only_response(&bench.ask("r", Request::AgentStandby {}));
+    assert!(conflict.results[0].error.as_ref().unwrap().starts_with("conflict: "));
+    assert!(!conflict.success());
+    assert_eq!(conflict.event, "agent_standby_response");
+    assert_eq!(bench.state("w1"), NodeState::Running);
+    assert_eq!(only_response(&bench.ask("r", Request::AgentWelcome {})), first);
+}
+
+#[test]
+fn an_empty_reqid_is_never_a_duplicate() {
+    let mut bench = Bench::new();
+    for _ in 0..2 {
+        assert!(only_response(&bench.ask("", Request::AgentWelcome {})).success());
+    }
+    assert!(only_response(&bench.ask("", Request::AgentStandby {})).success());
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::RequestReceived { .. })), 3);
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::DuplicateSeen { .. })), 0);
+}
+
+#[test]
+fn three_crashes_abandon_a_request_and_clean_stops_do_not_count() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    bench.obey(effects);
+    for _ in 0..5 {
+        bench.give(Input::Stop { reason: "test".into() });
+        bench.crash(vec![("w1", adopted(&bench, "w1"))]);
+    }
+    assert_eq!(bench.core.durable().unfinished.len(), 1, "clean stops ended it");
+    for _ in 0..2 {
+        bench.crash(vec![("w1", adopted(&bench, "w1"))]);
+        assert_eq!(bench.core.durable().unfinished.len(), 1);
+    }
+    bench.crash(vec![("w1", adopted(&bench, "w1"))]);
+    assert!(bench.core.durable().unfinished.is_empty());
+    assert_eq!(
+        bench
+            .entries(|entry| matches!(entry, Entry::RequestCompleted { outcome: Outcome::Abandoned, attempts: 3, .. })),
+        1
+    );
+    let answer = only_response(&bench.ask("d", set("c1", &["w1"])));
+    assert!(answer.results[0].error.as_ref().unwrap().starts_with("abandoned after 3 attempts"));
+}
+
+#[test]
+fn a_replayed_request_is_finished_and_published_to_whoever_subscribes() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    bench.obey(effects);
+    bench.crash(vec![("w1", adopted(&bench, "w1"))]);
+    assert!(responses(&bench.ready("w1")).is_empty(), "who asked is gone");
+    assert!(bench.core.durable().unfinished.is_empty());
+    let effects = bench.give(Input::PeerAppeared);
+    let published: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Publish { .. })).collect();
+    assert_eq!(published.len(), 1);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Notify(Notification::NotifyAgentHello { .. }))));
+    assert!(bench.give(Input::PeerAppeared).iter().all(|effect| !matches!(effect, Effect::Publish { .. })));
+}
+
+#[test]
+fn a_response_is_unsent_until_its_delivery_is_reported() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("w", Request::AgentWelcome {});
+    let (route, _) = responses(&effects)[0].clone();
+    assert!(bench.core.sent_upto() < bench.journal.durable());
+    bench.give(Input::Delivered { route });
+    assert_eq!(bench.core.sent_upto(), bench.journal.durable());
+}
+
+#[test]
+fn an_invalid_configuration_lists_every_problem_and_changes_nothing() {
+    let mut bench = Bench::running(&["w1"]);
+    let before = bench.incarnation("w1");
+    let mut bad = configuration("bad", &["w1", "w1", "manager"]);
+    bad.nodes[2].port = None;
+    bad.nodes[2].instance = "nowhere".into();
+    let answer = only_response(&bench.ask("b", Request::SetConfiguration { config: bad.clone() }));
+    assert_eq!(answer.results.len(), 1);
+    let error = answer.results[0].error.clone().unwrap();
+    assert!(error.contains("w1") && error.contains("nowhere") && error.contains("manager"), "{error}");
+    let several = only_response(&bench.ask("b2", Request::Deploy { config: bad, force: true }));
+    assert!(several.results.len() >= 3, "{several:?}");
+    assert_eq!(bench.incarnation("w1"), before);
+    assert_eq!(bench.state("w1"), NodeState::Running);
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::RequestCompleted { outcome: Outcome::Rejected, .. })), 2);
+    let again = Request::SetConfiguration { config: configuration("bad", &["w1"]) };
+    assert!(only_response(&bench.ask("b", again)).results[0].error.as_ref().unwrap().starts_with("conflict: "));
+}
+
+#[test]
+fn the_running_configuration_is_left_alone_unless_forced() {
+    let mut bench = Bench::running(&["w1"]);
+    let before = bench.incarnation("w1");
+    let answer = only_response(&bench.ask("s", Request::Deploy { config: configuration("c1", &["w1"]), force: false }));
+    assert_eq!((answer.results.len(), answer.success()), (1, true));
+    assert_eq!(bench.incarnation("w1"), before);
+    let effects = bench.ask("f", Request::Deploy { config: configuration("c1", &["w1"]), force: true });
+    bench.obey(effects);
+    assert_eq!(bench.incarnation("w1"), before.next());
+}
+
+#[test]
+fn a_later_configuration_supersedes_one_that_still_waits() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("first", set("c1", &["w1"]));
+    bench.obey(effects);
+    let effects = bench.ask("second", set("c2", &["w2"]));
+    let answer = only_response(&effects);
+    assert_eq!(answer.reqid.as_str(), "first");
+    assert!(answer.results[0].error.as_ref().unwrap().starts_with("superseded by request "), "{answer:?}");
+    bench.obey(effects);
+    assert_eq!(only_response(&bench.ready("w2")).reqid.as_str(), "second");
+    assert!(!bench.core.durable().nodes.contains_key(&name("w1")));
+}
+
+#[test]
+fn stages_start_in_order_and_wait_for_a_slow_one_only_so_long() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1", "manager", "logger", "proxy"]));
+    assert_eq!(prepared(&effects), ["logger"]);
+    assert_eq!(prepared(&bench.obey(effects)), ["logger"], "others wait for the logger");
+    let effects = bench.ready("logger");
+    assert_eq!(prepared(&effects), ["manager"]);
+    let effects = bench.pass(999);
+    assert!(prepared(&effects).is_empty());
+    let effects = bench.pass(1);
+    assert_eq!(prepared(&effects), ["proxy"], "the manager had its second");
+    bench.obey(effects);
+    assert_eq!(prepared(&bench.ready("proxy")), ["w1"], "workers wait for the proxy, not for the manager any more");
+}
+
+#[test]
+fn stages_stop_in_reverse() {
+    let mut bench = Bench::running(&["logger", "manager", "w1"]);
+    let effects = bench.ask("s", Request::AgentStandby {});
+    assert_eq!(stopped(&effects), ["w1"]);
+    let seen = bench.obey(effects);
+    assert_eq!(stopped(&seen), ["w1", "manager", "logger"]);
+    assert!(only_response(&seen).success());
+    assert!(bench.core.durable().nodes.is_empty());
+    assert_eq!(bench.core.configuration_id(), None);
+}
+
+#[test]
+fn a_standby_that_takes_too_long_names_what_still_runs() {
+    let mut bench = Bench::running(&["w1"]);
+    let effects = bench.ask("s", Request::AgentStandby {});
+    assert_eq!(stopped(&effects), ["w1"]);
+    let answer = only_response(&bench.pass(10_000 + 3_000 + 5_000));
+    assert!(answer.results[0].error.as_ref().unwrap().contains("w1: still running"), "{answer:?}");
+}
+
+#[test]
+fn a_node_that_cannot_start_is_failed_with_the_reason() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
+    assert_eq!(prepared(&effects), ["w1", "w2"]);
+    let incarnation = bench.incarnation("w1").next();
+    let reason = ExitCause::NotStarted("/no/such/zeek: no such file".into());
+    let effects = bench.report("w1", incarnation, exited(reason));
+    assert_eq!(bench.state("w1"), NodeState::Failed);
+    bench.obey(effects);
+    let effects = bench.report("w2", incarnation, NodeHappening::Prepared);
+    bench.obey(effects);
+    let answer = only_response(&bench.ready("w2"));
+    let failed = answer.results.iter().find(|result| result.node.as_deref() == Some("w1")).unwrap();
+    assert!(failed.error.as_ref().unwrap().contains("/no/such/zeek"));
+    assert!(answer.results.iter().any(|result| result.node.as_deref() == Some("w2") && result.success));
+    let effects = bench.pass(300_000);
+    assert_eq!(prepared(&effects), ["w1"], "tried again after failed_retry");
+}
+
+#[test]
+fn at_the_deadline_pending_nodes_are_named_and_supervision_goes_on() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
+    bench.obey(effects);
+    assert!(responses(&bench.ready("w1")).is_empty());
+    let incarnation = bench.incarnation("w2");
+    let effects = bench.report("w2", incarnation, exited(ExitCause::Code(1)));
+    bench.obey(effects);
+    let answer = only_response(&bench.pass(7_000));
+    let [timed_out, w1, w2] = answer.results.as_slice() else { panic!("{answer:?}") };
+    assert_eq!((timed_out.error.as_deref(), &timed_out.node), (Some("request timed out"), &None));
+    assert!(w1.success);
+    assert!(!w2.success && w2.error.is_none());
+    assert!(matches!(&w2.data, Some(ResultData::Outputs(outputs)) if outputs.stderr == "last words"), "{w2:?}");
+    bench.ready("w2");
+    assert_eq!(bench.state("w2"), NodeState::Running);
+}
+
+#[test]
+fn a_crash_loop_backs_off_and_is_given_up() {
+    let mut bench = Bench::running(&["w1"]);
+    let mut restarts = 0;
+    while bench.state("w1") != NodeState::Failed {
+        let incarnation = bench.incarnation("w1");
+        let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
+        let mut seen = bench.obey(effects);
+        for _ in 0..70 {
+            let later = bench.pass(500);
+            seen.extend(bench.obey(later));
+        }
+        restarts += prepared(&seen).len();
+        assert!(restarts < 20, "it is never given up");
+    }
+    assert_eq!(restarts, 10);
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::NodeExited { asked: false, .. })), 11);
+}
+
+#[test]
+fn a_stopped_node_stays_stopped_until_it_is_started_or_configured() {
+    let mut bench = Bench::running(&["w1"]);
+    let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]) });
+    assert!(only_response(&bench.obey(effects)).success());
+    assert_eq!(bench.state("w1"), NodeState::Stopped);
+    bench.crash(vec![("w1", Finding::Absent)]);
+    assert!(prepared(&bench.pass(600_000)).is_empty());
+    let effects = bench.ask("same", set("c1", &["w1"]));
+    assert!(only_response(&effects).success() && prepared(&effects).is_empty());
+    let effects = bench.ask("y", Request::StartNodes { nodes: names(&["w1"]) });
+    assert_eq!(prepared(&effects), ["w1"]);
+    bench.obey(effects);
+    assert!(only_response(&bench.ready("w1")).success());
+}
+
+#[test]
+fn unknown_nodes_are_dropped_by_the_api_and_named_to_operators() {
+    let mut bench = Bench::running(&["w1"]);
+    let answer = only_response(&bench.ask("a", Request::Restart { nodes: names(&["nobody"]) }));
+    assert!(answer.results.is_empty());
+    let answer = only_response(&bench.ask("b", Request::StopNodes { nodes: names(&["w1", "nobody"]) }));
+    assert!(answer.results[0].error.as_ref().unwrap().contains("nobody"));
+    assert_eq!(bench.state("w1"), NodeState::Running);
+}
+
+#[test]
+fn an_exit_while_the_agent_was_away_is_recorded_once_and_restarted_once() {
+    let mut bench = Bench::running(&["w1"]);
+    let incarnation = bench.incarnation("w1");
+    let report = Finding::Exited {
+        incarnation,
+        process: None,
+        cause: ExitCause::Signal(9),
+        stdout: String::new(),
+        stderr: String::new(),
+    };
+    let effects = bench.crash(vec![("w1", report)]);
+    let seen = bench.obey(effects);
+    assert_eq!(prepared(&seen), ["w1"]);
+    let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(9)));
+    assert_eq!(
+        effects,
+        [Effect::Order { node: name("w1"), order: NodeOrder::AcknowledgeExit { incarnation } }],
+        "the second report is acknowledged and nothing else"
+    );
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::NodeExited { .. })), 1);
+}
+
+#[test]
+fn after_a_host_restart_wanted_nodes_start_and_stopped_ones_do_not() {
+    let mut bench = Bench::running(&["w1", "w2"]);
+    let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w2"]) });
+    bench.obey(effects);
+    bench.reload();
+    bench.now.boot = BootTime(5_000_000);
+    let effects = bench.start("boot-2", vec![("w1", Finding::Absent), ("w2", Finding::Absent)]);
+    assert_eq!(prepared(&effects), ["w1"]);
+    let restarted =
+        |entry: &Entry| matches!(entry, Entry::NodeExited { cause: ExitCause::HostRestarted, asked: false, .. });
+    assert_eq!(bench.entries(restarted), 1);
+}
+
+#[test]
+fn an_intent_without_a_process_is_carried_out_under_its_own_number() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    let incarnation = bench.incarnation("w1").next();
+    assert_eq!(prepared(&effects), ["w1"]);
+    bench.report("w1", incarnation, NodeHappening::Prepared);
+    let effects = bench.crash(vec![("w1", Finding::Absent)]);
+    let seen = bench.obey(effects);
+    let launched = Effect::Order { node: name("w1"), order: NodeOrder::Launch { incarnation } };
+    assert!(seen.contains(&launched), "{seen:?}");
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::LaunchIntended { .. })), 1);
+}
+
+#[test]
+fn five_early_deaths_hold_until_somebody_says_what_they_want() {
+    let mut bench = Bench::running(&["w1", "w2"]);
+    for _ in 0..4 {
+        bench.crash(vec![("w1", adopted(&bench, "w1")), ("w2", adopted(&bench, "w2"))]);
+        assert_eq!(bench.core.hold(), None);
+    }
+    let effects = bench.crash(vec![("w1", adopted(&bench, "w1")), ("w2", Finding::Absent)]);
+    assert!(bench.core.hold().is_some());
+    assert!(prepared(&effects).is_empty() && prepared(&bench.pass(10_000)).is_empty(), "w2 is not started");
+    let incarnation = bench.incarnation("w1");
+    let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
+    assert_eq!(prepared(&effects), ["w1"], "what was adopted is supervised");
+    bench.obey(effects);
+    let effects = bench.ask("go", set("c1", &["w1", "w2"]));
+    assert_eq!(bench.core.hold(), None);
+    assert_eq!(prepared(&effects), ["w2"]);
+    bench.obey(effects);
+    assert_eq!(bench.state("w2"), NodeState::Pending);
+}
+
+#[test]
+fn a_run_of_a_minute_is_no_early_death() {
+    let mut bench = Bench::new();
+    for _ in 0..12 {
+        bench.pass(SETTLED_MS);
+        bench.crash(Vec::new());
+        assert_eq!(bench.core.hold(), None);
+    }
+}
+
+#[test]
+fn a_node_that_nobody_can_prove_ours_is_left_alone() {
+    let mut bench = Bench::running(&["w1"]);
+    let effects = bench.crash(vec![("w1", Finding::Unprovable { reason: "the lock is held by pid 1".into() })]);
+    assert_eq!(bench.state("w1"), NodeState::Unknown);
+    assert!(prepared(&effects).is_empty() && stopped(&effects).is_empty());
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Notify(Notification::NotifyError { .. }))));
+    let effects = bench.pass(5_000);
+    assert_eq!(prepared(&effects), ["w1"], "looked at again");
+    let incarnation = bench.incarnation("w1").next();
+    let effects = bench.report("w1", incarnation, NodeHappening::Prepared);
+    let seen = bench.obey(effects);
+    let launched = Effect::Order { node: name("w1"), order: NodeOrder::Launch { incarnation } };
+    assert!(seen.contains(&launched), "once the lock is free, the old one is lost and a new one starts: {seen:?}");
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::NodeExited { cause: ExitCause::Lost, .. })), 1);
+}
+
+#[test]
+fn a_node_that_never_gets_ready_is_told_once_and_left_running() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    bench.obey(effects);
+    let mut errors = 0;
+    for _ in 0..20 {
+        let effects = bench.pass(10_000);
+        assert!(stopped(&effects).is_empty());
+        errors +=
+            effects.iter().filter(|effect| matches!(effect, Effect::Notify(Notification::NotifyError { .. }))).count();
+    }
+    assert_eq!(errors, 1);
+    assert_eq!(bench.state("w1"), NodeState::Pending);
+}
+
+#[test]
+fn alive_for_long_enough_is_ready_where_that_is_what_ready_means() {
+    let mut bench = Bench::with(Options { readiness: Readiness::Alive { after_ms: 1_000 }, ..options() });
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    bench.obey(effects);
+    assert_eq!(bench.state("w1"), NodeState::Pending);
+    assert!(only_response(&bench.pass(1_000)).success());
+    assert_eq!(bench.state("w1"), NodeState::Running);
+}
+
+#[test]
+fn rejected_input_is_journaled_ten_times_a_minute_and_then_counted() {
+    let mut bench = Bench::new();
+    for pid in 0..100 {
+        bench.give(Input::Malformed {
+            source: source(&format!("uid=5 pid={pid}")),
+            event: String::new(),
+            error: "not MessagePack".into(),
+        });
+    }
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::InputRejected { .. })), 10);
+    bench.pass(60_000);
+    let counted = |entry: &Entry| matches!(entry, Entry::InputRejected { suppressed: 90, .. });
+    assert_eq!(bench.entries(counted), 1);
+    bench.give(Input::Malformed { source: source("uid=6 pid=1"), event: String::new(), error: "x".into() });
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::InputRejected { .. })), 12);
+}
+
+#[test]
+fn shutdown_with_nodes_keeps_what_is_wanted() {
+    let mut bench = Bench::running(&["w1"]);
+    let effects = bench.ask("bye", Request::Shutdown { nodes: true });
+    let seen = bench.obey(effects);
+    assert!(only_response(&seen).success());
+    assert!(seen.iter().any(|effect| matches!(effect, Effect::Exit { .. })));
+    assert_eq!(bench.state("w1"), NodeState::Stopped);
+    let effects = bench.ask("late", Request::AgentWelcome {});
+    assert!(matches!(effects.as_slice(), [Effect::Refuse { .. }]));
+    let effects = bench.crash(vec![("w1", Finding::Absent)]);
+    assert_eq!(prepared(&effects), ["w1"], "the next run starts them");
+}
+
+#[test]
+fn a_dispatch_answers_per_node() {
+    let mut bench = Bench::running(&["w1"]);
+    let action = vec!["get_id_value".to_owned(), "Cluster::node".to_owned()];
+    let ask = |nodes: &[&str]| Request::NodeDispatch { action: action.clone(), nodes: names(nodes) };
+    let answer = only_response(&bench.ask("a", ask(&[])));
+    assert!(answer.results[0].error.as_ref().unwrap().starts_with("no channel to node yet"));
+    assert!(only_response(&bench.ask("b", ask(&["nobody"]))).results.is_empty());
+    let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]) });
+    bench.obey(effects);
+    let answer = only_response(&bench.ask("c", ask(&["w1"])));
+    assert_eq!(answer.results[0].error.as_deref(), Some("cluster node w1 not in running state"));
+}

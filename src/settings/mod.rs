@@ -1,0 +1,482 @@
+//! The agent's settings: each resolved from flag over environment over file over default, each remembering which it was.
+//!
+//! One table at the end of this file declares them all; `docs/SETTINGS.md` shows the same table, and a test compares the
+//! two. Everything that is wrong is reported at once. What a value leads to is not known here: components get their own
+//! options.
+
+pub mod file;
+pub mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+pub use file::File;
+pub use value::{Address, ExitCodes, Group, LogFormat, LogLevel, ProgramName, Ready, Setting, Size, Span};
+
+use crate::api::ids::InstanceName;
+use crate::api::launch::{Program, Readiness};
+
+/// The state directory of an agent that runs as root.
+pub const SYSTEM_STATE_DIR: &str = "/var/lib/zeek-cluster-agent";
+/// The control socket's name in the state directory.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Flag(String),
+    Environment(&'static str),
+    File { path: PathBuf, line: usize },
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+            Self::Environment(variable) => write!(f, "environment {variable}"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A value, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+impl<T> Deref for Set<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// Something wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    #[error("{}{}: {problem}", path.display(), line.map_or_else(String::new, |line| format!(":{line}")))]
+    File { path: PathBuf, line: Option<usize>, problem: String },
+    #[error("{}:{line}: unknown setting `{key}`; the nearest known one is `{nearest}`", path.display())]
+    UnknownKey { path: PathBuf, line: usize, key: String, nearest: &'static str },
+    #[error("{}`{key}` {problem}", place(origin))]
+    Value { key: &'static str, origin: Origin, problem: String },
+}
+
+fn place(origin: &Origin) -> String {
+    match origin {
+        Origin::File { .. } => format!("{origin}: "),
+        Origin::Flag(_) | Origin::Environment(_) => format!("{origin}: setting "),
+        Origin::Default => "setting ".to_owned(),
+    }
+}
+
+/// Everything that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    /// The command line alone is to blame.
+    pub fn only_flags(&self) -> bool {
+        self.0.iter().all(|problem| matches!(problem, Problem::Value { origin: Origin::Flag(_), .. }))
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, problem) in self.0.iter().enumerate() {
+            if number > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Flags that were given: a setting's key and the text.
+pub type Flags = Vec<(&'static str, String)>;
+
+/// What of the process and its host goes into the settings.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    pub environment: BTreeMap<String, String>,
+    pub is_root: bool,
+    pub hostname: String,
+}
+
+impl Surroundings {
+    pub fn here() -> Self {
+        let text = |text: std::ffi::OsString| text.into_string().ok();
+        Self {
+            environment: std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect(),
+            is_root: rustix::process::geteuid().is_root(),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// A variable that is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The state directory of an agent that a user runs without being root, if the user has a home.
+    pub fn own_state_dir(&self) -> Option<PathBuf> {
+        let base = match self.variable("XDG_STATE_HOME").map(PathBuf::from) {
+            Some(base) if base.is_absolute() => base,
+            Some(_) | None => PathBuf::from(self.variable("HOME")?).join(".local/state"),
+        };
+        Some(base.join("zeek-cluster-agent"))
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        let own = if self.is_root { None } else { self.own_state_dir() };
+        own.unwrap_or_else(|| PathBuf::from(SYSTEM_STATE_DIR))
+    }
+
+    fn agent_name(&self) -> InstanceName {
+        InstanceName::new(format!("agent-{}", self.hostname))
+            .or_else(|_| InstanceName::new("agent-localhost"))
+            .expect("agent-localhost is a good name")
+    }
+}
+
+/// One row of the table of settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    pub name: &'static str,
+    pub variable: &'static str,
+    pub kind: &'static str,
+    /// In words where it depends on the host.
+    pub default: &'static str,
+    pub doc: &'static [&'static str],
+}
+
+/// A setting as `settings` prints it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shown {
+    pub key: &'static str,
+    pub value: String,
+    pub json: Value,
+    pub origin: Origin,
+}
+
+impl Shown {
+    pub fn to_json(&self) -> Value {
+        json!({"key": self.key, "value": self.json, "source": self.origin.to_string()})
+    }
+}
+
+struct Layers<'a> {
+    flags: &'a Flags,
+    surroundings: &'a Surroundings,
+    path: PathBuf,
+    items: BTreeMap<String, file::Item<'a>>,
+    problems: Vec<Problem>,
+}
+
+impl Layers<'_> {
+    /// The value of the highest layer that has one. A bad value is a problem, and the default stands in for it until all
+    /// problems are found.
+    fn pick<T: Setting>(&mut self, key: &'static str, variable: &'static str, default: T) -> Set<T> {
+        let (read, origin) = if let Some((_, text)) = self.flags.iter().find(|(flag, _)| *flag == key) {
+            (T::parse(text), Origin::Flag(format!("--{}", key.replace('_', "-"))))
+        } else if let Some(text) = self.surroundings.variable(variable) {
+            (T::parse(text), Origin::Environment(variable))
+        } else if let Some(item) = self.items.get(key) {
+            (T::from_toml(&item.value), Origin::File { path: self.path.clone(), line: item.line })
+        } else {
+            return Set { value: default, origin: Origin::Default };
+        };
+        match read {
+            Ok(value) => Set { value, origin },
+            Err(problem) => {
+                self.problems.push(Problem::Value { key, origin, problem });
+                Set { value: default, origin: Origin::Default }
+            }
+        }
+    }
+}
+
+/// Differences between two words, for the nearest known key.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (down, mine) in one.chars().enumerate() {
+        let mut diagonal = down;
+        let mut left = down + 1;
+        for (cell, theirs) in row.iter_mut().skip(1).zip(&other) {
+            let here = (diagonal + usize::from(mine != *theirs)).min(*cell + 1).min(left + 1);
+            diagonal = std::mem::replace(cell, here);
+            left = here;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = down + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+fn nearest(key: &str) -> &'static str {
+    let near = KEYS.iter().min_by_key(|known| distance(key, known.name));
+    near.expect("there are settings").name
+}
+
+impl Settings {
+    /// Resolves every setting, or says everything that is wrong.
+    pub fn resolve(flags: &Flags, surroundings: &Surroundings, file: Option<&File>) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let (path, items) = match file {
+            None => (PathBuf::new(), BTreeMap::new()),
+            Some(file) => match file.items() {
+                Ok(items) => (file.path.clone(), items),
+                Err(problem) => return Err(Problems(vec![problem])),
+            },
+        };
+        for (key, item) in &items {
+            if KEYS.iter().all(|known| known.name != key) {
+                let (path, line) = (path.clone(), item.line);
+                problems.push(Problem::UnknownKey { path, line, key: key.clone(), nearest: nearest(key) });
+            }
+        }
+        let mut layers = Layers { flags, surroundings, path, items, problems };
+        let settings = Self::pick_all(&mut layers);
+        let mut problems = layers.problems;
+        problems.extend(settings.contradictions());
+        if problems.is_empty() { Ok(settings) } else { Err(Problems(problems)) }
+    }
+
+    fn contradictions(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        let mut unless = |holds: bool, key, origin: &Origin, problem: String| {
+            if !holds {
+                found.push(Problem::Value { key, origin: origin.clone(), problem });
+            }
+        };
+        for (span, key) in [
+            (&self.request_timeout, "request_timeout"),
+            (&self.commit_timeout, "commit_timeout"),
+            (&self.journal_open_timeout, "journal_open_timeout"),
+            (&self.ready_timeout, "ready_timeout"),
+            (&self.restart_window, "restart_window"),
+            (&self.backoff_min, "backoff_min"),
+        ] {
+            unless(span.ms > 0, key, &span.origin, "is 0, which leaves no time at all".to_owned());
+        }
+        unless(
+            self.backoff_min.ms <= self.backoff_max.ms,
+            "backoff_max",
+            &self.backoff_max.origin,
+            format!("is {}, less than backoff_min ({})", *self.backoff_max, *self.backoff_min),
+        );
+        unless(
+            self.space_floor_facts.bytes <= self.space_floor_requests.bytes,
+            "space_floor_facts",
+            &self.space_floor_facts.origin,
+            format!(
+                "is {}, more than space_floor_requests ({}): facts have to go on when requests are refused",
+                *self.space_floor_facts, *self.space_floor_requests
+            ),
+        );
+        unless(
+            self.journal_cache.bytes >= Size::mib(1).bytes,
+            "journal_cache",
+            &self.journal_cache.origin,
+            format!("is {}, at least 1MiB is needed", *self.journal_cache),
+        );
+        found
+    }
+
+    /// Settings of transports that this release does not have: `run` refuses them instead of ignoring them.
+    pub fn unavailable(&self) -> Vec<Problem> {
+        let transports = [(&self.websocket, "websocket"), (&self.listen, "listen"), (&self.controller, "controller")];
+        let set = transports.into_iter().filter(|(address, _)| ***address != Address::Off);
+        let problem = |(address, key): (&Set<Address>, &'static str)| Problem::Value {
+            key,
+            origin: address.origin.clone(),
+            problem: format!(
+                "is {}, and this release has no network transport yet; set it to off and use the control socket",
+                address.show()
+            ),
+        };
+        set.map(problem).collect()
+    }
+
+    /// Variables that look like settings and are none.
+    pub fn strange_variables(surroundings: &Surroundings) -> Vec<String> {
+        let known = |name: &str| name == CONFIG_VARIABLE || KEYS.iter().any(|key| key.variable == name);
+        let strange = surroundings.environment.keys().filter(|name| name.starts_with("ZCA_") && !known(name));
+        strange
+            .map(|name| {
+                let key = name.strip_prefix("ZCA_").unwrap_or(name).to_ascii_lowercase();
+                format!("environment {name} is no setting; the nearest one is `{}`", nearest(&key))
+            })
+            .collect()
+    }
+
+    /// What a node is run with.
+    pub fn program(&self) -> Program {
+        if *self.simulate_nodes { Program::Simulated } else { Program::Path(self.node_program.0.clone()) }
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        match *self.ready {
+            Ready::Checkin => Readiness::Checkin,
+            Ready::Alive => Readiness::Alive { after_ms: self.alive_secs.ms },
+        }
+    }
+
+    /// The number of the control group, looked up in `groups`, which has the form of /etc/group.
+    pub fn control_gid(&self, groups: &str) -> Result<Option<u32>, Problem> {
+        let Some(group) = &self.control_group.0 else { return Ok(None) };
+        if let Ok(gid) = group.parse() {
+            return Ok(Some(gid));
+        }
+        let found = groups.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            if fields.next() != Some(group) {
+                return None;
+            }
+            fields.nth(1)?.parse().ok()
+        });
+        match found {
+            Some(gid) => Ok(Some(gid)),
+            None => Err(Problem::Value {
+                key: "control_group",
+                origin: self.control_group.origin.clone(),
+                problem: format!("is {group:?}, which /etc/group does not have; a group's number works too"),
+            }),
+        }
+    }
+
+    /// The agent's address was chosen by somebody: clients then look nowhere else.
+    pub fn names_agent(&self) -> bool {
+        self.control_socket.origin != Origin::Default || self.state_dir.origin != Origin::Default
+    }
+}
+
+/// Names another settings file than [`file::DEFAULT_PATH`].
+pub const CONFIG_VARIABLE: &str = "ZCA_CONFIG";
+
+macro_rules! settings {
+    ($surroundings:ident; $($(#[doc = $doc:literal])* $key:ident: $type:ty, $variable:literal, $default:literal => $value:expr;)*) => {
+        /// Every setting, in the order of the table.
+        pub const KEYS: &[Key] = &[$(Key {
+            name: stringify!($key),
+            variable: $variable,
+            kind: <$type as Setting>::TYPE,
+            default: $default,
+            doc: &[$($doc),*],
+        }),*];
+
+        /// Resolved settings.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Settings {
+            $($(#[doc = $doc])* pub $key: Set<$type>,)*
+        }
+
+        impl Settings {
+            fn pick_all(layers: &mut Layers<'_>) -> Self {
+                let $surroundings = layers.surroundings;
+                $(let $key = layers.pick::<$type>(stringify!($key), $variable, $value);)*
+                Self { $($key),* }
+            }
+
+            /// Every effective value and where it comes from.
+            pub fn shown(&self) -> Vec<Shown> {
+                vec![$(Shown {
+                    key: stringify!($key),
+                    value: self.$key.show(),
+                    json: self.$key.json(),
+                    origin: self.$key.origin.clone(),
+                }),*]
+            }
+        }
+    };
+}
+
+settings! {
+    surroundings;
+
+    /// The agent's name, which is its instance's. A state directory belongs to one name.
+    name: InstanceName, "ZEEK_AGENT_NAME", "`agent-` and the hostname" => surroundings.agent_name();
+    /// Where the journal, the nodes' directories and the control socket are. Not on NFS.
+    state_dir: PathBuf, "ZCA_STATE_DIR",
+        "as root `/var/lib/zeek-cluster-agent`, else `$XDG_STATE_HOME/zeek-cluster-agent`" => surroundings.state_dir();
+    /// Where the nodes' working directories are. Never deleted by the agent.
+    node_dir: PathBuf, "ZCA_NODE_DIR", "`nodes` in state_dir" => state_dir.value.join("nodes");
+    /// The socket for the command line.
+    control_socket: PathBuf, "ZCA_CONTROL_SOCKET", "`control.sock` in state_dir" => state_dir.value.join(SOCKET_NAME);
+    /// Members of this group may use the control socket, which is everything the agent can do.
+    control_group: Group, "ZCA_CONTROL_GROUP", "" => Group::default();
+    /// Where to serve WebSocket clients. Only `off` in this release.
+    websocket: Address, "ZCA_WEBSOCKET", "off" => Address::Off;
+    /// Where to accept Broker peers. Only `off` in this release.
+    listen: Address, "ZCA_LISTEN", "off" => Address::Off;
+    /// The controller to connect to. Only `off` in this release.
+    controller: Address, "ZCA_CONTROLLER", "off" => Address::Off;
+
+    /// What runs as a node.
+    node_program: ProgramName, "ZCA_NODE_PROGRAM", "zeek" => ProgramName("zeek".to_owned());
+    /// Arguments of every node.
+    node_args: Vec<String>, "ZCA_NODE_ARGS", "[]" => Vec::new();
+    /// Run this binary's own simulated nodes instead of node_program: for dry runs and tests.
+    simulate_nodes: bool, "ZCA_SIMULATE_NODES", "false" => false;
+    /// When a node is ready: when it checks in, or when it has run for alive_secs.
+    ready: Ready, "ZCA_READY", "checkin" => Ready::Checkin;
+    /// How long a node has to run to be ready with `ready = "alive"`.
+    alive_secs: Span, "ZCA_ALIVE_SECS", "1s" => Span::seconds(1);
+    /// A node that is not ready by then stays PENDING, and the controller is told.
+    ready_timeout: Span, "ZCA_READY_TIMEOUT", "1min" => Span::seconds(60);
+    /// From SIGTERM to SIGKILL for proxies and workers.
+    stop_timeout: Span, "ZCA_STOP_TIMEOUT", "10s" => Span::seconds(10);
+    /// From SIGTERM to SIGKILL for loggers and managers, which have more to write.
+    stop_timeout_manager_logger: Span, "ZCA_STOP_TIMEOUT_MANAGER_LOGGER", "15s" => Span::seconds(15);
+    /// How long a stage of the start (loggers, manager, proxies, workers) waits for the one before it.
+    stage_wait: Span, "ZCA_STAGE_WAIT", "1s" => Span::seconds(1);
+
+    /// More exits than this within restart_window make a node FAILED.
+    max_restarts: u32, "ZCA_MAX_RESTARTS", "10" => 10;
+    /// The time in which max_restarts are counted.
+    restart_window: Span, "ZCA_RESTART_WINDOW", "10min" => Span::seconds(600);
+    /// The pause before a node's second restart; it doubles from there.
+    backoff_min: Span, "ZCA_BACKOFF_MIN", "1s" => Span::seconds(1);
+    /// The longest pause before a restart.
+    backoff_max: Span, "ZCA_BACKOFF_MAX", "1min" => Span::seconds(60);
+    /// When a FAILED node is tried again; 0 is never.
+    failed_retry: Span, "ZCA_FAILED_RETRY", "5min" => Span::seconds(300);
+    /// Exit codes that make a node FAILED at once.
+    permanent_exit_codes: ExitCodes, "ZCA_PERMANENT_EXIT_CODES", "[]" => ExitCodes::default();
+
+    /// Changes are answered within this. Controllers give up after 10 s.
+    request_timeout: Span, "ZCA_REQUEST_TIMEOUT", "7s" => Span::seconds(7);
+    /// A commit of the journal that takes longer ends the agent; its nodes run on.
+    commit_timeout: Span, "ZCA_COMMIT_TIMEOUT", "10s" => Span::seconds(10);
+    /// The longest that opening the journal may take.
+    journal_open_timeout: Span, "ZCA_JOURNAL_OPEN_TIMEOUT", "1min" => Span::seconds(60);
+    /// The journal's cache; its real use of memory can be several times as much.
+    journal_cache: Size, "ZCA_JOURNAL_CACHE", "32MiB" => Size::mib(32);
+    /// With less free space, new requests are refused.
+    space_floor_requests: Size, "ZCA_SPACE_FLOOR_REQUESTS", "256MiB" => Size::mib(256);
+    /// With less free space, nothing more is journaled and no node launched.
+    space_floor_facts: Size, "ZCA_SPACE_FLOOR_FACTS", "64MiB" => Size::mib(64);
+    /// A file that is given back when a start finds the disk full; 0 is none.
+    ballast_size: Size, "ZCA_BALLAST_SIZE", "16MiB" => Size::mib(16);
+
+    /// The form of the log on stderr.
+    log_format: LogFormat, "ZCA_LOG_FORMAT", "text" => LogFormat::Text;
+    /// The least level that is logged; -v and -q shift it, RUST_LOG replaces it.
+    log_level: LogLevel, "ZCA_LOG_LEVEL", "info" => LogLevel::Info;
+}
+
+#[cfg(test)]
+mod tests;

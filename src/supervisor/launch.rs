@@ -1,0 +1,338 @@
+//! From a launch spec to a shim: takes the lock, binds the shim's socket, writes the launch file; once the intent is durable,
+//! spawns the shim.
+//!
+//! Promises: nothing is prepared while the lock is held or the last known process lives; the lock is handed over, never
+//! unlocked. Between [`prepare`] and [`spawn`] nothing runs: if the agent dies there, the lock is free again and the
+//! same incarnation is launched by the next one.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
+use serde_bytes::ByteBuf;
+
+use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
+use super::process::Proven;
+use super::{Context, create_private, shim, sim_node};
+use crate::api::ids::{Incarnation, NodeName, Seq};
+use crate::api::launch::{LaunchSpec, ProcessId, Program};
+
+/// How long a lock may be held by what is just going away: an acknowledged shim, a killed node.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at a lock, at most.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Where programs are looked for if the agent has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A node's run directory, open: its socket is reached through the descriptor, however long the path is.
+#[derive(Debug)]
+pub struct RunDir {
+    pub path: PathBuf,
+    directory: File,
+}
+
+impl RunDir {
+    /// `None` if there is none.
+    pub fn open(path: PathBuf) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(directory) => Ok(Some(Self { path, directory: directory.into() })),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn create(path: PathBuf) -> io::Result<Self> {
+        create_private(&path)?;
+        Self::open(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// A path to the socket that fits into 108 bytes; good while `self` lives.
+    pub fn socket(&self) -> PathBuf {
+        format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()).into()
+    }
+
+    /// The lock's file, not locked.
+    pub fn open_lock(&self) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.directory, LOCK, flags, Mode::from_raw_mode(0o600))?.into())
+    }
+
+    /// The lock, taken; `None` if it is held.
+    pub fn try_lock(&self) -> io::Result<Option<File>> {
+        let lock = self.open_lock()?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(lock)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// As [`try_lock`](Self::try_lock), again and again for as long as `patience`. Blocks.
+    pub fn lock_within(&self, patience: Duration) -> io::Result<Option<File>> {
+        let deadline = Instant::now() + patience;
+        let mut pause = Duration::from_millis(2);
+        loop {
+            if let Some(lock) = self.try_lock()? {
+                return Ok(Some(lock));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            // flock can only wait without a limit, so this is one of two places that look again by the clock.
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LOOK_AGAIN);
+        }
+    }
+}
+
+/// An incarnation that needs nothing more than its shim.
+#[derive(Debug)]
+pub struct Prepared {
+    pub incarnation: Incarnation,
+    pub directory: RunDir,
+    lock: OwnedFd,
+    listener: UnixListener,
+}
+
+#[derive(Debug)]
+pub enum Preparation {
+    Prepared(Prepared),
+    /// Something of the node is still there, or holds its lock.
+    Held,
+    /// It cannot be started, and this is why.
+    Impossible(String),
+}
+
+/// What is to be launched.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub incarnation: Incarnation,
+    pub spec: Box<LaunchSpec>,
+    pub by: Seq,
+}
+
+/// Prepares one incarnation; `last` is the node's last known process. Blocks for [`PATIENCE`] at most while the lock is held.
+pub fn prepare(context: &Context, node: &NodeName, order: &Order, last: Option<&ProcessId>) -> Preparation {
+    match try_prepare(context, node, order, last) {
+        Ok(Some(prepared)) => Preparation::Prepared(prepared),
+        Ok(None) => Preparation::Held,
+        Err(reason) => Preparation::Impossible(reason),
+    }
+}
+
+fn try_prepare(
+    context: &Context,
+    node: &NodeName,
+    order: &Order,
+    last: Option<&ProcessId>,
+) -> Result<Option<Prepared>, String> {
+    let launch = resolve(context, node, order)?;
+    let node_dir = context.node_dir(node);
+    create_private(&node_dir)
+        .map_err(|error| format!("cannot create its working directory {}: {error}", node_dir.display()))?;
+    let path = context.run_dir(node);
+    let cannot = |what: &'static str| {
+        let path = path.clone();
+        move |error: io::Error| format!("cannot {what} {}: {error}", path.display())
+    };
+    let directory = RunDir::create(path.clone()).map_err(cannot("create its run directory"))?;
+    let Some(lock) = directory.lock_within(PATIENCE).map_err(cannot("take the lock in"))? else {
+        return Ok(None);
+    };
+    if let Some(last) = last {
+        let alive = Proven::by_identity(last, &context.boot_id)
+            .map_err(|error| format!("cannot tell whether its last process {} is gone: {error}", last.pid))?;
+        if alive.is_some() {
+            return Ok(None);
+        }
+    }
+    // Nobody holds the lock, so nobody offers these, and the core has had its look before it ordered another start.
+    for stale in [STATUS, SOCKET] {
+        files::remove(&path.join(stale)).map_err(|error| chain(&error))?;
+    }
+    let listener = UnixListener::bind(directory.socket()).map_err(cannot("bind the shim's socket in"))?;
+    files::write(&path, &launch, Durability::PowerCut).map_err(|error| chain(&error))?;
+    Ok(Some(Prepared { incarnation: order.incarnation, directory, lock: lock.into(), listener }))
+}
+
+/// Spawns the shim of a prepared incarnation, which gets the lock and the listener; this process's own are closed.
+pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Result<(RunDir, tokio::process::Child)> {
+    let Prepared { incarnation, directory, lock, listener } = prepared;
+    // Through the descriptor: the file behind the path may be another release's by now.
+    let mut command = std::process::Command::new(format!("/proc/self/fd/{}", context.executable.as_raw_fd()));
+    command
+        .arg0(shim::NAME)
+        .arg(node.as_str())
+        .arg(incarnation.to_string())
+        .current_dir(&directory.path)
+        .stdin(Stdio::from(lock))
+        .stdout(Stdio::from(OwnedFd::from(listener)))
+        .stderr(Stdio::null());
+    let child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
+    Ok((directory, child))
+}
+
+/// Works out everything that the shim needs.
+fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, String> {
+    let spec = &order.spec;
+    let env = environment(&context.options.environment, &spec.env);
+    let program = match &spec.program {
+        Program::Path(program) => Some(find_program(program, env.get(OsStr::new("PATH")))?),
+        Program::Simulated => None,
+    };
+    let mut argv: Vec<ByteBuf> = match &program {
+        Some(path) => vec![bytes(path.as_os_str())],
+        None => vec![ByteBuf::from(sim_node::NAME), ByteBuf::from(sim_node::ARGUMENT)],
+    };
+    argv.extend(spec.args.iter().map(|argument| ByteBuf::from(argument.as_bytes())));
+    let has_zero = |text: &[u8]| text.contains(&0);
+    if argv.iter().any(|argument| has_zero(argument))
+        || env.iter().any(|(name, value)| has_zero(name.as_bytes()) || has_zero(value.as_bytes()))
+    {
+        return Err("an argument or environment variable of it contains a zero byte".into());
+    }
+    Ok(Launch {
+        node: node.clone(),
+        incarnation: order.incarnation,
+        by: order.by,
+        spec: (**spec).clone(),
+        program: program.as_ref().map(|path| bytes(path.as_os_str())),
+        argv,
+        env: env
+            .into_iter()
+            .map(|(name, value)| (ByteBuf::from(name.into_vec()), ByteBuf::from(value.into_vec())))
+            .collect(),
+        directory: bytes(context.node_dir(node).as_os_str()),
+    })
+}
+
+fn bytes(text: &OsStr) -> ByteBuf {
+    ByteBuf::from(text.as_bytes())
+}
+
+/// The agent's environment, less what was meant for the agent itself; over it the node's own.
+fn environment(agent: &[(OsString, OsString)], node: &BTreeMap<String, String>) -> BTreeMap<OsString, OsString> {
+    const NAMES: [&[u8]; 3] = [b"NOTIFY_SOCKET", b"INVOCATION_ID", b"JOURNAL_STREAM"];
+    const PREFIXES: [&[u8]; 3] = [b"WATCHDOG_", b"LISTEN_", b"ZCA_"];
+    let is_ours = |name: &OsStr| {
+        let name = name.as_bytes();
+        NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    };
+    let inherited = agent.iter().filter(|(name, _)| !is_ours(name)).cloned();
+    inherited.chain(node.iter().map(|(name, value)| (name.into(), value.into()))).collect()
+}
+
+/// The file to execute, as an absolute path. The error names what was looked at.
+fn find_program(program: &str, path: Option<&OsString>) -> Result<PathBuf, String> {
+    if program.is_empty() {
+        return Err("no node program is set; set node_program in the settings or give --node-program".into());
+    }
+    if program.contains('/') {
+        let path =
+            std::path::absolute(program).map_err(|error| format!("cannot run node program {program}: {error}"))?;
+        return match check_executable(&path) {
+            Ok(()) => Ok(path),
+            Err(error) => Err(format!("cannot run node program {}: {error}", path.display())),
+        };
+    }
+    let path = path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
+    let mut seen = None;
+    for directory in std::env::split_paths(path).filter(|directory| directory.is_absolute()) {
+        let candidate = directory.join(program);
+        match check_executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => drop(seen.get_or_insert_with(|| format!("{}: {error}", candidate.display()))),
+        }
+    }
+    let seen = seen.unwrap_or_else(|| "no such file".into());
+    Err(format!("cannot find node program {program} in PATH ({}): {seen}", path.display()))
+}
+
+fn check_executable(path: &Path) -> io::Result<()> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?)
+}
+
+/// An error with its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_was_meant_for_the_agent_is_not_passed_on() {
+        let agent = [
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
+            "WATCHDOG_PID",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_FDNAMES",
+            "INVOCATION_ID",
+            "JOURNAL_STREAM",
+            "ZCA_STATE_DIR",
+            "ZCA_CRASH_AT",
+            "PATH",
+            "HOME",
+            "ZEEK_AGENT_NAME",
+            "NOTIFY_SOCKET_2",
+        ]
+        .map(|name| (OsString::from(name), OsString::from("agent")));
+        let node = [("PATH".to_owned(), "node".to_owned()), ("ZCA_LOOKS_OURS".to_owned(), "node".to_owned())].into();
+        let env = environment(&agent, &node);
+        let seen: Vec<_> = env.iter().map(|(name, value)| (name.to_str().unwrap(), value.to_str().unwrap())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("HOME", "agent"),
+                ("NOTIFY_SOCKET_2", "agent"),
+                ("PATH", "node"),
+                ("ZCA_LOOKS_OURS", "node"),
+                ("ZEEK_AGENT_NAME", "agent"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_program_is_found_or_the_reason_names_the_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("tool");
+        let path = Some(directory.path().as_os_str().to_owned());
+        let missing = find_program("tool", path.as_ref()).unwrap_err();
+        assert!(missing.contains(directory.path().to_str().unwrap()), "{missing}");
+        std::fs::write(&place, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(&place, PermissionsExt::from_mode(0o644)).unwrap();
+        let refused = find_program("tool", path.as_ref()).unwrap_err();
+        assert!(refused.contains("tool: Permission denied"), "{refused}");
+        std::fs::set_permissions(&place, PermissionsExt::from_mode(0o755)).unwrap();
+        assert_eq!(find_program("tool", path.as_ref()).unwrap(), place);
+        assert!(find_program(directory.path().to_str().unwrap(), None).unwrap_err().contains("not a regular file"));
+        assert!(find_program("/nowhere/zeek", None).unwrap_err().contains("/nowhere/zeek: No such file"));
+        assert!(find_program("", None).is_err());
+    }
+}

@@ -1,0 +1,133 @@
+//! Supervision, the mechanism: runs the host's nodes under shims, finds again what an earlier agent left running.
+//!
+//! Answers for [`NodeOrder`](crate::api::supervision::NodeOrder)s in, [`NodeEvent`](crate::api::supervision::NodeEvent)s
+//! out, and for design section 4 as far as it is about processes. Promises: a node is never started while a process of it
+//! may live; a process that is not proven ours is never signalled; no end goes unreported. Leaves to the core: all policy
+//! (what to start and when, restarts, deadlines of readiness), and to the journal: what happened.
+//!
+//! ```text
+//!   agent                                            one per node
+//!   Handle ─order→ Slot ─→ task ──launch──────────→  shim ──fork──→ node
+//!     ↑                     │ ↑   run/<name>/lock     │ ↑ pipes, pidfd, NOTIFY_SOCKET
+//!   NodeEvent ←─────────────┘ └── run/<name>/socket ──┘ └→ run/<name>/status, nodes/<name>/stdout
+//! ```
+//!
+//! - [`shim`] is the process between agent and node; [`protocol`] what it says to the agent; [`files`] what both write down;
+//!   [`sys`] what needs `unsafe`; [`output`] and [`notify`] its ears.
+//! - [`launch`] takes the lock and spawns shims; [`adopt`] finds out what is left of a node; [`process`] proves.
+//! - [`task`] is the event loop per node and the [`Handle`].
+//! - [`sim_node`] stands in for Zeek.
+
+mod adopt;
+mod files;
+mod launch;
+mod link;
+mod notify;
+pub mod output;
+mod process;
+mod protocol;
+mod shim;
+pub mod sim_node;
+mod sys;
+mod task;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+pub use process::boot_id;
+pub use shim::NAME as SHIM_NAME;
+pub use task::Handle;
+
+use crate::api::ids::NodeName;
+
+/// What the supervisor has to know of its host.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Holds `run/<name>/`. Absolute.
+    pub state_dir: PathBuf,
+    /// Holds the nodes' working directories. Absolute.
+    pub node_dir: PathBuf,
+    /// What shims execute; opened once, so that an upgrade may replace the file.
+    pub executable: PathBuf,
+    /// What nodes inherit, before anything is taken away or laid over.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl Options {
+    /// The defaults below `state_dir`.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        let state_dir = state_dir.into();
+        Self {
+            node_dir: state_dir.join("nodes"),
+            state_dir,
+            executable: "/proc/self/exe".into(),
+            environment: std::env::vars_os().collect(),
+        }
+    }
+}
+
+/// Why there is no supervision at all. What concerns one node is a [`NodeEvent`](crate::api::supervision::NodeEvent).
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open the agent's own executable {path}, from which shims are started")]
+    Executable { path: PathBuf, source: io::Error },
+    #[error("cannot read this boot's id; is /proc mounted?")]
+    BootId(#[source] io::Error),
+    #[error("cannot create the directory {path}")]
+    CreateDirectory { path: PathBuf, source: io::Error },
+    #[error("cannot list the nodes' run directories in {path}")]
+    ListRun { path: PathBuf, source: io::Error },
+}
+
+/// What all nodes' tasks share and none changes.
+#[derive(Debug)]
+struct Context {
+    options: Options,
+    executable: File,
+    boot_id: String,
+    run: PathBuf,
+}
+
+impl Context {
+    fn open(options: Options) -> Result<Self, Error> {
+        let executable = File::open(&options.executable)
+            .map_err(|source| Error::Executable { path: options.executable.clone(), source })?;
+        let boot_id = process::boot_id().map_err(Error::BootId)?;
+        let run = options.state_dir.join("run");
+        for path in [&run, &options.node_dir] {
+            create_private(path).map_err(|source| Error::CreateDirectory { path: path.clone(), source })?;
+        }
+        Ok(Self { options, executable, boot_id, run })
+    }
+
+    fn run_dir(&self, node: &NodeName) -> PathBuf {
+        self.run.join(node.as_str())
+    }
+
+    fn node_dir(&self, node: &NodeName) -> PathBuf {
+        self.options.node_dir.join(node.as_str())
+    }
+}
+
+/// Creates a directory, and those above it, for this user alone: environments and output are in there.
+fn create_private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Runs the process as what it was started as, if that is not the agent or its command line: a shim, or a simulated
+/// node. To be called first in `main`, while there is one thread and nothing was done.
+pub fn hidden_mode(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut args = args.into_iter();
+    if args.next()? == shim::NAME {
+        return Some(shim::main(args));
+    }
+    match args.next()?.to_str()? {
+        sim_node::ARGUMENT => Some(sim_node::main()),
+        sim_node::CHILD_ARGUMENT => Some(sim_node::child()),
+        _ => None,
+    }
+}

@@ -1,0 +1,109 @@
+//! The node's NOTIFY_SOCKET, as systemd defined it: datagrams of `NAME=value` lines.
+//!
+//! Abstract, so that nothing is left on disk and no path is too long; the kernel picks the name, so nobody can sit on it
+//! before. Anybody on the host may write to such a socket: only the node's own user and root are heard. Of what can be
+//! said, READY=1, STATUS=… and BARRIER=1 (whose descriptor is closed, which is the answer) are taken in.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::sys;
+
+/// The most of a STATUS that is passed on.
+const STATUS_LIMIT: usize = 256;
+
+pub struct NotifySocket {
+    socket: OwnedFd,
+    /// With `@` for the zero byte, as in the environment.
+    address: Vec<u8>,
+    uid: u32,
+}
+
+/// What one datagram said.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Notification {
+    pub is_ready: bool,
+    pub status: Option<String>,
+}
+
+impl NotifySocket {
+    /// A socket for a node that runs as this process's user.
+    pub fn bind() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+        // Without a name the kernel gives a free one.
+        rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed())?;
+        let address = SocketAddrUnix::try_from(rustix::net::getsockname(&socket)?)?;
+        let name = address.abstract_name().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let address = [b"@", name].concat();
+        Ok(Self { socket, address, uid: rustix::process::geteuid().as_raw() })
+    }
+
+    pub fn address(&self) -> &[u8] {
+        &self.address
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The next datagram from somebody who may speak; `None` when there is none waiting.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Notification>> {
+        loop {
+            match sys::receive_with_credentials(self.socket.as_fd(), buffer) {
+                Ok(datagram)
+                    if datagram.is_cut || !matches!(datagram.uid, Some(uid) if uid == 0 || uid == self.uid) => {}
+                Ok(datagram) => return Ok(Some(parse(buffer.get(..datagram.length).unwrap_or_default()))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn parse(datagram: &[u8]) -> Notification {
+    let mut notification = Notification::default();
+    for line in datagram.split(|byte| *byte == b'\n') {
+        if line == b"READY=1" {
+            notification.is_ready = true;
+        } else if let Some(status) = line.strip_prefix(b"STATUS=") {
+            let status = status.get(..STATUS_LIMIT).unwrap_or(status);
+            notification.status = Some(status.escape_ascii().to_string());
+        }
+    }
+    notification
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    #[test]
+    fn ready_and_status_are_heard_and_the_rest_is_not() {
+        assert_eq!(parse(b"READY=1"), Notification { is_ready: true, status: None });
+        assert_eq!(
+            parse(b"STATUS=up\x1b[\nREADY=1\n"),
+            Notification { is_ready: true, status: Some("up\\x1b[".into()) }
+        );
+        for other in [b"READY=0".as_slice(), b"READY=11", b"MAINPID=1", b"STOPPING=1", b"", b"\xff\0", b"XREADY=1"] {
+            assert_eq!(parse(other), Notification::default());
+        }
+    }
+
+    #[test]
+    fn a_datagram_of_our_own_user_is_received() {
+        let socket = NotifySocket::bind().unwrap();
+        assert!(socket.receive(&mut [0; 4096]).unwrap().is_none());
+        let address = SocketAddr::from_abstract_name(&socket.address()[1..]).unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.send_to_addr(&[b'x'; 5000], &address).unwrap();
+        sender.send_to_addr(b"READY=1", &address).unwrap();
+        assert!(socket.receive(&mut [0; 4096]).unwrap().unwrap().is_ready, "the one that is too long is skipped");
+    }
+}

@@ -1,0 +1,208 @@
+//! A node's output on disk: `stdout` and `stderr` in its directory, rotated, never in the node's way.
+//!
+//! Promises: whatever the disk does, [`Output::write`] returns an account and no error; bytes that could not be written
+//! are dropped and counted. Three files of 10 MiB a stream at most: `stdout`, `stdout.1`, `stdout.2`.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::api::status::NodeOutputs;
+
+/// The size at which a file is rotated.
+pub const FILE_LIMIT: u64 = 10 << 20;
+/// The most that a tail has.
+pub const TAIL_BYTES: u64 = 16 << 10;
+pub const TAIL_LINES: usize = 100;
+
+/// One stream of one node.
+#[derive(Debug)]
+pub struct Output {
+    directory: OwnedFd,
+    name: &'static str,
+    file: Option<File>,
+    size: u64,
+    limit: u64,
+    /// Bytes of this incarnation that are in files: its tail must not show what an earlier one said.
+    written: u64,
+    /// Bytes that could not be written.
+    pub dropped: u64,
+}
+
+impl Output {
+    /// Does not fail: a file that cannot be opened now is tried again when there is something to write.
+    pub fn new(directory: OwnedFd, name: &'static str, limit: u64) -> Self {
+        let mut output = Self { directory, name, file: None, size: 0, limit, written: 0, dropped: 0 };
+        let _ = output.open();
+        output
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        let flags =
+            OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::from(rustix::fs::openat(&self.directory, self.name, flags, Mode::from_raw_mode(0o640))?);
+        self.size = file.metadata()?.len();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Takes all of `bytes`. The error tells why some were dropped, for a log; they are counted already.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut left = bytes;
+        let result = self.write_some(&mut left);
+        self.dropped += left.len() as u64;
+        result
+    }
+
+    fn write_some(&mut self, left: &mut &[u8]) -> io::Result<()> {
+        while !left.is_empty() {
+            if self.size >= self.limit {
+                self.rotate()?;
+            }
+            if self.file.is_none() {
+                self.open()?;
+            }
+            let Some(file) = &mut self.file else {
+                return Err(io::ErrorKind::NotFound.into());
+            };
+            let room = usize::try_from(self.limit.saturating_sub(self.size).max(1)).unwrap_or(usize::MAX);
+            let part = left.get(..room).unwrap_or(left);
+            match file.write(part) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    *left = left.get(count..).unwrap_or_default();
+                    self.size += count as u64;
+                    self.written += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let directory = self.directory.as_fd();
+        let (first, second) = (numbered(self.name, 1), numbered(self.name, 2));
+        match rustix::fs::renameat(directory, &first, directory, &second) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match rustix::fs::renameat(directory, self.name, directory, &first) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.file = None;
+        self.open()
+    }
+
+    /// The last lines of what this incarnation wrote.
+    pub fn tail(&self) -> String {
+        let mut bytes = Vec::new();
+        for name in [numbered(self.name, 1), self.name.to_owned()] {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            if let Ok(fd) = rustix::fs::openat(&self.directory, &name, flags, Mode::empty()) {
+                let _ = append_end(&mut File::from(fd), &mut bytes);
+            }
+        }
+        let own = usize::try_from(self.written.min(TAIL_BYTES)).unwrap_or(0);
+        last_lines(bytes.get(bytes.len().saturating_sub(own)..).unwrap_or_default())
+    }
+}
+
+fn numbered(name: &str, number: u32) -> String {
+    format!("{name}.{number}")
+}
+
+/// Appends the last [`TAIL_BYTES`] of `file`.
+fn append_end(file: &mut File, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(TAIL_BYTES)))?;
+    file.take(TAIL_BYTES).read_to_end(bytes).map(drop)
+}
+
+/// At most [`TAIL_LINES`] lines and [`TAIL_BYTES`] bytes; what is not UTF-8 is replaced.
+fn last_lines(bytes: &[u8]) -> String {
+    let end = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let nth = end.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').nth(TAIL_LINES - 1);
+    let from = nth.map_or(0, |(place, _)| place + 1);
+    let mut text = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned();
+    // A replacement is longer than the byte it replaces.
+    let excess = text.len().saturating_sub(TAIL_BYTES as usize);
+    let cut = (excess..=text.len()).find(|place| text.is_char_boundary(*place)).unwrap_or(0);
+    text.drain(..cut);
+    text
+}
+
+/// The tails of both streams of a node, from its directory: of whatever incarnation wrote there last. Missing files are
+/// empty output.
+pub fn tails(directory: &Path) -> NodeOutputs {
+    let tail = |name: &str| {
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = File::open(directory.join(name)) {
+            let _ = append_end(&mut file, &mut bytes);
+        }
+        last_lines(&bytes)
+    };
+    NodeOutputs { stdout: tail("stdout"), stderr: tail("stderr") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(directory: &Path, limit: u64) -> Output {
+        Output::new(File::open(directory).unwrap().into(), "stdout", limit)
+    }
+
+    #[test]
+    fn three_files_and_no_more_and_no_byte_out_of_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut stdout = output(directory.path(), 10);
+        stdout.write(b"0123456789abcdefghijABCDEFGHIJxyz").unwrap();
+        let read = |name| std::fs::read_to_string(directory.path().join(name)).unwrap_or_default();
+        assert_eq!(
+            [read("stdout.3"), read("stdout.2"), read("stdout.1"), read("stdout")],
+            ["", "abcdefghij", "ABCDEFGHIJ", "xyz"]
+        );
+        assert_eq!(stdout.tail(), "abcdefghijABCDEFGHIJxyz".split_at(10).1);
+    }
+
+    #[test]
+    fn a_tail_shows_this_incarnation_only() {
+        let directory = tempfile::tempdir().unwrap();
+        output(directory.path(), 1000).write(b"said before\n").unwrap();
+        let mut stdout = output(directory.path(), 1000);
+        assert_eq!(stdout.tail(), "");
+        stdout.write(b"said now\n").unwrap();
+        assert_eq!(stdout.tail(), "said now\n");
+        assert_eq!(tails(directory.path()).stdout, "said before\nsaid now\n");
+    }
+
+    #[test]
+    fn a_tail_has_a_hundred_lines_and_no_more_bytes_than_promised() {
+        let lines: String = (0..300).map(|n| format!("line {n}\n")).collect();
+        let tail = last_lines(lines.as_bytes());
+        assert_eq!((tail.lines().count(), tail.lines().next()), (100, Some("line 200")));
+        let garbage = last_lines(&[0xff; 16 << 10]);
+        assert!(garbage.len() <= 16 << 10 && garbage.chars().all(|c| c == '\u{fffd}'));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_dropped_and_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut stdout = output(directory.path(), 10);
+        stdout.write(b"0123456789").unwrap();
+        // A directory in the way of the rotation, and not an empty one.
+        std::fs::create_dir_all(directory.path().join("stdout.1/x")).unwrap();
+        assert!(stdout.write(b"lost").is_err());
+        assert_eq!(stdout.dropped, 4);
+        std::fs::remove_dir_all(directory.path().join("stdout.1")).unwrap();
+        std::fs::remove_dir_all(directory.path().join("stdout.2")).unwrap_or_default();
+        stdout.write(b"kept").unwrap();
+        assert_eq!(std::fs::read(directory.path().join("stdout")).unwrap(), b"kept");
+    }
+}

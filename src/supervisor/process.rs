@@ -1,0 +1,246 @@
+//! Which process is which: identity by boot, pid and start time; proof that a process belongs to a node; signals through
+//! pidfds, so that a pid used again is never hit.
+//!
+//! Promise: [`Proven`] exists only for a process that was identified *after* its pidfd was opened. Nothing else in the
+//! agent signals a process.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::api::launch::ProcessId;
+
+/// The id of the running boot.
+pub fn boot_id() -> io::Result<String> {
+    #[cfg(feature = "crash-points")]
+    if let Ok(id) = std::env::var("ZCA_TEST_BOOT_ID") {
+        return Ok(id);
+    }
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
+}
+
+/// State letter and start time out of `/proc/PID/stat`.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    // The name, in parentheses, may hold blanks and parentheses itself.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let state = fields.next()?.chars().next()?;
+    // Field 22, counted from 1; the state is field 3.
+    let start_time = fields.nth(22 - 3 - 1)?.parse().ok()?;
+    Some((state, start_time))
+}
+
+fn stat(pid: u32) -> io::Result<(char, u64)> {
+    let text = fs::read(format!("/proc/{pid}/stat"))?;
+    parse_stat(&String::from_utf8_lossy(&text)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The identity of a process that cannot go away meanwhile (a child not reaped yet).
+pub fn identify(pid: u32, boot_id: &str) -> io::Result<ProcessId> {
+    Ok(ProcessId { boot_id: boot_id.to_owned(), pid, start_time: stat(pid)?.1 })
+}
+
+/// A live process that is proven to be the one meant.
+#[derive(Debug)]
+pub struct Proven {
+    pub pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Proven {
+    /// The process with this identity, if it lives; a zombie does not.
+    pub fn by_identity(process: &ProcessId, boot_id: &str) -> io::Result<Option<Self>> {
+        if process.boot_id != boot_id {
+            return Ok(None);
+        }
+        let Some(proven) = Self::pin(process.pid)? else {
+            return Ok(None);
+        };
+        match stat(process.pid) {
+            Ok((state, start_time)) if start_time == process.start_time && is_alive(state) => Ok(Some(proven)),
+            Ok(_) => Ok(None),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All processes that have `lock` open with the lock on it; this process is not looked at. The second value counts
+    /// those that could not be inspected.
+    pub fn by_lock(lock: &File) -> io::Result<(Vec<Self>, usize)> {
+        let lock = lock.metadata()?;
+        let own = std::process::id();
+        let (mut proven, mut hidden) = (Vec::new(), 0);
+        for entry in fs::read_dir("/proc")? {
+            let Ok(entry) = entry else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            if pid == own {
+                continue;
+            }
+            match holds_lock(pid, lock.dev(), lock.ino()) {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    hidden += 1;
+                    continue;
+                }
+                Err(_) => continue,
+            }
+            // Once more behind the pidfd: now it is this process, and not one that had the pid before.
+            if let Some(process) = Self::pin(pid)?
+                && holds_lock(pid, lock.dev(), lock.ino()).unwrap_or(false)
+            {
+                proven.push(process);
+            }
+        }
+        Ok((proven, hidden))
+    }
+
+    fn pin(pid: u32) -> io::Result<Option<Self>> {
+        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| pid.as_raw_nonzero().get() > 1)
+        else {
+            return Ok(None);
+        };
+        match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Some(Self { pid, pidfd })),
+            // EINVAL: a thread has this number now.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends `signal`; a process that ended meanwhile is fine.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for the end, at most until `deadline`; tells whether it came.
+    pub fn wait_until(&self, deadline: Instant) -> bool {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) => return false,
+                Ok(_) => return true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+fn is_alive(state: char) -> bool {
+    !matches!(state, 'Z' | 'X' | 'x')
+}
+
+/// No such process, in the two ways that /proc has to say it.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// Whether one of the process's descriptors is this very file and carries a flock.
+///
+/// The file is compared through the descriptor rather than by the numbers in the `lock:` line, which differ from those
+/// of stat on btrfs and overlayfs.
+fn holds_lock(pid: u32, device: u64, inode: u64) -> io::Result<bool> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let Ok(entry) = entry else { continue };
+        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        if metadata.dev() != device || metadata.ino() != inode {
+            continue;
+        }
+        let Some(number) = entry.file_name().to_str().map(str::to_owned) else { continue };
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"))?;
+        if info.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Ends these processes: TERM, and after `grace` KILL. Tells whether all are gone in the end.
+pub fn end(processes: &[Proven], grace: Duration) -> io::Result<bool> {
+    for process in processes {
+        process.signal(Signal::TERM)?;
+    }
+    let deadline = Instant::now() + grace;
+    for process in processes {
+        if !process.wait_until(deadline) {
+            process.signal(Signal::KILL)?;
+        }
+    }
+    let deadline = Instant::now() + KILL_TAKES;
+    Ok(processes.iter().all(|process| process.wait_until(deadline)))
+}
+
+/// A killed process that has not ended by then hangs in the kernel.
+const KILL_TAKES: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::process::{Command, Stdio};
+
+    use rustix::fs::FlockOperation;
+
+    #[test]
+    fn stat_is_read_behind_the_name() {
+        let line = "77 (a) R 1) S 1 77 77 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 1\n";
+        assert_eq!(parse_stat(line), Some(('S', 98765)));
+        assert_eq!(parse_stat("77 (x) S 1"), None);
+        assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn a_process_is_proven_by_all_three_or_not_at_all() {
+        let boot = boot_id().unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let right = identify(child.id(), &boot).unwrap();
+        assert!(Proven::by_identity(&right, &boot).unwrap().is_some());
+        let late = ProcessId { start_time: right.start_time + 1, ..right.clone() };
+        assert!(Proven::by_identity(&late, &boot).unwrap().is_none());
+        let other_boot = ProcessId { boot_id: "another".into(), ..right.clone() };
+        assert!(Proven::by_identity(&other_boot, &boot).unwrap().is_none());
+        for pid in [0, 1, u32::MAX] {
+            let foreign = ProcessId { pid, start_time: 0, ..right.clone() };
+            assert!(Proven::by_identity(&foreign, &boot).unwrap().is_none(), "pid {pid}");
+        }
+        child.kill().unwrap();
+        // Not reaped yet: a zombie, which is dead.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Proven::by_identity(&right, &boot).unwrap().is_some() {
+            assert!(Instant::now() < deadline, "a killed process still counts as alive");
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn holders_of_a_lock_are_found_and_mere_openers_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let lock = File::create(&path).unwrap();
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let held = lock.as_fd().try_clone_to_owned().unwrap();
+        let mut holder = Command::new("sleep").arg("60").stdin(Stdio::from(held)).spawn().unwrap();
+        let opened = File::open(&path).unwrap();
+        let mut opener = Command::new("sleep").arg("60").stdin(Stdio::from(opened)).spawn().unwrap();
+        drop(lock);
+        let probe = File::open(&path).unwrap();
+        let (found, _) = Proven::by_lock(&probe).unwrap();
+        assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [holder.id()]);
+        assert!(end(&found, Duration::from_secs(10)).unwrap());
+        assert!(Proven::by_lock(&probe).unwrap().0.is_empty());
+        opener.kill().unwrap();
+        opener.wait().unwrap();
+        holder.wait().unwrap();
+    }
+}

@@ -1,0 +1,216 @@
+//! What agent and shim say to each other over the Unix socket in a node's run directory.
+//!
+//! A frame is its length (four bytes, big endian) and one message, MessagePack with names. Both ends live long and are
+//! upgraded apart: an agent adopts shims of older releases. So messages and fields are added, never changed or removed;
+//! a reader skips fields and whole messages that it does not know, and `Hello` names the version.
+//!
+//! The shim speaks first, with `Hello`: everything it knows, so that an agent that comes back needs no history. After
+//! that it reports what changes, and answers. It never asks. A shim that is idle does nothing, and so does the agent:
+//! there is no heartbeat. That a shim hangs (SIGSTOP) is noticed by what it owes an answer to: `Hello` to a connection,
+//! `Stopping` to `Stop`, closing to `Acknowledge`, `Pong` to `Ping`; the agent pings when somebody asks for states.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::files::Exit;
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::ProcessId;
+
+pub const VERSION: u32 = 1;
+
+/// The longest message to a shim: it has few fields, and the shim little memory.
+pub const TO_SHIM_LIMIT: usize = 4 << 10;
+/// The longest message to the agent: two output tails of 16 KiB, and room.
+pub const TO_AGENT_LIMIT: usize = 256 << 10;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToAgent {
+    Hello(Hello),
+    /// The node's program runs.
+    Started {
+        process: ProcessId,
+    },
+    /// READY=1 came.
+    Ready {},
+    /// The stop order is being carried out.
+    Stopping {},
+    /// The node is gone and reaped.
+    Exited {
+        process: Option<ProcessId>,
+        exit: Exit,
+    },
+    Pong {
+        token: u64,
+    },
+}
+
+/// The state of a node, as its shim sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub version: u32,
+    pub node: NodeName,
+    pub incarnation: Incarnation,
+    /// `None`: it was never started, or not yet.
+    pub process: Option<ProcessId>,
+    pub ready: bool,
+    /// Not acknowledged yet.
+    pub exit: Option<Exit>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToShim {
+    /// TERM to the node's group, KILL after so many milliseconds. Again: the earlier end counts.
+    Stop {
+        incarnation: Incarnation,
+        timeout_ms: u64,
+    },
+    /// The exit is durable: leave.
+    Acknowledge {
+        incarnation: Incarnation,
+    },
+    Ping {
+        token: u64,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("a frame of {length} bytes was announced, {limit} is the most")]
+    TooLong { length: u32, limit: usize },
+    #[error("a message does not decode; if it is new in a later release it may be skipped")]
+    Unknown(#[source] rmp_serde::decode::Error),
+}
+
+/// One message as a frame.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut frame = vec![0; 4];
+    let result = rmp_serde::encode::write_named(&mut frame, message);
+    result.expect("messages have only types that MessagePack can carry, and a vector takes all of it");
+    let length = u32::try_from(frame.len() - 4).expect("messages are far smaller than 4 GiB");
+    if let Some(head) = frame.first_chunk_mut() {
+        *head = length.to_be_bytes();
+    }
+    frame
+}
+
+/// Bytes in, messages out.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+}
+
+impl Decoder {
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next whole message. `TooLong` is for good; after `Unknown` the next call goes on with the next frame.
+    pub fn next<T: for<'a> Deserialize<'a>>(&mut self, limit: usize) -> Result<Option<T>, FrameError> {
+        let Some((head, rest)) = self.bytes.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let announced = u32::from_be_bytes(*head);
+        let length = usize::try_from(announced).unwrap_or(usize::MAX);
+        if length > limit {
+            return Err(FrameError::TooLong { length: announced, limit });
+        }
+        let Some(body) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let message = rmp_serde::from_slice(body).map_err(FrameError::Unknown);
+        self.bytes.drain(..4 + length);
+        message.map(Some)
+    }
+}
+
+impl From<FrameError> for io::Error {
+    fn from(error: FrameError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::launch::ExitCause;
+
+    fn exit() -> Exit {
+        Exit { cause: ExitCause::Code(1), ran_ms: 20, stdout: String::new(), stderr: "port in use\n".into() }
+    }
+
+    fn process() -> ProcessId {
+        ProcessId { boot_id: "b".into(), pid: 77, start_time: 1234 }
+    }
+
+    fn to_agent() -> Vec<ToAgent> {
+        vec![
+            ToAgent::Hello(Hello {
+                version: VERSION,
+                node: NodeName::new("w1").unwrap(),
+                incarnation: Incarnation(3),
+                process: Some(process()),
+                ready: true,
+                exit: None,
+            }),
+            ToAgent::Started { process: process() },
+            ToAgent::Ready {},
+            ToAgent::Stopping {},
+            ToAgent::Exited { process: Some(process()), exit: exit() },
+            ToAgent::Pong { token: 5 },
+        ]
+    }
+
+    fn to_shim() -> Vec<ToShim> {
+        vec![
+            ToShim::Stop { incarnation: Incarnation(3), timeout_ms: 10_000 },
+            ToShim::Acknowledge { incarnation: Incarnation(3) },
+            ToShim::Ping { token: 5 },
+        ]
+    }
+
+    /// Shims of this release will be adopted by later ones: these bytes stay as they are.
+    #[test]
+    fn golden_bytes() {
+        let mut text = String::new();
+        for frame in to_agent().iter().map(encode).chain(to_shim().iter().map(encode)) {
+            text.extend(frame.iter().map(|byte| format!("{byte:02x}")));
+            text.push('\n');
+        }
+        assert_eq!(text, include_str!("golden/protocol.hex"));
+    }
+
+    #[test]
+    fn decode_of_encode_is_identity_however_the_bytes_arrive() {
+        let bytes: Vec<u8> = to_agent().iter().flat_map(encode).collect();
+        for step in [1, 3, 7, bytes.len()] {
+            let mut decoder = Decoder::default();
+            let mut seen = Vec::new();
+            for part in bytes.chunks(step) {
+                decoder.push(part);
+                while let Some(message) = decoder.next::<ToAgent>(TO_AGENT_LIMIT).unwrap() {
+                    seen.push(message);
+                }
+            }
+            assert_eq!(seen, to_agent());
+        }
+    }
+
+    #[test]
+    fn an_unknown_message_is_skipped_and_an_unknown_field_ignored() {
+        let mut decoder = Decoder::default();
+        decoder.push(&encode(&serde_json::json!({"freeze": {"token": 1}})));
+        decoder.push(&encode(&serde_json::json!({"ping": {"token": 7, "colour": "red"}})));
+        assert!(matches!(decoder.next::<ToShim>(TO_SHIM_LIMIT), Err(FrameError::Unknown(_))));
+        assert_eq!(decoder.next::<ToShim>(TO_SHIM_LIMIT).unwrap(), Some(ToShim::Ping { token: 7 }));
+    }
+
+    #[test]
+    fn an_announced_length_is_checked_before_anything_is_kept_for_it() {
+        let mut decoder = Decoder::default();
+        decoder.push(&[0xff; 4]);
+        assert!(matches!(decoder.next::<ToShim>(TO_SHIM_LIMIT), Err(FrameError::TooLong { .. })));
+    }
+}

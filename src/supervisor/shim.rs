@@ -1,0 +1,730 @@
+//! The shim: the small process between agent and node. One per node, one thread, no runtime.
+//!
+//! Answers for: the node runs as its launch file says, has nobody but its shim as parent, and its end is seen, written
+//! down and offered until an agent acknowledges it. Works without an agent. Leaves all policy to the agent: the shim starts
+//! one process once, and stops it when told.
+//!
+//! Promises:
+//! - While any process of this incarnation lives (one that did not close its descriptors), the lock is held: by the shim,
+//!   and by the node, which inherits it.
+//! - The shim's death ends the node (PR_SET_PDEATHSIG), as far as the kernel lets it.
+//! - The node is never blocked by its output: the shim always reads, and drops what the disk does not take.
+//! - What is left of the node's process group is killed before its exit is reported, and the group's number is still
+//!   reserved then, since the node is a zombie until after.
+//! - An idle shim sleeps in poll without a timeout. There is one only between a stop order's TERM and its KILL.
+//!
+//! It does not make itself a subreaper: it would then have to reap strangers, and what leaves the node's group
+//! is found by the lock it inherited, before the next start.
+//!
+//! It is started with the lock's descriptor as standard input and the listening socket as standard output, in the
+//! node's run directory; see [`launch`](super::launch).
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+
+use super::files::{self, Durability, Exit, Launch, SHIM_LOG, SOCKET, STATUS, Status};
+use super::launch::chain;
+use super::notify::{Notification, NotifySocket};
+use super::output::{FILE_LIMIT, Output};
+use super::protocol::{self, Decoder, FrameError, Hello, ToAgent, ToShim};
+use super::{process, sys};
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::{ExitCause, ProcessId};
+use crate::crash_point;
+
+/// What the shim is called, in `ps` and to `pkill`.
+pub const NAME: &str = "zca-shim";
+
+/// The log and its predecessor have at most this size each.
+const LOG_LIMIT: u64 = 64 << 10;
+/// One read from a pipe: as much as a pipe holds unless told otherwise.
+const READ_SIZE: usize = 64 << 10;
+/// The most read from a pipe after the node's end: what a pipe can hold at most. A stray that goes on writing must not
+/// hold up the report.
+const DRAIN_LIMIT: usize = 1 << 20;
+/// What may wait for an agent that does not read; then it is taken for dead.
+const BACKLOG_LIMIT: usize = 1 << 20;
+
+/// The run directory, which is the shim's working directory.
+const HERE: &str = ".";
+
+/// Runs as the shim `zca-shim NODE INCARNATION` and returns when the node's exit has been acknowledged.
+pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    sys::ignore(&[Signal::TERM, Signal::INT, Signal::HUP, Signal::PIPE]);
+    // Fails only for a group leader, which nobody makes of a shim; it would work all the same.
+    let _ = rustix::process::setsid();
+    let name = CString::new(NAME).expect("the name has no zero byte");
+    let _ = rustix::thread::set_name(&name);
+    let (lock, listener) = match take_descriptors() {
+        Ok(descriptors) => descriptors,
+        // There is no way to tell anybody: the agent sees the lock free and the socket closed.
+        Err(_) => return ExitCode::FAILURE,
+    };
+    let mut log = Log::open();
+    let node = args.next().and_then(|text| text.into_string().ok()).and_then(|text| NodeName::new(text).ok());
+    let incarnation = args.next().and_then(|text| text.to_str().and_then(|text| text.parse().ok()));
+    let (Some(node), Some(incarnation)) = (node, incarnation) else {
+        log.line("not started as a shim is: zca-shim NODE INCARNATION in a run directory");
+        return ExitCode::FAILURE;
+    };
+    let incarnation = Incarnation(incarnation);
+    let boot_id = process::boot_id().unwrap_or_else(|error| {
+        log.line(format_args!("cannot read this boot's id, the node's process will not be provable: {error}"));
+        String::new()
+    });
+    let began = Instant::now();
+    let (phase, streams) = match start(&node, incarnation, lock.as_fd(), &boot_id) {
+        Ok((running, streams)) => (Phase::Running(running), streams),
+        Err(reason) => (Phase::failed(reason), Streams::default()),
+    };
+    let mut shim =
+        Shim { node, incarnation, listener, agent: None, phase, streams, ready: false, began, log, _lock: lock };
+    if let Phase::Exited { .. } = shim.phase {
+        shim.settle();
+    }
+    shim.run()
+}
+
+/// Lock and listener, moved away from the standard streams, which become /dev/null; everything else is closed.
+fn take_descriptors() -> io::Result<(OwnedFd, UnixListener)> {
+    let lock = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+    let listener = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    drop(null);
+    sys::close_all_but(&[lock.as_fd(), listener.as_fd()])?;
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
+    Ok((lock, listener))
+}
+
+enum Phase {
+    Running(Running),
+    Exited { process: Option<ProcessId>, exit: Exit },
+}
+
+impl Phase {
+    fn failed(reason: String) -> Self {
+        let (stdout, stderr) = (String::new(), String::new());
+        Self::Exited { process: None, exit: Exit { cause: ExitCause::NotStarted(reason), ran_ms: 0, stdout, stderr } }
+    }
+}
+
+/// The node from fork to reap.
+struct Running {
+    pid: Pid,
+    pidfd: OwnedFd,
+    /// The program, for messages.
+    program: String,
+    process: ProcessId,
+    exec: Exec,
+    stop: Stop,
+}
+
+/// Whether the node's program runs yet.
+enum Exec {
+    /// The other end closes when it does.
+    Awaited(File),
+    Done,
+    Failed(String),
+}
+
+enum Stop {
+    None,
+    /// TERM was sent; KILL is due.
+    KillAt(Instant),
+    Killed,
+}
+
+/// Where the node's words come in.
+#[derive(Default)]
+struct Streams {
+    stdout: Option<Stream>,
+    stderr: Option<Stream>,
+    notify: Option<NotifySocket>,
+}
+
+struct Stream {
+    /// `None` after its end.
+    pipe: Option<File>,
+    output: Output,
+    /// Bytes are being dropped, which has been logged.
+    is_dropping: bool,
+}
+
+/// Forks the node. An error is the reason why it is not started.
+fn start(
+    node: &NodeName,
+    incarnation: Incarnation,
+    lock: BorrowedFd<'_>,
+    boot_id: &str,
+) -> Result<(Running, Streams), String> {
+    let launch: Launch = match files::read(Path::new(HERE)) {
+        Ok(Some(launch)) => launch,
+        Ok(None) => return Err("the launch file is gone from the run directory".into()),
+        Err(error) => return Err(chain(&error)),
+    };
+    if launch.incarnation != incarnation || launch.node != *node {
+        return Err(format!(
+            "the launch file is for {} incarnation {}, this shim for {node} incarnation {incarnation}",
+            launch.node, launch.incarnation
+        ));
+    }
+    let notify = NotifySocket::bind().map_err(|error| format!("cannot make its NOTIFY_SOCKET: {error}"))?;
+    let directory = OsStr::from_bytes(&launch.directory);
+    let directory = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| format!("cannot use its directory {}: {error}", directory.display()))?;
+
+    let path: &[u8] = launch.program.as_ref().map_or(b"/proc/self/exe", |path| path.as_slice());
+    let program = String::from_utf8_lossy(path).into_owned();
+    let text = |bytes: &[u8]| {
+        CString::new(bytes).map_err(|_| format!("a zero byte in {:?}", bytes.escape_ascii().to_string()))
+    };
+    let path = text(path)?;
+    let argv = launch.argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
+    let mut env = Vec::with_capacity(launch.env.len() + 1);
+    for (name, value) in &launch.env {
+        if name.as_slice() != b"NOTIFY_SOCKET" {
+            env.push(text(&[name, b"=".as_slice(), value].concat())?);
+        }
+    }
+    env.push(text(&[b"NOTIFY_SOCKET=", notify.address()].concat())?);
+
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"));
+    let (stdout, stdout_end) = pipe()?;
+    let (stderr, stderr_end) = pipe()?;
+    let (failure, failure_end) = pipe()?;
+    for end in [&stdout, &stderr, &failure] {
+        rustix::io::ioctl_fionbio(end, true).map_err(|error| format!("cannot set up a pipe: {error}"))?;
+    }
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| format!("cannot open /dev/null: {error}"))?;
+    let stream = |pipe: OwnedFd, name| {
+        let directory = directory.try_clone().map_err(|error| format!("cannot copy a descriptor: {error}"))?;
+        Ok::<_, String>(Some(Stream {
+            pipe: Some(File::from(pipe)),
+            output: Output::new(directory, name, FILE_LIMIT),
+            is_dropping: false,
+        }))
+    };
+    let streams =
+        Streams { stdout: stream(stdout, "stdout")?, stderr: stream(stderr, "stderr")?, notify: Some(notify) };
+
+    crash_point!("shim_before_fork", node.as_str());
+    let pid = sys::spawn(&sys::Program {
+        path: &path,
+        argv: &argv,
+        env: &env,
+        directory: directory.as_fd(),
+        stdin: null.as_fd(),
+        stdout: stdout_end.as_fd(),
+        stderr: stderr_end.as_fd(),
+        lock,
+        failure: failure_end.as_fd(),
+    })
+    .map_err(|error| format!("cannot fork: {error}"))?;
+    crash_point!("shim_after_fork", node.as_str());
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            // Out of descriptors or memory: without it the node's end would go unseen.
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            return Err(format!("cannot watch its process: {error}"));
+        }
+    };
+    let raw = pid.as_raw_nonzero().get().unsigned_abs();
+    let process = process::identify(raw, boot_id)
+        // It can only not be read where /proc is hidden from us; then nothing is ever proven by it, which is safe.
+        .unwrap_or_else(|_| ProcessId { boot_id: boot_id.to_owned(), pid: raw, start_time: 0 });
+    let exec = Exec::Awaited(File::from(failure));
+    Ok((Running { pid, pidfd, program, process, exec, stop: Stop::None }, streams))
+}
+
+/// The agent's connection; a newer one takes its place.
+struct Agent {
+    stream: UnixStream,
+    decoder: Decoder,
+    /// Bytes that its socket did not take yet.
+    backlog: Vec<u8>,
+}
+
+struct Shim {
+    node: NodeName,
+    incarnation: Incarnation,
+    listener: UnixListener,
+    agent: Option<Agent>,
+    phase: Phase,
+    streams: Streams,
+    ready: bool,
+    began: Instant,
+    log: Log,
+    /// Held until the process ends.
+    _lock: OwnedFd,
+}
+
+/// What poll can find ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Stdout,
+    Stderr,
+    Notify,
+    Exec,
+    Node,
+    Agent,
+    Listener,
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Wait,
+    Leave,
+}
+
+impl Shim {
+    fn run(&mut self) -> ExitCode {
+        let mut buffer = vec![0; READ_SIZE];
+        loop {
+            let ready = match self.poll() {
+                Ok(ready) => ready,
+                Err(error) => {
+                    // Nothing sane is left to do but to go, and take the node along, as for any death of a shim.
+                    self.log.line(format_args!("poll failed, giving up: {error}"));
+                    return ExitCode::FAILURE;
+                }
+            };
+            self.kill_if_due();
+            for source in ready {
+                let next = match source {
+                    Source::Stdout | Source::Stderr => self.read_output(source, &mut buffer),
+                    Source::Notify => self.read_notifications(&mut buffer),
+                    Source::Exec => self.read_exec(),
+                    Source::Node => self.node_exited(&mut buffer),
+                    Source::Agent => self.serve_agent(&mut buffer),
+                    Source::Listener => self.accept(),
+                };
+                match next {
+                    Next::Wait => {}
+                    Next::Leave => return ExitCode::SUCCESS,
+                }
+            }
+        }
+    }
+
+    /// Sleeps until something is ready or a KILL is due.
+    fn poll(&self) -> io::Result<Vec<Source>> {
+        let mut sources = Vec::with_capacity(7);
+        let mut fds = Vec::with_capacity(7);
+        let mut add = |source, fd, events| {
+            sources.push(source);
+            fds.push(PollFd::from_borrowed_fd(fd, events));
+        };
+        for (source, stream) in [(Source::Stdout, &self.streams.stdout), (Source::Stderr, &self.streams.stderr)] {
+            if let Some(pipe) = stream.as_ref().and_then(|stream| stream.pipe.as_ref()) {
+                add(source, pipe.as_fd(), PollFlags::IN);
+            }
+        }
+        if let Some(notify) = &self.streams.notify {
+            add(Source::Notify, notify.as_fd(), PollFlags::IN);
+        }
+        let mut deadline = None;
+        if let Phase::Running(running) = &self.phase {
+            if let Exec::Awaited(failure) = &running.exec {
+                add(Source::Exec, failure.as_fd(), PollFlags::IN);
+            }
+            if let Stop::KillAt(at) = running.stop {
+                deadline = Some(at);
+            }
+            add(Source::Node, running.pidfd.as_fd(), PollFlags::IN);
+        }
+        if let Some(agent) = &self.agent {
+            let events = if agent.backlog.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+            add(Source::Agent, agent.stream.as_fd(), events);
+        }
+        add(Source::Listener, self.listener.as_fd(), PollFlags::IN);
+        loop {
+            let timeout = deadline.map(|at| {
+                let left = at.saturating_duration_since(Instant::now());
+                Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+            });
+            match rustix::event::poll(&mut fds, timeout.as_ref()) {
+                Ok(_) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(sources.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(source, _)| source).collect())
+    }
+
+    fn read_output(&mut self, source: Source, buffer: &mut [u8]) -> Next {
+        let stream = match source {
+            Source::Stdout => &mut self.streams.stdout,
+            _ => &mut self.streams.stderr,
+        };
+        if let Some(stream) = stream {
+            stream.read(buffer, &mut self.log);
+        }
+        Next::Wait
+    }
+
+    fn read_notifications(&mut self, buffer: &mut [u8]) -> Next {
+        let Some(notify) = &self.streams.notify else { return Next::Wait };
+        let mut became_ready = false;
+        loop {
+            match notify.receive(buffer) {
+                Ok(Some(Notification { is_ready, status })) => {
+                    became_ready |= is_ready;
+                    if let Some(status) = status {
+                        self.log.line(format_args!("the node says: {status}"));
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.log.line(format_args!("cannot read the NOTIFY_SOCKET any more: {error}"));
+                    self.streams.notify = None;
+                    break;
+                }
+            }
+        }
+        if became_ready && !self.ready && matches!(self.phase, Phase::Running(_)) {
+            self.ready = true;
+            // Whoever learns that it is ready knows that it runs.
+            self.read_exec();
+            self.tell(&ToAgent::Ready {});
+        }
+        Next::Wait
+    }
+
+    /// Finds out whether the program was executed.
+    fn read_exec(&mut self) -> Next {
+        let Phase::Running(running) = &mut self.phase else { return Next::Wait };
+        let Exec::Awaited(failure) = &mut running.exec else { return Next::Wait };
+        let mut report = [0; 5];
+        match failure.read(&mut report) {
+            Ok(0) => {
+                running.exec = Exec::Done;
+                let process = running.process.clone();
+                let status = Status { incarnation: self.incarnation, process: Some(process.clone()), exit: None };
+                // Helps a later agent to find the node if this shim is killed; of no use after a power cut.
+                if let Err(error) = files::write(Path::new(HERE), &status, Durability::ProcessDeath) {
+                    self.log.line(chain(&error));
+                }
+                self.log.line(format_args!("incarnation {} runs as pid {}", self.incarnation, process.pid));
+                self.tell(&ToAgent::Started { process });
+            }
+            Ok(count) => {
+                let report = report.get(..count).and_then(sys::Step::parse);
+                running.exec = Exec::Failed(match report {
+                    Some((sys::Step::Execute, error)) => format!("cannot execute {}: {error}", running.program),
+                    Some((step, error)) => {
+                        format!("cannot prepare the process of {} ({step:?}): {error}", running.program)
+                    }
+                    None => format!("cannot execute {}", running.program),
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => running.exec = Exec::Failed(format!("cannot tell whether {} runs: {error}", running.program)),
+        }
+        Next::Wait
+    }
+
+    /// The node is a zombie: clears up after it, reaps it, writes the report and offers it.
+    fn node_exited(&mut self, buffer: &mut [u8]) -> Next {
+        self.read_exec();
+        let Phase::Running(running) = &self.phase else { return Next::Wait };
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let cause = match rustix::process::waitid(WaitId::PidFd(running.pidfd.as_fd()), look) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => ExitCause::Code(code),
+                (None, Some(signal)) => ExitCause::Signal(signal),
+                (None, None) => return Next::Wait,
+            },
+            Ok(None) => return Next::Wait,
+            Err(error) => {
+                self.log.line(format_args!("cannot wait for the node: {error}"));
+                ExitCause::Lost
+            }
+        };
+        crash_point!("shim_after_exit", self.node.as_str());
+        let (pid, process) = (running.pid, running.process.clone());
+        let (cause, process) = match &running.exec {
+            Exec::Failed(reason) => (ExitCause::NotStarted(reason.clone()), None),
+            Exec::Awaited(_) | Exec::Done => (cause, Some(process)),
+        };
+        // The zombie keeps the number, so this is the node's group or nothing.
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        self.read_notifications(buffer);
+        for stream in [&mut self.streams.stdout, &mut self.streams.stderr].into_iter().flatten() {
+            stream.drain(buffer, &mut self.log);
+        }
+        let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        let tail = |stream: &Option<Stream>| stream.as_ref().map(|stream| stream.output.tail()).unwrap_or_default();
+        let exit = Exit {
+            cause,
+            ran_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            stdout: tail(&self.streams.stdout),
+            stderr: tail(&self.streams.stderr),
+        };
+        self.phase = Phase::Exited { process, exit };
+        self.streams.notify = None;
+        self.settle();
+        Next::Wait
+    }
+
+    /// Makes the report durable and offers it.
+    fn settle(&mut self) {
+        let Phase::Exited { process, exit } = &self.phase else { return };
+        let (process, exit) = (process.clone(), exit.clone());
+        self.log.line(format_args!("incarnation {}: {} after {} ms", self.incarnation, exit.cause, exit.ran_ms));
+        crash_point!("shim_before_status", self.node.as_str());
+        let status = Status { incarnation: self.incarnation, process: process.clone(), exit: Some(exit.clone()) };
+        if let Err(error) = files::write(Path::new(HERE), &status, Durability::PowerCut) {
+            // The report is offered from memory all the same; only a power cut or a kill of this shim loses it.
+            self.log.line(chain(&error));
+        }
+        crash_point!("shim_after_status", self.node.as_str());
+        self.tell(&ToAgent::Exited { process, exit });
+    }
+
+    fn stop(&mut self, timeout_ms: u64) {
+        let Phase::Running(running) = &mut self.phase else { return };
+        let due = Instant::now().checked_add(Duration::from_millis(timeout_ms));
+        match running.stop {
+            Stop::None => {
+                self.log.line(format_args!("stopping, KILL after {timeout_ms} ms"));
+                signal_all(running.pid, Signal::TERM);
+                // Too far away to be a time: as good as never.
+                running.stop = due.map_or(Stop::None, Stop::KillAt);
+            }
+            Stop::KillAt(at) => running.stop = Stop::KillAt(due.map_or(at, |due| at.min(due))),
+            Stop::Killed => {}
+        }
+        self.tell(&ToAgent::Stopping {});
+        self.kill_if_due();
+    }
+
+    fn kill_if_due(&mut self) {
+        if let Phase::Running(running) = &mut self.phase
+            && let Stop::KillAt(at) = running.stop
+            && at <= Instant::now()
+        {
+            self.log.line("it did not end in time: KILL");
+            signal_all(running.pid, Signal::KILL);
+            running.stop = Stop::Killed;
+        }
+    }
+
+    fn accept(&mut self) -> Next {
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    if let Err(error) = stream.set_nonblocking(true) {
+                        self.log.line(format_args!("cannot use an agent's connection: {error}"));
+                        continue;
+                    }
+                    self.agent = Some(Agent { stream, decoder: Decoder::default(), backlog: Vec::new() });
+                    let (process, exit) = match &self.phase {
+                        Phase::Running(Running { exec: Exec::Done, process, .. }) => (Some(process.clone()), None),
+                        Phase::Running(_) => (None, None),
+                        Phase::Exited { process, exit } => (process.clone(), Some(exit.clone())),
+                    };
+                    self.tell(&ToAgent::Hello(Hello {
+                        version: protocol::VERSION,
+                        node: self.node.clone(),
+                        incarnation: self.incarnation,
+                        process,
+                        ready: self.ready,
+                        exit,
+                    }));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Wait,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    self.log.line(format_args!("cannot accept an agent's connection: {error}"));
+                    return Next::Wait;
+                }
+            }
+        }
+    }
+
+    /// Sends a message, if there is somebody to read it; `Hello` tells it to whoever comes later.
+    fn tell(&mut self, message: &ToAgent) {
+        let Some(agent) = &mut self.agent else { return };
+        agent.backlog.extend_from_slice(&protocol::encode(message));
+        if agent.flush().is_err() || agent.backlog.len() > BACKLOG_LIMIT {
+            self.agent = None;
+        }
+    }
+
+    fn serve_agent(&mut self, buffer: &mut [u8]) -> Next {
+        let Some(agent) = &mut self.agent else { return Next::Wait };
+        let is_open = match agent.flush().and_then(|()| agent.stream.read(buffer)) {
+            Ok(0) => false,
+            Ok(count) => {
+                agent.decoder.push(buffer.get(..count).unwrap_or_default());
+                true
+            }
+            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        };
+        // What came before the end still counts.
+        while let Some(agent) = &mut self.agent {
+            match agent.decoder.next(protocol::TO_SHIM_LIMIT) {
+                Ok(Some(message)) => match self.obey(&message) {
+                    Next::Wait => {}
+                    Next::Leave => return Next::Leave,
+                },
+                Ok(None) => break,
+                Err(FrameError::Unknown(error)) => self.log.line(format_args!("skipped an agent's message: {error}")),
+                Err(error @ FrameError::TooLong { .. }) => {
+                    self.log.line(format_args!("dropped an agent's connection: {error}"));
+                    self.agent = None;
+                }
+            }
+        }
+        if !is_open {
+            self.agent = None;
+        }
+        Next::Wait
+    }
+
+    fn obey(&mut self, message: &ToShim) -> Next {
+        match message {
+            ToShim::Stop { incarnation, timeout_ms } if *incarnation == self.incarnation => self.stop(*timeout_ms),
+            ToShim::Acknowledge { incarnation } if *incarnation == self.incarnation => {
+                if let Phase::Exited { .. } = self.phase {
+                    return self.leave();
+                }
+                self.log.line("an exit was acknowledged that has not happened");
+            }
+            ToShim::Stop { incarnation, .. } | ToShim::Acknowledge { incarnation } => {
+                self.log.line(format_args!("ignored an order for incarnation {incarnation}"));
+            }
+            ToShim::Ping { token } => self.tell(&ToAgent::Pong { token: *token }),
+        }
+        Next::Wait
+    }
+
+    /// The exit is somebody else's to remember now.
+    fn leave(&mut self) -> Next {
+        crash_point!("shim_before_ack", self.node.as_str());
+        for name in [STATUS, SOCKET] {
+            if let Err(error) = files::remove(&Path::new(HERE).join(name)) {
+                self.log.line(chain(&error));
+            }
+        }
+        crash_point!("shim_after_ack", self.node.as_str());
+        self.log.line("acknowledged, leaving");
+        Next::Leave
+    }
+}
+
+/// Signals the node's group, or the node alone if it has not come to lead one.
+fn signal_all(pid: Pid, signal: Signal) {
+    if rustix::process::kill_process_group(pid, signal).is_err() {
+        // Not reaped yet, so the number is still its own.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+impl Stream {
+    fn read(&mut self, buffer: &mut [u8], log: &mut Log) -> usize {
+        let Some(pipe) = &mut self.pipe else { return 0 };
+        match pipe.read(buffer) {
+            Ok(0) => {
+                self.pipe = None;
+                0
+            }
+            Ok(count) => {
+                let result = self.output.write(buffer.get(..count).unwrap_or_default());
+                match (result, self.is_dropping) {
+                    (Ok(()), false) | (Err(_), true) => {}
+                    (Ok(()), true) => {
+                        self.is_dropping = false;
+                        log.line(format_args!(
+                            "output is written again; {} bytes were dropped so far",
+                            self.output.dropped
+                        ));
+                    }
+                    (Err(error), false) => {
+                        self.is_dropping = true;
+                        log.line(format_args!("output is being dropped: {error}"));
+                    }
+                }
+                count
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Err(_) => {
+                self.pipe = None;
+                0
+            }
+        }
+    }
+
+    fn drain(&mut self, buffer: &mut [u8], log: &mut Log) {
+        let mut total = 0;
+        while total < DRAIN_LIMIT {
+            match self.read(buffer, log) {
+                0 => break,
+                count => total += count,
+            }
+        }
+    }
+}
+
+impl Agent {
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.backlog.is_empty() {
+            match self.stream.write(&self.backlog) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => drop(self.backlog.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The shim's own log, bounded: at its limit it becomes `shim.log.old`.
+struct Log {
+    file: Option<File>,
+    size: u64,
+}
+
+impl Log {
+    fn open() -> Self {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(SHIM_LOG).ok();
+        let size = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len());
+        Self { file, size }
+    }
+
+    fn line(&mut self, text: impl std::fmt::Display) {
+        if self.size >= LOG_LIMIT {
+            let _ = fs::rename(SHIM_LOG, [SHIM_LOG, ".old"].concat());
+            *self = Self::open();
+        }
+        if let Some(file) = &mut self.file {
+            let line = format!("{} [{}] {text}\n", jiff::Timestamp::now(), std::process::id());
+            // A full disk must not stop the shim, and there is nowhere else to tell.
+            let _ = file.write_all(line.as_bytes());
+            self.size += line.len() as u64;
+        }
+    }
+}

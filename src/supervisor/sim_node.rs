@@ -1,0 +1,189 @@
+//! A simulated node: this binary in place of Zeek, for the demo, tests and dry runs (`run --simulate-nodes`).
+//!
+//! By default it prints a line, says READY=1 on its NOTIFY_SOCKET, and waits for SIGTERM, upon which it prints
+//! `terminating` and exits with 0. The node's environment makes it misbehave:
+//!
+//! | variable | effect |
+//! | --- | --- |
+//! | `SIM_EXIT=CODE` | exits with this code instead of waiting |
+//! | `SIM_EXIT_AFTER_MS=N` | waits so long before `SIM_EXIT` or `SIM_CRASH` (alone: exits with 0 then) |
+//! | `SIM_CRASH=SIGNAL` | kills itself with this signal (a number) instead of waiting |
+//! | `SIM_NOT_READY=1` | never says READY=1 |
+//! | `SIM_READY_AFTER_MS=N` | says it so much later |
+//! | `SIM_IGNORE_TERM=1` | ignores SIGTERM |
+//! | `SIM_FORK=N` | starts so many children, which sleep and ignore SIGTERM |
+//! | `SIM_FORK_SESSION=1` | those children leave the node's process group |
+//! | `SIM_FLOOD=BYTES` | writes so many bytes to standard output, then goes on |
+//! | `SIM_CLEAR_PDEATHSIG=1` | outlives its shim |
+//! | `SIM_PORT=N` | listens on 127.0.0.1:N; exits with 1 if that port is taken |
+//! | `SIM_ONCE_FILE=PATH` | all of the above, but `SIM_PORT`, only if that file does not exist; it is created |
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::sys;
+
+/// What it is called in `ps`: not by the agent's name, so that killing that by name spares it.
+pub const NAME: &str = "zca-node";
+/// The first argument that makes this binary a simulated node.
+pub const ARGUMENT: &str = "__node";
+/// The first argument of a child that it starts.
+pub const CHILD_ARGUMENT: &str = "__node_child";
+
+/// How it misbehaves.
+struct Behaviour {
+    is_bad: bool,
+}
+
+impl Behaviour {
+    fn read() -> Self {
+        let is_bad = match env::var_os("SIM_ONCE_FILE") {
+            None => true,
+            Some(path) => OpenOptions::new().write(true).create_new(true).open(path).is_ok(),
+        };
+        Self { is_bad }
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        self.is_bad && env::var(name).is_ok_and(|value| value == "1")
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        if self.is_bad { number(name) } else { None }
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().and_then(|value| value.parse().ok())
+}
+
+/// Runs as a simulated node.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("simulated node: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs as a child of a simulated node: sleeps until it is killed.
+pub fn child() -> ExitCode {
+    sys::ignore(&[Signal::TERM]);
+    if number("SIM_FORK_SESSION") == Some(1) {
+        let _ = rustix::process::setsid();
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn run() -> io::Result<ExitCode> {
+    let behaviour = Behaviour::read();
+    if behaviour.is_set("SIM_CLEAR_PDEATHSIG") {
+        rustix::process::set_parent_process_death_signal(None)?;
+    }
+    if behaviour.is_set("SIM_IGNORE_TERM") {
+        sys::ignore(&[Signal::TERM]);
+    } else {
+        sys::block(&[Signal::TERM])?;
+    }
+    let name = env::var("CLUSTER_NODE").unwrap_or_else(|_| "without a name".into());
+    say(format_args!("node {name} runs as pid {}", std::process::id()))?;
+
+    let _port = match number("SIM_PORT").and_then(|port| u16::try_from(port).ok()) {
+        None => None,
+        Some(port) => match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                eprintln!("cannot listen on 127.0.0.1:{port}: {error}");
+                return Ok(ExitCode::FAILURE);
+            }
+        },
+    };
+    for _ in 0..behaviour.number("SIM_FORK").unwrap_or(0) {
+        // Never waited for: they are to be there when this process ends.
+        Command::new("/proc/self/exe").arg0(NAME).arg(CHILD_ARGUMENT).spawn()?;
+    }
+    flood(behaviour.number("SIM_FLOOD").unwrap_or(0))?;
+
+    let started = Instant::now();
+    let mut ready_at = match behaviour.is_set("SIM_NOT_READY") {
+        true => None,
+        false => Some(Duration::from_millis(behaviour.number("SIM_READY_AFTER_MS").unwrap_or(0))),
+    };
+    let names = ["SIM_EXIT", "SIM_CRASH", "SIM_EXIT_AFTER_MS"];
+    let ends_at = names
+        .iter()
+        .any(|name| behaviour.number(name).is_some())
+        .then(|| Duration::from_millis(behaviour.number("SIM_EXIT_AFTER_MS").unwrap_or(0)));
+    loop {
+        let elapsed = started.elapsed();
+        if ready_at.is_some_and(|at| at <= elapsed) {
+            ready_at = None;
+            notify_ready()?;
+        }
+        if ends_at.is_some_and(|at| at <= elapsed) {
+            return end(&behaviour);
+        }
+        let next = [ready_at, ends_at].into_iter().flatten().min();
+        let wait = next.map(|at| at.saturating_sub(started.elapsed()));
+        match sys::wait_for_signal(&[Signal::TERM], wait) {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                say("terminating")?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            // It was stopped and goes on.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn end(behaviour: &Behaviour) -> io::Result<ExitCode> {
+    if let Some(signal) = behaviour.number("SIM_CRASH") {
+        let signal = i32::try_from(signal).ok().and_then(Signal::from_named_raw).unwrap_or(Signal::KILL);
+        rustix::process::kill_process(rustix::process::getpid(), signal)?;
+    }
+    let code = behaviour.number("SIM_EXIT").unwrap_or(0);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+}
+
+fn say(text: impl std::fmt::Display) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+fn flood(bytes: u64) -> io::Result<()> {
+    let line = [[b'x'; 79].as_slice(), b"\n"].concat();
+    let mut stdout = io::stdout().lock();
+    let mut left = bytes;
+    while left > 0 {
+        let part = line.get(..usize::try_from(left).unwrap_or(line.len())).unwrap_or(&line);
+        stdout.write_all(part)?;
+        left -= part.len() as u64;
+    }
+    stdout.flush()
+}
+
+fn notify_ready() -> io::Result<()> {
+    let Ok(address) = env::var("NOTIFY_SOCKET") else { return Ok(()) };
+    let socket = UnixDatagram::unbound()?;
+    match address.strip_prefix('@') {
+        Some(name) => socket.send_to_addr(b"READY=1", &SocketAddr::from_abstract_name(name)?)?,
+        None => socket.send_to(b"READY=1", address)?,
+    };
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! What the kernel offers and no safe interface does: fork with all that happens before the exec, signal dispositions,
+//! closing of descriptors nobody named, credentials of a datagram. The only file of the project with `unsafe`.
+//!
+//! Each function is safe to call as described; the shim, which forks, has one thread.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::time::Duration;
+
+use rustix::process::Pid;
+
+/// Closes every descriptor from 3 up that is not in `keep`.
+///
+/// Only for a process whose descriptors are all known to the caller: an owner elsewhere would be left with a dead number.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3_u32;
+    for fd in kept {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: closes descriptors and touches no memory; that nobody owns them is the caller's promise.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The node's process as it is to be: everything is prepared before the fork.
+pub struct Program<'a> {
+    pub path: &'a CStr,
+    pub argv: &'a [CString],
+    pub env: &'a [CString],
+    pub directory: BorrowedFd<'a>,
+    pub stdin: BorrowedFd<'a>,
+    pub stdout: BorrowedFd<'a>,
+    pub stderr: BorrowedFd<'a>,
+    /// Stays open in the program, at a high number where shells and scripts do not trip over it.
+    pub lock: BorrowedFd<'a>,
+    /// Close-on-exec: silence and its end mean that the program runs, five bytes name the step that failed and errno.
+    pub failure: BorrowedFd<'a>,
+}
+
+/// The step before the program ran that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Session,
+    Directory,
+    Descriptors,
+    ParentDeathSignal,
+    Execute,
+}
+
+impl Step {
+    const ALL: [Self; 5] = [Self::Session, Self::Directory, Self::Descriptors, Self::ParentDeathSignal, Self::Execute];
+
+    /// Reads what the child wrote on `failure`.
+    pub fn parse(bytes: &[u8]) -> Option<(Self, io::Error)> {
+        let (step, errno) = bytes.split_first()?;
+        let step = *Self::ALL.get(usize::from(*step))?;
+        Some((step, io::Error::from_raw_os_error(i32::from_ne_bytes(errno.try_into().ok()?))))
+    }
+}
+
+/// Forks and executes `program` in a session of its own, with default signals, an empty mask, and SIGKILL when this
+/// process dies. Must be called from the only thread of the process.
+pub fn spawn(program: &Program<'_>) -> io::Result<Pid> {
+    let argv = pointers(program.argv);
+    let env = pointers(program.env);
+    let parent = rustix::process::getpid();
+    // With everything blocked, a TERM that comes before the child has reset its dispositions waits for it: ignored
+    // signals are not discarded while they are blocked.
+    let before = set_mask(&full_mask())?;
+    // SAFETY: this process has one thread, so the child has all of its state in a consistent shape.
+    let forked = unsafe { libc::fork() };
+    match forked {
+        0 => {
+            let (step, error) = become_program(program, &argv, &env, parent);
+            let errno = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
+            let report = [step as u8, errno[0], errno[1], errno[2], errno[3]];
+            let _ = rustix::io::write(program.failure, &report);
+            // SAFETY: ends the child at once, without running anything the parent registered.
+            unsafe { libc::_exit(127) }
+        }
+        -1 => {
+            let error = io::Error::last_os_error();
+            set_mask(&before)?;
+            Err(error)
+        }
+        pid => {
+            set_mask(&before)?;
+            Ok(Pid::from_raw(pid).expect("fork returned neither 0 nor -1, so a process id"))
+        }
+    }
+}
+
+/// In the child; returns only if a step failed.
+fn become_program(
+    program: &Program<'_>,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+    parent: Pid,
+) -> (Step, io::Error) {
+    let prepared = (|| {
+        rustix::process::setsid().map_err(|error| (Step::Session, error))?;
+        rustix::process::fchdir(program.directory).map_err(|error| (Step::Directory, error))?;
+        rustix::stdio::dup2_stdin(program.stdin).map_err(|error| (Step::Descriptors, error))?;
+        rustix::stdio::dup2_stdout(program.stdout).map_err(|error| (Step::Descriptors, error))?;
+        rustix::stdio::dup2_stderr(program.stderr).map_err(|error| (Step::Descriptors, error))?;
+        let lock = duplicate_high(program.lock).map_err(|error| (Step::Descriptors, error))?;
+        // It has to outlive this function and the exec.
+        mem::forget(lock);
+        reset_dispositions();
+        // Last, since several of the steps above would clear it if a later version did them after.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(|error| (Step::ParentDeathSignal, error))?;
+        if rustix::process::getppid() != Some(parent) {
+            // The shim died before the line above: there would be no signal any more.
+            return Err((Step::ParentDeathSignal, rustix::io::Errno::SRCH));
+        }
+        Ok(())
+    })();
+    if let Err((step, error)) = prepared {
+        return (step, error.into());
+    }
+    if let Err(error) = set_mask(&empty_mask()) {
+        return (Step::Execute, error);
+    }
+    // SAFETY: the path is a C string, both arrays end in null and point to C strings that outlive the call.
+    unsafe { libc::execve(program.path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    (Step::Execute, io::Error::last_os_error())
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// A copy that survives the exec, out of the range that scripts use by hand (below 10) and shells by themselves (10 and
+/// up, 255).
+fn duplicate_high(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let copy = rustix::io::fcntl_dupfd_cloexec(fd, 100).or_else(|_| rustix::io::fcntl_dupfd_cloexec(fd, 3))?;
+    rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
+    Ok(copy)
+}
+
+fn empty_mask() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset writes the whole set.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    }
+}
+
+fn full_mask() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigfillset writes the whole set.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        set.assume_init()
+    }
+}
+
+/// Sets this thread's signal mask; returns the one before.
+fn set_mask(mask: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: reads one set and writes another.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, before.as_mut_ptr()) } {
+        // SAFETY: written by the successful call.
+        0 => Ok(unsafe { before.assume_init() }),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+fn reset_dispositions() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL runs no code of ours. Signals that cannot be set (KILL, STOP, libc's own) say so; fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Ignores these signals from now on.
+pub fn ignore(signals: &[rustix::process::Signal]) {
+    for signal in signals {
+        // SAFETY: SIG_IGN runs no code of ours.
+        unsafe { libc::signal(signal.as_raw(), libc::SIG_IGN) };
+    }
+}
+
+/// Blocks these signals, so that [`wait_for_signal`] can receive them. For a process with one thread.
+pub fn block(signals: &[rustix::process::Signal]) -> io::Result<()> {
+    set_mask(&set_of(signals)).map(drop)
+}
+
+/// Waits for one of these blocked signals; `None` when the time is over first.
+pub fn wait_for_signal(signals: &[rustix::process::Signal], timeout: Option<Duration>) -> io::Result<Option<i32>> {
+    let set = set_of(signals);
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: reads the set and, if there is one, the timeout; a null info is allowed.
+    match unsafe { libc::sigtimedwait(&set, ptr::null_mut(), timeout) } {
+        -1 => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::EAGAIN) => Ok(None),
+            error => Err(error),
+        },
+        signal => Ok(Some(signal)),
+    }
+}
+
+fn set_of(signals: &[rustix::process::Signal]) -> libc::sigset_t {
+    let mut set = empty_mask();
+    for signal in signals {
+        // SAFETY: changes the set, and refuses numbers that are no signals.
+        unsafe { libc::sigaddset(&mut set, signal.as_raw()) };
+    }
+    set
+}
+
+/// A datagram with the credentials the kernel vouches for. Descriptors that came with it are closed already: closing
+/// is all that BARRIER=1 asks for, and nothing else may pass any.
+pub struct Datagram {
+    pub length: usize,
+    /// It was longer than the buffer.
+    pub is_cut: bool,
+    pub uid: Option<u32>,
+}
+
+/// Receives one datagram without waiting, from a socket with SO_PASSCRED.
+///
+/// By hand, because the sender may live in another pid namespace: its pid is 0 here, which rustix's type cannot hold.
+pub fn receive_with_credentials(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram> {
+    #[repr(align(8))]
+    struct Control([u8; 1024]);
+    let mut control = Control([0; 1024]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all-zero is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+    // SAFETY: the message describes two live buffers with their lengths.
+    let received =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
+    let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    let mut uid = None;
+    // SAFETY: the kernel filled in the control buffer and its length; the CMSG functions stay inside it, and each
+    // payload is as long as its header says. Descriptors in it are new, so nobody else owns them.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&message);
+        while !header.is_null() {
+            let payload = libc::CMSG_DATA(header);
+            let size = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                for nth in 0..size / mem::size_of::<RawFd>() {
+                    drop(OwnedFd::from_raw_fd(payload.cast::<RawFd>().add(nth).read_unaligned()));
+                }
+            } else if (*header).cmsg_level == libc::SOL_SOCKET
+                && (*header).cmsg_type == libc::SCM_CREDENTIALS
+                && size >= mem::size_of::<libc::ucred>()
+            {
+                uid = Some(payload.cast::<libc::ucred>().read_unaligned().uid);
+            }
+            header = libc::CMSG_NXTHDR(&message, header);
+        }
+    }
+    Ok(Datagram { length, is_cut: message.msg_flags & libc::MSG_TRUNC != 0, uid })
+}

@@ -1,0 +1,714 @@
+//! One task per node, and the [`Handle`] through which the core gives its orders.
+//!
+//! Promises: [`Handle::order`] never waits; the newest order of a kind replaces an older one that was not looked at yet, so
+//! nothing queues up however slow a node's disk or shim is, and one slow node delays no other. A fact about an
+//! incarnation is told once per run of the agent. When a connection to a shim breaks, the node is looked for as after a
+//! start of the agent: it ends up under supervision, gone, or reported as blocked.
+//!
+//! A node's task is in one of three states: nothing of it is known to be there; prepared, which is holding its lock; or
+//! connected to its shim, until that has gone after the acknowledged exit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::adopt::{self, Known, Look};
+use super::files::{self, Exit, STATUS, Status};
+use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir, chain};
+use super::link::{Heard, Link};
+use super::protocol::{Hello, ToAgent, ToShim};
+use super::{Context, Error, Options, output};
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
+use crate::api::status::NodeOutputs;
+use crate::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
+use crate::crash_point;
+use crate::tasks::{Death, Tasks};
+
+/// The way to all nodes. Cheap to clone; its calls may come from any thread.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    context: Arc<Context>,
+    tasks: Tasks,
+    /// Bounded by its owner. Full means: nodes' tasks wait, nothing is lost.
+    events: mpsc::Sender<NodeEvent>,
+    slots: Mutex<BTreeMap<NodeName, Arc<Slot>>>,
+}
+
+/// What a node's task has been told to do and has not looked at.
+#[derive(Debug, Default)]
+struct Slot {
+    pending: Mutex<Pending>,
+    wake: Notify,
+}
+
+/// The newest order of each kind.
+#[derive(Debug, Default)]
+struct Pending {
+    probe: Option<(Known, oneshot::Sender<Finding>)>,
+    prepare: Option<Order>,
+    launch: Option<Incarnation>,
+    stop: Option<(Incarnation, u64)>,
+    acknowledge: Option<Incarnation>,
+    forget: Option<Incarnation>,
+    ping: bool,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        let Self { probe, prepare, launch, stop, acknowledge, forget, ping } = self;
+        probe.is_none()
+            && prepare.is_none()
+            && launch.is_none()
+            && stop.is_none()
+            && acknowledge.is_none()
+            && forget.is_none()
+            && !ping
+    }
+
+    fn add(&mut self, order: NodeOrder) {
+        match order {
+            NodeOrder::Prepare { incarnation, spec, by } => {
+                self.prepare = Some(Order { incarnation, spec, by });
+                // What is being started again is not forgotten, and an older launch is over.
+                self.forget = self.forget.filter(|forgotten| *forgotten >= incarnation);
+                self.launch = self.launch.filter(|launch| *launch >= incarnation);
+            }
+            NodeOrder::Launch { incarnation } => self.launch = Some(incarnation),
+            NodeOrder::Stop { incarnation, timeout_ms } => self.stop = Some((incarnation, timeout_ms)),
+            NodeOrder::AcknowledgeExit { incarnation } => self.acknowledge = Some(incarnation),
+            NodeOrder::Forget { incarnation } => {
+                self.forget = Some(incarnation);
+                self.prepare.take_if(|prepare| prepare.incarnation <= incarnation);
+                self.launch.take_if(|launch| *launch <= incarnation);
+            }
+        }
+    }
+}
+
+/// Nothing under these locks can panic half way, so a poisoned one is as good as new.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Handle {
+    /// Opens what supervision needs. Starts and finds nothing yet: see [`probe`](Self::probe).
+    pub fn start(options: Options, events: mpsc::Sender<NodeEvent>, tasks: Tasks) -> Result<Self, Error> {
+        let context = Arc::new(Context::open(options)?);
+        Ok(Self { shared: Arc::new(Shared { context, tasks, events, slots: Mutex::default() }) })
+    }
+
+    /// The boot this supervisor runs in, as it is in every [`ProcessId`].
+    pub fn boot_id(&self) -> &str {
+        &self.shared.context.boot_id
+    }
+
+    /// Gives an order; what comes of it is told as an event. Never waits.
+    pub fn order(&self, node: &NodeName, order: NodeOrder) {
+        self.with_slot(node, |pending| pending.add(order));
+    }
+
+    /// Finds out what an earlier agent left of these nodes, and of all others that have a run directory (of which those
+    /// are named that are not [`Finding::Absent`]). To be called once, before any order; adopted nodes report from then on.
+    /// Takes 2 s at most unless processes without a shim have to be ended, which takes up to 10.
+    pub async fn probe(
+        &self,
+        known: Vec<(NodeName, Option<ProcessId>, Incarnation)>,
+    ) -> Result<Vec<(NodeName, Finding)>, Error> {
+        let mut nodes: BTreeMap<NodeName, (Known, bool)> =
+            self.list_run()?.into_iter().map(|node| (node, (Known::default(), false))).collect();
+        for (node, process, incarnation) in known {
+            nodes.insert(node, (Known { incarnation, process }, true));
+        }
+        let mut answers = Vec::with_capacity(nodes.len());
+        for (node, (known, is_known)) in nodes {
+            let (reply, answer) = oneshot::channel();
+            self.with_slot(&node, |pending| pending.probe = Some((known, reply)));
+            answers.push((node, is_known, answer));
+        }
+        let mut findings = Vec::with_capacity(answers.len());
+        for (node, is_known, answer) in answers {
+            let reason = || "the task that looked for it died".to_owned();
+            let finding = answer.await.unwrap_or_else(|_| Finding::Unprovable { reason: reason() });
+            if is_known || finding != Finding::Absent {
+                findings.push((node, finding));
+            }
+        }
+        Ok(findings)
+    }
+
+    fn list_run(&self) -> Result<Vec<NodeName>, Error> {
+        let path = &self.shared.context.run;
+        let failed = |source| Error::ListRun { path: path.clone(), source };
+        let mut nodes = Vec::new();
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            match name.to_str().map(NodeName::new) {
+                Some(Ok(node)) => nodes.push(node),
+                Some(Err(_)) | None => tracing::warn!(?name, "not a node's run directory; left alone"),
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Makes shims prove that they still answer: one that does not within 5 s is reported as silent. Costs a message per
+    /// node, so it belongs to questions about states, not to a clock.
+    pub fn ping(&self) {
+        let slots: Vec<_> = locked(&self.shared.slots).values().cloned().collect();
+        for slot in slots {
+            locked(&slot.pending).ping = true;
+            slot.wake.notify_one();
+        }
+    }
+
+    /// The tail of a node's output, from its files, whether it runs or not. Reads files, so not for the runtime's threads.
+    pub fn outputs(&self, node: &NodeName) -> NodeOutputs {
+        output::tails(&self.shared.context.node_dir(node))
+    }
+
+    fn with_slot(&self, node: &NodeName, change: impl FnOnce(&mut Pending)) {
+        let mut slots = locked(&self.shared.slots);
+        let slot = slots.entry(node.clone()).or_insert_with(|| {
+            let slot = Arc::new(Slot::default());
+            let task = NodeTask::new(Arc::clone(&self.shared), Arc::clone(&slot), node.clone());
+            // A panic would strand one node until the agent starts again, so it is worth a start.
+            self.shared.tasks.spawn(format!("node {node}"), Death::Fatal, |token| task.run(token));
+            slot
+        });
+        change(&mut locked(&slot.pending));
+        slot.wake.notify_one();
+    }
+}
+
+/// What is known to be there of the node.
+#[derive(Debug)]
+enum Life {
+    Nothing,
+    Prepared(Prepared),
+    Shim(Shim),
+}
+
+/// A connection to the node's shim.
+#[derive(Debug)]
+struct Shim {
+    link: Link,
+    incarnation: Incarnation,
+    stage: Stage,
+    /// The stop order that it was given, for the case that the connection has to be made again.
+    stop: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its node runs or is about to.
+    Watching,
+    /// Its exit is told, and not durable yet.
+    ExitTold,
+    /// Its exit is durable; it is leaving.
+    Acknowledged,
+}
+
+/// The newest incarnation of which each fact was told.
+#[derive(Debug, Default)]
+struct Told {
+    started: Incarnation,
+    ready: Incarnation,
+    exited: Incarnation,
+}
+
+#[derive(Debug)]
+struct NodeTask {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    node: NodeName,
+    life: Life,
+    /// The newest process on record.
+    known: Known,
+    told: Told,
+    /// Its run directory is to go as soon as nothing is left.
+    forget: bool,
+}
+
+impl NodeTask {
+    fn new(shared: Arc<Shared>, slot: Arc<Slot>, node: NodeName) -> Self {
+        let (known, told) = (Known::default(), Told::default());
+        Self { shared, slot, node, life: Life::Nothing, known, told, forget: false }
+    }
+
+    async fn run(mut self, token: tokio_util::sync::CancellationToken) {
+        // Leaving drops the connection, and nothing else: the shim goes on alone.
+        let _ = token.run_until_cancelled_owned(self.work()).await;
+    }
+
+    async fn work(&mut self) {
+        loop {
+            let pending = std::mem::take(&mut *locked(&self.slot.pending));
+            self.carry_out(pending).await;
+            if self.forget && self.try_forget().await {
+                return;
+            }
+            let slot = Arc::clone(&self.slot);
+            let heard = tokio::select! {
+                () = slot.wake.notified() => None,
+                heard = self.hear() => Some(heard),
+            };
+            if let Some(heard) = heard {
+                self.take_in(heard).await;
+            }
+        }
+    }
+
+    async fn hear(&mut self) -> Heard {
+        match &mut self.life {
+            Life::Shim(shim) => shim.link.hear().await,
+            Life::Nothing | Life::Prepared(_) => std::future::pending().await,
+        }
+    }
+
+    async fn carry_out(&mut self, pending: Pending) {
+        let Pending { probe, prepare, launch, stop, acknowledge, forget, ping } = pending;
+        if let Some((known, reply)) = probe {
+            let finding = self.probe(known).await;
+            // Whoever asked has gone: nobody is left to tell.
+            let _ = reply.send(finding);
+        }
+        if let Some(incarnation) = acknowledge {
+            self.acknowledge(incarnation).await;
+        }
+        let is_old = |stop: &(Incarnation, u64)| prepare.as_ref().is_some_and(|prepare| stop.0 < prepare.incarnation);
+        let (old_stop, stop) = if stop.as_ref().is_some_and(is_old) { (stop, None) } else { (None, stop) };
+        if let Some((incarnation, timeout_ms)) = old_stop {
+            self.stop(incarnation, timeout_ms).await;
+        }
+        if let Some(order) = prepare {
+            self.forget = false;
+            self.prepare(order).await;
+        }
+        if let Some(incarnation) = launch {
+            self.launch(incarnation).await;
+        }
+        if let Some((incarnation, timeout_ms)) = stop {
+            self.stop(incarnation, timeout_ms).await;
+        }
+        if let Life::Shim(shim) = &mut self.life
+            && ping
+            && shim.link.is_quiet()
+        {
+            shim.link.ask(&ToShim::Ping { token: shim.incarnation.0 });
+        }
+        self.forget |= forget.is_some();
+    }
+
+    /// Looks for what an earlier agent left.
+    async fn probe(&mut self, known: Known) -> Finding {
+        if !matches!(self.life, Life::Nothing) {
+            return Finding::Unprovable { reason: "it is under supervision already".into() };
+        }
+        self.known = known;
+        match self.look(PATIENCE).await {
+            Look::Absent => Finding::Absent,
+            Look::Unprovable(reason) => Finding::Unprovable { reason },
+            Look::Exited { incarnation, process, exit } => {
+                self.told.exited = incarnation;
+                self.found_exit(incarnation, process, exit)
+            }
+            Look::Shim { link, hello, launch } => {
+                let incarnation = hello.as_ref().map_or(launch.incarnation, |hello| hello.incarnation);
+                let spec = launch.spec;
+                self.connect(link, incarnation);
+                match hello {
+                    // Silent. What the journal knows of it is the best there is.
+                    None => {
+                        let process = self.known.process.clone().filter(|_| self.known.incarnation == incarnation);
+                        if process.is_some() {
+                            self.told.started = incarnation;
+                        }
+                        Finding::Adopted { incarnation, process, ready: false, spec: Box::new(spec) }
+                    }
+                    Some(hello) => self.found_shim(hello, spec),
+                }
+            }
+        }
+    }
+
+    fn found_shim(&mut self, hello: Hello, spec: LaunchSpec) -> Finding {
+        let Hello { version: _, node: _, incarnation, process, ready, exit } = hello;
+        if let Life::Shim(shim) = &mut self.life {
+            shim.link.settle();
+            if exit.is_some() {
+                shim.stage = Stage::ExitTold;
+            }
+        }
+        if let Some(exit) = exit {
+            self.told.exited = incarnation;
+            return self.found_exit(incarnation, process, exit);
+        }
+        if let Some(process) = &process {
+            self.told.started = incarnation;
+            self.known = Known { incarnation, process: Some(process.clone()) };
+        }
+        if ready {
+            self.told.ready = incarnation;
+        }
+        Finding::Adopted { incarnation, process, ready, spec: Box::new(spec) }
+    }
+
+    fn found_exit(&self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) -> Finding {
+        let Exit { cause, ran_ms: _, stdout, stderr } = self.with_output(exit);
+        Finding::Exited { incarnation, process, cause, stdout, stderr }
+    }
+
+    /// A lost exit has nobody who kept its output: then what the files have is better than nothing.
+    fn with_output(&self, exit: Exit) -> Exit {
+        match exit.cause {
+            ExitCause::Lost => {
+                let NodeOutputs { stdout, stderr } = output::tails(&self.shared.context.node_dir(&self.node));
+                Exit { stdout, stderr, ..exit }
+            }
+            ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::HostRestarted | ExitCause::NotStarted(_) => exit,
+        }
+    }
+
+    async fn look(&self, patience: Duration) -> Look {
+        adopt::look(&self.shared.context, &self.node, &self.known, patience).await
+    }
+
+    fn connect(&mut self, link: Link, incarnation: Incarnation) {
+        self.life = Life::Shim(Shim { link, incarnation, stage: Stage::Watching, stop: None });
+    }
+
+    /// Looks for the node while the agent runs, and tells what came of it; `expected` is the incarnation that somebody
+    /// waits for.
+    async fn settle(&mut self, expected: Incarnation, patience: Duration) {
+        match self.look(patience).await {
+            Look::Absent => {
+                let process = self.known.process.clone().filter(|_| self.known.incarnation == expected);
+                let exit = Exit { cause: ExitCause::Lost, ran_ms: 0, stdout: String::new(), stderr: String::new() };
+                self.tell_exited(expected, process, exit).await;
+            }
+            Look::Exited { incarnation, process, exit } => self.tell_exited(incarnation, process, exit).await,
+            Look::Unprovable(reason) => self.tell(expected, NodeHappening::Blocked { reason }).await,
+            Look::Shim { link, hello, launch } => drop(self.welcome(link, hello, launch.incarnation).await),
+        }
+    }
+
+    /// Takes a shim under supervision that was found while the agent runs; tells which incarnation it has.
+    async fn welcome(&mut self, link: Link, hello: Option<Hello>, launched: Incarnation) -> Incarnation {
+        let incarnation = hello.as_ref().map_or(launched, |hello| hello.incarnation);
+        self.connect(link, incarnation);
+        if let Some(hello) = hello {
+            if let Life::Shim(shim) = &mut self.life {
+                shim.link.settle();
+            }
+            self.take_in_message(incarnation, ToAgent::Hello(hello)).await;
+        }
+        incarnation
+    }
+
+    async fn acknowledge(&mut self, incarnation: Incarnation) {
+        match &mut self.life {
+            Life::Shim(shim) if shim.incarnation == incarnation => match shim.stage {
+                Stage::ExitTold => {
+                    shim.link.ask(&ToShim::Acknowledge { incarnation });
+                    shim.stage = Stage::Acknowledged;
+                }
+                Stage::Acknowledged => {}
+                Stage::Watching => {
+                    tracing::warn!(node = %self.node, %incarnation, "an exit was acknowledged that nobody told")
+                }
+            },
+            // The shim is gone, its report may be there.
+            Life::Nothing => {
+                let path = self.shared.context.run_dir(&self.node);
+                let removed = blocking(move || match files::read::<Status>(&path) {
+                    Ok(Some(status)) if status.incarnation > incarnation => Ok(()),
+                    Ok(_) | Err(_) => files::remove(&path.join(STATUS)),
+                });
+                if let Err(error) = removed.await {
+                    // It will be reported once more, and acknowledged once more.
+                    tracing::warn!(node = %self.node, error = chain(&error), "an exit report stays");
+                }
+            }
+            Life::Shim(_) | Life::Prepared(_) => {}
+        }
+    }
+
+    async fn prepare(&mut self, order: Order) {
+        let incarnation = order.incarnation;
+        match &mut self.life {
+            Life::Nothing => {}
+            // Again, perhaps with another spec. The lock goes with it.
+            Life::Prepared(_) => self.life = Life::Nothing,
+            Life::Shim(shim) if shim.incarnation == incarnation => return,
+            Life::Shim(shim) if shim.stage == Stage::Acknowledged => {
+                let gone = async { while !matches!(shim.link.hear().await, Heard::Closed(_)) {} };
+                if tokio::time::timeout(PATIENCE, gone).await.is_err() {
+                    let reason = format!("the shim of incarnation {} was told to go and does not", shim.incarnation);
+                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                }
+                self.life = Life::Nothing;
+            }
+            Life::Shim(shim) => {
+                let reason = format!("incarnation {} is still there", shim.incarnation);
+                return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+            }
+        }
+        // Something may still hold the lock that outlived its shim: it is ended if it is proven ours, then once more.
+        let mut is_last = false;
+        loop {
+            let (context, node, last) =
+                (Arc::clone(&self.shared.context), self.node.clone(), self.known.process.clone());
+            let attempt = order.clone();
+            match blocking(move || launch::prepare(&context, &node, &attempt, last.as_ref())).await {
+                Preparation::Prepared(prepared) => {
+                    self.life = Life::Prepared(prepared);
+                    crash_point!("agent_after_prepare", self.node.as_str());
+                    return self.tell(incarnation, NodeHappening::Prepared).await;
+                }
+                Preparation::Impossible(reason) => {
+                    return self.tell_exited(incarnation, None, not_started(reason)).await;
+                }
+                Preparation::Held if is_last => {
+                    let reason = "its lock is taken again and again".to_owned();
+                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                }
+                Preparation::Held => {}
+            }
+            is_last = true;
+            match self.look(Duration::ZERO).await {
+                Look::Absent => {}
+                Look::Exited { incarnation, process, exit } => self.tell_exited(incarnation, process, exit).await,
+                Look::Unprovable(reason) => return self.tell(incarnation, NodeHappening::Blocked { reason }).await,
+                Look::Shim { link, hello, launch } => {
+                    let found = self.welcome(link, hello, launch.incarnation).await;
+                    let reason = format!("incarnation {found} is still there");
+                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                }
+            }
+        }
+    }
+
+    async fn launch(&mut self, incarnation: Incarnation) {
+        let prepared = match std::mem::replace(&mut self.life, Life::Nothing) {
+            Life::Prepared(prepared) if prepared.incarnation == incarnation => prepared,
+            other => {
+                let is_launched = matches!(&other, Life::Shim(shim) if shim.incarnation == incarnation);
+                self.life = other;
+                if !is_launched {
+                    let exit = not_started("it was not prepared when it was to be launched".into());
+                    self.tell_exited(incarnation, None, exit).await;
+                }
+                return;
+            }
+        };
+        crash_point!("agent_before_spawn", self.node.as_str());
+        let (context, node) = (Arc::clone(&self.shared.context), self.node.clone());
+        let runtime = self.shared.tasks.runtime().clone();
+        let spawned = blocking(move || {
+            // The child's end is watched by this runtime.
+            let _guard = runtime.enter();
+            launch::spawn(&context, &node, prepared)
+        });
+        let (directory, child) = match spawned.await {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                let exit = not_started(format!("cannot start its shim: {error}"));
+                return self.tell_exited(incarnation, None, exit).await;
+            }
+        };
+        crash_point!("agent_after_spawn", self.node.as_str());
+        self.reap(child);
+        // Its predecessor was proven dead when it was prepared.
+        self.known = Known { incarnation, process: None };
+        match connect(&directory).await {
+            Ok(link) => self.connect(link, incarnation),
+            // The listener went away with the shim that had it.
+            Err(_) => self.settle(incarnation, PATIENCE).await,
+        }
+    }
+
+    /// A shim of ours is our child: somebody has to take its exit code, which says nothing.
+    fn reap(&self, mut child: tokio::process::Child) {
+        let node = self.node.clone();
+        self.shared.tasks.spawn(format!("reaper of the shim of {node}"), Death::Tolerated, |token| async move {
+            let _ = token.run_until_cancelled(child.wait()).await;
+        });
+    }
+
+    async fn stop(&mut self, incarnation: Incarnation, timeout_ms: u64) {
+        if let Life::Nothing = self.life
+            && self.told.exited < incarnation
+        {
+            // Blocked, or never looked for: whatever is there now.
+            self.settle(incarnation, PATIENCE).await;
+        }
+        match &mut self.life {
+            Life::Shim(shim) if shim.incarnation == incarnation && shim.stage == Stage::Watching => {
+                let timeout_ms = shim.stop.map_or(timeout_ms, |before| before.min(timeout_ms));
+                shim.stop = Some(timeout_ms);
+                shim.link.ask(&ToShim::Stop { incarnation, timeout_ms });
+            }
+            Life::Prepared(prepared) if prepared.incarnation == incarnation => {
+                self.life = Life::Nothing;
+                let exit = not_started("it was stopped before it was started".into());
+                self.tell_exited(incarnation, None, exit).await;
+            }
+            // Gone already, or another one.
+            Life::Nothing | Life::Prepared(_) | Life::Shim(_) => {}
+        }
+    }
+
+    /// Removes the run directory once nothing needs it; tells whether the task is over.
+    async fn try_forget(&mut self) -> bool {
+        match &self.life {
+            Life::Shim(_) => return false,
+            Life::Prepared(_) => self.life = Life::Nothing,
+            Life::Nothing => {}
+        }
+        let path = self.shared.context.run_dir(&self.node);
+        let removed = blocking(move || {
+            let Some(directory) = RunDir::open(path.clone())? else { return Ok(true) };
+            let Some(_lock) = directory.lock_within(PATIENCE)? else { return Ok(false) };
+            fs::remove_dir_all(&path).map(|()| true)
+        });
+        match removed.await {
+            Ok(true) => {}
+            Ok(false) => {
+                // Something left the node's group and holds the lock. The next start of the node ends it, or the next start
+                // of the agent.
+                tracing::warn!(node = %self.node, "its lock is still held, so its run directory stays");
+                self.forget = false;
+                return false;
+            }
+            // Harmless, and looked at again at the agent's next start.
+            Err(error) => tracing::warn!(node = %self.node, %error, "cannot remove its run directory"),
+        }
+        self.forget = false;
+        let mut slots = locked(&self.shared.slots);
+        let is_over = locked(&self.slot.pending).is_empty();
+        if is_over {
+            slots.remove(&self.node);
+        }
+        is_over
+    }
+
+    async fn take_in(&mut self, heard: Heard) {
+        let Life::Shim(shim) = &mut self.life else { return };
+        let incarnation = shim.incarnation;
+        match heard {
+            Heard::Silent => self.tell(incarnation, NodeHappening::Silent).await,
+            Heard::Closed(error) => {
+                let stage = shim.stage;
+                let stop = shim.stop;
+                self.life = Life::Nothing;
+                if stage == Stage::Watching {
+                    tracing::warn!(node = %self.node, %incarnation, ?error, "the connection to its shim broke");
+                    self.settle(incarnation, PATIENCE).await;
+                    if let (Life::Shim(_), Some(timeout_ms)) = (&self.life, stop) {
+                        self.stop(incarnation, timeout_ms).await;
+                    }
+                }
+            }
+            Heard::Message(message) => {
+                let was_silent = match shim.stage {
+                    // What it owes now is to close.
+                    Stage::Acknowledged => false,
+                    Stage::Watching | Stage::ExitTold => shim.link.settle(),
+                };
+                if was_silent {
+                    self.tell(incarnation, NodeHappening::Responsive).await;
+                }
+                self.take_in_message(incarnation, message).await;
+            }
+        }
+    }
+
+    async fn take_in_message(&mut self, incarnation: Incarnation, message: ToAgent) {
+        match message {
+            ToAgent::Hello(Hello { version: _, node: _, incarnation: named, process, ready, exit }) => {
+                if named != incarnation {
+                    tracing::warn!(node = %self.node, %incarnation, %named, "its shim is of another incarnation");
+                    return;
+                }
+                if let Some(process) = process.clone().filter(|_| exit.is_none()) {
+                    self.tell_started(incarnation, process).await;
+                }
+                if ready && exit.is_none() {
+                    self.tell_ready(incarnation).await;
+                }
+                if let Some(exit) = exit {
+                    self.tell_exited(incarnation, process, exit).await;
+                }
+            }
+            ToAgent::Started { process } => self.tell_started(incarnation, process).await,
+            ToAgent::Ready {} => self.tell_ready(incarnation).await,
+            ToAgent::Exited { process, exit } => self.tell_exited(incarnation, process, exit).await,
+            ToAgent::Stopping {} | ToAgent::Pong { token: _ } => {}
+        }
+    }
+
+    async fn tell_started(&mut self, incarnation: Incarnation, process: ProcessId) {
+        self.known = Known { incarnation, process: Some(process.clone()) };
+        if self.told.started < incarnation {
+            self.told.started = incarnation;
+            self.tell(incarnation, NodeHappening::Started { process }).await;
+        }
+    }
+
+    async fn tell_ready(&mut self, incarnation: Incarnation) {
+        if self.told.ready < incarnation {
+            self.told.ready = incarnation;
+            self.tell(incarnation, NodeHappening::Ready).await;
+        }
+    }
+
+    async fn tell_exited(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) {
+        if let Life::Shim(shim) = &mut self.life
+            && shim.incarnation == incarnation
+            && shim.stage == Stage::Watching
+        {
+            shim.stage = Stage::ExitTold;
+        }
+        if self.told.exited < incarnation {
+            self.told.exited = incarnation;
+            let Exit { cause, ran_ms: _, stdout, stderr } = self.with_output(exit);
+            self.tell(incarnation, NodeHappening::Exited { cause, process, stdout, stderr }).await;
+        }
+    }
+
+    async fn tell(&self, incarnation: Incarnation, what: NodeHappening) {
+        let event = NodeEvent { node: self.node.clone(), incarnation, what };
+        // Closed means that the agent ends; the next one learns it from the shim.
+        let _ = self.shared.events.send(event).await;
+    }
+}
+
+fn not_started(reason: String) -> Exit {
+    Exit { cause: ExitCause::NotStarted(reason), ran_ms: 0, stdout: String::new(), stderr: String::new() }
+}
+
+/// Connects to a shim that was just spawned. Its listener exists before it does, so there is nothing to wait for.
+async fn connect(directory: &RunDir) -> std::io::Result<Link> {
+    tokio::time::timeout_at(Instant::now() + PATIENCE, Link::connect(directory)).await?
+}
+
+/// Runs what waits for files, locks or processes off the runtime's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}

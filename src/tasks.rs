@@ -1,0 +1,159 @@
+//! How tasks are spawned: each has a name, a token that asks it to end, and a known meaning of its death.
+//!
+//! Answers for: no task dies unnoticed. A panic is logged under the task's name; where the process cannot do without the
+//! task, its end (panic or plain return before anybody asked for it) is handed to [`Tasks::fatal`], whose caller ends the
+//! process. Leaves to others: the order of shutdown, and what a task does when its token is cancelled.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What it means to the process when a task ends before its token was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// It may end at any time: one connection, one node. A panic is logged, nobody else suffers.
+    Tolerated,
+    /// The process cannot do without it.
+    Fatal,
+}
+
+/// A task died that the process cannot do without.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("task {task} {how}; the agent cannot go on without it and has to be started again")]
+pub struct FatalDeath {
+    pub task: String,
+    pub how: String,
+}
+
+/// The owner of all tasks of one process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Tasks {
+    runtime: runtime::Handle,
+    token: CancellationToken,
+    tracker: TaskTracker,
+    /// The first fatal death; later ones follow from it.
+    fatal: Arc<watch::Sender<Option<FatalDeath>>>,
+}
+
+impl Tasks {
+    pub fn new(runtime: runtime::Handle) -> Self {
+        Self {
+            runtime,
+            token: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            fatal: Arc::new(watch::Sender::new(None)),
+        }
+    }
+
+    /// The same tasks under a token of their own: cancelling the child leaves the others alone.
+    pub fn child(&self) -> Self {
+        Self { token: self.token.child_token(), ..self.clone() }
+    }
+
+    pub fn runtime(&self) -> &runtime::Handle {
+        &self.runtime
+    }
+
+    /// Cancelled when the tasks are asked to end.
+    pub fn token(&self) -> &CancellationToken {
+        &self.token
+    }
+
+    /// Spawns `work`; callable from any thread, inside the runtime or not.
+    pub fn spawn<F>(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        death: Death,
+        work: impl FnOnce(CancellationToken) -> F,
+    ) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let name = name.into();
+        let token = self.token.child_token();
+        let work = self.runtime.spawn(work(token.clone()));
+        let fatal = Arc::clone(&self.fatal);
+        self.tracker.spawn_on(
+            async move {
+                let how = match work.await {
+                    Ok(()) => "ended".to_owned(),
+                    Err(error) if error.is_panic() => {
+                        tracing::error!(task = %name, %error, "a task panicked");
+                        "panicked".to_owned()
+                    }
+                    // Only the end of the runtime cancels: nobody aborts our tasks.
+                    Err(_) => return,
+                };
+                match death {
+                    Death::Tolerated => {}
+                    Death::Fatal if token.is_cancelled() && how == "ended" => {}
+                    Death::Fatal => {
+                        fatal.send_if_modified(|first| {
+                            let is_first = first.is_none();
+                            first.get_or_insert(FatalDeath { task: name.into_owned(), how });
+                            is_first
+                        });
+                    }
+                }
+            },
+            &self.runtime,
+        )
+    }
+
+    /// Resolves when a task has died that the process cannot do without.
+    pub async fn fatal(&self) -> FatalDeath {
+        let mut deaths = self.fatal.subscribe();
+        let death = deaths.wait_for(Option::is_some).await.map(|death| death.clone());
+        death.ok().flatten().expect("the sender lives in self, and the value was just seen to be there")
+    }
+
+    /// Asks all tasks to end.
+    pub fn cancel(&self) {
+        self.token.cancel();
+    }
+
+    /// Resolves when the last task is gone. None may be spawned after.
+    pub async fn finished(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fatal_task_that_panics_or_returns_is_reported_once() {
+        let tasks = Tasks::new(runtime::Handle::current());
+        tasks.spawn("reader", Death::Tolerated, |_| async { panic!("on purpose") });
+        tasks.spawn("driver", Death::Fatal, |_| async {});
+        assert_eq!(tasks.fatal().await.task, "driver");
+        tasks.finished().await;
+    }
+
+    #[tokio::test]
+    async fn an_asked_for_end_is_no_death() {
+        let tasks = Tasks::new(runtime::Handle::current());
+        tasks.spawn("driver", Death::Fatal, |token| async move { token.cancelled().await });
+        tasks.cancel();
+        tasks.finished().await;
+        assert!(tasks.fatal.borrow().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_child_ends_alone() {
+        let tasks = Tasks::new(runtime::Handle::current());
+        let child = tasks.child();
+        let ended = child.spawn("node", Death::Fatal, |token| async move { token.cancelled().await });
+        child.cancel();
+        ended.await.unwrap();
+        assert!(!tasks.token().is_cancelled());
+    }
+}

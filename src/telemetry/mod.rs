@@ -1,0 +1,97 @@
+//! The log: what the agent tells people while it runs, on stderr, and what it tells systemd ([`systemd`]).
+//!
+//! Text for people and for the system journal, JSON for collectors. Colours appear only on a terminal. The durable record
+//! of requests is the journal, not the log.
+
+pub mod systemd;
+
+use std::io::IsTerminal;
+
+use tracing::Level;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    /// One object a line.
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Color {
+    Always,
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    Never,
+}
+
+impl Color {
+    /// Whether to colour a stream.
+    pub fn wanted(self, stream: &impl IsTerminal) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub format: Format,
+    pub color: Color,
+    /// The least level that is logged.
+    pub level: Level,
+    /// Directives as RUST_LOG has them; they replace the level.
+    pub filter: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("RUST_LOG cannot be read: {0}")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("the log is set up twice")]
+    Twice,
+}
+
+/// Sets up the log of this process.
+pub fn init(options: &Options) -> Result<(), Error> {
+    let filter = match &options.filter {
+        Some(directives) => EnvFilter::try_new(directives)?,
+        None => EnvFilter::new(options.level.as_str()),
+    };
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(options.color.wanted(&std::io::stderr()))
+        .with_target(false);
+    let registry = tracing_subscriber::registry().with(filter);
+    let set = match options.format {
+        Format::Text => registry.with(lines).try_init(),
+        Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    };
+    set.map_err(|_| Error::Twice)
+}
+
+/// `level`, more talkative by `steps` (less, if negative).
+pub fn shift(level: Level, steps: i32) -> Level {
+    let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+    let at = levels.iter().position(|known| *known == level).unwrap_or(0);
+    let wanted = i64::try_from(at).unwrap_or(0) + i64::from(steps);
+    let wanted = usize::try_from(wanted.max(0)).unwrap_or(0);
+    levels.get(wanted).copied().unwrap_or(Level::TRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_shift_and_stop_at_the_ends() {
+        assert_eq!(shift(Level::INFO, 0), Level::INFO);
+        assert_eq!(shift(Level::INFO, 1), Level::DEBUG);
+        assert_eq!(shift(Level::INFO, 200), Level::TRACE);
+        assert_eq!(shift(Level::WARN, -200), Level::ERROR);
+    }
+}

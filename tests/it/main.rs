@@ -1,0 +1,3 @@
+//! Tests through the real binary, and of the repository's own rules.
+
+mod architecture;

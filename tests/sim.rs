@@ -1,0 +1,565 @@
+//! Random histories on the pure core: requests, duplicates, conflicts, node deaths, host restarts, and crashes of the
+//! agent between any two steps.
+//!
+//! The world around the core is a model: a journal that forgets what was not committed, and hosts' processes that outlive
+//! the agent. After each step it is checked that nothing left before its entry was durable, that no node runs twice and
+//! that a reqid has one outcome; after each crash, that replaying every entry gives the state that was stored; and at the
+//! end that every request is answered and every wanted node runs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use proptest::prelude::*;
+use zeek_cluster_agent::api::configuration::{ClusterRole, Configuration, Instance, Node, Port};
+use zeek_cluster_agent::api::event::{Dialect, Incoming, Request, Response, Route, Source};
+use zeek_cluster_agent::api::ids::{Incarnation, InstanceName, NodeName, ReqId, Seq};
+use zeek_cluster_agent::api::launch::{ExitCause, LaunchSpec, ProcessId, Program, Readiness};
+use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
+use zeek_cluster_agent::api::time::{BootTime, Now, Timestamp};
+use zeek_cluster_agent::journal::entry::{Digest, Entry, Numbered, Recovered, Want, digest};
+use zeek_cluster_agent::journal::memory::MemoryJournal;
+use zeek_cluster_agent::lifecycle::{Durable, Effect, Input, Lifecycle, Options, RestartOptions};
+
+/// One thing that happens. Numbers choose among what is there, so that every sequence makes sense and shrinks well.
+#[derive(Debug, Clone)]
+enum Op {
+    /// Ask with a fresh reqid, or with none.
+    Ask {
+        what: usize,
+        anonymous: bool,
+    },
+    /// Ask again with an earlier reqid: the same, or something else.
+    AskAgain {
+        which: usize,
+        other: Option<usize>,
+    },
+    Commit,
+    /// Carry out the oldest released effects.
+    Effects {
+        count: usize,
+    },
+    /// Hand in the oldest reports of the supervisor.
+    Reports {
+        count: usize,
+    },
+    Pass {
+        ms: u64,
+    },
+    NodeReady {
+        which: usize,
+    },
+    NodeExit {
+        which: usize,
+        code: i32,
+    },
+    ShimDies {
+        which: usize,
+    },
+    Subscribe,
+    Disconnect,
+    Crash,
+    StopCleanly,
+    HostRestart,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (0..REQUESTS, prop::bool::weighted(0.1)).prop_map(|(what, anonymous)| Op::Ask { what, anonymous }),
+        2 => (any::<usize>(), prop::option::weighted(0.3, 0..REQUESTS))
+            .prop_map(|(which, other)| Op::AskAgain { which, other }),
+        8 => Just(Op::Commit),
+        8 => (1..4usize).prop_map(|count| Op::Effects { count }),
+        8 => (1..4usize).prop_map(|count| Op::Reports { count }),
+        6 => (1..3000u64).prop_map(|ms| Op::Pass { ms }),
+        5 => any::<usize>().prop_map(|which| Op::NodeReady { which }),
+        3 => (any::<usize>(), 0..3).prop_map(|(which, code)| Op::NodeExit { which, code }),
+        1 => any::<usize>().prop_map(|which| Op::ShimDies { which }),
+        1 => Just(Op::Subscribe),
+        1 => Just(Op::Disconnect),
+        3 => Just(Op::Crash),
+        1 => Just(Op::StopCleanly),
+        1 => Just(Op::HostRestart),
+    ]
+}
+
+const REQUESTS: usize = 11;
+
+/// The requests that histories are made of.
+fn request(what: usize) -> Request {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    match what {
+        0 => Request::SetConfiguration { config: configuration("c1", &["logger", "manager", "w1", "w2"]) },
+        1 => Request::Deploy { config: configuration("c1", &["logger", "manager", "w1", "w2"]), force: true },
+        2 => Request::Deploy { config: configuration("c2", &["w2", "w3"]), force: false },
+        3 => Request::SetConfiguration { config: configuration("c3", &["w1", "w1"]) },
+        4 => Request::AgentStandby {},
+        5 => Request::AgentWelcome {},
+        6 => Request::GetNodes {},
+        7 => Request::Restart { nodes: names(&["w1"]) },
+        8 => Request::Restart { nodes: BTreeSet::new() },
+        9 => Request::StopNodes { nodes: names(&["w2"]) },
+        _ => Request::StartNodes { nodes: names(&["w2"]) },
+    }
+}
+
+fn configuration(id: &str, nodes: &[&str]) -> Configuration {
+    let nodes = nodes.iter().enumerate().map(|(index, name)| Node {
+        name: (*name).to_owned(),
+        instance: "a1".to_owned(),
+        role: match *name {
+            "logger" => ClusterRole::Logger,
+            "manager" => ClusterRole::Manager,
+            _ => ClusterRole::Worker,
+        },
+        port: (!name.starts_with('w')).then(|| Port::tcp(2200 + index as u16)),
+        scripts: Vec::new(),
+        options: Vec::new(),
+        interface: None,
+        cpu_affinity: None,
+        env: BTreeMap::new(),
+        metrics_port: None,
+    });
+    let host = "127.0.0.1".parse().expect("an address");
+    let instances = vec![Instance { name: "a1".to_owned(), host, listen_port: None }];
+    Configuration { id: id.to_owned(), instances, nodes: nodes.collect() }.canonical()
+}
+
+fn options() -> Options {
+    Options {
+        instance: InstanceName::new("a1").expect("a name"),
+        cpus: 2,
+        program: Program::Simulated,
+        args: Vec::new(),
+        readiness: Readiness::Checkin,
+        ready_timeout_ms: 60_000,
+        stop_timeout_ms: 10_000,
+        stop_timeout_writers_ms: 15_000,
+        stage_wait_ms: 1_000,
+        request_timeout_ms: 7_000,
+        restart: RestartOptions::default(),
+    }
+}
+
+/// What of a node outlives the agent: its run directory, its shim, its process.
+#[derive(Debug, Clone, Default)]
+struct Host {
+    nodes: BTreeMap<NodeName, OnHost>,
+    boot: u32,
+    next_pid: u32,
+}
+
+#[derive(Debug, Clone)]
+struct OnHost {
+    incarnation: Incarnation,
+    spec: LaunchSpec,
+    process: ProcessId,
+    ready: bool,
+    /// The shim's report that nobody has acknowledged.
+    exit: Option<ExitCause>,
+}
+
+struct World {
+    host: Host,
+    journal: MemoryJournal<Effect>,
+    core: Option<Lifecycle>,
+    now: Now,
+    /// Released by the journal, not yet carried out.
+    effects: VecDeque<Effect>,
+    /// Reported by the supervisor, not yet handed in.
+    reports: VecDeque<NodeEvent>,
+    prepared: BTreeMap<NodeName, (Incarnation, LaunchSpec)>,
+    asked: Vec<(ReqId, Request)>,
+    outcomes: BTreeMap<(ReqId, Digest), Response>,
+    connection: u64,
+    call: u64,
+    routes: BTreeMap<Route, (ReqId, Digest)>,
+    exits: BTreeSet<(NodeName, Incarnation)>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            host: Host::default(),
+            journal: MemoryJournal::new(),
+            core: None,
+            now: Now { wall: Timestamp(1_000_000_000), boot: BootTime(60_000_000) },
+            effects: VecDeque::new(),
+            reports: VecDeque::new(),
+            prepared: BTreeMap::new(),
+            asked: Vec::new(),
+            outcomes: BTreeMap::new(),
+            connection: 1,
+            call: 0,
+            routes: BTreeMap::new(),
+            exits: BTreeSet::new(),
+        };
+        world.start();
+        world
+    }
+
+    fn start(&mut self) {
+        let recovered = self.journal.recover();
+        self.check_replay(&recovered);
+        let known: BTreeSet<NodeName> =
+            recovered.nodes.keys().cloned().chain(self.host.nodes.keys().cloned()).collect();
+        self.core = Some(Lifecycle::new(options(), recovered));
+        let boot_id = format!("boot-{}", self.host.boot);
+        self.step(Input::Started { boot_id, version: "test".into(), pid: 1, hold: None });
+        for node in known {
+            let finding = match self.host.nodes.get(&node) {
+                None => Finding::Absent,
+                Some(found) => match &found.exit {
+                    Some(cause) => Finding::Exited {
+                        incarnation: found.incarnation,
+                        process: Some(found.process.clone()),
+                        cause: cause.clone(),
+                        stdout: String::new(),
+                        stderr: String::new(),
+                    },
+                    None => Finding::Adopted {
+                        incarnation: found.incarnation,
+                        process: Some(found.process.clone()),
+                        ready: found.ready,
+                        spec: Box::new(found.spec.clone()),
+                    },
+                },
+            };
+            self.step(Input::Found { node, finding });
+        }
+        self.step(Input::Adopted);
+    }
+
+    /// Replaying every entry from the first gives what the records say.
+    fn check_replay(&self, recovered: &Recovered) {
+        let mut replayed = Durable::default();
+        for entry in self.entries() {
+            replayed.apply(entry);
+        }
+        let stored = Durable::new(recovered.clone());
+        assert_eq!(replayed.last, stored.last, "last");
+        assert_eq!(replayed.agent, stored.agent, "agent");
+        assert_eq!(replayed.desired, stored.desired, "desired");
+        assert_eq!(replayed.nodes, stored.nodes, "nodes");
+        assert_eq!(replayed.unfinished, stored.unfinished, "unfinished");
+    }
+
+    fn step(&mut self, input: Input) {
+        let Some(core) = &mut self.core else { return };
+        for sealed in core.step(self.now, &input) {
+            self.effects.extend(self.journal.stage(sealed));
+        }
+        self.note_exits();
+    }
+
+    fn commit(&mut self) {
+        let Some(core) = &mut self.core else { return };
+        let records = core.take_records();
+        self.effects.extend(self.journal.commit(records));
+        let upto = self.journal.durable();
+        self.step(Input::Committed { upto });
+    }
+
+    /// P9: one exit per launch among the entries.
+    fn note_exits(&mut self) {
+        let mut seen = BTreeSet::new();
+        for one in self.entries() {
+            if let Entry::NodeExited { node, incarnation, .. } = &one.entry {
+                assert!(seen.insert((node.clone(), *incarnation)), "{node} {incarnation} exited twice");
+            }
+        }
+        self.exits = seen;
+    }
+
+    fn ask(&mut self, reqid: ReqId, request: Request) {
+        self.call += 1;
+        let route = Route { connection: self.connection, call: self.call };
+        self.routes.insert(route, (reqid.clone(), digest(&request)));
+        let known = self.journal.lookup(&reqid).map(Box::new);
+        let incoming = Incoming {
+            reqid,
+            request,
+            dialect: Dialect::Management,
+            source: Source { transport: "test".into(), peer: "p".into() },
+            route: Some(route),
+            timeout_ms: None,
+        };
+        self.step(Input::Request { incoming: Box::new(incoming), known });
+    }
+
+    fn is_durable(&self, matches: impl Fn(&Numbered) -> bool) -> bool {
+        self.entries().iter().any(matches)
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Respond { route, response, .. } => {
+                self.check_response(&response, Some(route));
+                self.step(Input::Delivered { route });
+            }
+            Effect::Publish { response, .. } => self.check_response(&response, None),
+            Effect::Refuse { .. } | Effect::Notify(_) | Effect::Exit { .. } => {}
+            Effect::Order { node, order } => self.order(node, order),
+        }
+    }
+
+    /// P2 and P3.
+    fn check_response(&mut self, response: &Response, route: Option<Route>) {
+        let stored = self.is_durable(|one| match &one.entry {
+            Entry::RequestCompleted { response: stored, .. } | Entry::RequestConflicted { response: stored, .. } => {
+                stored.0 == *response
+            }
+            _ => false,
+        });
+        assert!(stored, "left before it was durable: {response:?}");
+        let conflict = response.results.iter().any(|r| r.error.as_ref().is_some_and(|e| e.starts_with("conflict: ")));
+        if let Some(key) = route.and_then(|route| self.routes.get(&route)).cloned()
+            && !conflict
+            && !response.reqid.is_empty()
+        {
+            let first = self.outcomes.entry(key).or_insert_with(|| response.clone());
+            assert_eq!(first, response, "two outcomes for one reqid");
+        }
+    }
+
+    fn order(&mut self, node: NodeName, order: NodeOrder) {
+        match order {
+            NodeOrder::Prepare { incarnation, spec, .. } => match self.host.nodes.get(&node) {
+                Some(_) => self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() }),
+                None => {
+                    self.prepared.insert(node.clone(), (incarnation, *spec));
+                    self.report(node, incarnation, NodeHappening::Prepared);
+                }
+            },
+            NodeOrder::Launch { incarnation } => {
+                let Some((prepared, spec)) = self.prepared.remove(&node) else { return };
+                assert_eq!(prepared, incarnation, "launched another incarnation than was prepared");
+                let intended = self.is_durable(|one| {
+                    matches!(&one.entry, Entry::LaunchIntended { node: n, incarnation: i, .. }
+                        if *n == node && *i == incarnation)
+                });
+                assert!(intended, "{node} {incarnation} was started without a durable intent");
+                assert!(!self.host.nodes.contains_key(&node), "{node} runs twice");
+                self.host.next_pid += 1;
+                let process = ProcessId {
+                    boot_id: format!("boot-{}", self.host.boot),
+                    pid: self.host.next_pid,
+                    start_time: self.now.boot.0 / 10_000,
+                };
+                let started = OnHost { incarnation, spec, process: process.clone(), ready: false, exit: None };
+                self.host.nodes.insert(node.clone(), started);
+                self.report(node, incarnation, NodeHappening::Started { process });
+            }
+            NodeOrder::Stop { incarnation, .. } => {
+                let due = self.host.nodes.get(&node).is_some_and(|n| n.incarnation == incarnation && n.exit.is_none());
+                if due {
+                    self.exit(&node, ExitCause::Signal(15));
+                }
+            }
+            NodeOrder::AcknowledgeExit { incarnation } => {
+                let acknowledged = self.host.nodes.get(&node).is_some_and(|found| found.incarnation == incarnation);
+                if acknowledged {
+                    let recorded = self.is_durable(|one| {
+                        matches!(&one.entry, Entry::NodeExited { node: n, incarnation: i, .. }
+                            if *n == node && *i >= incarnation)
+                    });
+                    assert!(recorded, "{node} {incarnation}: exit acknowledged before it was durable");
+                    self.host.nodes.remove(&node);
+                }
+            }
+            NodeOrder::Forget { .. } => {
+                self.prepared.remove(&node);
+            }
+        }
+    }
+
+    fn report(&mut self, node: NodeName, incarnation: Incarnation, what: NodeHappening) {
+        self.reports.push_back(NodeEvent { node, incarnation, what });
+    }
+
+    fn exit(&mut self, node: &NodeName, cause: ExitCause) {
+        let Some(found) = self.host.nodes.get_mut(node) else { return };
+        if found.exit.is_some() {
+            return;
+        }
+        found.exit = Some(cause.clone());
+        let (incarnation, process) = (found.incarnation, Some(found.process.clone()));
+        let what = NodeHappening::Exited { cause, process, stdout: String::new(), stderr: String::new() };
+        self.report(node.clone(), incarnation, what);
+    }
+
+    fn pick(&self, which: usize) -> Option<NodeName> {
+        let names: Vec<&NodeName> = self.host.nodes.keys().collect();
+        names.get(which.checked_rem(names.len())?).map(|name| (*name).clone())
+    }
+
+    fn crash(&mut self) {
+        self.core = None;
+        self.effects.clear();
+        self.reports.clear();
+        self.prepared.clear();
+        self.routes.clear();
+        self.connection += 1;
+        self.journal.crash();
+    }
+
+    fn run(&mut self, op: &Op) {
+        match op {
+            Op::Ask { what, anonymous } => {
+                let text = if *anonymous { String::new() } else { format!("r{}", self.asked.len()) };
+                let reqid = ReqId::new(text).expect("short");
+                if !anonymous {
+                    self.asked.push((reqid.clone(), request(*what)));
+                }
+                self.ask(reqid, request(*what).canonical());
+            }
+            Op::AskAgain { which, other } => {
+                let Some(index) = which.checked_rem(self.asked.len()) else { return };
+                let (reqid, first) = self.asked[index].clone();
+                self.ask(reqid, other.map_or(first, request).canonical());
+            }
+            Op::Commit => self.commit(),
+            Op::Effects { count } => {
+                for _ in 0..*count {
+                    if let Some(effect) = self.effects.pop_front() {
+                        self.carry_out(effect);
+                    }
+                }
+            }
+            Op::Reports { count } => {
+                for _ in 0..*count {
+                    if let Some(event) = self.reports.pop_front() {
+                        self.step(Input::Node(event));
+                    }
+                }
+            }
+            Op::Pass { ms } => {
+                self.now.wall.0 += ms * 1000;
+                self.now.boot = self.now.boot.plus_ms(*ms);
+                self.step(Input::Tick);
+            }
+            Op::NodeReady { which } => self.node_ready(*which),
+            Op::NodeExit { which, code } => {
+                if let Some(node) = self.pick(*which) {
+                    self.exit(&node, ExitCause::Code(*code));
+                }
+            }
+            Op::ShimDies { which } => {
+                if let Some(node) = self.pick(*which)
+                    && let Some(found) = self.host.nodes.remove(&node)
+                {
+                    let cause = ExitCause::Lost;
+                    let process = Some(found.process);
+                    let what = NodeHappening::Exited { cause, process, stdout: String::new(), stderr: String::new() };
+                    self.report(node, found.incarnation, what);
+                }
+            }
+            Op::Subscribe => self.step(Input::PeerAppeared),
+            Op::Disconnect => {
+                self.step(Input::Disconnected { connection: self.connection });
+                self.connection += 1;
+            }
+            Op::Crash => {
+                self.crash();
+                self.start();
+            }
+            Op::StopCleanly => {
+                self.step(Input::Stop { reason: "test".into() });
+                self.commit();
+                self.crash();
+                self.start();
+            }
+            Op::HostRestart => {
+                self.crash();
+                self.host.nodes.clear();
+                self.host.boot += 1;
+                self.now.boot = BootTime(30_000_000);
+                self.start();
+            }
+        }
+    }
+
+    fn node_ready(&mut self, which: usize) {
+        if let Some(node) = self.pick(which)
+            && let Some(found) = self.host.nodes.get_mut(&node)
+            && found.exit.is_none()
+            && !found.ready
+        {
+            found.ready = true;
+            let incarnation = found.incarnation;
+            self.report(node, incarnation, NodeHappening::Ready);
+        }
+    }
+
+    /// Nothing goes wrong any more: everything that is under way comes to its end.
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            for _ in 0..4 {
+                self.commit();
+                while let Some(effect) = self.effects.pop_front() {
+                    self.carry_out(effect);
+                }
+                while let Some(event) = self.reports.pop_front() {
+                    self.step(Input::Node(event));
+                }
+                for which in 0..self.host.nodes.len() {
+                    self.node_ready(which);
+                }
+            }
+            self.run(&Op::Pass { ms: 5_000 });
+        }
+        let core = self.core.as_ref().expect("running");
+        let durable = core.durable();
+        assert!(durable.unfinished.is_empty(), "unanswered: {:?}", durable.unfinished);
+        let wanted: BTreeSet<&NodeName> =
+            durable.nodes.iter().filter(|(_, record)| record.want == Want::Up).map(|(name, _)| name).collect();
+        let held = core.hold().is_some();
+        let running: BTreeSet<&NodeName> =
+            self.host.nodes.iter().filter(|(_, found)| found.exit.is_none()).map(|(name, _)| name).collect();
+        if !held {
+            assert_eq!(running, wanted, "wanted nodes run, and no others; {durable:?}");
+        }
+        for (name, found) in &self.host.nodes {
+            assert!(found.exit.is_none(), "{name}: its exit was never acknowledged");
+        }
+        for (reqid, request) in self.asked.clone() {
+            let accepted = self.is_durable(|one| {
+                matches!(&one.entry, Entry::RequestReceived { reqid: r, digest: d, .. }
+                    if *r == reqid && *d == digest(&request.clone().canonical()))
+            });
+            if accepted {
+                let known = self.journal.lookup(&reqid).expect("an accepted request is known");
+                assert!(known.outcome.is_some(), "{reqid} has no outcome");
+            }
+        }
+        let completions = self.entries().iter().filter_map(|one| match one.entry {
+            Entry::RequestCompleted { of, .. } => Some(of),
+            _ => None,
+        });
+        let mut once = BTreeSet::new();
+        for of in completions {
+            assert!(once.insert(of), "request {of} was completed twice");
+        }
+        let last = self.entries().last().map_or(Seq(0), |one| one.seq);
+        assert_eq!(last, self.journal.durable());
+        let recovered = self.journal.recover();
+        self.check_replay(&recovered);
+        assert_eq!(self.journal.verify().problems, Vec::<String>::new(), "the journal is whole");
+    }
+
+    /// What is durable.
+    fn entries(&self) -> &[Numbered] {
+        self.journal.entries()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn histories_keep_the_promises(ops in prop::collection::vec(op(), 1..120)) {
+        let mut world = World::new();
+        for op in &ops {
+            world.run(op);
+        }
+        world.settle();
+    }
+}

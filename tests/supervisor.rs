@@ -1,0 +1,842 @@
+//! The supervisor on real processes: each test drives it directly, with the real binary as shims and simulated nodes, and
+//! expects what the core would get to see.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use zeek_cluster_agent::api::configuration::ClusterRole;
+use zeek_cluster_agent::api::ids::{Incarnation, NodeName, Seq};
+use zeek_cluster_agent::api::launch::{ExitCause, LaunchSpec, ProcessId, Program, Readiness};
+use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
+use zeek_cluster_agent::supervisor::{Handle, Options};
+use zeek_cluster_agent::tasks::Tasks;
+
+/// Long enough for a loaded machine; nothing waits for it to pass.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A scratch host. Whatever was started on it is killed at the end.
+struct Host {
+    directory: TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn run_dir(&self, name: &str) -> PathBuf {
+        self.path().join("run").join(name)
+    }
+
+    fn agent(&self) -> Agent {
+        self.agent_with(|_| {})
+    }
+
+    fn agent_with(&self, change: impl FnOnce(&mut Options)) -> Agent {
+        let mut options = Options::new(self.path());
+        options.executable = env!("CARGO_BIN_EXE_zeek-cluster-agent").into();
+        change(&mut options);
+        let tasks = Tasks::new(tokio::runtime::Handle::current());
+        let (events_in, events) = mpsc::channel(64);
+        let handle = Handle::start(options, events_in, tasks.clone()).unwrap();
+        Agent { handle, events, tasks, seen: Vec::new() }
+    }
+
+    /// All processes that work somewhere in the scratch directory: shims, nodes, their children.
+    fn processes(&self) -> Vec<u32> {
+        let is_ours =
+            |pid: &u32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(self.path()));
+        all_pids().into_iter().filter(is_ours).collect()
+    }
+
+    fn named(&self, name: &str) -> Vec<u32> {
+        let comm = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        self.processes().into_iter().filter(|pid| comm(pid).trim_end() == name && is_alive(*pid)).collect()
+    }
+
+    fn shims(&self) -> Vec<u32> {
+        self.named("zca-shim")
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Shims first: they would only record the end of their nodes.
+        for pid in self.shims().into_iter().chain(self.processes()) {
+            kill(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+fn all_pids() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn kill(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// One run of the agent's supervisor.
+struct Agent {
+    handle: Handle,
+    events: mpsc::Receiver<NodeEvent>,
+    tasks: Tasks,
+    seen: Vec<NodeEvent>,
+}
+
+impl Agent {
+    /// Ends without a word to any shim, as a killed agent does.
+    async fn die(self) -> Vec<NodeEvent> {
+        let Self { handle, events, tasks, seen } = self;
+        tasks.cancel();
+        drop((handle, events));
+        tasks.finished().await;
+        seen
+    }
+
+    async fn next(&mut self) -> NodeEvent {
+        let event = tokio::time::timeout(DEADLINE, self.events.recv()).await;
+        let event = event.unwrap_or_else(|_| panic!("no event came after {:#?}", self.seen)).unwrap();
+        self.seen.push(event.clone());
+        event
+    }
+
+    /// The next event, which has to be about this incarnation.
+    async fn expect(&mut self, node: &NodeName, incarnation: u64) -> NodeHappening {
+        let event = self.next().await;
+        assert_eq!((&event.node, event.incarnation), (node, Incarnation(incarnation)), "{event:?}");
+        event.what
+    }
+
+    async fn started(&mut self, node: &NodeName, incarnation: u64) -> ProcessId {
+        match self.expect(node, incarnation).await {
+            NodeHappening::Started { process } => process,
+            other => panic!("expected a start, got {other:?}"),
+        }
+    }
+
+    async fn exited(&mut self, node: &NodeName, incarnation: u64) -> (ExitCause, Option<ProcessId>, String, String) {
+        match self.expect(node, incarnation).await {
+            NodeHappening::Exited { cause, process, stdout, stderr } => (cause, process, stdout, stderr),
+            other => panic!("expected an exit, got {other:?}"),
+        }
+    }
+
+    async fn ready(&mut self, node: &NodeName, incarnation: u64) {
+        assert_eq!(self.expect(node, incarnation).await, NodeHappening::Ready);
+    }
+
+    async fn prepare(&mut self, node: &NodeName, incarnation: u64, spec: &LaunchSpec) -> NodeHappening {
+        let spec = Box::new(spec.clone());
+        self.handle.order(node, NodeOrder::Prepare { incarnation: Incarnation(incarnation), spec, by: Seq(1) });
+        self.expect(node, incarnation).await
+    }
+
+    async fn launch(&mut self, node: &NodeName, incarnation: u64, spec: &LaunchSpec) -> ProcessId {
+        assert_eq!(self.prepare(node, incarnation, spec).await, NodeHappening::Prepared);
+        self.handle.order(node, NodeOrder::Launch { incarnation: Incarnation(incarnation) });
+        self.started(node, incarnation).await
+    }
+
+    fn stop(&self, node: &NodeName, incarnation: u64, timeout_ms: u64) {
+        self.handle.order(node, NodeOrder::Stop { incarnation: Incarnation(incarnation), timeout_ms });
+    }
+
+    fn acknowledge(&self, node: &NodeName, incarnation: u64) {
+        self.handle.order(node, NodeOrder::AcknowledgeExit { incarnation: Incarnation(incarnation) });
+    }
+
+    async fn probe(&self, node: &NodeName, process: Option<&ProcessId>, incarnation: u64) -> Finding {
+        let known = vec![(node.clone(), process.cloned(), Incarnation(incarnation))];
+        let findings = tokio::time::timeout(DEADLINE, self.handle.probe(known)).await.unwrap().unwrap();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        findings.into_iter().next().unwrap().1
+    }
+}
+
+async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn until_true(what: &str, mut condition: impl FnMut() -> bool) {
+    until(what, || std::future::ready(condition().then_some(()))).await;
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+fn spec(program: Program, env: &[(&str, &str)]) -> LaunchSpec {
+    let env: BTreeMap<_, _> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let readiness = Readiness::Checkin;
+    let role = ClusterRole::Worker;
+    LaunchSpec { program, args: Vec::new(), env, role, ports: Vec::new(), readiness, stop_timeout_ms: 10_000 }
+}
+
+fn simulated(env: &[(&str, &str)]) -> LaunchSpec {
+    spec(Program::Simulated, env)
+}
+
+/// A shell script as node program.
+fn script(host: &Host, text: &str) -> LaunchSpec {
+    let path = host.path().join("node.sh");
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    spec(Program::Path(path.to_str().unwrap().into()), &[])
+}
+
+#[tokio::test]
+async fn a_node_starts_gets_ready_stops_and_leaves_nothing() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    let process = agent.launch(&w1, 1, &simulated(&[("CLUSTER_NODE", "w1")])).await;
+    agent.ready(&w1, 1).await;
+    assert!(is_alive(process.pid));
+    assert_eq!(process.boot_id, agent.handle.boot_id());
+    agent.stop(&w1, 1, 10_000);
+    let (cause, exited, stdout, stderr) = agent.exited(&w1, 1).await;
+    assert_eq!((cause, exited), (ExitCause::Code(0), Some(process.clone())));
+    assert_eq!(stdout, format!("node w1 runs as pid {}\nterminating\n", process.pid));
+    assert_eq!(stderr, "");
+    assert_eq!(host.shims().len(), 1, "it stays until the exit is acknowledged");
+    assert!(host.run_dir("w1").join("status").exists());
+    agent.acknowledge(&w1, 1);
+    until_true("the shim is gone", || host.shims().is_empty()).await;
+    assert!(!host.run_dir("w1").join("status").exists());
+    agent.handle.order(&w1, NodeOrder::Forget { incarnation: Incarnation(1) });
+    until_true("the run directory is gone", || !host.run_dir("w1").exists()).await;
+    assert!(host.path().join("nodes/w1/stdout").exists(), "what a node wrote is never deleted");
+}
+
+#[tokio::test]
+async fn exits_are_told_with_code_or_signal_and_the_tail_of_this_incarnation() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    for (incarnation, code) in [(1, 0), (2, 3), (3, 255)] {
+        agent.launch(&w1, incarnation, &simulated(&[("SIM_NOT_READY", "1"), ("SIM_EXIT", &code.to_string())])).await;
+        let (cause, process, stdout, _) = agent.exited(&w1, incarnation).await;
+        assert_eq!(cause, ExitCause::Code(code));
+        assert_eq!(stdout, format!("node without a name runs as pid {}\n", process.unwrap().pid));
+        agent.acknowledge(&w1, incarnation);
+    }
+    for (incarnation, signal) in [(4, 9), (5, 6), (6, 15)] {
+        let spec = simulated(&[("SIM_NOT_READY", "1"), ("SIM_CRASH", &signal.to_string())]);
+        agent.launch(&w1, incarnation, &spec).await;
+        if signal == 15 {
+            // It waits for TERM, and takes its own for one.
+            assert_eq!(agent.exited(&w1, incarnation).await.0, ExitCause::Code(0));
+        } else {
+            assert_eq!(agent.exited(&w1, incarnation).await.0, ExitCause::Signal(signal));
+        }
+        agent.acknowledge(&w1, incarnation);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_ignores_term_is_killed_when_its_time_is_over() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    agent.launch(&w1, 1, &simulated(&[("SIM_IGNORE_TERM", "1")])).await;
+    agent.ready(&w1, 1).await;
+    let asked = Instant::now();
+    agent.stop(&w1, 1, 300);
+    agent.stop(&w1, 1, 600_000);
+    assert_eq!(agent.exited(&w1, 1).await.0, ExitCause::Signal(9));
+    assert!(asked.elapsed() >= Duration::from_millis(300), "it had its time");
+}
+
+#[tokio::test]
+async fn a_stop_is_finished_by_the_shim_when_the_agent_is_gone() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    let process = agent.launch(&w1, 1, &simulated(&[("SIM_IGNORE_TERM", "1")])).await;
+    agent.ready(&w1, 1).await;
+    agent.stop(&w1, 1, 500);
+    let log = host.run_dir("w1").join("shim.log");
+    until_true("the shim has the order", || fs::read_to_string(&log).unwrap().contains("stopping")).await;
+    agent.die().await;
+    until_true("the node is gone", || !is_alive(process.pid)).await;
+    let agent = host.agent();
+    match agent.probe(&w1, Some(&process), 1).await {
+        Finding::Exited { cause: ExitCause::Signal(9), .. } => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn children_of_a_node_are_gone_when_its_exit_is_told() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    agent.launch(&w1, 1, &simulated(&[("SIM_FORK", "5")])).await;
+    agent.ready(&w1, 1).await;
+    until_true("node and children run", || host.named("zca-node").len() + host.named("exe").len() == 6).await;
+    agent.stop(&w1, 1, 10_000);
+    assert_eq!(agent.exited(&w1, 1).await.0, ExitCause::Code(0));
+    until_true("the killed children have ended", || host.processes().len() == host.shims().len()).await;
+}
+
+#[tokio::test]
+async fn a_child_that_left_the_group_is_ended_by_its_lock_before_the_next_start() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    agent.launch(&w1, 1, &simulated(&[("SIM_FORK", "1"), ("SIM_FORK_SESSION", "1")])).await;
+    agent.ready(&w1, 1).await;
+    until_true("the child has left", || {
+        host.processes().iter().any(|pid| {
+            let is_child =
+                fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("__node_child"));
+            let id = rustix::process::Pid::from_raw((*pid).try_into().unwrap());
+            is_child && rustix::process::getsid(id).ok() == id
+        })
+    })
+    .await;
+    agent.stop(&w1, 1, 10_000);
+    agent.exited(&w1, 1).await;
+    agent.acknowledge(&w1, 1);
+    until_true("the shim is gone", || host.shims().is_empty()).await;
+    let stray = host.processes();
+    assert_eq!(stray.len(), 1);
+    agent.launch(&w1, 2, &simulated(&[])).await;
+    assert!(!is_alive(stray[0]));
+}
+
+#[tokio::test]
+async fn a_flood_of_output_neither_blocks_the_node_nor_fills_the_disk() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    agent.launch(&w1, 1, &simulated(&[("SIM_FLOOD", "50000000")])).await;
+    agent.ready(&w1, 1).await;
+    let sizes = || -> Vec<u64> {
+        let names = ["stdout", "stdout.1", "stdout.2", "stdout.3"];
+        names.map(|name| fs::metadata(host.path().join("nodes/w1").join(name)).map_or(0, |file| file.len())).into()
+    };
+    until_true("all is written or rotated away", || sizes()[0] > 0 && sizes()[1] == 10 << 20).await;
+    assert!(sizes().iter().all(|size| *size <= 10 << 20), "{:?}", sizes());
+    assert_eq!(sizes()[3], 0);
+    agent.stop(&w1, 1, 10_000);
+    let (_, _, stdout, _) = agent.exited(&w1, 1).await;
+    assert_eq!(stdout.lines().count(), 100);
+    assert!(stdout.ends_with("terminating\n"));
+}
+
+#[tokio::test]
+async fn output_goes_nowhere_rather_than_block_when_it_cannot_be_written() {
+    let (host, w1) = (Host::new(), node("w1"));
+    fs::create_dir_all(host.path().join("nodes/w1/stdout")).unwrap();
+    let mut agent = host.agent();
+    agent.launch(&w1, 1, &simulated(&[("SIM_FLOOD", "5000000")])).await;
+    agent.ready(&w1, 1).await;
+    let log = fs::read_to_string(host.run_dir("w1").join("shim.log")).unwrap();
+    assert!(log.contains("output is being dropped"), "{log}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_executed_is_told_with_the_reason() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    let missing = spec(Program::Path("/nowhere/zeek".into()), &[]);
+    match agent.prepare(&w1, 1, &missing).await {
+        NodeHappening::Exited { cause: ExitCause::NotStarted(reason), .. } => {
+            assert!(reason.contains("/nowhere/zeek"), "{reason}")
+        }
+        other => panic!("{other:?}"),
+    }
+    let broken = host.path().join("broken");
+    fs::write(&broken, "no program at all").unwrap();
+    fs::set_permissions(&broken, PermissionsExt::from_mode(0o755)).unwrap();
+    let broken_spec = spec(Program::Path(broken.to_str().unwrap().into()), &[]);
+    assert_eq!(agent.prepare(&w1, 2, &broken_spec).await, NodeHappening::Prepared);
+    agent.handle.order(&w1, NodeOrder::Launch { incarnation: Incarnation(2) });
+    let (cause, process, _, _) = agent.exited(&w1, 2).await;
+    let expected = format!("cannot execute {}: Exec format error (os error 8)", broken.display());
+    assert_eq!((cause, process), (ExitCause::NotStarted(expected), None));
+    agent.acknowledge(&w1, 2);
+    agent.launch(&w1, 3, &simulated(&[])).await;
+}
+
+#[tokio::test]
+async fn orders_may_come_twice() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    let one = Incarnation(1);
+    let spec = simulated(&[]);
+    assert_eq!(agent.prepare(&w1, 1, &spec).await, NodeHappening::Prepared);
+    assert_eq!(agent.prepare(&w1, 1, &spec).await, NodeHappening::Prepared);
+    agent.handle.order(&w1, NodeOrder::Launch { incarnation: one });
+    agent.handle.order(&w1, NodeOrder::Launch { incarnation: one });
+    let process = agent.started(&w1, 1).await;
+    agent.ready(&w1, 1).await;
+    agent.handle.order(&w1, NodeOrder::Launch { incarnation: one });
+    agent.handle.order(&w1, NodeOrder::Prepare { incarnation: one, spec: Box::new(spec.clone()), by: Seq(1) });
+    agent.stop(&w1, 1, 10_000);
+    agent.stop(&w1, 1, 10_000);
+    assert_eq!(agent.exited(&w1, 1).await.1, Some(process));
+    agent.acknowledge(&w1, 1);
+    agent.acknowledge(&w1, 1);
+    agent.stop(&w1, 1, 10_000);
+    agent.launch(&w1, 2, &spec).await;
+    agent.ready(&w1, 2).await;
+    agent.stop(&w1, 1, 10_000);
+    let other = node("w2");
+    agent.launch(&other, 1, &spec).await;
+    agent.ready(&other, 1).await;
+    assert_eq!(host.shims().len(), 2);
+}
+
+#[tokio::test]
+async fn a_second_agent_adopts_what_the_first_left_and_hears_of_its_end_once() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut first = host.agent();
+    let spec = simulated(&[("SIM_IGNORE_TERM", "0"), ("CLUSTER_NODE", "w1")]);
+    let process = first.launch(&w1, 7, &spec).await;
+    first.ready(&w1, 7).await;
+    first.die().await;
+    let mut second = host.agent();
+    let asked = Instant::now();
+    let finding = second.probe(&w1, Some(&process), 7).await;
+    println!("adopted in {:?}", asked.elapsed());
+    let expected = Finding::Adopted {
+        incarnation: Incarnation(7),
+        process: Some(process.clone()),
+        ready: true,
+        spec: Box::new(spec),
+    };
+    assert_eq!(finding, expected);
+    second.stop(&w1, 7, 10_000);
+    assert_eq!(second.exited(&w1, 7).await.0, ExitCause::Code(0));
+    second.die().await;
+    // Not acknowledged: offered again, also to an agent that lost its journal.
+    let third = host.agent();
+    let findings = third.handle.probe(Vec::new()).await.unwrap();
+    match findings.as_slice() {
+        [
+            (
+                name,
+                Finding::Exited {
+                    incarnation: Incarnation(7),
+                    process: Some(exited),
+                    cause: ExitCause::Code(0),
+                    stdout,
+                    ..
+                },
+            ),
+        ] => {
+            assert_eq!((name, exited), (&w1, &process));
+            assert!(stdout.ends_with("terminating\n"));
+        }
+        other => panic!("{other:?}"),
+    }
+    third.acknowledge(&w1, 7);
+    until_true("the shim is gone", || host.shims().is_empty()).await;
+    third.die().await;
+    assert_eq!(host.agent().probe(&w1, Some(&process), 7).await, Finding::Absent);
+}
+
+#[tokio::test]
+async fn readiness_reached_while_no_agent_runs_is_not_lost() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut first = host.agent();
+    let process = first.launch(&w1, 1, &simulated(&[("SIM_READY_AFTER_MS", "200")])).await;
+    first.die().await;
+    // Somewhere around the 200 ms: either it was ready by then, or it is told.
+    let mut second = host.agent();
+    match second.probe(&w1, Some(&process), 1).await {
+        Finding::Adopted { ready: true, .. } => {}
+        Finding::Adopted { ready: false, .. } => second.ready(&w1, 1).await,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_died_while_no_agent_ran_is_reported_with_its_signal() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut first = host.agent();
+    let process = first.launch(&w1, 1, &simulated(&[])).await;
+    first.ready(&w1, 1).await;
+    first.die().await;
+    kill(process.pid, rustix::process::Signal::SEGV);
+    until_true("the node is gone", || !is_alive(process.pid)).await;
+    let shims = host.shims();
+    let mut second = host.agent();
+    match second.probe(&w1, Some(&process), 1).await {
+        Finding::Exited { process: Some(exited), cause: ExitCause::Signal(11), .. } => assert_eq!(exited, process),
+        other => panic!("{other:?}"),
+    }
+    second.acknowledge(&w1, 1);
+    second.launch(&w1, 2, &simulated(&[])).await;
+    assert!(!shims.iter().any(|pid| is_alive(*pid)));
+}
+
+#[tokio::test]
+async fn the_report_of_a_shim_that_is_gone_itself_counts() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut first = host.agent();
+    let process = first.launch(&w1, 1, &simulated(&[("SIM_EXIT", "4")])).await;
+    first.ready(&w1, 1).await;
+    assert_eq!(first.exited(&w1, 1).await.0, ExitCause::Code(4));
+    first.die().await;
+    for shim in host.shims() {
+        kill(shim, rustix::process::Signal::KILL);
+    }
+    until_true("the shim is gone", || host.shims().is_empty()).await;
+    let mut second = host.agent();
+    match second.probe(&w1, Some(&process), 1).await {
+        Finding::Exited { cause: ExitCause::Code(4), .. } => {}
+        other => panic!("{other:?}"),
+    }
+    second.acknowledge(&w1, 1);
+    until_true("the report is removed", || !host.run_dir("w1").join("status").exists()).await;
+    second.launch(&w1, 2, &simulated(&[])).await;
+}
+
+/// Kills the node's shim, with or without the agent there to see it, and expects one `Lost` and an empty port.
+async fn shim_is_killed(spec_of: impl Fn(&Host, u16) -> LaunchSpec, with_agent: bool) {
+    let (host, w1) = (Host::new(), node("w1"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let spec = spec_of(&host, port);
+    let mut agent = host.agent();
+    let process = agent.launch(&w1, 1, &spec).await;
+    agent.ready(&w1, 1).await;
+    let shims = host.shims();
+    assert_eq!(shims.len(), 1);
+    if with_agent {
+        kill(shims[0], rustix::process::Signal::KILL);
+        let (cause, lost, stdout, _) = agent.exited(&w1, 1).await;
+        assert_eq!((cause, lost), (ExitCause::Lost, Some(process.clone())));
+        assert!(stdout.contains("runs as pid"));
+    } else {
+        agent.die().await;
+        kill(shims[0], rustix::process::Signal::KILL);
+        agent = host.agent();
+        match agent.probe(&w1, Some(&process), 1).await {
+            Finding::Exited { process: Some(lost), cause: ExitCause::Lost, .. } => assert_eq!(lost, process),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!is_alive(process.pid));
+    agent.acknowledge(&w1, 1);
+    // A second one on the same port would exit with 1.
+    agent.launch(&w1, 2, &spec).await;
+    agent.ready(&w1, 2).await;
+    assert_eq!(host.shims().len(), 1);
+    let exits = agent.seen.iter().filter(|event| matches!(event.what, NodeHappening::Exited { .. })).count();
+    assert_eq!(exits, usize::from(with_agent), "{:#?}", agent.seen);
+}
+
+fn outliving(_: &Host, port: u16) -> LaunchSpec {
+    simulated(&[("SIM_CLEAR_PDEATHSIG", "1"), ("SIM_PORT", &port.to_string())])
+}
+
+/// The program's parent is a shell: the signal of the shim's death reaches that alone.
+fn wrapped(host: &Host, port: u16) -> LaunchSpec {
+    let mut spec = script(host, &format!("{} __node\nexit $?", env!("CARGO_BIN_EXE_zeek-cluster-agent")));
+    spec.env.insert("SIM_PORT".into(), port.to_string());
+    spec
+}
+
+#[tokio::test]
+async fn a_killed_shim_takes_its_node_along() {
+    shim_is_killed(|_, port| simulated(&[("SIM_PORT", &port.to_string())]), true).await;
+    shim_is_killed(|_, port| simulated(&[("SIM_PORT", &port.to_string())]), false).await;
+}
+
+#[tokio::test]
+async fn a_node_that_outlives_its_killed_shim_is_ended_by_proof() {
+    shim_is_killed(outliving, true).await;
+}
+
+#[tokio::test]
+async fn a_node_that_outlives_its_killed_shim_is_ended_by_proof_at_the_next_start() {
+    shim_is_killed(outliving, false).await;
+}
+
+#[tokio::test]
+async fn a_wrapped_node_that_outlives_its_killed_shim_is_ended_by_proof() {
+    shim_is_killed(wrapped, true).await;
+}
+
+#[tokio::test]
+async fn a_wrapped_node_that_outlives_its_killed_shim_is_ended_by_proof_at_the_next_start() {
+    shim_is_killed(wrapped, false).await;
+}
+
+#[tokio::test]
+async fn a_node_that_closed_the_lock_is_ended_by_its_identity() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    // The shell clears PDEATHSIG by not being the node any more once setpriv has run; it closes what it inherited.
+    let text = "for fd in /proc/self/fd/*; do n=${fd##*/}; [ $n -gt 2 ] && eval \"exec $n>&-\"; done\n\
+                exec setpriv --pdeathsig clear sleep 1000";
+    let process = agent.launch(&w1, 1, &script(&host, text)).await;
+    until_true("it sleeps", || {
+        fs::read_to_string(format!("/proc/{}/comm", process.pid)).is_ok_and(|comm| comm == "sleep\n")
+    })
+    .await;
+    agent.die().await;
+    kill(host.shims()[0], rustix::process::Signal::KILL);
+    until_true("the shim is gone", || host.shims().is_empty()).await;
+    assert!(is_alive(process.pid));
+    let agent = host.agent();
+    match agent.probe(&w1, Some(&process), 1).await {
+        Finding::Exited { process: Some(lost), cause: ExitCause::Lost, .. } => assert_eq!(lost, process),
+        other => panic!("{other:?}"),
+    }
+    assert!(!is_alive(process.pid));
+}
+
+#[tokio::test]
+async fn a_lock_held_by_who_knows_whom_blocks_and_nobody_is_signalled() {
+    let (host, w1) = (Host::new(), node("w1"));
+    fs::create_dir_all(host.run_dir("w1")).unwrap();
+    let lock = fs::File::create(host.run_dir("w1").join("lock")).unwrap();
+    // Held by this test, which the supervisor does not look at, as it is the agent's own process.
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let mut agent = host.agent();
+    match agent.probe(&w1, None, 3).await {
+        Finding::Unprovable { reason } => assert!(reason.contains("run/w1/lock"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    match agent.prepare(&w1, 4, &simulated(&[])).await {
+        NodeHappening::Blocked { reason } => assert!(reason.contains("run/w1/lock"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    drop(lock);
+    agent.launch(&w1, 4, &simulated(&[])).await;
+}
+
+#[tokio::test]
+async fn a_forged_record_leads_to_no_signal() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut first = host.agent();
+    let process = first.launch(&w1, 1, &simulated(&[])).await;
+    first.ready(&w1, 1).await;
+    first.die().await;
+    kill(host.shims()[0], rustix::process::Signal::KILL);
+    until_true("shim and node are gone", || host.processes().iter().all(|pid| !is_alive(*pid))).await;
+    let mut foreign = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    // The pid is somebody else's now: another start time, another boot, or both.
+    let reused = ProcessId { pid: foreign.id(), ..process.clone() };
+    let boot = ProcessId { boot_id: "0b5c2a5e-0000-4000-8000-000000000000".into(), ..reused.clone() };
+    let status = host.run_dir("w1").join("status");
+    for forged in [reused, boot] {
+        forge_status(&status, &forged);
+        for recorded in [None, Some(&forged)] {
+            let agent = host.agent();
+            let finding = agent.probe(&w1, recorded, 1).await;
+            assert!(!matches!(finding, Finding::Adopted { .. } | Finding::Unprovable { .. }), "{finding:?}");
+            agent.die().await;
+            assert_eq!(foreign.try_wait().unwrap(), None, "a foreign process was ended");
+        }
+    }
+    foreign.kill().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&foreign.wait().unwrap()), Some(9));
+}
+
+/// Writes a status file as a shim does, checksum and all.
+fn forge_status(path: &Path, process: &ProcessId) {
+    let body = serde_json::json!({"incarnation": 1, "process": process, "exit": null});
+    let body = rmp_serde::to_vec_named(&body).unwrap();
+    let mut bytes = b"zca-stat".to_vec();
+    bytes.extend(1_u32.to_be_bytes());
+    bytes.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
+    bytes.extend(body);
+    let checksum = blake3::hash(&bytes);
+    bytes.extend(checksum.as_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_stopped_shim_is_silent_and_never_harmed() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    let process = agent.launch(&w1, 1, &simulated(&[])).await;
+    agent.ready(&w1, 1).await;
+    let shim = host.shims()[0];
+    kill(shim, rustix::process::Signal::STOP);
+    agent.handle.ping();
+    let asked = Instant::now();
+    assert_eq!(agent.expect(&w1, 1).await, NodeHappening::Silent);
+    assert!(asked.elapsed() >= Duration::from_secs(4));
+    agent.stop(&w1, 1, 10_000);
+    agent.die().await;
+    // To the next agent it is as silent, and still there.
+    let mut agent = host.agent();
+    match agent.probe(&w1, Some(&process), 1).await {
+        Finding::Adopted { incarnation: Incarnation(1), process: Some(adopted), .. } => assert_eq!(adopted, process),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(agent.expect(&w1, 1).await, NodeHappening::Silent);
+    assert!(is_alive(shim) && is_alive(process.pid));
+    kill(shim, rustix::process::Signal::CONT);
+    assert_eq!(agent.expect(&w1, 1).await, NodeHappening::Responsive);
+    // The order of the first agent had arrived.
+    loop {
+        match agent.expect(&w1, 1).await {
+            NodeHappening::Ready => {}
+            NodeHappening::Exited { cause: ExitCause::Code(0), .. } => break,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_has_its_environment_its_lock_and_default_signals_and_nothing_else() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent_with(|options| {
+        let agent = [
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
+            "LISTEN_FDS",
+            "INVOCATION_ID",
+            "JOURNAL_STREAM",
+            "ZCA_STATE_DIR",
+            "KEPT",
+        ];
+        options.environment = agent.map(|name| (OsString::from(name), OsString::from("agent"))).into();
+    });
+    let process = agent.launch(&w1, 1, &simulated(&[("CLUSTER_NODE", "w1")])).await;
+    agent.ready(&w1, 1).await;
+    let proc = PathBuf::from(format!("/proc/{}", process.pid));
+    let env = fs::read_to_string(proc.join("environ")).unwrap();
+    let env: BTreeMap<_, _> = env.split_terminator('\0').filter_map(|pair| pair.split_once('=')).collect();
+    assert_eq!(env.keys().copied().collect::<Vec<_>>(), ["CLUSTER_NODE", "KEPT", "NOTIFY_SOCKET"]);
+    assert!(env["NOTIFY_SOCKET"].starts_with('@'));
+    assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), host.path().join("nodes/w1").canonicalize().unwrap());
+
+    let mut files: Vec<String> = Vec::new();
+    for entry in fs::read_dir(proc.join("fd")).unwrap() {
+        files.push(fs::read_link(entry.unwrap().path()).unwrap().display().to_string());
+    }
+    files.sort();
+    let lock = host.run_dir("w1").join("lock").canonicalize().unwrap().display().to_string();
+    files.retain(|file| !file.starts_with("pipe:"));
+    assert_eq!(files, ["/dev/null".to_owned(), lock]);
+
+    let status = fs::read_to_string(proc.join("status")).unwrap();
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    // A Rust program ignores SIGPIPE (13) by itself, and this one blocks TERM (15) to wait for it.
+    assert_eq!(mask("SigIgn:"), 1 << 12);
+    assert_eq!(mask("SigBlk:") & !(1 << 14), 0);
+    let id = rustix::process::Pid::from_raw(process.pid.try_into().unwrap());
+    assert_eq!(rustix::process::getsid(id).unwrap(), id.unwrap());
+
+    let shim = host.shims()[0];
+    let mut of_shim: Vec<String> = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{shim}/fd")).unwrap() {
+        of_shim.push(fs::read_link(entry.unwrap().path()).unwrap().display().to_string());
+    }
+    of_shim.retain(|file| !file.contains(':'));
+    of_shim.sort();
+    println!("a shim has open: {of_shim:?}");
+    assert_eq!(of_shim.iter().filter(|file| **file == "/dev/null").count(), 3);
+    let cmdline = fs::read_to_string(format!("/proc/{shim}/cmdline")).unwrap();
+    assert_eq!(cmdline, "zca-shim\0w1\x001\0");
+}
+
+#[tokio::test]
+async fn a_script_has_default_signals() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    let spec = script(&host, "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; exit 0");
+    agent.launch(&w1, 1, &spec).await;
+    let (cause, _, stdout, _) = agent.exited(&w1, 1).await;
+    assert_eq!(cause, ExitCause::Code(0));
+    let expected = ["SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000", "SigCgt:\t0000000000000000"];
+    assert_eq!(stdout.lines().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn strangers_in_the_run_directory_and_long_names_are_fine() {
+    let host = Host::new();
+    fs::create_dir_all(host.path().join("run/not a node")).unwrap();
+    fs::write(host.path().join("run/stray-file"), "").unwrap();
+    let long = node(&"w".repeat(128));
+    let mut agent = host.agent();
+    let findings = agent.handle.probe(Vec::new()).await.unwrap();
+    println!("{findings:?}");
+    agent.launch(&long, 1, &simulated(&[])).await;
+    agent.ready(&long, 1).await;
+}
+
+#[tokio::test]
+async fn an_executable_that_was_replaced_and_deleted_still_makes_shims() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let copy = host.path().join("agent");
+    fs::copy(env!("CARGO_BIN_EXE_zeek-cluster-agent"), &copy).unwrap();
+    let mut agent = host.agent_with(|options| options.executable = copy.clone());
+    fs::remove_file(&copy).unwrap();
+    fs::write(&copy, "another release").unwrap();
+    agent.launch(&w1, 1, &simulated(&[])).await;
+    agent.ready(&w1, 1).await;
+}
+
+#[tokio::test]
+async fn shims_at_rest_do_nothing_and_are_small() {
+    let host = Host::new();
+    let mut agent = host.agent();
+    let names: Vec<_> = (0..20).map(|n| node(&format!("w{n}"))).collect();
+    for name in &names {
+        let spec = Box::new(simulated(&[]));
+        agent.handle.order(name, NodeOrder::Prepare { incarnation: Incarnation(1), spec, by: Seq(1) });
+    }
+    let mut ready = 0;
+    while ready < names.len() {
+        let NodeEvent { node, incarnation, what } = agent.next().await;
+        match what {
+            NodeHappening::Prepared => agent.handle.order(&node, NodeOrder::Launch { incarnation }),
+            NodeHappening::Started { .. } => {}
+            NodeHappening::Ready => ready += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    let shims = host.shims();
+    assert_eq!(shims.len(), names.len());
+    let switches = || -> Vec<String> {
+        let of = |pid: &u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap().to_owned()
+        };
+        shims.iter().map(of).collect()
+    };
+    let before = switches();
+    // Nothing may happen here, so there is no condition to wait for.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(before, switches());
+    let pss: u64 = shims
+        .iter()
+        .map(|pid| {
+            let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        })
+        .sum();
+    println!("PSS per shim, of {}: {} kB", shims.len(), pss / shims.len() as u64);
+}
