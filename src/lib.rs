@@ -5,10 +5,12 @@
 
 pub mod agent;
 pub mod api;
+pub mod broker;
 pub mod cli;
 pub mod cluster_file;
 pub mod control;
 pub mod crash_points;
+pub mod dialect;
 pub mod journal;
 pub mod lifecycle;
 pub mod settings;
