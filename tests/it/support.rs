@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
+#[cfg(feature = "crash-points")]
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -199,6 +200,7 @@ impl Host {
         }
     }
 
+    #[cfg_attr(not(feature = "crash-points"), expect(dead_code, reason = "the crash matrix looks at rows"))]
     pub fn requests(&self, reqid: &str) -> Vec<RequestRow> {
         let rows = self.rows(Kind::Request).into_iter().filter_map(|row| match row {
             Row::Request(row) => (row.reqid == reqid).then_some(*row),
@@ -327,6 +329,7 @@ impl Agent {
     }
 
     /// Waits until it has killed itself at a crash point.
+    #[cfg(feature = "crash-points")]
     pub fn wait_crashed(self, host: &Host) {
         let status = self.wait();
         assert_eq!(status.signal(), Some(9), "it ended with {status}, not at the crash point:\n{}", host.read_log());
