@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::configuration::{ClusterRole, Configuration, Node};
-use crate::api::event::{Request, Response, Result, ResultData};
+use crate::api::event::{Notification, Request, Response, Result, ResultData};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::LaunchSpec;
 use crate::api::time::Now;
@@ -16,6 +16,7 @@ use crate::journal::entry::{
 };
 
 use super::decision::{Decision, Note};
+use super::effect::Effect;
 use super::{Lifecycle, answer};
 
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
@@ -206,7 +207,27 @@ impl Lifecycle {
     }
 
     fn desire(&self, received: &Received, config: ConfigChange, nodes: Vec<(NodeName, WantChange)>) -> Decision {
-        self.end_hold(received).entry(Entry::DesiredChanged { by: received.seq, config, nodes })
+        let ours = self.options.instance.as_str();
+        let message = match &config {
+            ConfigChange::Keep => None,
+            ConfigChange::Set(config) => {
+                let here = config.0.nodes.iter().filter(|node| node.instance == ours).count();
+                Some(format!(
+                    "configuration {} is to run, with {here} nodes here (request {})",
+                    config.0.id, received.seq
+                ))
+            }
+            ConfigChange::Forget => Some(format!("standby: nodes stop, no configuration (request {})", received.seq)),
+        };
+        let changed = self.end_hold(received).entry(Entry::DesiredChanged { by: received.seq, config, nodes });
+        match message {
+            Some(msg) => changed.effect(Effect::Notify(Notification::NotifyLog {
+                instance: ours.to_owned(),
+                msg,
+                node: String::new(),
+            })),
+            None => changed,
+        }
     }
 
     /// Somebody said what they want: the agent may start and stop nodes again.
