@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
 use crate::api::ids::ReqId;
+use crate::api::supervision::Finding;
 use crate::control::message::Welcome;
 use crate::control::server;
 use crate::journal::entry::Life;
@@ -124,7 +125,13 @@ pub fn run(options: Options) -> Result<(), Error> {
         .map_err(|source| Error::System { what: "starting the runtime", source })?;
     let outcome = runtime.block_on(async {
         let started = start(&options, None).await?;
+        let nodes = started.nodes;
         let agent = started.serve(&options)?;
+        tracing::info!(
+            "agent {} serves on {}, with {nodes} nodes from before",
+            options.lifecycle.instance,
+            options.control.path.display()
+        );
         (options.announce)(Announcement::Ready { status: "serving" });
         agent.until_end(&options).await
     });
@@ -178,6 +185,8 @@ struct Started {
     refusing: Refusing,
     topics: Topics,
     supervisor: supervisor::Handle,
+    /// Nodes that were found running.
+    nodes: usize,
     _lock: lock::StateLock,
 }
 
@@ -236,6 +245,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         (name.clone(), process, record.incarnation)
     });
     let findings = supervisor.probe(known.collect()).await?;
+    let nodes = findings.iter().filter(|(_, finding)| matches!(finding, Finding::Adopted { .. })).count();
 
     let (exit_tx, exit) = watch::channel(None);
     let (commits_tx, commits) = watch::channel(0);
@@ -277,6 +287,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         refusing,
         topics,
         supervisor,
+        nodes,
         _lock: lock,
     })
 }

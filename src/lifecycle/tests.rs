@@ -718,7 +718,9 @@ fn shutdown_with_nodes_keeps_what_is_wanted() {
     let effects = bench.ask("bye", Request::Shutdown { nodes: true });
     let seen = bench.obey(effects);
     assert!(only_response(&seen).success());
-    assert!(seen.iter().any(|effect| matches!(effect, Effect::Exit { .. })));
+    let at = |wanted: fn(&Effect) -> bool| seen.iter().position(wanted).unwrap();
+    let answered = at(|effect| matches!(effect, Effect::Respond { .. }));
+    assert!(answered < at(|effect| matches!(effect, Effect::Exit { .. })), "the answer leaves before the end");
     assert_eq!(bench.state("w1"), NodeState::Stopped);
     let effects = bench.ask("late", Request::AgentWelcome {});
     assert!(matches!(effects.as_slice(), [Effect::Refuse { .. }]));
@@ -738,4 +740,29 @@ fn a_dispatch_answers_per_node() {
     bench.obey(effects);
     let answer = only_response(&bench.ask("c", ask(&["w1"])));
     assert_eq!(answer.results[0].error.as_deref(), Some("cluster node w1 not in running state"));
+}
+
+#[test]
+fn every_change_of_state_is_told_once_also_the_first_and_the_last() {
+    let mut bench = Bench::new();
+    let told = |effects: &[Effect]| -> Vec<String> {
+        let change = |effect: &Effect| match effect {
+            Effect::Notify(Notification::NotifyChange { node, old, new, .. }) => {
+                Some(format!("{} {old} {new}", node.name))
+            }
+            _ => None,
+        };
+        effects.iter().filter_map(change).collect()
+    };
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    assert_eq!(told(&bench.obey(effects)), ["w1 STOPPED PENDING"]);
+    assert_eq!(told(&bench.ready("w1")), ["w1 PENDING RUNNING"]);
+    let incarnation = bench.incarnation("w1");
+    let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
+    assert_eq!(told(&bench.obey(effects)), ["w1 RUNNING CRASHED", "w1 CRASHED PENDING"]);
+    assert_eq!(told(&bench.ready("w1")), ["w1 PENDING RUNNING"]);
+    let effects = bench.crash(vec![("w1", adopted(&bench, "w1"))]);
+    assert!(told(&effects).is_empty(), "an adopted node has not changed");
+    let effects = bench.ask("s", Request::AgentStandby {});
+    assert_eq!(told(&bench.obey(effects)), ["w1 RUNNING STOPPED"]);
 }
