@@ -110,7 +110,9 @@ fn requests(scratch: &Path) -> Result<()> {
     agent.end()?;
     fs::remove_file(scratch.join("raw"))?;
 
-    println!("\nrequests through the control socket, one connection (median of {ROUNDS} interleaved rounds of {SLICE:?})");
+    println!(
+        "\nrequests through the control socket, one connection (median of {ROUNDS} interleaved rounds of {SLICE:?})"
+    );
     println!("`append + fdatasync` is the floor: N records of {RAW_RECORD} bytes to a plain file, then one fdatasync");
     println!("{:>9}  {:<20} {:>12} {:>10} {:>10}", "in flight", "", "per second", "p50 ms", "p99 ms");
     for ((window, what), all) in &samples {
