@@ -161,7 +161,7 @@ pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Erro
             timeout_ms: None,
         };
         let started = start(&options, Some((incoming, answer))).await?;
-        let agent = started.unserved();
+        let agent = started.unserved()?;
         agent.until_end(&options).await?;
         answered.await.map_err(|_| Error::System {
             what: "stopping the nodes",
@@ -330,14 +330,14 @@ impl Started {
         self.drive(serving, stop)
     }
 
-    fn unserved(self) -> Agent {
+    fn unserved(self) -> Result<Agent, Error> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let serving = tokio::spawn(async move {
             stopped.cancelled().await;
             Ok(())
         });
-        self.drive(serving, stop).expect("a thread could be started")
+        self.drive(serving, stop)
     }
 
     /// Starts the driver's thread.

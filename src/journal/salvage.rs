@@ -25,12 +25,13 @@ use super::entry::{
     AgentRecord, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Packed, Record, Stage, UnfinishedRecord,
 };
 use super::keys::{self, Family, Key};
-use super::open::{self, DIR, Failure, OpenError, Options, chain};
+use super::open::{self, DIR, Failure, OpenError, Options};
 use super::store::{self, Database, StorageError};
 use super::table::{ReadError, Table};
 use super::versions::v1::{OutcomeRecord, ReqidRecord, Stored};
 use crate::api::event::{Request, Response, Result as ApiResult, ResultData};
 use crate::api::ids::{NodeName, ReqId, Seq};
+use crate::api::report::chain;
 use crate::api::time::Timestamp;
 
 const COPY: &str = "journal.copy-";
