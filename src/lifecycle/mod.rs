@@ -301,6 +301,7 @@ impl Lifecycle {
                 self.seen.rejections.remove(&peer);
             }
             Note::WindingDown => self.seen.winding_down = true,
+            Note::NotWindingDown => self.seen.winding_down = false,
             Note::Stopping => self.seen.stopping = true,
             Note::Welcomed => self.seen.welcomed = true,
             Note::HelloSent => self.seen.last_hello = Some(now.boot),
@@ -336,14 +337,21 @@ impl Lifecycle {
 
     /// Compares each node's state with what was told last.
     fn tell_changes(&mut self, effects: &mut Vec<Effect>) {
-        let names: Vec<NodeName> = self.durable.nodes.keys().cloned().collect();
-        for name in names {
-            let new = self.node_state(&name);
-            let node = self.seen.node(&name);
-            let old = node.told.replace(new);
-            if let (Some(old), true) = (old, self.seen.adopted)
-                && old != new
-            {
+        // With those that have just gone, whose end is a change too.
+        let gone = self.seen.nodes.keys().filter(|name| !self.durable.nodes.contains_key(*name));
+        let changed = |name: &NodeName| {
+            let (old, new) = (self.seen.nodes.get(name).and_then(|node| node.told), self.node_state(name));
+            let is_told = match old {
+                // What is found at the start is compared with what the last run knew, once all is found.
+                Some(old) => self.seen.adopted && old != new,
+                None => self.durable.nodes.contains_key(name),
+            };
+            is_told.then(|| (name.clone(), old, new))
+        };
+        let changes: Vec<_> = self.durable.nodes.keys().chain(gone).filter_map(changed).collect();
+        for (name, old, new) in changes {
+            self.seen.node(&name).told = Some(new);
+            if let Some(old) = old {
                 effects.push(Effect::Notify(Notification::NotifyChange {
                     instance: self.options.instance.to_string(),
                     node: Box::new(self.described(&name)),
