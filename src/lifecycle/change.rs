@@ -99,7 +99,8 @@ impl Lifecycle {
             .collect();
         if failed.is_empty() {
             let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
-            return self.end_hold(received).and(self.complete(received, Outcome::Completed, done));
+            let resumed = if self.seen.winding_down { self.supersede(received, None) } else { Decision::default() };
+            return resumed.and(self.end_hold(received)).and(self.complete(received, Outcome::Completed, done));
         }
         let retries = failed.iter().map(|(name, _)| (name.clone(), WantChange::Retry)).collect();
         self.supersede(received, Some(&failed)).and(self.desire(received, ConfigChange::Keep, retries)).and(wait(
@@ -141,7 +142,7 @@ impl Lifecycle {
         let mut targets = Targets::new();
         for name in self.selected(names) {
             let Some(record) = self.durable.nodes.get(&name) else { continue };
-            if record.want == Want::Up && record.life != Life::Down {
+            if record.want == Want::Up && record.life != Life::Down && !self.seen.winding_down {
                 targets.push((name, record.least));
                 continue;
             }
@@ -270,6 +271,9 @@ impl Lifecycle {
             let received = &one.received;
             let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
             decision = decision.and(self.complete(received, Outcome::Completed, response));
+            if let Request::Shutdown { .. } = received.request {
+                decision = decision.note(Note::NotWindingDown);
+            }
         }
         decision
     }

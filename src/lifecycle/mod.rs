@@ -308,6 +308,7 @@ impl Lifecycle {
                 self.seen.rejections.remove(&peer);
             }
             Note::WindingDown => self.seen.winding_down = true,
+            Note::NotWindingDown => self.seen.winding_down = false,
             Note::Stopping => self.seen.stopping = true,
             Note::Welcomed => self.seen.welcomed = true,
             Note::HelloSent => self.seen.last_hello = Some(now.boot),
@@ -347,14 +348,18 @@ impl Lifecycle {
         let names: BTreeSet<NodeName> = self.durable.nodes.keys().chain(self.seen.told.keys()).cloned().collect();
         for name in names {
             let new = self.node_state(&name);
+            if !self.seen.adopted {
+                // What is found at the start is compared with what the last run knew, once all is found.
+                self.seen.told.entry(name).or_insert(new);
+                continue;
+            }
             let old = if self.durable.nodes.contains_key(&name) {
                 self.seen.told.insert(name.clone(), new)
             } else {
                 self.seen.told.remove(&name)
             };
-            // Before the nodes were looked for nothing changes: this is what the last run told.
             let old = old.unwrap_or(NodeState::Stopped);
-            if self.seen.adopted && old != new {
+            if old != new {
                 effects.push(Effect::Notify(Notification::NotifyChange {
                     instance: self.options.instance.to_string(),
                     node: Box::new(self.described(&name)),
