@@ -1,6 +1,7 @@
 //! What the control socket asks, the agent answers here: requests become inputs, questions are put to the driver.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,8 +33,8 @@ pub(super) struct Door {
     pub topics: Topics,
     pub supervisor: supervisor::Handle,
     pub about: About,
-    /// Requests that were not taken in.
-    pub refused: AtomicU64,
+    /// Requests that were not taken in, here or by the driver.
+    pub refused: Arc<AtomicU64>,
 }
 
 /// What does not change while the agent runs.
@@ -88,14 +89,13 @@ impl server::Agent for Door {
             // A shim that has stopped answering is found out by asking; the next get_nodes shows it.
             self.supervisor.ping();
         }
+        if let Some(reason) = self.refusing.everything() {
+            return Err(refusal(&reason));
+        }
         let input = Input::Request { incoming: Box::new(incoming.clone()), known: None };
         match self.inputs.try_send(input) {
             Ok(()) => Ok(()),
-            // While nothing can be journaled the driver takes no inputs, and this is why.
-            Err(mpsc::error::TrySendError::Full(_)) => match self.refusing.reason() {
-                Some(reason) => Err(refusal(&reason)),
-                None => Err(refusal("busy: too many requests at once; try again")),
-            },
+            Err(mpsc::error::TrySendError::Full(_)) => Err(refusal("busy: too many requests at once; try again")),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(refusal("the agent is stopping")),
         }
     }

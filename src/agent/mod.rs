@@ -175,6 +175,7 @@ struct Started {
     driver: Driver,
     inbox: Inbox,
     inputs: mpsc::Sender<Input>,
+    stops: mpsc::Sender<String>,
     questions: mpsc::Sender<driver::Question>,
     peers: watch::Sender<bool>,
     exit: watch::Receiver<Option<String>>,
@@ -183,6 +184,7 @@ struct Started {
     server: Option<(server::Server, server::Handle)>,
     reader: journal::Reader,
     refusing: Refusing,
+    refused: Arc<AtomicU64>,
     topics: Topics,
     supervisor: supervisor::Handle,
     /// Nodes that were found running.
@@ -250,11 +252,13 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let (exit_tx, exit) = watch::channel(None);
     let (commits_tx, commits) = watch::channel(0);
     let (own_request, own_answer) = own.unzip();
+    let refused = Arc::new(AtomicU64::new(0));
     let performer = Performer {
         topics: topics.clone(),
         control: server.as_ref().map(|(_, handle)| handle.clone()),
         supervisor: supervisor.clone(),
         exit: exit_tx,
+        refused: Arc::clone(&refused),
         own: Mutex::new(own_answer),
     };
     let refusing = Refusing::default();
@@ -269,14 +273,16 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let driver = blocking("starting the driver", move || driver.begin(first).map(|()| driver)).await??;
 
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
+    let (stops, stops_rx) = mpsc::channel(1);
     let (questions, questions_rx) = mpsc::channel(QUESTIONS);
     let (peers, peers_rx) = watch::channel(false);
     inputs.try_send(Input::Adopted).expect("the channel is new and empty");
-    let inbox = Inbox { inputs: inputs_rx, events, questions: questions_rx, peers: peers_rx };
+    let inbox = Inbox { inputs: inputs_rx, events, stops: stops_rx, questions: questions_rx, peers: peers_rx };
     Ok(Started {
         driver,
         inbox,
         inputs,
+        stops,
         questions,
         peers,
         exit,
@@ -285,6 +291,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         server,
         reader,
         refusing,
+        refused,
         topics,
         supervisor,
         nodes,
@@ -296,6 +303,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
 struct Agent {
     driver: oneshot::Receiver<Result<(), driver::Error>>,
     inputs: mpsc::Sender<Input>,
+    stops: mpsc::Sender<String>,
     exit: watch::Receiver<Option<String>>,
     commits: watch::Receiver<u64>,
     tasks: Tasks,
@@ -324,7 +332,7 @@ impl Started {
                 started_at: clock::now().wall,
                 warnings: options.warnings.clone(),
             },
-            refused: AtomicU64::new(0),
+            refused: Arc::clone(&self.refused),
         });
         let serving = tokio::spawn(server.run(door, stop.clone()));
         self.drive(serving, stop)
@@ -346,7 +354,7 @@ impl Started {
         server: tokio::task::JoinHandle<io::Result<()>>,
         stop_serving: CancellationToken,
     ) -> Result<Agent, Error> {
-        let Self { driver, inbox, inputs, exit, commits, tasks, _lock, .. } = self;
+        let Self { driver, inbox, inputs, stops, exit, commits, tasks, _lock, .. } = self;
         let (ended, outcome) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -359,7 +367,7 @@ impl Started {
                 let _ = ended.send(runtime.block_on(driver.run(inbox)));
             })
             .map_err(|source| Error::System { what: "starting the driver's thread", source })?;
-        Ok(Agent { driver: outcome, inputs, exit, commits, tasks, server, stop_serving, _lock })
+        Ok(Agent { driver: outcome, inputs, stops, exit, commits, tasks, server, stop_serving, _lock })
     }
 }
 
@@ -398,7 +406,7 @@ impl Agent {
                 "{reason}: the agent ends, its nodes run on; `zeek-cluster-agent shutdown --nodes` stops them"
             );
             // Waits for room: this one must not be lost.
-            if self.inputs.send(Input::Stop { reason: reason.to_owned() }).await.is_err() {
+            if self.stops.send(reason.to_owned()).await.is_err() {
                 return Err(ended_early(self.driver.await));
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::api::event::{Incoming, Route, Source};
 use crate::api::ids::{NodeName, Seq};
+use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent};
 use crate::journal::entry::Known;
 
@@ -51,6 +52,10 @@ pub enum Input {
     /// Everything decided so far, up to this entry, is durable.
     Committed {
         upto: Seq,
+    },
+    /// What nodes wrote last, as [`super::Lifecycle::wants_outputs`] asked for.
+    Outputs {
+        outputs: Vec<(NodeName, NodeOutputs)>,
     },
     /// Time has passed.
     Tick,

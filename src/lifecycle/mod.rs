@@ -197,6 +197,11 @@ impl Lifecycle {
             | Input::CheckedIn { .. }
             | Input::Tick
             | Input::Stop { .. } => {}
+            Input::Outputs { outputs } => {
+                for (node, outputs) in outputs {
+                    self.seen.node(node).outputs = Some(outputs.clone());
+                }
+            }
         }
     }
 
@@ -218,6 +223,7 @@ impl Lifecycle {
             | Input::PeerAppeared
             | Input::PeersGone
             | Input::Committed { .. }
+            | Input::Outputs { .. }
             | Input::Tick => Vec::new(),
         }
     }

@@ -7,7 +7,7 @@ use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port
 use crate::api::event::{Incoming, Request, ResultData, Route, Source};
 use crate::api::ids::{Incarnation, ReqId};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
-use crate::api::status::NodeState;
+use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
 use crate::api::time::Timestamp;
 use crate::journal::entry::Outcome;
@@ -722,10 +722,50 @@ fn shutdown_with_nodes_keeps_what_is_wanted() {
     let answered = at(|effect| matches!(effect, Effect::Respond { .. }));
     assert!(answered < at(|effect| matches!(effect, Effect::Exit { .. })), "the answer leaves before the end");
     assert_eq!(bench.state("w1"), NodeState::Stopped);
+    assert!(matches!(seen.last(), Some(Effect::Exit { .. })), "the answer leaves before the agent does: {seen:?}");
     let effects = bench.ask("late", Request::AgentWelcome {});
     assert!(matches!(effects.as_slice(), [Effect::Refuse { .. }]));
     let effects = bench.crash(vec![("w1", Finding::Absent)]);
     assert_eq!(prepared(&effects), ["w1"], "the next run starts them");
+}
+
+#[test]
+fn a_shutdown_is_answered_before_the_agent_ends() {
+    let mut bench = Bench::running(&["w1"]);
+    let effects = bench.ask("bye", Request::Shutdown { nodes: false });
+    assert!(only_response(&effects).success());
+    assert!(matches!(effects.as_slice(), [.., Effect::Respond { .. }, Effect::Exit { .. }]), "{effects:?}");
+}
+
+#[test]
+fn what_a_late_node_writes_belongs_into_the_answer() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
+    bench.obey(effects);
+    bench.ready("w1");
+    assert!(bench.core.wants_outputs(bench.now).is_empty());
+    bench.now.boot = bench.now.boot.plus_ms(7_000);
+    assert_eq!(bench.core.wants_outputs(bench.now), [name("w2")]);
+    let outputs = NodeOutputs { stdout: "loading scripts".into(), stderr: String::new() };
+    let answer = only_response(&bench.give(Input::Outputs { outputs: vec![(name("w2"), outputs.clone())] }));
+    let data: Vec<_> = answer.results.iter().map(|result| result.data.clone()).collect();
+    assert_eq!(data, [None, None, Some(ResultData::Outputs(outputs))]);
+    assert!(bench.core.wants_outputs(bench.now).is_empty());
+}
+
+#[test]
+fn output_in_an_answer_is_bounded() {
+    let mut bench = Bench::new();
+    let nodes: Vec<String> = (0..100).map(|number| format!("w{number}")).collect();
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false });
+    bench.obey(effects);
+    bench.now.boot = bench.now.boot.plus_ms(7_000);
+    let full = NodeOutputs { stdout: "x".repeat(16 << 10), stderr: "y".repeat(16 << 10) };
+    let outputs = nodes.iter().map(|node| (name(node), full.clone())).collect();
+    let answer = only_response(&bench.give(Input::Outputs { outputs }));
+    assert_eq!(answer.results.len(), 101);
+    assert_eq!(answer.results.iter().filter(|result| result.data.is_some()).count(), 20);
 }
 
 #[test]
