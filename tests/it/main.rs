@@ -4,6 +4,9 @@
 
 mod adoption;
 mod architecture;
+mod commands;
 mod crash;
+mod failures;
 mod order;
+mod requests;
 mod support;
