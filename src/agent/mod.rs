@@ -44,6 +44,9 @@ const EVENTS: usize = 256;
 /// Questions (`status`) that wait for the driver. Full: whoever asks waits.
 const QUESTIONS: usize = 64;
 
+/// How long the nodes' tasks may take to end what they have begun.
+const LEAVE_TAKING: Duration = Duration::from_secs(10);
+
 #[derive(Debug, Clone)]
 pub struct Options {
     pub state_dir: PathBuf,
@@ -417,7 +420,9 @@ impl Agent {
         if let Ok(Err(error)) = self.server.await {
             tracing::warn!(%error, "the control server ended with an error");
         }
-        self.tasks.finished().await;
+        if tokio::time::timeout(LEAVE_TAKING, self.tasks.finished()).await.is_err() {
+            tracing::warn!("some nodes' tasks did not end in time; their shims go on alone");
+        }
         match self.driver.await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(gone("the driver panicked")),

@@ -134,9 +134,11 @@ impl Lifecycle {
             };
             sealed.extend(self.seal(now, decision));
         }
-        let changes = self.changes();
-        if !changes.is_empty() {
-            sealed.push(Sealed::new(self.durable.last, Vec::new(), changes));
+        let mut last = self.changes();
+        // After the answers and the orders that lead to it.
+        last.extend(self.seen.end.take().map(|reason| Effect::Exit { reason }));
+        if !last.is_empty() {
+            sealed.push(Sealed::new(self.durable.last, Vec::new(), last));
         }
         sealed
     }
@@ -244,8 +246,7 @@ impl Lifecycle {
         }
         Decision::default()
             .entry(Entry::AgentStopped { reason: reason.to_owned() })
-            .note(Note::Stopping)
-            .effect(Effect::Exit { reason: reason.to_owned() })
+            .note(Note::Stopping { reason: reason.to_owned() })
     }
 
     /// Numbers the entries, applies them, remembers the notes, and seals it all.
@@ -260,8 +261,6 @@ impl Lifecycle {
         for note in notes {
             self.remember(now, note, &numbered, &mut effects);
         }
-        // The end comes after the answers that lead to it.
-        effects.sort_by_key(|effect| matches!(effect, Effect::Exit { .. }));
         if numbered.is_empty() && effects.is_empty() {
             return None;
         }
@@ -315,7 +314,10 @@ impl Lifecycle {
             }
             Note::WindingDown => self.seen.winding_down = true,
             Note::NotWindingDown => self.seen.winding_down = false,
-            Note::Stopping => self.seen.stopping = true,
+            Note::Stopping { reason } => {
+                self.seen.stopping = true;
+                self.seen.end = Some(reason);
+            }
             Note::Welcomed => self.seen.welcomed = true,
             Note::HelloSent => self.seen.last_hello = Some(now.boot),
             Note::Settled => self.seen.settled = true,

@@ -22,6 +22,8 @@ pub(super) struct Seen {
     pub adopted: bool,
     pub settled: bool,
     pub stopping: bool,
+    /// Why the agent is to end, until that has been said.
+    pub end: Option<String>,
     pub winding_down: bool,
     /// The newest entry known to be durable.
     pub durable: Seq,
