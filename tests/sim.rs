@@ -17,7 +17,7 @@ use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, No
 use zeek_cluster_agent::api::time::{BootTime, Now, Timestamp};
 use zeek_cluster_agent::journal::entry::{Digest, Entry, Numbered, Recovered, Want, digest};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
-use zeek_cluster_agent::lifecycle::{Durable, Effect, Input, Lifecycle, Options, RestartOptions};
+use zeek_cluster_agent::lifecycle::{Durable, Effect, Input, Lifecycle, Options, Peers, RestartOptions};
 
 /// One thing that happens. Numbers choose among what is there, so that every sequence makes sense and shrinks well.
 #[derive(Debug, Clone)]
@@ -257,7 +257,7 @@ impl World {
         }
         self.step(Input::Adopted);
         if self.subscribed {
-            self.step(Input::PeerAppeared);
+            self.step(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
         }
     }
 
@@ -538,11 +538,11 @@ impl World {
             }
             Op::Subscribe => {
                 self.subscribed = true;
-                self.step(Input::PeerAppeared);
+                self.step(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
             }
             Op::Unsubscribe => {
                 self.subscribed = false;
-                self.step(Input::PeersGone);
+                self.step(Input::Peers(Peers::default()));
             }
             Op::Malformed => self.step(Input::Malformed {
                 source: Source { transport: "test".into(), peer: "p".into() },
@@ -590,6 +590,16 @@ impl World {
         }
     }
 
+    /// Nothing comes due before the time at which the core asks to be woken.
+    fn check_nothing_is_forgotten(&self) {
+        let core = self.core.as_ref().expect("running");
+        let asked = core.wake_at().map_or(self.now.boot.plus_ms(1_000_000), |at| BootTime(at.0 - 1));
+        for boot in [BootTime(self.now.boot.0.midpoint(asked.0)), asked] {
+            let came = core.clone().step(Now { boot, ..self.now }, &Input::Tick);
+            assert!(came.is_empty(), "due at {boot:?}, woken at {:?}: {came:?}", core.wake_at());
+        }
+    }
+
     fn node_ready(&mut self, which: usize) {
         if let Some(node) = self.pick(which)
             && let Some(found) = self.host.nodes.get_mut(&node)
@@ -631,6 +641,7 @@ impl World {
                 continue;
             }
             let core = self.core.as_ref().expect("running");
+            self.check_nothing_is_forgotten();
             let Some(at) = core.wake_at() else { break };
             assert!(at > self.now.boot, "it asks to be woken in the past");
             if at > end {

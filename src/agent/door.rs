@@ -1,6 +1,7 @@
 //! What the control socket asks, the agent answers here: requests become inputs, questions are put to the driver.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,7 +15,7 @@ use crate::control::logs;
 use crate::control::message::{LogChunk, LogQuery};
 use crate::control::server::{self, Credentials, Refusal};
 use crate::journal::{Journal, Reader};
-use crate::lifecycle::{Effect, Input, Lifecycle};
+use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::supervisor;
 
 use super::clock;
@@ -25,7 +26,7 @@ use super::effects::Topics;
 pub(super) struct Door {
     pub inputs: mpsc::Sender<Input>,
     pub questions: mpsc::Sender<Question>,
-    pub peers: watch::Sender<bool>,
+    pub peers: watch::Sender<Peers>,
     pub control: server::Handle,
     pub reader: Reader,
     pub refusing: Refusing,
@@ -33,7 +34,7 @@ pub(super) struct Door {
     pub supervisor: supervisor::Handle,
     pub about: About,
     /// Requests that were not taken in.
-    pub refused: AtomicU64,
+    pub refused: Arc<AtomicU64>,
 }
 
 /// What does not change while the agent runs.
@@ -70,10 +71,14 @@ impl Door {
     }
 
     fn look_for_peers(&self) {
-        let any = [&self.topics.management, &self.topics.cluster_agent]
-            .into_iter()
-            .any(|topic| self.control.has_subscriber(topic));
-        self.peers.send_if_modified(|known| std::mem::replace(known, any) != any);
+        let subscribers = |topic: &str| self.control.subscribers(topic);
+        self.peers.send_if_modified(|known| {
+            let now = Peers {
+                cluster_agent: subscribers(&self.topics.cluster_agent),
+                management: subscribers(&self.topics.management),
+            };
+            std::mem::replace(known, now) != now
+        });
     }
 }
 
@@ -84,6 +89,9 @@ impl server::Agent for Door {
             tracing::warn!(reqid = %incoming.reqid, event = incoming.request.event(), "request refused: {reason}");
             Refusal { reason: reason.to_owned() }
         };
+        if let Some(reason) = self.refusing.starved() {
+            return Err(refusal(&reason));
+        }
         if let Request::GetNodes {} = incoming.request {
             // A shim that has stopped answering is found out by asking; the next get_nodes shows it.
             self.supervisor.ping();
@@ -91,11 +99,7 @@ impl server::Agent for Door {
         let input = Input::Request { incoming: Box::new(incoming.clone()), known: None };
         match self.inputs.try_send(input) {
             Ok(()) => Ok(()),
-            // While nothing can be journaled the driver takes no inputs, and this is why.
-            Err(mpsc::error::TrySendError::Full(_)) => match self.refusing.reason() {
-                Some(reason) => Err(refusal(&reason)),
-                None => Err(refusal("busy: too many requests at once; try again")),
-            },
+            Err(mpsc::error::TrySendError::Full(_)) => Err(refusal("busy: too many requests at once; try again")),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(refusal("the agent is stopping")),
         }
     }

@@ -17,7 +17,7 @@ use crate::api::time::Now;
 use crate::journal::entry::Entry;
 use crate::journal::entry::Sealed;
 use crate::journal::{CommitError, Journal, ReadError, Space};
-use crate::lifecycle::{Effect, Input, Lifecycle};
+use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 
 use super::clock;
 use super::effects::Performer;
@@ -38,21 +38,36 @@ pub(super) struct Inbox {
     pub inputs: mpsc::Receiver<Input>,
     pub events: mpsc::Receiver<NodeEvent>,
     pub questions: mpsc::Receiver<Question>,
-    /// Whether anybody is subscribed to the agent's topics.
-    pub peers: watch::Receiver<bool>,
+    /// Who is subscribed to the agent's topics.
+    pub peers: watch::Receiver<Peers>,
 }
 
 /// Why requests are refused at the moment, shared with the doors they come through.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Refusing(Arc<Mutex<Option<String>>>);
+pub(super) struct Refusing(Arc<Mutex<Option<Shortage>>>);
+
+#[derive(Debug, Clone)]
+struct Shortage {
+    reason: String,
+    starved: bool,
+}
 
 impl Refusing {
-    pub fn reason(&self) -> Option<String> {
+    fn shortage(&self) -> Option<Shortage> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, reason: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    pub fn reason(&self) -> Option<String> {
+        self.shortage().map(|shortage| shortage.reason)
+    }
+
+    /// Nothing at all can be journaled, so that the driver does not even look at requests: why.
+    pub fn starved(&self) -> Option<String> {
+        self.shortage().filter(|shortage| shortage.starved).map(|shortage| shortage.reason)
+    }
+
+    fn set(&self, shortage: Option<Shortage>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = shortage;
     }
 }
 
@@ -122,13 +137,22 @@ impl Driver {
                 let Ok(input) = event.or_else(|_| inbox.inputs.try_recv()) else { break };
                 self.take(input)?;
             }
-            self.commit()?;
+            if self.journal.staged() > self.journal.durable() {
+                self.check_space();
+            }
+            // What is staged waits for space, and the nodes with it.
+            if !self.starved {
+                self.commit()?;
+            }
         }
         Ok(())
     }
 
     /// The next thing to happen: `Some(None)` if it needs no input, `None` when nothing can happen any more.
     async fn next(&mut self, inbox: &mut Inbox) -> Option<Option<Input>> {
+        if self.starved && inbox.inputs.is_closed() {
+            return None;
+        }
         let wake = self.core.wake_at();
         let (starved, pause) = (self.starved, async {
             match wake {
@@ -144,8 +168,8 @@ impl Driver {
                 Some(None)
             }
             Ok(()) = inbox.peers.changed() => {
-                let any = *inbox.peers.borrow_and_update();
-                Some(Some(if any { Input::PeerAppeared } else { Input::PeersGone }))
+                let peers = *inbox.peers.borrow_and_update();
+                Some(Some(Input::Peers(peers)))
             }
             () = pause => {
                 self.look_at_space();
@@ -171,9 +195,7 @@ impl Driver {
 
     /// Looks up what the journal knows of a request, or refuses it while there is no space for it.
     fn admit(&mut self, incoming: Box<Incoming>) -> Result<Option<Input>, Error> {
-        if self.space_checked.is_none_or(|at| at.elapsed() >= SPACE_CHECK) {
-            self.look_at_space();
-        }
+        self.check_space();
         let known = self.journal.lookup(&incoming.reqid).map_err(Error::Read)?.map(Box::new);
         match (self.refusing.reason(), &known) {
             // What is stored can be answered without writing anything that matters.
@@ -184,6 +206,12 @@ impl Driver {
                 Ok(None)
             }
             (Some(_), Some(_)) | (None, _) => Ok(Some(Input::Request { incoming, known })),
+        }
+    }
+
+    fn check_space(&mut self) {
+        if self.space_checked.is_none_or(|at| at.elapsed() >= SPACE_CHECK) {
+            self.look_at_space();
         }
     }
 
@@ -214,7 +242,8 @@ impl Driver {
         if self.starved {
             tracing::error!("below {} MiB free nothing is journaled: waiting for space", fact_floor >> 20);
         }
-        self.refusing.set(reason);
+        let starved = self.starved;
+        self.refusing.set(reason.map(|reason| Shortage { reason, starved }));
     }
 
     fn stage(&mut self, sealed: Vec<Sealed<Effect>>) {

@@ -26,7 +26,7 @@ use crate::control::message::Welcome;
 use crate::control::server;
 use crate::journal::entry::Life;
 use crate::journal::{self, Condition, Journal, Opened, identity, lock};
-use crate::lifecycle::{self, Effect, Input, Lifecycle};
+use crate::lifecycle::{self, Effect, Input, Lifecycle, Peers};
 use crate::supervisor;
 use crate::tasks::{FatalDeath, Tasks};
 
@@ -169,13 +169,14 @@ struct Started {
     inbox: Inbox,
     inputs: mpsc::Sender<Input>,
     questions: mpsc::Sender<driver::Question>,
-    peers: watch::Sender<bool>,
+    peers: watch::Sender<Peers>,
     exit: watch::Receiver<Option<String>>,
     commits: watch::Receiver<u64>,
     tasks: Tasks,
     server: Option<(server::Server, server::Handle)>,
     reader: journal::Reader,
     refusing: Refusing,
+    refused: Arc<AtomicU64>,
     topics: Topics,
     supervisor: supervisor::Handle,
     _lock: lock::StateLock,
@@ -240,11 +241,13 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let (exit_tx, exit) = watch::channel(None);
     let (commits_tx, commits) = watch::channel(0);
     let (own_request, own_answer) = own.unzip();
+    let refused = Arc::new(AtomicU64::new(0));
     let performer = Performer {
         topics: topics.clone(),
         control: server.as_ref().map(|(_, handle)| handle.clone()),
         supervisor: supervisor.clone(),
         exit: exit_tx,
+        refused: Arc::clone(&refused),
         own: Mutex::new(own_answer),
     };
     let refusing = Refusing::default();
@@ -260,7 +263,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
 
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (questions, questions_rx) = mpsc::channel(QUESTIONS);
-    let (peers, peers_rx) = watch::channel(false);
+    let (peers, peers_rx) = watch::channel(Peers::default());
     inputs.try_send(Input::Adopted).expect("the channel is new and empty");
     let inbox = Inbox { inputs: inputs_rx, events, questions: questions_rx, peers: peers_rx };
     Ok(Started {
@@ -275,6 +278,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         server,
         reader,
         refusing,
+        refused,
         topics,
         supervisor,
         _lock: lock,
@@ -289,6 +293,7 @@ struct Agent {
     commits: watch::Receiver<u64>,
     tasks: Tasks,
     server: tokio::task::JoinHandle<io::Result<()>>,
+    refusing: Refusing,
     stop_serving: CancellationToken,
     _lock: lock::StateLock,
 }
@@ -313,7 +318,7 @@ impl Started {
                 started_at: clock::now().wall,
                 warnings: options.warnings.clone(),
             },
-            refused: AtomicU64::new(0),
+            refused: self.refused.clone(),
         });
         let serving = tokio::spawn(server.run(door, stop.clone()));
         self.drive(serving, stop)
@@ -335,7 +340,7 @@ impl Started {
         server: tokio::task::JoinHandle<io::Result<()>>,
         stop_serving: CancellationToken,
     ) -> Result<Agent, Error> {
-        let Self { driver, inbox, inputs, exit, commits, tasks, _lock, .. } = self;
+        let Self { driver, inbox, inputs, exit, commits, tasks, refusing, _lock, .. } = self;
         let (ended, outcome) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -348,7 +353,7 @@ impl Started {
                 let _ = ended.send(runtime.block_on(driver.run(inbox)));
             })
             .map_err(|source| Error::System { what: "starting the driver's thread", source })?;
-        Ok(Agent { driver: outcome, inputs, exit, commits, tasks, server, stop_serving, _lock })
+        Ok(Agent { driver: outcome, inputs, exit, commits, tasks, server, refusing, stop_serving, _lock })
     }
 }
 
@@ -386,6 +391,10 @@ impl Agent {
             tracing::info!(
                 "{reason}: the agent ends, its nodes run on; `zeek-cluster-agent shutdown --nodes` stops them"
             );
+            if let Some(shortage) = self.refusing.starved() {
+                tracing::warn!("the end is not journaled, and the next start takes it for a crash: {shortage}");
+                break;
+            }
             // Waits for room: this one must not be lost.
             if self.inputs.send(Input::Stop { reason: reason.to_owned() }).await.is_err() {
                 return Err(ended_early(self.driver.await));

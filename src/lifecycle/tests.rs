@@ -385,11 +385,16 @@ fn a_replayed_request_is_finished_and_published_to_whoever_subscribes() {
     bench.crash(vec![("w1", adopted(&bench, "w1"))]);
     assert!(responses(&bench.ready("w1")).is_empty(), "who asked is gone");
     assert!(bench.core.durable().unfinished.is_empty());
-    let effects = bench.give(Input::PeerAppeared);
+    let effects = bench.give(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
     let published: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Publish { .. })).collect();
     assert_eq!(published.len(), 1);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Notify(Notification::NotifyAgentHello { .. }))));
-    assert!(bench.give(Input::PeerAppeared).iter().all(|effect| !matches!(effect, Effect::Publish { .. })));
+    assert!(
+        bench
+            .give(Input::Peers(Peers { cluster_agent: 0, management: 1 }))
+            .iter()
+            .all(|effect| !matches!(effect, Effect::Publish { .. }))
+    );
 }
 
 #[test]

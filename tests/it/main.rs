@@ -3,5 +3,6 @@
 mod adoption;
 mod architecture;
 mod crash;
+mod limits;
 mod order;
 mod support;
