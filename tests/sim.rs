@@ -68,6 +68,10 @@ enum Op {
     CrashIntoHold,
     Unsubscribe,
     Malformed,
+    /// All that is under way gets done, and nodes die of it.
+    Churn {
+        which: usize,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -92,6 +96,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::CrashIntoHold),
         1 => Just(Op::Unsubscribe),
         1 => Just(Op::Malformed),
+        4 => any::<usize>().prop_map(|which| Op::Churn { which }),
     ]
 }
 
@@ -559,6 +564,21 @@ impl World {
                     self.squatted.insert(node);
                     self.start(None);
                 }
+            }
+            Op::Churn { which } => {
+                for _ in 0..4 {
+                    self.commit();
+                    while let Some(effect) = self.effects.pop_front() {
+                        self.carry_out(effect);
+                    }
+                    while let Some(event) = self.reports.pop_front() {
+                        self.step(Input::Node(event));
+                    }
+                }
+                if !self.ended && self.journal.staged() == self.journal.durable() && self.effects.is_empty() {
+                    self.check_nothing_is_forgotten();
+                }
+                self.run(&Op::NodeExit { which: *which, code: 1 });
             }
             Op::LetGo => self.squatted.clear(),
             Op::CrashIntoHold => {

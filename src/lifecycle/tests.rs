@@ -863,3 +863,18 @@ fn a_response_stays_within_its_limit() {
     assert!(size <= 1 << 20, "{size} bytes");
     assert!(matches!(&answer.results[1].data, Some(ResultData::Outputs(outputs)) if !outputs.stderr.is_empty()));
 }
+
+#[test]
+fn a_node_that_is_found_after_all_is_supervised_again() {
+    let mut bench = Bench::running(&["w1"]);
+    let incarnation = bench.incarnation("w1");
+    bench.crash(vec![("w1", Finding::Unprovable { reason: "out of descriptors".into() })]);
+    let effects = bench.pass(5_000);
+    assert_eq!(prepared(&effects), ["w1"]);
+    let still_there = NodeHappening::Blocked { reason: "incarnation 1 is still there".into() };
+    bench.report("w1", incarnation.next(), still_there);
+    let process = bench.process(17);
+    bench.report("w1", incarnation, NodeHappening::Started { process });
+    assert_eq!(bench.state("w1"), NodeState::Running);
+    assert_eq!(stopped(&bench.ask("s", Request::AgentStandby {})), ["w1"]);
+}
