@@ -17,7 +17,7 @@ use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, No
 use zeek_cluster_agent::api::time::{BootTime, Now, Timestamp};
 use zeek_cluster_agent::journal::entry::{Digest, Entry, Numbered, Recovered, Want, digest};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
-use zeek_cluster_agent::lifecycle::{Durable, Effect, Input, Lifecycle, Options, RestartOptions};
+use zeek_cluster_agent::lifecycle::{Durable, Effect, Input, Lifecycle, Options, Peers, RestartOptions};
 
 /// One thing that happens. Numbers choose among what is there, so that every sequence makes sense and shrinks well.
 #[derive(Debug, Clone)]
@@ -68,6 +68,10 @@ enum Op {
     CrashIntoHold,
     Unsubscribe,
     Malformed,
+    /// All that is under way gets done, and nodes die of it.
+    Churn {
+        which: usize,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -92,6 +96,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::CrashIntoHold),
         1 => Just(Op::Unsubscribe),
         1 => Just(Op::Malformed),
+        4 => any::<usize>().prop_map(|which| Op::Churn { which }),
     ]
 }
 
@@ -257,7 +262,7 @@ impl World {
         }
         self.step(Input::Adopted);
         if self.subscribed {
-            self.step(Input::PeerAppeared);
+            self.step(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
         }
     }
 
@@ -538,11 +543,11 @@ impl World {
             }
             Op::Subscribe => {
                 self.subscribed = true;
-                self.step(Input::PeerAppeared);
+                self.step(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
             }
             Op::Unsubscribe => {
                 self.subscribed = false;
-                self.step(Input::PeersGone);
+                self.step(Input::Peers(Peers::default()));
             }
             Op::Malformed => self.step(Input::Malformed {
                 source: Source { transport: "test".into(), peer: "p".into() },
@@ -559,6 +564,21 @@ impl World {
                     self.squatted.insert(node);
                     self.start(None);
                 }
+            }
+            Op::Churn { which } => {
+                for _ in 0..4 {
+                    self.commit();
+                    while let Some(effect) = self.effects.pop_front() {
+                        self.carry_out(effect);
+                    }
+                    while let Some(event) = self.reports.pop_front() {
+                        self.step(Input::Node(event));
+                    }
+                }
+                if !self.ended && self.journal.staged() == self.journal.durable() && self.effects.is_empty() {
+                    self.check_nothing_is_forgotten();
+                }
+                self.run(&Op::NodeExit { which: *which, code: 1 });
             }
             Op::LetGo => self.squatted.clear(),
             Op::CrashIntoHold => {
@@ -587,6 +607,16 @@ impl World {
                 self.squatted.clear();
                 self.start(None);
             }
+        }
+    }
+
+    /// Nothing comes due before the time at which the core asks to be woken.
+    fn check_nothing_is_forgotten(&self) {
+        let core = self.core.as_ref().expect("running");
+        let asked = core.wake_at().map_or(self.now.boot.plus_ms(1_000_000), |at| BootTime(at.0 - 1));
+        for boot in [BootTime(self.now.boot.0.midpoint(asked.0)), asked] {
+            let came = core.clone().step(Now { boot, ..self.now }, &Input::Tick);
+            assert!(came.is_empty(), "due at {boot:?}, woken at {:?}: {came:?}", core.wake_at());
         }
     }
 
@@ -631,6 +661,7 @@ impl World {
                 continue;
             }
             let core = self.core.as_ref().expect("running");
+            self.check_nothing_is_forgotten();
             let Some(at) = core.wake_at() else { break };
             assert!(at > self.now.boot, "it asks to be woken in the past");
             if at > end {

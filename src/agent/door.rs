@@ -15,7 +15,7 @@ use crate::control::logs;
 use crate::control::message::{LogChunk, LogQuery};
 use crate::control::server::{self, Credentials, Refusal};
 use crate::journal::{Journal, Reader};
-use crate::lifecycle::{Effect, Input, Lifecycle};
+use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::supervisor;
 
 use super::clock;
@@ -26,7 +26,7 @@ use super::effects::Topics;
 pub(super) struct Door {
     pub inputs: mpsc::Sender<Input>,
     pub questions: mpsc::Sender<Question>,
-    pub peers: watch::Sender<bool>,
+    pub peers: watch::Sender<Peers>,
     pub control: server::Handle,
     pub reader: Reader,
     pub refusing: Refusing,
@@ -71,10 +71,14 @@ impl Door {
     }
 
     fn look_for_peers(&self) {
-        let any = [&self.topics.management, &self.topics.cluster_agent]
-            .into_iter()
-            .any(|topic| self.control.has_subscriber(topic));
-        self.peers.send_if_modified(|known| std::mem::replace(known, any) != any);
+        let subscribers = |topic: &str| self.control.subscribers(topic);
+        self.peers.send_if_modified(|known| {
+            let now = Peers {
+                cluster_agent: subscribers(&self.topics.cluster_agent),
+                management: subscribers(&self.topics.management),
+            };
+            std::mem::replace(known, now) != now
+        });
     }
 }
 

@@ -17,7 +17,7 @@ use crate::api::time::Now;
 use crate::journal::entry::Entry;
 use crate::journal::entry::Sealed;
 use crate::journal::{CommitError, Journal, ReadError, Space};
-use crate::lifecycle::{Effect, Input, Lifecycle};
+use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 
 use super::clock;
 use super::effects::Performer;
@@ -40,8 +40,8 @@ pub(super) struct Inbox {
     /// Why the agent is to end. Apart from the inputs: it is taken in even when they are not.
     pub stops: mpsc::Receiver<String>,
     pub questions: mpsc::Receiver<Question>,
-    /// Whether anybody is subscribed to the agent's topics.
-    pub peers: watch::Receiver<bool>,
+    /// Who is subscribed to the agent's topics.
+    pub peers: watch::Receiver<Peers>,
 }
 
 /// Why requests are refused at the moment, shared with the doors they come through.
@@ -153,6 +153,9 @@ impl Driver {
 
     /// The next thing to happen: `Some(None)` if it needs no input, `None` when nothing can happen any more.
     async fn next(&mut self, inbox: &mut Inbox) -> Option<Option<Input>> {
+        if self.starved && inbox.inputs.is_closed() {
+            return None;
+        }
         let wake = self.core.wake_at();
         let takes_nothing = self.takes_nothing();
         let (starved, pause) = (takes_nothing, async {
@@ -169,8 +172,8 @@ impl Driver {
                 Some(None)
             }
             Ok(()) = inbox.peers.changed() => {
-                let any = *inbox.peers.borrow_and_update();
-                Some(Some(if any { Input::PeerAppeared } else { Input::PeersGone }))
+                let peers = *inbox.peers.borrow_and_update();
+                Some(Some(Input::Peers(peers)))
             }
             Some(reason) = inbox.stops.recv() => {
                 self.ending = true;

@@ -27,7 +27,7 @@ use crate::control::message::Welcome;
 use crate::control::server;
 use crate::journal::entry::Life;
 use crate::journal::{self, Condition, Journal, Opened, identity, lock};
-use crate::lifecycle::{self, Effect, Input, Lifecycle};
+use crate::lifecycle::{self, Effect, Input, Lifecycle, Peers};
 use crate::supervisor;
 use crate::tasks::{FatalDeath, Tasks};
 
@@ -180,7 +180,7 @@ struct Started {
     inputs: mpsc::Sender<Input>,
     stops: mpsc::Sender<String>,
     questions: mpsc::Sender<driver::Question>,
-    peers: watch::Sender<bool>,
+    peers: watch::Sender<Peers>,
     exit: watch::Receiver<Option<String>>,
     commits: watch::Receiver<u64>,
     tasks: Tasks,
@@ -278,7 +278,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (stops, stops_rx) = mpsc::channel(1);
     let (questions, questions_rx) = mpsc::channel(QUESTIONS);
-    let (peers, peers_rx) = watch::channel(false);
+    let (peers, peers_rx) = watch::channel(Peers::default());
     inputs.try_send(Input::Adopted).expect("the channel is new and empty");
     let inbox = Inbox { inputs: inputs_rx, events, stops: stops_rx, questions: questions_rx, peers: peers_rx };
     Ok(Started {

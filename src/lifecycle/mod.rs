@@ -52,7 +52,7 @@ use wake::Wake;
 
 pub use durable::{Durable, PROPER_LIFE_MS};
 pub use effect::Effect;
-pub use input::Input;
+pub use input::{Input, Peers};
 pub use restart::RestartOptions;
 
 /// What the core needs to know of the settings. Times in milliseconds.
@@ -177,11 +177,12 @@ impl Lifecycle {
             Input::Adopted => self.seen.adopted = true,
             Input::Delivered { route } => self.seen.delivered(*route),
             Input::Disconnected { connection } => self.seen.disconnected(*connection),
-            Input::PeerAppeared => {
-                self.seen.has_peer = true;
-                self.seen.last_hello = None;
+            Input::Peers(peers) => {
+                let before = std::mem::replace(&mut self.seen.peers, *peers);
+                if peers.cluster_agent > before.cluster_agent || peers.management > before.management {
+                    self.seen.last_hello = None;
+                }
             }
-            Input::PeersGone => self.seen.has_peer = false,
             Input::Committed { upto } => {
                 self.seen.durable = *upto;
                 self.seen.fresh.clear();
@@ -222,8 +223,7 @@ impl Lifecycle {
             Input::Adopted
             | Input::Delivered { .. }
             | Input::Disconnected { .. }
-            | Input::PeerAppeared
-            | Input::PeersGone
+            | Input::Peers(_)
             | Input::Committed { .. }
             | Input::Outputs { .. }
             | Input::Tick => Vec::new(),

@@ -385,11 +385,16 @@ fn a_replayed_request_is_finished_and_published_to_whoever_subscribes() {
     bench.crash(vec![("w1", adopted(&bench, "w1"))]);
     assert!(responses(&bench.ready("w1")).is_empty(), "who asked is gone");
     assert!(bench.core.durable().unfinished.is_empty());
-    let effects = bench.give(Input::PeerAppeared);
+    let effects = bench.give(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
     let published: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Publish { .. })).collect();
     assert_eq!(published.len(), 1);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Notify(Notification::NotifyAgentHello { .. }))));
-    assert!(bench.give(Input::PeerAppeared).iter().all(|effect| !matches!(effect, Effect::Publish { .. })));
+    assert!(
+        bench
+            .give(Input::Peers(Peers { cluster_agent: 0, management: 1 }))
+            .iter()
+            .all(|effect| !matches!(effect, Effect::Publish { .. }))
+    );
 }
 
 #[test]
@@ -924,4 +929,19 @@ fn a_response_stays_within_its_limit() {
     let size = rmp_serde::to_vec_named(&answer).unwrap().len();
     assert!(size <= 1 << 20, "{size} bytes");
     assert!(matches!(&answer.results[1].data, Some(ResultData::Outputs(outputs)) if !outputs.stderr.is_empty()));
+}
+
+#[test]
+fn a_node_that_is_found_after_all_is_supervised_again() {
+    let mut bench = Bench::running(&["w1"]);
+    let incarnation = bench.incarnation("w1");
+    bench.crash(vec![("w1", Finding::Unprovable { reason: "out of descriptors".into() })]);
+    let effects = bench.pass(5_000);
+    assert_eq!(prepared(&effects), ["w1"]);
+    let still_there = NodeHappening::Blocked { reason: "incarnation 1 is still there".into() };
+    bench.report("w1", incarnation.next(), still_there);
+    let process = bench.process(17);
+    bench.report("w1", incarnation, NodeHappening::Started { process });
+    assert_eq!(bench.state("w1"), NodeState::Running);
+    assert_eq!(stopped(&bench.ask("s", Request::AgentStandby {})), ["w1"]);
 }

@@ -489,8 +489,8 @@ impl NodeTask {
                 self.life = Life::Nothing;
             }
             Life::Shim(shim) => {
-                let reason = format!("incarnation {} is still there", shim.incarnation);
-                return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                let found = shim.incarnation;
+                return self.tell_still_there(incarnation, found).await;
             }
         }
         // Something may still hold the lock that outlived its shim: it is ended if it is proven ours, then once more.
@@ -521,8 +521,7 @@ impl NodeTask {
                 Look::Unprovable(reason) => return self.tell(incarnation, NodeHappening::Blocked { reason }).await,
                 Look::Shim { link, hello, launch } => {
                     let found = self.welcome(link, hello, launch.incarnation).await;
-                    let reason = format!("incarnation {found} is still there");
-                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                    return self.tell_still_there(incarnation, found).await;
                 }
             }
         }
@@ -698,6 +697,18 @@ impl NodeTask {
         if self.told.started < incarnation {
             self.told.started = incarnation;
             self.tell(incarnation, NodeHappening::Started { process }).await;
+        }
+    }
+
+    /// `wanted` cannot be prepared, since the shim of `found` is connected. Whoever did not know gets to know again.
+    async fn tell_still_there(&mut self, wanted: Incarnation, found: Incarnation) {
+        let reason = format!("incarnation {found} is still there");
+        self.tell(wanted, NodeHappening::Blocked { reason }).await;
+        if let (Life::Shim(Shim { stage: Stage::Watching, .. }), Some(process)) = (&self.life, &self.known.process)
+            && self.known.incarnation == found
+        {
+            let process = process.clone();
+            self.tell(found, NodeHappening::Started { process }).await;
         }
     }
 

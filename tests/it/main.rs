@@ -7,6 +7,7 @@ mod architecture;
 mod commands;
 mod crash;
 mod failures;
+mod limits;
 mod order;
 mod requests;
 mod support;
