@@ -505,8 +505,7 @@ impl<A: Agent> Peer<A> {
             () = stop.cancelled() => {}
         }
         self.shared.connections().remove(&self.id);
-        self.agent.disconnected(self.id);
-        let Self { queue, mut writer, shared, .. } = self;
+        let Self { id, agent, queue, mut writer, shared, .. } = self;
         drop(queue);
         // With the last sender gone the writer ends by itself once the queue is empty.
         if timeout(shared.patience.flush, &mut writer).await.is_err() {
@@ -514,6 +513,8 @@ impl<A: Agent> Peer<A> {
             // It has nothing left to wait for; a panic of it has been reported by the runtime.
             let _ = writer.await;
         }
+        // After the last `delivered`: what has left must not count as unsent because the connection ended.
+        agent.disconnected(id);
     }
 
     async fn talk(&mut self) {
