@@ -255,6 +255,11 @@ impl NodeTask {
     async fn run(mut self, token: tokio_util::sync::CancellationToken) {
         // Leaving drops the connection, and nothing else: the shim goes on alone.
         let _ = token.run_until_cancelled_owned(self.work()).await;
+        // An exit that the journal has: nobody else lets its shim go before the next start.
+        let acknowledge = locked(&self.slot.pending).acknowledge.take();
+        if let Some(incarnation) = acknowledge {
+            self.acknowledge(incarnation).await;
+        }
     }
 
     async fn work(&mut self) {
