@@ -727,7 +727,9 @@ fn shutdown_with_nodes_keeps_what_is_wanted() {
     let answered = at(|effect| matches!(effect, Effect::Respond { .. }));
     assert!(answered < at(|effect| matches!(effect, Effect::Exit { .. })), "the answer leaves before the end");
     assert_eq!(bench.state("w1"), NodeState::Stopped);
-    assert!(matches!(seen.last(), Some(Effect::Exit { .. })), "the answer leaves before the agent does: {seen:?}");
+    let place = |wanted: fn(&Effect) -> bool| seen.iter().position(wanted).unwrap();
+    let answered = place(|effect| matches!(effect, Effect::Respond { .. }));
+    assert!(answered < place(|effect| matches!(effect, Effect::Exit { .. })), "{seen:?}");
     let effects = bench.ask("late", Request::AgentWelcome {});
     assert!(matches!(effects.as_slice(), [Effect::Refuse { .. }]));
     let effects = bench.crash(vec![("w1", Finding::Absent)]);
