@@ -77,9 +77,10 @@ pub(super) enum Note {
         incarnation: Incarnation,
         at: BootTime,
     },
-    /// Found running when the agent started.
+    /// Found running when the agent started, with these ports.
     Adopted {
         node: NodeName,
+        ports: Vec<u16>,
     },
     Blocked {
         node: NodeName,

@@ -283,9 +283,20 @@ impl Lifecycle {
                     self.seen.unsent.remove(&key);
                 }
             }
-            Note::Place { node, place } => self.seen.node(&node).place = place,
+            Note::Place { node, place } => {
+                let ports = self.durable.nodes.get(&node).map(|record| record.spec.0.ports.clone());
+                let node = self.seen.node(&node);
+                node.place = place;
+                if let Place::Launching { .. } = place {
+                    node.ports = ports.unwrap_or_default();
+                }
+            }
             Note::StopSent { node, incarnation, at } => self.seen.node(&node).stop_sent = Some((incarnation, at)),
-            Note::Adopted { node } => self.seen.node(&node).was_adopted = true,
+            Note::Adopted { node, ports } => {
+                let node = self.seen.node(&node);
+                node.was_adopted = true;
+                node.ports = ports;
+            }
             Note::Blocked { node, reason, at } => {
                 let node = self.seen.node(&node);
                 node.place = Place::Clear;

@@ -347,7 +347,11 @@ impl Lifecycle {
         self.durable.nodes.iter().any(|(other, theirs)| {
             other != name
                 && self.must_go(theirs)
-                && theirs.spec.0.ports.iter().any(|port| record.spec.0.ports.contains(port))
+                && self
+                    .seen
+                    .nodes
+                    .get(other)
+                    .is_some_and(|node| node.ports.iter().any(|port| record.spec.0.ports.contains(port)))
         })
     }
 

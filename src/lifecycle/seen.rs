@@ -48,6 +48,8 @@ pub(super) struct NodeSeen {
     pub place: Place,
     /// The newest incarnation that was heard of.
     pub newest: Incarnation,
+    /// The ports that its process was started with, which may not be those it is wanted with now.
+    pub ports: Vec<u16>,
     /// The stop that was ordered, and when.
     pub stop_sent: Option<(Incarnation, BootTime)>,
     /// Something that is not proven ours holds the node's lock.
@@ -67,6 +69,7 @@ impl Default for NodeSeen {
         Self {
             place: Place::Clear,
             newest: Incarnation::default(),
+            ports: Vec::new(),
             stop_sent: None,
             blocked: None,
             silent: false,

@@ -72,7 +72,7 @@ impl Lifecycle {
                 };
                 let decision = Decision::default()
                     .note(Note::Place { node: name.clone(), place })
-                    .note(Note::Adopted { node: name.clone() });
+                    .note(Note::Adopted { node: name.clone(), ports: spec.ports.clone() });
                 let Some(process) = process else { return decision };
                 let known = record.is_some_and(|record| {
                     record.incarnation == *incarnation && record.life != Life::Down || record.incarnation > *incarnation

@@ -947,3 +947,16 @@ fn a_node_that_is_found_after_all_is_supervised_again() {
     assert_eq!(bench.state("w1"), NodeState::Running);
     assert_eq!(stopped(&bench.ask("s", Request::AgentStandby {})), ["w1"]);
 }
+
+#[test]
+fn nodes_that_swap_their_ports_wait_for_each_other_to_end() {
+    let mut bench = Bench::running(&["x1", "x2"]);
+    let (first, second) = (bench.incarnation("x1"), bench.incarnation("x2"));
+    // The second of a configuration has the port that the first had.
+    let effects = bench.ask("swap", set("c2", &["x2", "x1"]));
+    assert_eq!(stopped(&effects), ["x1", "x2"]);
+    let effects = bench.report("x1", first, exited(ExitCause::Code(0)));
+    assert!(prepared(&effects).is_empty(), "x2 still has the port that x1 is to have");
+    let effects = bench.report("x2", second, exited(ExitCause::Code(0)));
+    assert_eq!(prepared(&effects), ["x1", "x2"]);
+}
