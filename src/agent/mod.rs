@@ -29,6 +29,7 @@ use crate::journal::{self, Condition, Journal, Opened, identity, lock};
 use crate::lifecycle::{self, Effect, Input, Lifecycle};
 use crate::supervisor;
 use crate::tasks::{FatalDeath, Tasks};
+use crate::websocket;
 
 use door::{About, Door};
 use driver::{Driver, Inbox, Refusing};
@@ -50,6 +51,8 @@ pub struct Options {
     pub journal: journal::Options,
     pub supervisor: supervisor::Options,
     pub control: server::Options,
+    /// `None`: WebSocket clients are not served.
+    pub websocket: Option<websocket::server::Options>,
     /// How long another agent's hold of the state directory is waited for.
     pub lock_wait: Duration,
     /// A commit that takes longer ends the agent.
@@ -79,7 +82,9 @@ pub enum Error {
     Journal(#[from] journal::OpenError),
     #[error(transparent)]
     Control(#[from] server::BindError),
-    #[error("serving the control socket failed")]
+    #[error(transparent)]
+    WebSocket(#[from] websocket::server::BindError),
+    #[error("serving the agent's clients failed")]
     Serve(#[source] io::Error),
     #[error(transparent)]
     Supervisor(#[from] supervisor::Error),
@@ -104,6 +109,7 @@ impl Error {
             | Self::Identity(_)
             | Self::Journal(_)
             | Self::Control(_)
+            | Self::WebSocket(_)
             | Self::Serve(_)
             | Self::Supervisor(_)
             | Self::System { .. }
@@ -174,6 +180,7 @@ struct Started {
     commits: watch::Receiver<u64>,
     tasks: Tasks,
     server: Option<(server::Server, server::Handle)>,
+    websocket: Option<(websocket::server::Server, websocket::server::Handle)>,
     reader: journal::Reader,
     refusing: Refusing,
     topics: Topics,
@@ -211,6 +218,15 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let supervisor = supervisor::Handle::start(options.supervisor.clone(), events_tx, tasks.clone())?;
     let boot_id = supervisor.boot_id().to_owned();
     let topics = Topics::of(name);
+    let ids = Arc::new(AtomicU64::new(OWN_CONNECTION + 1));
+    let websocket = match (&own, &options.websocket) {
+        (None, Some(options)) => {
+            // Zeek's endpoints have a fresh one for each run, too.
+            let endpoint = uuid::Uuid::new_v4().to_string();
+            Some(websocket::server::Server::bind(options, Arc::clone(&ids), name, endpoint)?)
+        }
+        (Some(_), _) | (None, None) => None,
+    };
     let server = match &own {
         Some(_) => None,
         None => {
@@ -223,7 +239,6 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
                 request_timeout_ms: options.lifecycle.request_timeout_ms,
                 stop_timeout_ms: options.lifecycle.longest_stop_ms(),
             };
-            let ids = Arc::new(AtomicU64::new(OWN_CONNECTION + 1));
             Some(server::Server::bind(&options.control, ids, welcome)?)
         }
     };
@@ -243,6 +258,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let performer = Performer {
         topics: topics.clone(),
         control: server.as_ref().map(|(_, handle)| handle.clone()),
+        websocket: websocket.as_ref().map(|(_, handle)| handle.clone()),
         supervisor: supervisor.clone(),
         exit: exit_tx,
         own: Mutex::new(own_answer),
@@ -273,6 +289,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         commits,
         tasks,
         server,
+        websocket,
         reader,
         refusing,
         topics,
@@ -297,11 +314,13 @@ impl Started {
     fn serve(mut self, options: &Options) -> Result<Agent, Error> {
         let stop = CancellationToken::new();
         let (server, control) = self.server.take().expect("an agent that serves has bound its socket");
+        let (websocket_server, websocket) = self.websocket.take().unzip();
         let door = Arc::new(Door {
             inputs: self.inputs.clone(),
             questions: self.questions.clone(),
             peers: self.peers.clone(),
             control,
+            websocket,
             reader: self.reader.clone(),
             refusing: self.refusing.clone(),
             topics: self.topics.clone(),
@@ -315,7 +334,16 @@ impl Started {
             },
             refused: AtomicU64::new(0),
         });
-        let serving = tokio::spawn(server.run(door, stop.clone()));
+        let (control_stop, websocket_stop) = (stop.clone(), stop.clone());
+        let serving = tokio::spawn(async move {
+            let websocket = async {
+                match websocket_server {
+                    Some(server) => server.run(Arc::clone(&door), websocket_stop).await,
+                    None => Ok(()),
+                }
+            };
+            tokio::try_join!(server.run(Arc::clone(&door), control_stop), websocket).map(|((), ())| ())
+        });
         self.drive(serving, stop)
     }
 
@@ -378,7 +406,7 @@ impl Agent {
                 }
                 death = self.tasks.fatal() => return Err(death.into()),
                 served = &mut self.server => return match served {
-                    Ok(Ok(())) => Err(gone("the control server ended by itself")),
+                    Ok(Ok(())) => Err(gone("the servers of the agent's clients ended by themselves")),
                     Ok(Err(error)) => Err(Error::Serve(error)),
                     Err(error) => Err(gone(&error.to_string())),
                 },
@@ -396,7 +424,7 @@ impl Agent {
         self.tasks.cancel();
         drop(self.inputs);
         if let Ok(Err(error)) = self.server.await {
-            tracing::warn!(%error, "the control server ended with an error");
+            tracing::warn!(%error, "serving the agent's clients ended with an error");
         }
         self.tasks.finished().await;
         match self.driver.await {

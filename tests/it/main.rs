@@ -5,3 +5,4 @@ mod architecture;
 mod crash;
 mod order;
 mod support;
+mod websocket;
