@@ -177,6 +177,13 @@ fn exchange_over_websocket(context: &Context, client: &mut websocket::Client, ca
             Duration::from_millis(ms.max(settings.request_timeout.ms)).saturating_add(2 * GRACE)
         }
     };
+    let is_whole = websocket::Client::carries(dialect, &reqid, &request);
+    if !is_whole.map_err(|error| Failure::new(Exit::Failed, chain(&error)))? {
+        eprintln!(
+            "warning: metrics ports have no place in the {} API and are not sent; `deploy` sends them",
+            dialect.as_str()
+        );
+    }
     let again = again(reqid.as_str());
     match client.request(dialect, &reqid, &request, Instant::now().checked_add(wait)) {
         Ok(response) => Ok(response),

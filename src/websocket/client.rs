@@ -114,6 +114,13 @@ impl Client {
         }
     }
 
+    /// The dialect has a place for everything in this request. Zeek 4.2 knows no metrics ports, for example.
+    pub fn carries(dialect: Dialect, reqid: &ReqId, request: &Request) -> Result<bool, Error> {
+        let event = dialect::request(dialect, reqid, request)?;
+        let carried = dialect::decode(&event);
+        Ok(matches!(carried, Ok(Decoded::Request { request: carried, .. }) if carried == request.clone().canonical()))
+    }
+
     fn send(&mut self, text: String) -> Result<(), Error> {
         self.socket.send(Message::Text(text.into())).map_err(failed)
     }
