@@ -10,8 +10,7 @@ pub fn holds(data: &[u8]) {
     {
         serde_json::from_str::<serde::de::IgnoredAny>(&written).expect("what we write is JSON");
         let again = read_value(written.as_bytes(), &limits).expect("our own writing");
-        // Bytes that were no text have been replaced on the way, so compare from here on.
-        assert_eq!(write_value(&again).as_ref(), Ok(&written));
+        assert_eq!(again, value);
     }
     if let Ok(Message::Data { topic, data }) = read_message(data, &limits)
         && let Ok(written) = write_data_message(&topic, &data)

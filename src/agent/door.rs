@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::api::audit::{Filter, Page};
 use crate::api::event::{Incoming, Request, Route, Source};
 use crate::api::ids::{NodeName, Seq};
-use crate::api::report::{JournalReport, StatusReport, VerifyReport};
+use crate::api::report::{JournalReport, StatusReport, VerifyReport, chain};
 use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
 use crate::control::message::{self, LogChunk, LogQuery, REQUEST_LIMIT};
@@ -191,18 +191,6 @@ impl websocket::server::Agent for Door {
     fn subscribed(&self) {
         self.look_for_peers();
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn status(

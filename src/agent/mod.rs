@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
 use crate::api::ids::ReqId;
+use crate::api::supervision::Finding;
 use crate::control::message::Welcome;
 use crate::control::server;
 use crate::journal::entry::Life;
@@ -130,7 +131,13 @@ pub fn run(options: Options) -> Result<(), Error> {
         .map_err(|source| Error::System { what: "starting the runtime", source })?;
     let outcome = runtime.block_on(async {
         let started = start(&options, None).await?;
+        let nodes = started.nodes;
         let agent = started.serve(&options)?;
+        tracing::info!(
+            "agent {} serves on {}, with {nodes} nodes from before",
+            options.lifecycle.instance,
+            options.control.path.display()
+        );
         (options.announce)(Announcement::Ready { status: "serving" });
         agent.until_end(&options).await
     });
@@ -160,7 +167,7 @@ pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Erro
             timeout_ms: None,
         };
         let started = start(&options, Some((incoming, answer))).await?;
-        let agent = started.unserved();
+        let agent = started.unserved()?;
         agent.until_end(&options).await?;
         answered.await.map_err(|_| Error::System {
             what: "stopping the nodes",
@@ -185,6 +192,8 @@ struct Started {
     refusing: Refusing,
     topics: Topics,
     supervisor: supervisor::Handle,
+    /// Nodes that were found running.
+    nodes: usize,
     _lock: lock::StateLock,
 }
 
@@ -251,6 +260,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         (name.clone(), process, record.incarnation)
     });
     let findings = supervisor.probe(known.collect()).await?;
+    let nodes = findings.iter().filter(|(_, finding)| matches!(finding, Finding::Adopted { .. })).count();
 
     let (exit_tx, exit) = watch::channel(None);
     let (commits_tx, commits) = watch::channel(0);
@@ -294,6 +304,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         refusing,
         topics,
         supervisor,
+        nodes,
         _lock: lock,
     })
 }
@@ -347,14 +358,14 @@ impl Started {
         self.drive(serving, stop)
     }
 
-    fn unserved(self) -> Agent {
+    fn unserved(self) -> Result<Agent, Error> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let serving = tokio::spawn(async move {
             stopped.cancelled().await;
             Ok(())
         });
-        self.drive(serving, stop).expect("a thread could be started")
+        self.drive(serving, stop)
     }
 
     /// Starts the driver's thread.

@@ -74,3 +74,18 @@ pub struct VerifyReport {
     /// digests match.
     pub problems: Vec<String>,
 }
+
+/// An error and its causes in a line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Some errors tell their cause's part, too.
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use super::data::{Data, Set, Subnet, Table};
+use super::data::{Data, Set, Table};
 use super::time_text::{format_timespan, format_timestamp, parse_timespan, parse_timestamp};
 
 /// What a text may cost its reader.
@@ -172,8 +172,13 @@ pub fn read_value(text: &[u8], limits: &Limits) -> Result<Data, ReadError> {
 
 /// A value that JSON cannot hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("JSON has no form for an infinite real or one that is no number")]
-pub struct WriteError;
+pub enum WriteError {
+    #[error("JSON has no form for a real that is infinite or not a number")]
+    Real,
+    /// Replacing what is no text could make two elements of a set the same.
+    #[error("JSON has no form for a string that is not UTF-8")]
+    String,
+}
 
 /// The first message of a client.
 pub fn write_subscriptions<T: AsRef<str>>(topics: &[T]) -> String {
@@ -238,10 +243,10 @@ fn put_members(out: &mut String, data: &Data) -> Result<(), WriteError> {
         Data::Integer(value) => put(out, format_args!("{value}")),
         // Debug prints a point or an exponent always, and all the digits.
         Data::Real(value) if value.0.is_finite() => put(out, format_args!("{:?}", value.0)),
-        Data::Real(_) => return Err(WriteError),
-        Data::String(bytes) => put_string(out, &String::from_utf8_lossy(bytes)),
+        Data::Real(_) => return Err(WriteError::Real),
+        Data::String(bytes) => put_string(out, str::from_utf8(bytes).map_err(|_| WriteError::String)?),
         Data::Address(address) => put(out, format_args!("\"{address}\"")),
-        Data::Subnet(subnet) => put(out, format_args!("\"{}\"", subnet.masked())),
+        Data::Subnet(subnet) => put(out, format_args!("\"{subnet}\"")),
         Data::Port(port) => put(out, format_args!("\"{port}\"")),
         Data::Timestamp(ns) => put(out, format_args!("\"{}\"", format_timestamp(*ns))),
         Data::Timespan(ns) => put(out, format_args!("\"{}\"", format_timespan(*ns))),
@@ -577,7 +582,7 @@ impl<'a> Tape<'a> {
             b"real" => Data::real(self.number(token, "real")?),
             b"string" => Data::String(self.string_bytes(token)?.into_owned()),
             b"address" => Data::Address(self.parsed(token, "address", |text| text.parse().ok())?),
-            b"subnet" => Data::Subnet(self.parsed(token, "subnet", |text| text.parse::<Subnet>().ok())?.masked()),
+            b"subnet" => Data::Subnet(self.parsed(token, "subnet", |text| text.parse().ok())?),
             b"port" => Data::Port(self.parsed(token, "port", |text| text.parse().ok())?),
             b"timestamp" => Data::Timestamp(self.parsed(token, "timestamp", parse_timestamp)?),
             b"timespan" => Data::Timespan(self.parsed(token, "timespan", parse_timespan)?),
@@ -773,7 +778,8 @@ mod tests {
         let text = b"{\"@data-type\":\"string\",\"data\":\"\xff\xc3\"}";
         let data = read_value(text, &Limits::default()).unwrap();
         assert_eq!(data, Data::String(vec![0xff, 0xc3]));
-        assert_eq!(write_value(&data).unwrap(), "{\"@data-type\":\"string\",\"data\":\"\u{fffd}\u{fffd}\"}");
+        // Found by fuzzing: written with replacements, two elements of a set became one and the set could not be read.
+        assert_eq!(write_value(&data), Err(WriteError::String));
     }
 
     #[test]
@@ -791,10 +797,7 @@ mod tests {
             assert_eq!(write_value(&data).unwrap(), expected);
             assert_eq!(read(&expected), Ok(data));
         }
-        assert_eq!(write_value(&Data::Vector(vec![Data::real(f64::NAN)])), Err(WriteError));
-        // The binary encoding may carry bits of the host, which Python's ipaddress refuses.
-        let subnet = Data::Subnet(Subnet::new("10.1.2.3".parse().unwrap(), 104).unwrap());
-        assert_eq!(write_value(&subnet).unwrap(), r#"{"@data-type":"subnet","data":"10.0.0.0/8"}"#);
+        assert_eq!(write_value(&Data::Vector(vec![Data::real(f64::NAN)])), Err(WriteError::Real));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Context;
-use super::outcome::{Exit, Failure, chain};
+use super::outcome::{Exit, Failure};
+use crate::api::report::chain;
 use crate::control::client::{self, Client};
 use crate::settings::{SOCKET_NAME, SYSTEM_STATE_DIR, Settings, Surroundings};
 

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::flags::{Nodes, NodesChange, Notify, Shutdown};
-use super::outcome::{Exit, Failure, Outcome, chain};
+use super::outcome::{Exit, Failure, Outcome};
 use super::request::{self, Call};
 use super::{Context, connect, run as agent, status};
 use crate::api::event::{Dialect, Request};
 use crate::api::ids::{NodeName, ReqId};
+use crate::api::report::chain;
 use crate::control::client::{self, Client, within_ms};
 use crate::control::logs;
 use crate::control::message::{LogChunk, LogQuery, Stream};

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::config::Text;
 use super::flags::{self, Sending};
-use super::outcome::{Exit, Failure, Outcome, chain};
+use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table, plain};
 use super::{Context, connect, print_json, status};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Request, Response, Result as ApiResult, ResultData};
 use crate::api::ids::{InstanceName, ReqId};
+use crate::api::report::chain;
 use crate::api::status::NodeStatus;
 use crate::control::client::{Answer, Client, Error};
 use crate::websocket::client as websocket;

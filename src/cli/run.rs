@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::Context;
 use super::flags::Run;
-use super::outcome::{Exit, Failure, chain};
+use super::outcome::{Exit, Failure};
 use crate::agent::{self, Announcement};
 use crate::api::event::Response;
 use crate::api::ids::ReqId;
+use crate::api::report::chain;
 use crate::control::server;
 use crate::journal::identity;
 use crate::settings::{Address, Flags, LogFormat, LogLevel, Setting, Settings};

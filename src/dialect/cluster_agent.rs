@@ -186,7 +186,7 @@ fn read_result(data: &Data) -> Result<ApiResult, Mismatch> {
     let instance = fields.optional("instance", record::string)?.filter(|instance| !instance.is_empty());
     let success = fields.field("success", record::boolean)?;
     let data = fields.optional("data", |data| record::read_result_data(data, read_state))?.flatten();
-    let error = fields.optional("error", record::string)?.filter(|error| !error.is_empty());
+    let error = fields.optional("error", record::prose)?.filter(|error| !error.is_empty());
     let node = fields.optional("node", record::string)?;
     Ok(ApiResult { reqid, success, instance, data, error, node })
 }

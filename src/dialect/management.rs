@@ -226,7 +226,7 @@ pub(super) fn read_result(data: &Data) -> Result<ApiResult, Mismatch> {
     let success = fields.field("success", record::boolean)?;
     let instance = fields.optional("instance", record::string)?;
     let data = fields.optional("data", |data| record::read_result_data(data, read_state))?.flatten();
-    let error = fields.optional("error", record::string)?;
+    let error = fields.optional("error", record::prose)?;
     let node = fields.optional("node", record::string)?;
     Ok(ApiResult { reqid, success, instance, data, error, node })
 }

@@ -313,7 +313,8 @@ fn decode_change(
 fn decode_note(dialect: Dialect, event: &Event) -> Result<(String, String, String), Rejection> {
     let [instance, msg, node] = arguments(event).map_err(|error| Rejection::of(Some(dialect), error))?;
     let read = |data, name: &str| record::string(data).map_err(|mismatch| mismatch.inside(name));
-    let all = || Ok((read(instance, "instance")?, read(msg, "msg")?, read(node, "node")?));
+    let prose = |data| record::prose(data).map_err(|mismatch| mismatch.inside("msg"));
+    let all = || Ok((read(instance, "instance")?, prose(msg)?, read(node, "node")?));
     all()
         .map_err(|mismatch| Rejection::of(Some(dialect), DecodeError::Argument { event: event.name.clone(), mismatch }))
 }

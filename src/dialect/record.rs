@@ -64,6 +64,14 @@ pub fn string(data: &Data) -> Read<String> {
     }
 }
 
+/// A text for people, which must not be lost for a byte that is none: what is not UTF-8 in it is replaced.
+pub fn prose(data: &Data) -> Read<String> {
+    match data {
+        Data::String(bytes) => Ok(String::from_utf8_lossy(bytes).into_owned()),
+        other => Err(Mismatch::wanted("string", other)),
+    }
+}
+
 pub fn reqid(data: &Data) -> Read<ReqId> {
     ReqId::new(string(data)?).map_err(|error| Mismatch::new(format!("cannot be used: {error}")))
 }
@@ -274,11 +282,11 @@ pub fn read_management_role(data: &Data) -> Read<ManagementRole> {
 pub fn read_result_data(data: &Data, state: impl Fn(&Data) -> Read<NodeState>) -> Read<Option<ResultData>> {
     match any(data) {
         Data::None => Ok(None),
-        text @ Data::String(_) => string(text).map(|text| Some(ResultData::Text(text))),
+        text @ Data::String(_) => prose(text).map(|text| Some(ResultData::Text(text))),
         Data::Vector(elements) if matches!(elements.first(), Some(Data::String(_))) => {
             let mut record = Record::new(any(data), "NodeOutputs", 2)?;
-            let stdout = record.field("stdout", string)?;
-            let stderr = record.field("stderr", string)?;
+            let stdout = record.field("stdout", prose)?;
+            let stderr = record.field("stderr", prose)?;
             Ok(Some(ResultData::Outputs(NodeOutputs { stdout, stderr })))
         }
         statuses => Ok(Some(ResultData::Nodes(vector(statuses, |data| read_node_status(any(data), &state))?))),

@@ -24,6 +24,7 @@ use super::table::{ReadError, Table};
 use super::versions::{self, v1::FormatRecord};
 use super::writer::{Journal, Parts};
 use crate::api::ids::Seq;
+use crate::api::report::chain;
 
 /// The journal's directory inside the state directory.
 pub const DIR: &str = "journal";
@@ -417,16 +418,4 @@ fn suspect_path(state_dir: &Path) -> PathBuf {
 pub(super) fn suspect(state_dir: &Path) -> io::Result<()> {
     fs::write(suspect_path(state_dir), b"")?;
     store::sync_dir(state_dir)
-}
-
-/// An error with its causes, for a log line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

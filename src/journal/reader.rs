@@ -16,7 +16,7 @@ use super::verify;
 use super::versions::v1::{DuplicatesRecord, OutcomeRecord, ReqidRecord};
 use crate::api::audit::{Filter, Page, Row};
 use crate::api::ids::{ReqId, Seq};
-use crate::api::report::VerifyReport;
+use crate::api::report::{VerifyReport, chain};
 
 /// A page ends when it has so many rows, …
 const ROWS: usize = 256;
@@ -93,7 +93,7 @@ impl Draft<'_> {
     }
 
     fn cannot_read(&mut self, seq: Seq, error: &ReadError) {
-        self.rows.push(rows::unreadable(seq, super::open::chain(error)));
+        self.rows.push(rows::unreadable(seq, chain(error)));
     }
 
     fn row(&mut self, table: &impl Table, seq: Seq, value: &[u8]) -> Result<Option<Row>, ReadError> {

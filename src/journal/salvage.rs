@@ -25,12 +25,13 @@ use super::entry::{
     AgentRecord, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Packed, Record, Stage, UnfinishedRecord,
 };
 use super::keys::{self, Family, Key};
-use super::open::{self, DIR, Failure, OpenError, Options, chain};
+use super::open::{self, DIR, Failure, OpenError, Options};
 use super::store::{self, Database, StorageError};
 use super::table::{ReadError, Table};
 use super::versions::v1::{OutcomeRecord, ReqidRecord, Stored};
 use crate::api::event::{Request, Response, Result as ApiResult, ResultData};
 use crate::api::ids::{NodeName, ReqId, Seq};
+use crate::api::report::chain;
 use crate::api::time::Timestamp;
 
 const COPY: &str = "journal.copy-";
@@ -162,7 +163,7 @@ pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq) -> Result<
     let aside = state_dir.join(format!("{DAMAGED}{tag}"));
     let mut rebuild = Rebuild { sources: &sources, target: &database, pieces: Pieces::new(), recovered: 0 };
     let missing = rebuild.run(&aside, high).map_err(|error| match error {
-        RebuildError::Batch(BatchError::Read(source)) => OpenError::read(&rebuilding, source),
+        RebuildError::Batch(BatchError::Read(source)) => OpenError::read(&damaged, source),
         RebuildError::Batch(BatchError::Encode(source)) => failed(StorageError::Store(chain(&source))),
         RebuildError::Storage(source) => failed(source),
     })?;
@@ -234,21 +235,29 @@ impl Sources {
         Ok(())
     }
 
-    fn entry(&self, seq: Seq) -> Option<Numbered> {
-        self.databases.iter().find_map(|database| database.entry(seq).ok().flatten())
+    fn entry(&self, seq: Seq) -> Result<Option<Numbered>, ReadError> {
+        for database in &self.databases {
+            match database.entry(seq) {
+                Ok(Some(numbered)) => return Ok(Some(numbered)),
+                Ok(None) => {}
+                Err(error) => only_damage(error)?,
+            }
+        }
+        Ok(None)
     }
 
-    fn record<T: Stored>(&self, key: &[u8]) -> Found<T> {
+    fn record<T: Stored>(&self, key: &[u8]) -> Result<Found<T>, ReadError> {
         let mut unreadable = false;
         for database in &self.databases {
             match database.record(key) {
-                Ok(Some(record)) => return Found::Record(record),
+                Ok(Some(record)) => return Ok(Found::Record(record)),
                 // The later copies are of the same log: what the first reads as absent is so.
-                Ok(None) => return Found::Absent,
-                Err(_) => unreadable = true,
+                Ok(None) => return Ok(Found::Absent),
+                Err(error) => only_damage(error)?,
             }
+            unreadable = true;
         }
-        if unreadable { Found::Unreadable } else { Found::Absent }
+        Ok(if unreadable { Found::Unreadable } else { Found::Absent })
     }
 
     /// The keys of a family, from each copy and from both ends as far as they read.
@@ -268,7 +277,8 @@ impl Sources {
 
     /// The newest entry of which there is a sign.
     fn last(&self, high: Seq) -> Seq {
-        let plausible = |seq: Seq| seq.0 <= high.0.saturating_add(GAP) || self.entry(seq).is_some();
+        let plausible =
+            |seq: Seq| seq.0 <= high.0.saturating_add(GAP) || self.entry(seq).is_ok_and(|entry| entry.is_some());
         self.databases
             .iter()
             .filter_map(|database| database.last().ok())
@@ -278,12 +288,26 @@ impl Sources {
             .max(high)
     }
 
-    fn discard(self) -> Result<(), OpenError> {
-        for database in self.databases {
-            database.abandon();
-        }
+    fn discard(mut self) -> Result<(), OpenError> {
+        self.abandon();
         self.dirs.iter().try_for_each(|dir| remove(dir))
     }
+
+    fn abandon(&mut self) {
+        self.databases.drain(..).for_each(Database::abandon);
+    }
+}
+
+impl Drop for Sources {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// Lets a salvage carry on past damage, and past nothing else: what a device does not deliver now it may deliver later,
+/// and what a newer release wrote is never dropped.
+fn only_damage(error: ReadError) -> Result<(), ReadError> {
+    if error.is_damage() { Ok(()) } else { Err(error) }
 }
 
 enum Found<T> {
@@ -332,7 +356,7 @@ impl Rebuild<'_> {
         let mut pending = BTreeMap::new();
         let (missing, last) = self.entries(high, &mut pending)?;
         self.lost_requests()?;
-        let records = self.records(&mut pending);
+        let records = self.records(&mut pending)?;
         let mut closing = Vec::new();
         let mut seq = last;
         for (of, lost) in pending {
@@ -357,7 +381,7 @@ impl Rebuild<'_> {
         let mut batch = Vec::new();
         let mut seq = Seq(1);
         while seq.0 <= last.0.saturating_add(GAP) {
-            if let Some(numbered) = self.sources.entry(seq) {
+            if let Some(numbered) = self.sources.entry(seq)? {
                 // What was taken to lie behind the end was not: those between are missing as well.
                 if seq > last.next() {
                     missing.push((last.next(), Seq(seq.0 - 1)));
@@ -388,7 +412,7 @@ impl Rebuild<'_> {
             if self.target.get(&key)?.is_some() {
                 continue;
             }
-            let Found::Record(record) = self.sources.record::<ReqidRecord>(&key) else { continue };
+            let Found::Record(record) = self.sources.record::<ReqidRecord>(&key)? else { continue };
             if self.target.record::<OutcomeRecord>(&keys::outcome(record.seq))?.is_some() {
                 let mut batch = Builder { writes: BTreeMap::new(), pieces: &mut self.pieces };
                 batch.record(key, &record)?;
@@ -399,14 +423,14 @@ impl Rebuild<'_> {
     }
 
     /// The records that sum history up. Requests that are known to be unfinished leave `pending`.
-    fn records(&self, pending: &mut BTreeMap<Seq, Pending>) -> Vec<Record> {
+    fn records(&self, pending: &mut BTreeMap<Seq, Pending>) -> Result<Vec<Record>, ReadError> {
         let mut records = Vec::new();
-        match self.sources.record::<AgentRecord>(keys::AGENT) {
+        match self.sources.record::<AgentRecord>(keys::AGENT)? {
             Found::Record(agent) => records.push(Record::Agent(agent)),
             Found::Absent => {}
             Found::Unreadable => tracing::error!("the agent record of the damaged journal is lost"),
         }
-        match self.sources.record::<DesiredRecord>(keys::DESIRED) {
+        match self.sources.record::<DesiredRecord>(keys::DESIRED)? {
             Found::Record(desired) => records.push(Record::Desired(desired)),
             Found::Absent => {}
             Found::Unreadable => tracing::error!("the running configuration of the damaged journal is lost"),
@@ -416,7 +440,7 @@ impl Rebuild<'_> {
                 Some(Key::Node(name)) => std::str::from_utf8(name).ok().and_then(|name| NodeName::new(name).ok()),
                 Some(_) | None => None,
             };
-            match (name, self.sources.record::<NodeRecord>(&key)) {
+            match (name, self.sources.record::<NodeRecord>(&key)?) {
                 (Some(name), Found::Record(node)) => records.push(Record::Node(name, Some(Box::new(node)))),
                 (_, Found::Absent) => {}
                 (None, Found::Record(_)) | (_, Found::Unreadable) => {
@@ -424,16 +448,18 @@ impl Rebuild<'_> {
                 }
             }
         }
-        pending.retain(|seq, request| {
-            let record = match self.sources.record::<UnfinishedRecord>(&keys::unfinished(*seq)) {
+        for (seq, request) in std::mem::take(pending) {
+            let record = match self.sources.record::<UnfinishedRecord>(&keys::unfinished(seq))? {
                 Found::Record(record) => record,
                 Found::Unreadable => UnfinishedRecord { lost_attempts: request.attempts, stage: Stage::Accepted },
-                Found::Absent => return true,
+                Found::Absent => {
+                    pending.insert(seq, request);
+                    continue;
+                }
             };
-            records.push(Record::Unfinished(*seq, Some(record)));
-            false
-        });
-        records
+            records.push(Record::Unfinished(seq, Some(record)));
+        }
+        Ok(records)
     }
 
     fn write(&mut self, entries: &[Numbered], records: &[Record]) -> Result<(), RebuildError> {

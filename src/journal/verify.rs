@@ -9,7 +9,6 @@ use std::fmt;
 use super::codec;
 use super::entry::{AgentRecord, DesiredRecord, Digest, Entry, NodeRecord, Numbered, UnfinishedRecord, digest};
 use super::keys::{self, Family, Key};
-use super::open::chain;
 use super::rows;
 use super::table::{Entries, ReadError, Table};
 use super::versions::{
@@ -18,7 +17,7 @@ use super::versions::{
 };
 use crate::api::event::Request;
 use crate::api::ids::{ReqId, Seq};
-use crate::api::report::VerifyReport;
+use crate::api::report::{VerifyReport, chain};
 use crate::api::time::Timestamp;
 
 /// Problems told one by one; of further ones there is only the count.

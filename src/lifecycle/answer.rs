@@ -26,6 +26,61 @@ pub(super) fn response(reqid: &ReqId, request: &Request, results: Vec<Result>) -
     Response { event: request.response_event().to_owned(), reqid: reqid.clone(), results }
 }
 
+/// The largest response that is stored, in bytes of MessagePack.
+pub(super) const RESPONSE_LIMIT: usize = 1 << 20;
+/// What is left of a text that had to be shortened ends with this.
+const CUT: &str = " [...]";
+
+/// The response within its limit: first the nodes' outputs are shortened, keeping their ends, then the errors, keeping
+/// their beginnings. Which Results there are, and their success, stays.
+pub(super) fn bounded(mut response: Response) -> Response {
+    for share in [4096, 1024, 256, 64, 0] {
+        if size(&response) <= RESPONSE_LIMIT {
+            return response;
+        }
+        for outputs in response.results.iter_mut().filter_map(|one| match &mut one.data {
+            Some(ResultData::Outputs(outputs)) => Some(outputs),
+            Some(ResultData::Nodes(_) | ResultData::Text(_)) | None => None,
+        }) {
+            keep_end(&mut outputs.stdout, share);
+            keep_end(&mut outputs.stderr, share);
+        }
+    }
+    for share in [RESPONSE_LIMIT / 2, 4096, 1024, 256, 64] {
+        if size(&response) <= RESPONSE_LIMIT {
+            return response;
+        }
+        for error in response.results.iter_mut().filter_map(|one| one.error.as_mut()) {
+            keep_beginning(error, share);
+        }
+    }
+    response
+}
+
+fn size(response: &Response) -> usize {
+    rmp_serde::to_vec_named(response).expect("a response has only types that MessagePack can carry").len()
+}
+
+fn keep_end(text: &mut String, limit: usize) {
+    let mut start = text.len().saturating_sub(limit);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    text.drain(..start);
+}
+
+fn keep_beginning(text: &mut String, limit: usize) {
+    if text.len() <= limit {
+        return;
+    }
+    let mut end = limit;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text.push_str(CUT);
+}
+
 /// The Result of one node.
 pub(super) fn of_node(instance: &InstanceName, reqid: &ReqId, node: &NodeName, error: Option<String>) -> Result {
     let mut one = result(instance, reqid, error.is_none());

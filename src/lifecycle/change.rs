@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::configuration::{ClusterRole, Configuration, Node};
-use crate::api::event::{Request, Response, Result, ResultData};
+use crate::api::event::{Notification, Request, Response, Result, ResultData};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::LaunchSpec;
 use crate::api::time::Now;
@@ -16,6 +16,7 @@ use crate::journal::entry::{
 };
 
 use super::decision::{Decision, Note};
+use super::effect::Effect;
 use super::{Lifecycle, answer};
 
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
@@ -98,7 +99,8 @@ impl Lifecycle {
             .collect();
         if failed.is_empty() {
             let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
-            return self.end_hold(received).and(self.complete(received, Outcome::Completed, done));
+            let resumed = if self.seen.winding_down { self.supersede(received, None) } else { Decision::default() };
+            return resumed.and(self.end_hold(received)).and(self.complete(received, Outcome::Completed, done));
         }
         let retries = failed.iter().map(|(name, _)| (name.clone(), WantChange::Retry)).collect();
         self.supersede(received, Some(&failed)).and(self.desire(received, ConfigChange::Keep, retries)).and(wait(
@@ -140,7 +142,7 @@ impl Lifecycle {
         let mut targets = Targets::new();
         for name in self.selected(names) {
             let Some(record) = self.durable.nodes.get(&name) else { continue };
-            if record.want == Want::Up && record.life != Life::Down {
+            if record.want == Want::Up && record.life != Life::Down && !self.seen.winding_down {
                 targets.push((name, record.least));
                 continue;
             }
@@ -206,7 +208,27 @@ impl Lifecycle {
     }
 
     fn desire(&self, received: &Received, config: ConfigChange, nodes: Vec<(NodeName, WantChange)>) -> Decision {
-        self.end_hold(received).entry(Entry::DesiredChanged { by: received.seq, config, nodes })
+        let ours = self.options.instance.as_str();
+        let message = match &config {
+            ConfigChange::Keep => None,
+            ConfigChange::Set(config) => {
+                let here = config.0.nodes.iter().filter(|node| node.instance == ours).count();
+                Some(format!(
+                    "configuration {} is to run, with {here} nodes here (request {})",
+                    config.0.id, received.seq
+                ))
+            }
+            ConfigChange::Forget => Some(format!("standby: nodes stop, no configuration (request {})", received.seq)),
+        };
+        let changed = self.end_hold(received).entry(Entry::DesiredChanged { by: received.seq, config, nodes });
+        match message {
+            Some(msg) => changed.effect(Effect::Notify(Notification::NotifyLog {
+                instance: ours.to_owned(),
+                msg,
+                node: String::new(),
+            })),
+            None => changed,
+        }
     }
 
     /// Somebody said what they want: the agent may start and stop nodes again.
@@ -249,6 +271,9 @@ impl Lifecycle {
             let received = &one.received;
             let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
             decision = decision.and(self.complete(received, Outcome::Completed, response));
+            if let Request::Shutdown { .. } = received.request {
+                decision = decision.note(Note::NotWindingDown);
+            }
         }
         decision
     }

@@ -106,6 +106,8 @@ pub(super) enum Note {
     },
     /// All nodes go down, whatever is desired, and then the agent ends.
     WindingDown,
+    /// A later change has superseded that.
+    NotWindingDown,
     /// Nothing new is taken any more.
     Stopping,
     Welcomed,

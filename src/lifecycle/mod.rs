@@ -41,6 +41,7 @@ use std::sync::Arc;
 use crate::api::event::{Dialect, Notification, Response};
 use crate::api::ids::{InstanceName, NodeName, Seq};
 use crate::api::launch::{Program, Readiness};
+use crate::api::status::NodeState;
 use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
 use crate::journal::entry::{Digest, Entry, Known, Numbered, Record, Recovered, Sealed};
@@ -129,10 +130,15 @@ impl Lifecycle {
             let wake = Wake::new(now.boot);
             let Some(decision) = self.advance(now, &wake) else {
                 self.wake_at = wake.next();
-                return sealed;
+                break;
             };
             sealed.extend(self.seal(now, decision));
         }
+        let changes = self.changes();
+        if !changes.is_empty() {
+            sealed.push(Sealed::new(self.durable.last, Vec::new(), changes));
+        }
+        sealed
     }
 
     /// When the core wants an [`Input::Tick`], if nothing happens before.
@@ -236,7 +242,7 @@ impl Lifecycle {
             .effect(Effect::Exit { reason: reason.to_owned() })
     }
 
-    /// Numbers the entries, applies them, remembers the notes, tells changed node states, and seals it all.
+    /// Numbers the entries, applies them, remembers the notes, and seals it all.
     fn seal(&mut self, now: Now, decision: Decision) -> Option<Sealed<Effect>> {
         let Decision { entries, mut effects, notes, resting_on } = decision;
         let mut numbered = Vec::with_capacity(entries.len());
@@ -248,7 +254,8 @@ impl Lifecycle {
         for note in notes {
             self.remember(now, note, &numbered, &mut effects);
         }
-        self.tell_changes(&mut effects);
+        // The end comes after the answers that lead to it.
+        effects.sort_by_key(|effect| matches!(effect, Effect::Exit { .. }));
         if numbered.is_empty() && effects.is_empty() {
             return None;
         }
@@ -301,6 +308,7 @@ impl Lifecycle {
                 self.seen.rejections.remove(&peer);
             }
             Note::WindingDown => self.seen.winding_down = true,
+            Note::NotWindingDown => self.seen.winding_down = false,
             Note::Stopping => self.seen.stopping = true,
             Note::Welcomed => self.seen.welcomed = true,
             Note::HelloSent => self.seen.last_hello = Some(now.boot),
@@ -334,16 +342,24 @@ impl Lifecycle {
         self.seen.remember_unsent(key, Unsent { dialect, response, routes });
     }
 
-    /// Compares each node's state with what was told last.
-    fn tell_changes(&mut self, effects: &mut Vec<Effect>) {
-        let names: Vec<NodeName> = self.durable.nodes.keys().cloned().collect();
+    /// What to tell of node states that are not what was told last. A node that is new, or gone, counts as STOPPED.
+    fn changes(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let names: BTreeSet<NodeName> = self.durable.nodes.keys().chain(self.seen.told.keys()).cloned().collect();
         for name in names {
             let new = self.node_state(&name);
-            let node = self.seen.node(&name);
-            let old = node.told.replace(new);
-            if let (Some(old), true) = (old, self.seen.adopted)
-                && old != new
-            {
+            if !self.seen.adopted {
+                // What is found at the start is compared with what the last run knew, once all is found.
+                self.seen.told.entry(name).or_insert(new);
+                continue;
+            }
+            let old = if self.durable.nodes.contains_key(&name) {
+                self.seen.told.insert(name.clone(), new)
+            } else {
+                self.seen.told.remove(&name)
+            };
+            let old = old.unwrap_or(NodeState::Stopped);
+            if old != new {
                 effects.push(Effect::Notify(Notification::NotifyChange {
                     instance: self.options.instance.to_string(),
                     node: Box::new(self.described(&name)),
@@ -353,5 +369,6 @@ impl Lifecycle {
                 }));
             }
         }
+        effects
     }
 }

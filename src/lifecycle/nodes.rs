@@ -28,7 +28,7 @@ impl Lifecycle {
     /// Takes in where a node's process is, before deciding what that means.
     pub(super) fn observe_node(&mut self, now: Now, event: &NodeEvent) {
         let NodeEvent { node: name, incarnation, what } = event;
-        let asked = self.durable.nodes.get(name).is_some_and(|record| self.is_asked(record, *incarnation));
+        let asked = self.durable.nodes.get(name).is_some_and(|record| self.is_asked(name, record, *incarnation));
         let node = self.seen.node(name);
         node.newest = node.newest.max(*incarnation);
         match what {
@@ -44,7 +44,10 @@ impl Lifecycle {
                 node.place = Place::Clear;
                 node.blocked = Some(Blocked { reason: reason.clone(), at: now.boot });
             }
-            NodeHappening::Started { .. } => node.place = Place::Present { incarnation: *incarnation },
+            NodeHappening::Started { .. } => {
+                node.place = Place::Present { incarnation: *incarnation };
+                node.blocked = None;
+            }
             NodeHappening::Ready => {}
             NodeHappening::Exited { stdout, stderr, .. } => {
                 let current = match node.place {
@@ -58,7 +61,6 @@ impl Lifecycle {
                     node.place = Place::Clear;
                     node.silent = false;
                     node.overdue = false;
-                    node.stop_sent = None;
                 }
                 node.outputs = (!asked).then(|| NodeOutputs { stdout: stdout.clone(), stderr: stderr.clone() });
             }
@@ -111,8 +113,12 @@ impl Lifecycle {
     }
 
     /// Whether the end of this incarnation is what we want.
-    fn is_asked(&self, record: &NodeRecord, incarnation: Incarnation) -> bool {
-        record.want != Want::Up || incarnation < record.least || self.seen.winding_down
+    fn is_asked(&self, name: &NodeName, record: &NodeRecord, incarnation: Incarnation) -> bool {
+        let was_told = self.seen.nodes.get(name).and_then(|node| node.stop_sent);
+        record.want != Want::Up
+            || incarnation < record.least
+            || self.seen.winding_down
+            || was_told.is_some_and(|(told, _)| told == incarnation)
     }
 
     /// P9: one entry per launch, whoever reports its end and however often.
@@ -135,10 +141,13 @@ impl Lifecycle {
         if !news {
             return acknowledge;
         }
-        let asked = self.is_asked(record, incarnation);
+        let asked = self.is_asked(name, record, incarnation);
         let ran_ms = match &record.life {
-            Life::Up { since, .. } => Some(now.boot.ms_since(*since)),
-            Life::Intended | Life::Down => None,
+            // The times of two boots have nothing to do with each other.
+            Life::Up { process, since, .. } if process.boot_id == self.durable.agent.boot_id => {
+                Some(now.boot.ms_since(*since))
+            }
+            Life::Up { .. } | Life::Intended | Life::Down => None,
         };
         let verdict = if asked {
             Verdict::Rest
@@ -184,13 +193,20 @@ impl Lifecycle {
         }
         // Nodes that are in no configuration any more, or never were.
         for (name, node) in &self.seen.nodes {
-            if !self.durable.nodes.contains_key(name) && node.place == Place::Clear {
-                let order = NodeOrder::Forget { incarnation: node.newest };
-                return Some(
-                    Decision::default()
-                        .effect(Effect::Order { node: name.clone(), order })
-                        .note(Note::Forgotten { node: name.clone() }),
-                );
+            if self.durable.nodes.contains_key(name) {
+                continue;
+            }
+            match node.place {
+                // A preparation that is under way is let go when it is done.
+                Place::Clear | Place::Prepared { .. } => {
+                    let order = NodeOrder::Forget { incarnation: node.newest };
+                    return Some(
+                        Decision::default()
+                            .effect(Effect::Order { node: name.clone(), order })
+                            .note(Note::Forgotten { node: name.clone() }),
+                    );
+                }
+                Place::Unprobed | Place::Preparing { .. } | Place::Launching { .. } | Place::Present { .. } => {}
             }
         }
         None
@@ -302,8 +318,9 @@ impl Lifecycle {
         node: &NodeSeen,
     ) -> Option<Decision> {
         if let Some(blocked) = &node.blocked {
-            let wanted = self.wants_up(name, record) || matches!(record.life, Life::Up { .. });
-            return (wanted && wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS))).then(|| prepare(name, record));
+            // Also without being wanted: what the journal has running or intended has to come to its end.
+            let open = self.wants_up(name, record) || record.life != Life::Down;
+            return (open && wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS))).then(|| prepare(name, record));
         }
         if !self.wants_up(name, record) {
             // The intent of a launch that never came about, and is not wanted any more.
@@ -398,10 +415,15 @@ impl Lifecycle {
         }
     }
 
-    /// No process of this node is left, and none is on its way.
+    /// No process of this node is left, and none is on its way. What is only being prepared never becomes a process
+    /// without an intent.
     pub(super) fn is_down(&self, name: &NodeName) -> bool {
+        let no_process = |place| match place {
+            Place::Clear | Place::Preparing { .. } | Place::Prepared { .. } => true,
+            Place::Unprobed | Place::Launching { .. } | Place::Present { .. } => false,
+        };
         self.durable.nodes.get(name).is_none_or(|record| record.life == Life::Down)
-            && self.seen.nodes.get(name).is_none_or(|node| matches!(node.place, Place::Clear))
+            && self.seen.nodes.get(name).is_none_or(|node| no_process(node.place))
     }
 
     pub(super) fn notify_error(&self, name: &NodeName, message: &str) -> Decision {

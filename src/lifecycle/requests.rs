@@ -253,6 +253,7 @@ impl Lifecycle {
 
 /// The request has its outcome: the entry, and word to those who wait.
 pub(super) fn complete(received: &Received, attempts: u32, outcome: Outcome, response: Response) -> Decision {
+    let response = answer::bounded(response);
     Decision::default()
         .entry(Entry::RequestCompleted { of: received.seq, outcome, attempts, response: Packed(response.clone()) })
         .note(Note::Answered { of: received.seq, digest: received.digest, response, dialect: received.dialect })

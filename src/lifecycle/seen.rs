@@ -28,6 +28,8 @@ pub(super) struct Seen {
     /// Requests answered since the last commit, which the journal cannot look up yet.
     pub fresh: BTreeMap<ReqId, Known>,
     pub nodes: BTreeMap<NodeName, NodeSeen>,
+    /// The state that notify_change told last, of each node that is not gone.
+    pub told: BTreeMap<NodeName, NodeState>,
     pub waiting: BTreeMap<Seq, Waiting>,
     pub unsent: BTreeMap<Seq, Unsent>,
     /// Somebody is subscribed to our topic.
@@ -55,8 +57,6 @@ pub(super) struct NodeSeen {
     /// Its turn to start came then.
     pub eligible: Option<BootTime>,
     pub outputs: Option<NodeOutputs>,
-    /// The state that notify_change told last.
-    pub told: Option<NodeState>,
 }
 
 impl Default for NodeSeen {
@@ -71,7 +71,6 @@ impl Default for NodeSeen {
             was_adopted: false,
             eligible: None,
             outputs: None,
-            told: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::api::time::BootTime;
 use crate::journal::entry::{Life, NodeRecord, Want};
 
 use super::Lifecycle;
-use super::seen::NodeSeen;
+use super::seen::{NodeSeen, Place};
 use super::wake::Wake;
 
 const STAGES: usize = 4;
@@ -98,7 +98,12 @@ impl Lifecycle {
             if stage(other.spec.0.role) <= own || !self.must_go(other) {
                 continue;
             }
-            let sent = self.seen.nodes.get(name).and_then(|node| node.stop_sent);
+            let node = self.seen.nodes.get(name);
+            if !node.is_some_and(|node| matches!(node.place, Place::Present { .. })) {
+                // Nothing can be told to stop: its lock is held by who knows whom. It holds up nobody.
+                continue;
+            }
+            let sent = node.and_then(|node| node.stop_sent);
             let waited = match sent {
                 Some((incarnation, at)) if incarnation == other.incarnation => {
                     wake.due(at.plus_ms(self.options.stage_wait_ms))

@@ -1,6 +1,6 @@
 //! The beginning of a run: what the last one left, in the journal and among the processes.
 
-use crate::api::event::Notification;
+use crate::api::event::{Notification, Request};
 use crate::api::ids::NodeName;
 use crate::api::launch::ExitCause;
 use crate::api::supervision::Finding;
@@ -10,7 +10,7 @@ use crate::journal::entry::{Entry, Goal, Life, Packed, Stage};
 use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::seen::Place;
-use super::{EARLY_DEATHS, Lifecycle};
+use super::{ATTEMPTS, EARLY_DEATHS, Lifecycle};
 
 impl Lifecycle {
     /// The run begins. Requests left unfinished get a new attempt and a new deadline; who asked is gone, and gets the
@@ -46,15 +46,15 @@ impl Lifecycle {
                 }
             };
             decision = decision.note(Note::Deadline { of: *seq, at: now.boot.plus_ms(timeout_ms) });
-            if let Stage::Waiting { .. } = one.record.stage {
-                // The entry above counts the crash, if it was one; this is the attempt that follows.
-                let crashed = !self.durable.agent.stopped && !self.durable.agent.boot_id.is_empty();
-                let attempt = one.record.lost_attempts + u32::from(crashed) + 1;
-                decision = decision.entry(Entry::RequestBegun { of: *seq, attempt });
+            // The entry above counts the crash, if it was one; this is the attempt that follows, unless there were
+            // enough.
+            let crashed = !self.durable.agent.stopped && !self.durable.agent.boot_id.is_empty();
+            let attempt = one.record.lost_attempts + u32::from(crashed) + 1;
+            if one.record.stage == Stage::Accepted || attempt > ATTEMPTS {
+                continue;
             }
-            if let (Stage::Waiting { .. }, crate::api::event::Request::Shutdown { nodes: true }) =
-                (&one.record.stage, &one.received.request)
-            {
+            decision = decision.entry(Entry::RequestBegun { of: *seq, attempt });
+            if let Request::Shutdown { nodes: true } = one.received.request {
                 decision = decision.note(Note::WindingDown);
             }
         }

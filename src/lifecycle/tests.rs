@@ -718,7 +718,9 @@ fn shutdown_with_nodes_keeps_what_is_wanted() {
     let effects = bench.ask("bye", Request::Shutdown { nodes: true });
     let seen = bench.obey(effects);
     assert!(only_response(&seen).success());
-    assert!(seen.iter().any(|effect| matches!(effect, Effect::Exit { .. })));
+    let at = |wanted: fn(&Effect) -> bool| seen.iter().position(wanted).unwrap();
+    let answered = at(|effect| matches!(effect, Effect::Respond { .. }));
+    assert!(answered < at(|effect| matches!(effect, Effect::Exit { .. })), "the answer leaves before the end");
     assert_eq!(bench.state("w1"), NodeState::Stopped);
     let effects = bench.ask("late", Request::AgentWelcome {});
     assert!(matches!(effects.as_slice(), [Effect::Refuse { .. }]));
@@ -738,4 +740,148 @@ fn a_dispatch_answers_per_node() {
     bench.obey(effects);
     let answer = only_response(&bench.ask("c", ask(&["w1"])));
     assert_eq!(answer.results[0].error.as_deref(), Some("cluster node w1 not in running state"));
+}
+
+#[test]
+fn every_change_of_state_is_told_once_also_the_first_and_the_last() {
+    let mut bench = Bench::new();
+    let told = |effects: &[Effect]| -> Vec<String> {
+        let change = |effect: &Effect| match effect {
+            Effect::Notify(Notification::NotifyChange { node, old, new, .. }) => {
+                Some(format!("{} {old} {new}", node.name))
+            }
+            _ => None,
+        };
+        effects.iter().filter_map(change).collect()
+    };
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    assert_eq!(told(&bench.obey(effects)), ["w1 STOPPED PENDING"]);
+    assert_eq!(told(&bench.ready("w1")), ["w1 PENDING RUNNING"]);
+    let incarnation = bench.incarnation("w1");
+    let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
+    assert_eq!(told(&bench.obey(effects)), ["w1 RUNNING CRASHED", "w1 CRASHED PENDING"]);
+    assert_eq!(told(&bench.ready("w1")), ["w1 PENDING RUNNING"]);
+    let effects = bench.crash(vec![("w1", adopted(&bench, "w1"))]);
+    assert!(told(&effects).is_empty(), "an adopted node has not changed");
+    let effects = bench.ask("s", Request::AgentStandby {});
+    assert_eq!(told(&bench.obey(effects)), ["w1 RUNNING STOPPED"]);
+}
+
+fn changes(effects: &[Effect]) -> Vec<(String, NodeState, NodeState)> {
+    let change = |effect: &Effect| match effect {
+        Effect::Notify(Notification::NotifyChange { node, old, new, .. }) => Some((node.name.clone(), *old, *new)),
+        _ => None,
+    };
+    effects.iter().filter_map(change).collect()
+}
+
+#[test]
+fn a_standby_is_not_held_up_by_what_is_only_being_prepared() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    assert_eq!(prepared(&effects), ["w1"]);
+    let answer = bench.ask("s", Request::AgentStandby {});
+    let standby = responses(&answer).into_iter().find(|(_, response)| response.reqid.as_str() == "s");
+    assert!(standby.is_some_and(|(_, response)| response.success()), "nothing runs: {answer:?}");
+    let effects = bench.report("w1", Incarnation(1), NodeHappening::Prepared);
+    let forgotten = Effect::Order { node: name("w1"), order: NodeOrder::Forget { incarnation: Incarnation(1) } };
+    assert_eq!(effects, [forgotten], "its lock is let go");
+}
+
+#[test]
+fn a_node_that_goes_with_its_configuration_is_told() {
+    let mut bench = Bench::running(&["w1"]);
+    let effects = bench.ask("s", Request::AgentStandby {});
+    let seen = bench.obey(effects);
+    assert_eq!(changes(&seen), [("w1".to_owned(), NodeState::Running, NodeState::Stopped)]);
+}
+
+#[test]
+fn an_exit_while_the_agent_was_away_is_told() {
+    let mut bench = Bench::running(&["w1"]);
+    let report = Finding::Exited {
+        incarnation: bench.incarnation("w1"),
+        process: None,
+        cause: ExitCause::Signal(9),
+        stdout: String::new(),
+        stderr: String::new(),
+    };
+    let effects = bench.crash(vec![("w1", report)]);
+    assert_eq!(changes(&effects), [("w1".to_owned(), NodeState::Running, NodeState::Crashed)]);
+}
+
+#[test]
+fn an_unprovable_worker_keeps_nobody_from_stopping() {
+    let mut bench = Bench::running(&["logger", "w1"]);
+    let unprovable = Finding::Unprovable { reason: "the lock is held by pid 1".into() };
+    let logger = adopted(&bench, "logger");
+    bench.crash(vec![("logger", logger), ("w1", unprovable)]);
+    let effects = bench.ask("s", Request::AgentStandby {});
+    assert_eq!(stopped(&effects), ["logger"]);
+}
+
+#[test]
+fn an_unprovable_intent_that_is_not_wanted_comes_to_its_end() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    assert_eq!(prepared(&effects), ["w1"]);
+    bench.report("w1", Incarnation(1), NodeHappening::Prepared);
+    bench.crash(vec![("w1", Finding::Unprovable { reason: "the lock is held by pid 1".into() })]);
+    bench.ask("s", Request::AgentStandby {});
+    let effects = bench.pass(5_000);
+    assert_eq!(prepared(&effects), ["w1"], "looked at again");
+    let effects = bench.report("w1", Incarnation(1), NodeHappening::Prepared);
+    assert!(responses(&effects).iter().any(|(_, response)| response.success()), "{effects:?}");
+    assert!(bench.core.durable().nodes.is_empty());
+}
+
+#[test]
+fn a_change_after_a_shutdown_supersedes_it() {
+    let mut bench = Bench::running(&["w1", "w2"]);
+    let effects = bench.ask("bye", Request::Shutdown { nodes: true });
+    assert_eq!(stopped(&effects), ["w1", "w2"]);
+    let answers = bench.ask("no", set("c1", &["w1", "w2"]));
+    let superseded = |(_, response): &(Route, Response)| {
+        response.results[0].error.as_ref().is_some_and(|error| error.starts_with("superseded by request "))
+    };
+    assert!(responses(&answers).iter().any(superseded), "{answers:?}");
+    let seen = bench.obey(effects);
+    assert_eq!(prepared(&seen), ["w1", "w2"], "they start again");
+    assert!(!seen.iter().any(|effect| matches!(effect, Effect::Exit { .. })));
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::NodeExited { asked: false, .. })), 0, "we stopped them");
+}
+
+#[test]
+fn an_abandoned_shutdown_stops_nothing_any_more() {
+    let mut bench = Bench::running(&["w1"]);
+    bench.ask("bye", Request::Shutdown { nodes: true });
+    for _ in 0..2 {
+        let effects = bench.crash(vec![("w1", adopted(&bench, "w1"))]);
+        assert_eq!(stopped(&effects), ["w1"], "tried again");
+    }
+    let effects = bench.crash(vec![("w1", adopted(&bench, "w1"))]);
+    assert!(stopped(&effects).is_empty(), "{effects:?}");
+    assert_eq!(bench.state("w1"), NodeState::Running);
+    let begun = |entry: &Entry| matches!(entry, Entry::RequestBegun { attempt, .. } if *attempt > ATTEMPTS);
+    assert_eq!(bench.entries(begun), 0);
+}
+
+#[test]
+fn a_response_stays_within_its_limit() {
+    let mut bench = Bench::new();
+    let nodes: Vec<String> = (0..100).map(|index| format!("w{index}")).collect();
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false });
+    bench.obey(effects);
+    for node in &nodes {
+        let (incarnation, long) = (bench.incarnation(node), "x".repeat(16 << 10));
+        let cause = ExitCause::Code(1);
+        let what = NodeHappening::Exited { cause, process: None, stdout: long.clone(), stderr: long };
+        bench.report(node, incarnation, what);
+    }
+    let answer = only_response(&bench.pass(7_000));
+    assert_eq!(answer.results.len(), 101);
+    let size = rmp_serde::to_vec_named(&answer).unwrap().len();
+    assert!(size <= 1 << 20, "{size} bytes");
+    assert!(matches!(&answer.results[1].data, Some(ResultData::Outputs(outputs)) if !outputs.stderr.is_empty()));
 }

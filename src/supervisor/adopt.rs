@@ -18,12 +18,13 @@ use tokio::time::Instant;
 
 use super::Context;
 use super::files::{self, Checked, Exit, Launch, Status};
-use super::launch::{LOOK_AGAIN, RunDir, chain};
+use super::launch::{LOOK_AGAIN, RunDir};
 use super::link::{Heard, Link};
 use super::process::{self, Proven};
 use super::protocol::{Hello, ToAgent};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
+use crate::api::report::chain;
 
 /// How long a process without a shim may take to end after SIGTERM. Nobody reads its output, nobody records its exit.
 const GRACE: Duration = Duration::from_secs(2);

@@ -25,6 +25,7 @@ use super::process::Proven;
 use super::{Context, create_private, shim, sim_node};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
+use crate::api::report::chain;
 
 /// How long a lock may be held by what is just going away: an acknowledged shim, a killed node.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -265,18 +266,6 @@ fn check_executable(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     Ok(rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?)
-}
-
-/// An error with its causes, on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -36,13 +36,13 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use super::files::{self, Durability, Exit, Launch, SHIM_LOG, SOCKET, STATUS, Status};
-use super::launch::chain;
 use super::notify::{Notification, NotifySocket};
 use super::output::{FILE_LIMIT, Output};
 use super::protocol::{self, Decoder, FrameError, Hello, ToAgent, ToShim};
 use super::{process, sys};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
+use crate::api::report::chain;
 use crate::crash_point;
 
 /// What the shim is called, in `ps` and to `pkill`.

@@ -18,12 +18,13 @@ use tokio::time::Instant;
 
 use super::adopt::{self, Known, Look};
 use super::files::{self, Exit, STATUS, Status};
-use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir, chain};
+use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir};
 use super::link::{Heard, Link};
 use super::protocol::{Hello, ToAgent, ToShim};
 use super::{Context, Error, Options, output};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
+use crate::api::report::chain;
 use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
 use crate::crash_point;

@@ -36,10 +36,7 @@ pub fn broker_data(portable: bool) -> BoxedStrategy<Data> {
         any::<f64>().prop_filter("normal", |real| !real.is_subnormal()).boxed()
     };
     let bytes = if portable { ".{0,8}".prop_map(String::into_bytes).boxed() } else { vec(any::<u8>(), 0..200).boxed() };
-    let subnet = (address(), 0..=128u8).prop_map(move |(address, bits)| {
-        let subnet = Subnet::new(address, bits).unwrap();
-        if portable { subnet.masked() } else { subnet }
-    });
+    let subnet = (address(), 0..=128u8).prop_map(|(address, bits)| Subnet::new(address, bits).unwrap());
     let scalar = prop_oneof![
         Just(Data::None),
         any::<bool>().prop_map(Data::Boolean),

@@ -310,6 +310,8 @@ fn data_in_results_is_read_wrapped_or_not_and_short_or_long() {
     assert_eq!(read(wrap(vector([text("out"), text("err")]))), Some(outputs));
     assert_eq!(read(wrap(text("\"1.0 day\""))), Some(ResultData::Text("\"1.0 day\"".into())));
     assert_eq!(read(wrap(Data::None)), None);
+    // What a node prints need not be text, and is worth having all the same.
+    assert_eq!(read(Data::String(b"a\xff".to_vec())), Some(ResultData::Text("a\u{fffd}".into())));
     let before_7 = vec![
         text("w1"),
         Data::enum_value("Management::CRASHED"),

@@ -1,5 +1,7 @@
 //! Tests through the real binary, and of the repository's own rules.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod adoption;
 mod architecture;
 mod crash;

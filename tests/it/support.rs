@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 #[cfg(feature = "crash-points")]
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -114,7 +115,9 @@ impl Host {
 
     /// Starts an agent and does not wait for it.
     pub fn spawn(&self) -> Agent {
-        let child = self.command(&self.run_args()).stdout(Stdio::null()).stderr(self.log()).spawn().unwrap();
+        let mut command = self.command(&self.run_args());
+        // A group of its own, as a shell gives it: Ctrl-C goes to all of it.
+        let child = command.process_group(0).stdout(Stdio::null()).stderr(self.log()).spawn().unwrap();
         Agent { child }
     }
 
@@ -319,8 +322,11 @@ impl Agent {
         self.child.wait().unwrap();
     }
 
-    pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal, None);
+    /// Signals its process group, as a terminal does. The group is its own while it is our unreaped child.
+    pub fn signal_group(&mut self, signal: Signal) {
+        assert!(self.child.try_wait().unwrap().is_none(), "it has ended");
+        let group = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        rustix::process::kill_process_group(group, signal).unwrap();
     }
 
     /// Waits for it to end by itself.

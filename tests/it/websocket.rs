@@ -181,7 +181,7 @@ fn every_request() -> Vec<(Dialect, String, Request)> {
     };
     let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let action = vec!["get_id_value".to_owned(), "Cluster::node".to_owned()];
-    let all = vec![
+    let all = [
         Request::AgentWelcome {},
         set(config("one")),
         Request::Deploy { config: config("two"), force: false },
@@ -456,13 +456,7 @@ fn the_command_line_asks_over_websocket_what_it_asks_over_the_control_socket() {
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     };
     let file = file.display().to_string();
-    for request in [
-        &["welcome"][..],
-        &["deploy", &file],
-        &["get-nodes"],
-        &["restart", "w1"],
-        &["standby"],
-    ] {
+    for request in [&["welcome"][..], &["deploy", &file], &["get-nodes"], &["restart", "w1"], &["standby"]] {
         let args: Vec<&str> =
             ["request"].iter().chain(request).chain(&["--reqid", request[0], "--json"]).copied().collect();
         let over_websocket = run(&args.iter().copied().chain(["--via", &url]).collect::<Vec<_>>());

@@ -21,7 +21,7 @@ use crate::support::*;
 const SEEDS: &str = "JOURNAL_DAMAGE_SEEDS";
 
 fn seeds() -> u64 {
-    std::env::var(SEEDS).ok().and_then(|text| text.parse().ok()).unwrap_or(8)
+    std::env::var(SEEDS).ok().and_then(|text| text.parse().ok()).unwrap_or(5)
 }
 
 /// A journal as it was once, closed and killed, and what it held.
@@ -342,17 +342,34 @@ fn a_format_of_a_newer_release_is_refused_untouched() {
 
     // By a record of the journal's own.
     fs::write(past.closed.join("journal.mark"), before).unwrap();
-    rewrite(&past.closed, b"A", |mut value| {
-        value[1] = 9;
-        let body = value[23..].to_vec();
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&value[..2]).update(&1u64.to_le_bytes()).update(b"A").update(&body);
-        value[7..23].copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        value
-    });
+    newer_version(&past.closed, b"A");
     let error = Journal::<u64>::open(&past.closed, &options()).unwrap_err();
     assert!(matches!(error, OpenError::NewerRecord { .. }), "{error}");
     assert!(aside(&past.closed).is_empty());
+}
+
+/// Makes a value that of a newer release, with a checksum that fits.
+fn newer_version(state_dir: &Path, key: &[u8]) {
+    rewrite(state_dir, key, |mut value| {
+        value[1] = 9;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&value[..2]).update(&(key.len() as u64).to_le_bytes()).update(key).update(&value[23..]);
+        value[7..23].copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        value
+    });
+}
+
+#[test]
+fn a_salvage_never_drops_what_a_newer_release_wrote() {
+    let past = past();
+    let short = past.memory.entries().iter().find(|one| matches!(one.entry, Entry::AgentSettled)).unwrap();
+    newer_version(&past.closed, &key(b'L', short.seq));
+    rewrite(&past.closed, b"A", |_| b"?".to_vec());
+    for _ in 0..2 {
+        let error = Journal::<u64>::open(&past.closed, &options()).unwrap_err();
+        assert!(matches!(error, OpenError::NewerRecord { .. }), "{error}");
+        assert!(aside(&past.closed).is_empty());
+    }
 }
 
 #[test]

@@ -1,0 +1,400 @@
+//! `cargo bench --bench agent`: what the agent costs, measured through the real binary.
+//!
+//! Requests against the disk's own limit (append and fdatasync, in the same rounds, on the same file system), then what
+//! a host full of nodes costs: start, adoption, memory of the shims, their wake-ups. It prints what it measured and what
+//! that is compared with; what it prints is about this machine at this moment. Everything it starts it ends, and its
+//! directory is removed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use zeek_cluster_agent::api::event::{Dialect, Request};
+use zeek_cluster_agent::api::report::StatusReport;
+use zeek_cluster_agent::api::status::NodeState;
+use zeek_cluster_agent::cluster_file;
+use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_zeek-cluster-agent");
+const NAME: &str = "bench";
+/// Rounds of everything that is measured against the disk; results are medians.
+const ROUNDS: usize = 5;
+/// How long each measurement of a round takes.
+const SLICE: Duration = Duration::from_millis(400);
+const IN_FLIGHT: [usize; 3] = [1, 8, 64];
+/// What the raw writer appends for each request: about as much as a welcome request is in the journal.
+const RAW_RECORD: usize = 512;
+const NODES: [usize; 2] = [50, 200];
+/// How often the agent is killed and started again over running nodes.
+const RESTARTS: usize = 3;
+const REST: Duration = Duration::from_secs(5);
+/// For whatever has to happen, on a slow and busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    // Without this flag it is a test runner that calls, and measuring is not testing.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("agent benchmark: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let begun = Instant::now();
+    let scratch = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .context("cannot make a scratch directory")?;
+    print_machine(scratch.path())?;
+    requests(scratch.path())?;
+    println!("\nnodes (simulated; median of {RESTARTS} kills of the agent with SIGKILL, each followed by a start)");
+    for nodes in NODES {
+        many_nodes(scratch.path(), nodes)?;
+    }
+    println!("\ntook {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+// Requests against the disk.
+
+/// One measurement: how many in how long, and how long each took.
+struct Sample {
+    per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+impl Sample {
+    fn of(mut took: Vec<Duration>, elapsed: Duration) -> Self {
+        took.sort_unstable();
+        let at = |share: f64| {
+            let index = (share * took.len().saturating_sub(1) as f64).round() as usize;
+            took.get(index).map_or(f64::NAN, |one| one.as_secs_f64() * 1e3)
+        };
+        Self { per_second: took.len() as f64 / elapsed.as_secs_f64(), p50_ms: at(0.50), p99_ms: at(0.99) }
+    }
+}
+
+fn requests(scratch: &Path) -> Result<()> {
+    let agent = Agent::start(scratch.join("requests"))?;
+    let mut client = agent.client()?;
+    let mut raw = OpenOptions::new().create_new(true).append(true).open(scratch.join("raw"))?;
+    let mut fresh = (0_u64..).map(|number| format!("bench-{number}"));
+    let known = "bench-known".to_owned();
+    let mut kept = std::iter::repeat(known.clone());
+    // The duplicates' first, and a warm-up of everything.
+    flood(&mut client, &mut std::iter::once(known).chain(&mut fresh), 8, SLICE)?;
+    append(&mut raw, 8, SLICE)?;
+
+    let mut samples: BTreeMap<(usize, &str), Vec<Sample>> = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        for window in IN_FLIGHT {
+            let mut note = |what, sample| samples.entry((window, what)).or_default().push(sample);
+            note("append + fdatasync", append(&mut raw, window, SLICE)?);
+            note("welcome requests", flood(&mut client, &mut fresh, window, SLICE)?);
+            note("their duplicates", flood(&mut client, &mut kept, window, SLICE)?);
+        }
+    }
+    drop(client);
+    agent.end()?;
+    fs::remove_file(scratch.join("raw"))?;
+
+    println!(
+        "\nrequests through the control socket, one connection (median of {ROUNDS} interleaved rounds of {SLICE:?})"
+    );
+    println!("`append + fdatasync` is the floor: N records of {RAW_RECORD} bytes to a plain file, then one fdatasync");
+    println!("{:>9}  {:<20} {:>12} {:>10} {:>10}", "in flight", "", "per second", "p50 ms", "p99 ms");
+    for ((window, what), all) in &samples {
+        let pick = |part: fn(&Sample) -> f64| median(all.iter().map(part).collect());
+        println!(
+            "{window:>9}  {what:<20} {:>12.0} {:>10.3} {:>10.3}",
+            pick(|sample| sample.per_second),
+            pick(|sample| sample.p50_ms),
+            pick(|sample| sample.p99_ms)
+        );
+    }
+    Ok(())
+}
+
+/// Keeps `window` requests in flight for a while, then waits for the last.
+fn flood(
+    client: &mut Client,
+    reqids: &mut impl Iterator<Item = String>,
+    window: usize,
+    lasting: Duration,
+) -> Result<Sample> {
+    let begun = Instant::now();
+    let mut flying: VecDeque<(u64, Instant)> = VecDeque::new();
+    let mut took = Vec::new();
+    loop {
+        while flying.len() < window && begun.elapsed() < lasting {
+            let reqid = reqids.next().context("no more reqids")?;
+            let sent = Instant::now();
+            let call = client.submit(&reqid, Request::AgentWelcome {}, Dialect::ClusterAgent, None)?;
+            flying.push_back((call, sent));
+        }
+        let Some((call, sent)) = flying.pop_front() else { break };
+        match client.answer(call, within_ms(10_000))? {
+            Answer::Response(response) if response.success() => took.push(sent.elapsed()),
+            Answer::Response(response) => bail!("a welcome request failed: {response:?}"),
+            Answer::Refused(reason) => bail!("a welcome request was refused: {reason}"),
+        }
+    }
+    Ok(Sample::of(took, begun.elapsed()))
+}
+
+/// What the disk takes at most: `window` records, one fdatasync, and again.
+fn append(file: &mut File, window: usize, lasting: Duration) -> Result<Sample> {
+    let records = vec![0x5a; RAW_RECORD * window];
+    let begun = Instant::now();
+    let mut took = Vec::new();
+    while begun.elapsed() < lasting {
+        let written = Instant::now();
+        file.write_all(&records)?;
+        file.sync_data()?;
+        took.extend(std::iter::repeat_n(written.elapsed(), window));
+    }
+    Ok(Sample::of(took, begun.elapsed()))
+}
+
+// A host full of nodes.
+
+fn many_nodes(scratch: &Path, count: usize) -> Result<()> {
+    let mut agent = Agent::start(scratch.join(format!("nodes-{count}")))?;
+    println!("{count} nodes");
+    print_figure("agent without nodes: spawn to first served status", &[ms(agent.served_after)], "ms");
+
+    let begun = Instant::now();
+    let deploy = Request::Deploy { config: cluster(count)?, force: false };
+    agent.client()?.submit("bench-deploy", deploy, Dialect::Management, None)?;
+    let running = |status: &StatusReport| {
+        status.nodes.len() == count && status.nodes.iter().all(|node| node.state == NodeState::Running)
+    };
+    let before = agent.wait(running)?;
+    print_figure("deploy: request to all nodes RUNNING", &[ms(begun.elapsed())], "ms");
+
+    let shims = agent.shims()?;
+    ensure!(shims.len() == count, "{} shims for {count} nodes", shims.len());
+    let mut pss = shims.iter().map(|pid| pss_kib(*pid)).collect::<Result<Vec<f64>>>()?;
+    pss.sort_by(f64::total_cmp);
+    print_figure("PSS of a shim (smaps_rollup)", &pss, "KiB");
+
+    let switches = |shims: &[u32]| shims.iter().map(|pid| voluntary_switches(*pid)).sum::<Result<u64>>();
+    let earlier = switches(&shims)?;
+    sleep(REST);
+    let woken = switches(&shims)? - earlier;
+    println!("  voluntary context switches of all shims over {} s at rest: {woken}", REST.as_secs());
+
+    let (mut served, mut adopted) = (Vec::new(), Vec::new());
+    for _ in 0..RESTARTS {
+        agent.kill()?;
+        agent = Agent::start(agent.dir.clone())?;
+        served.push(ms(agent.served_after));
+        let after = agent.wait(running)?;
+        adopted.push(ms(agent.started.elapsed()));
+        let pids = |status: &StatusReport| status.nodes.iter().map(|node| node.pid).collect::<Vec<_>>();
+        ensure!(pids(&before) == pids(&after), "nodes were replaced");
+    }
+    print_figure("agent over its nodes: spawn to first served status", &served, "ms");
+    print_figure("... to every node adopted, RUNNING, the same process", &adopted, "ms");
+    agent.end()
+}
+
+/// Nodes of the least demanding role, so that all start at once.
+fn cluster(count: usize) -> Result<zeek_cluster_agent::api::configuration::Configuration> {
+    let mut text = format!("[instances]\n{NAME} = 127.0.0.1\n");
+    for number in 0..count {
+        text.push_str(&format!("[worker-{number:03}]\ninstance = {NAME}\nrole = worker\ninterface = lo\n"));
+    }
+    cluster_file::read(text.as_bytes(), "bench.ini", None, None).map_err(|error| anyhow::anyhow!("{error:?}"))
+}
+
+/// An agent in a directory of its own. Dropped: its nodes are stopped, itself ended.
+struct Agent {
+    dir: PathBuf,
+    child: Option<Child>,
+    started: Instant,
+    served_after: Duration,
+}
+
+impl Agent {
+    fn start(dir: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&dir)?;
+        let log = OpenOptions::new().create(true).append(true).open(dir.join("agent.log"))?;
+        let started = Instant::now();
+        let child = command(&dir, &["run", "--simulate-nodes"]).stdout(Stdio::null()).stderr(log).spawn()?;
+        let mut agent = Self { dir, child: Some(child), started, served_after: Duration::ZERO };
+        agent.wait(|status| status.serving)?;
+        agent.served_after = started.elapsed();
+        Ok(agent)
+    }
+
+    fn client(&self) -> Result<Client> {
+        Ok(Client::connect(&self.dir.join("state/control.sock"), "bench")?)
+    }
+
+    /// Asks until the status is as wanted.
+    fn wait(&mut self, holds: impl Fn(&StatusReport) -> bool) -> Result<StatusReport> {
+        let begun = Instant::now();
+        loop {
+            if let Ok(mut client) = self.client() {
+                let status = client.status(within_ms(10_000))?;
+                if holds(&status) {
+                    return Ok(status);
+                }
+            }
+            let ended = match &mut self.child {
+                Some(child) => child.try_wait()?,
+                None => None,
+            };
+            if ended.is_some() || begun.elapsed() > PATIENCE {
+                let log = fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default();
+                bail!("the agent did not get where it should; its log:\n{log}");
+            }
+            sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// This agent's shims: processes of that name that work in its run directory.
+    fn shims(&self) -> Result<Vec<u32>> {
+        let run = self.dir.join("state/run").canonicalize()?;
+        let mut shims = Vec::new();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let is_shim = fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == "zca-shim");
+            if is_shim && fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&run)) {
+                shims.push(pid);
+            }
+        }
+        Ok(shims)
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Stops the nodes and the agent, and removes the directory.
+    fn end(mut self) -> Result<()> {
+        self.stop_all()?;
+        fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display()))
+    }
+
+    fn stop_all(&mut self) -> Result<()> {
+        let stopped = command(&self.dir, &["shutdown", "--nodes"]).stdout(Stdio::null()).output()?;
+        ensure!(stopped.status.success(), "shutdown --nodes: {}", String::from_utf8_lossy(&stopped.stderr));
+        if let Some(mut child) = self.child.take() {
+            child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Killed on purpose, with its nodes left to the next one, or ended in order: nothing to do.
+        if self.child.is_some() {
+            if let Err(error) = self.stop_all() {
+                eprintln!("agent benchmark: processes may be left: {error:#}");
+            }
+            if let Err(error) = self.kill() {
+                eprintln!("agent benchmark: {error:#}");
+            }
+        }
+    }
+}
+
+/// Our binary, with nothing but our settings.
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("ZCA_STATE_DIR", dir.join("state"))
+        .env("ZEEK_AGENT_NAME", NAME)
+        .stdin(Stdio::null());
+    command
+}
+
+// Reading and printing.
+
+fn pss_kib(pid: u32) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    field(&text, "Pss:").with_context(|| format!("smaps_rollup of {pid} has no Pss"))
+}
+
+fn voluntary_switches(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let switches = field(&text, "voluntary_ctxt_switches:");
+    Ok(switches.with_context(|| format!("the status of {pid} has no voluntary_ctxt_switches"))? as u64)
+}
+
+/// The number behind a name at the beginning of a line.
+fn field(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// One value, or median and range.
+fn print_figure(what: &str, values: &[f64], unit: &str) {
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    match values {
+        [one] => println!("  {what}: {one:.0} {unit}"),
+        several => println!("  {what}: {:.0} {unit} ({least:.0} to {most:.0})", median(several.to_vec())),
+    }
+}
+
+fn print_machine(scratch: &Path) -> Result<()> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let after_colon = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cpus = std::thread::available_parallelism().map_or(0, |cpus| cpus.get());
+    let model = after_colon(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown model".to_owned());
+    let memory = field(&read("/proc/meminfo"), "MemTotal:").unwrap_or(f64::NAN) / 1024.0 / 1024.0;
+    println!("zeek-cluster-agent {}, {} KiB", env!("CARGO_PKG_VERSION"), fs::metadata(BINARY)?.len() / 1024);
+    println!("{cpus} CPUs ({model}), {memory:.1} GiB, Linux {}", read("/proc/sys/kernel/osrelease").trim());
+    println!("load before: {}", read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" "));
+    println!("file system: {}", file_system(&scratch.canonicalize()?, &read("/proc/self/mounts")));
+    Ok(())
+}
+
+/// Type and device of the mount that holds `path`.
+fn file_system(path: &Path, mounts: &str) -> String {
+    let mut best: Option<(&str, &str, &str)> = None;
+    for line in mounts.lines() {
+        let mut words = line.split(' ');
+        let (Some(device), Some(place), Some(kind)) = (words.next(), words.next(), words.next()) else { continue };
+        // The longest wins, and of equals the last, which covers the others.
+        if path.starts_with(place) && best.is_none_or(|(_, known, _)| place.len() >= known.len()) {
+            best = Some((device, place, kind));
+        }
+    }
+    best.map_or_else(|| "unknown".to_owned(), |(device, _, kind)| format!("{kind} on {device}"))
+}
