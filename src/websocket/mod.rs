@@ -4,6 +4,7 @@
 //! (`dialect`), and what a request leads to.
 
 pub mod client;
+mod connection;
 mod metered;
 pub mod server;
 

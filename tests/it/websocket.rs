@@ -474,6 +474,35 @@ fn the_command_line_asks_over_websocket_what_it_asks_over_the_control_socket() {
     assert!(warned.contains("every user of this host can deploy"), "{warned}");
 }
 
+/// Programs of others, from the Python package index, at the versions in tests/clients/requirements.txt.
+#[test]
+fn clients_of_others_drive_the_agent() {
+    let Some(python) = std::env::var_os("ZCA_TEST_PYTHON") else {
+        println!("not run: ZCA_TEST_PYTHON names no Python with tests/clients/requirements.txt; scripts/test sets it");
+        return;
+    };
+    let mut host = host();
+    host.set("ZCA_REQUEST_TIMEOUT", "5s");
+    let drive = |address: SocketAddr| {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/drive.py");
+        let url = format!("ws://{address}");
+        let output = std::process::Command::new(&python).args([program, &url, AGENT]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let agent = host.start();
+    let first = drive(address(&host, 1));
+    assert_eq!(first.lines().count(), 9);
+    for line in first.lines() {
+        let Some(Decoded::Response { response, .. }) = decoded(line) else { panic!("{line}") };
+        assert!(response.success() || response.event == "node_dispatch_response", "{response:?}");
+    }
+    assert_eq!(drive(address(&host, 1)), first);
+    agent.kill();
+    let _agent = host.start();
+    assert_eq!(drive(address(&host, 2)), first);
+}
+
 #[test]
 fn other_addresses_than_loopback_have_to_be_asked_for_twice() {
     let host = Host::new();
