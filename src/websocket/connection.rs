@@ -62,6 +62,8 @@ pub(super) struct Client<A: Agent> {
     host: IpAddr,
     queue: mpsc::Receiver<Queued>,
     cut: CancellationToken,
+    /// The agent knows of this connection.
+    is_subscribed: bool,
 }
 
 type Socket = WebSocketStream<Metered>;
@@ -100,7 +102,16 @@ impl<A: Agent> Client<A> {
         connections.insert(id, connection);
         drop(connections);
         let source = Source { transport: "websocket".to_owned(), peer: format!("{} port={}", peer.ip(), peer.port()) };
-        Some(Self { id, shared: Arc::clone(shared), agent: Arc::clone(agent), source, host, queue, cut })
+        Some(Self {
+            id,
+            shared: Arc::clone(shared),
+            agent: Arc::clone(agent),
+            source,
+            host,
+            queue,
+            cut,
+            is_subscribed: false,
+        })
     }
 
     pub async fn serve(mut self, tcp: TcpStream, stop: CancellationToken) {
@@ -111,7 +122,10 @@ impl<A: Agent> Client<A> {
             () = cut.cancelled() => {}
         }
         self.shared.connections().remove(&self.id);
-        self.agent.disconnected(self.id);
+        // Who never subscribed never asked for anything: connections that come and go cost the agent nothing.
+        if self.is_subscribed {
+            self.agent.disconnected(self.id);
+        }
     }
 
     async fn live(&mut self, tcp: TcpStream, stop: &CancellationToken) {
@@ -208,7 +222,7 @@ impl<A: Agent> Client<A> {
     }
 
     /// From here on the connection receives, beginning with a hello for each dialect in which it can be heard.
-    fn subscribe(&self, topics: Vec<String>) {
+    fn subscribe(&mut self, topics: Vec<String>) {
         let shared = &self.shared;
         let instance = shared.instance.to_string();
         let hello = Notification::NotifyAgentHello { instance, api_version: dialect::API_VERSION };
@@ -224,6 +238,7 @@ impl<A: Agent> Client<A> {
                 }
             }
         }
+        self.is_subscribed = true;
         self.agent.subscribed();
     }
 
