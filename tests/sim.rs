@@ -17,7 +17,7 @@ use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, No
 use zeek_cluster_agent::api::time::{BootTime, Now, Timestamp};
 use zeek_cluster_agent::journal::entry::{Digest, Entry, Numbered, Recovered, Want, digest};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
-use zeek_cluster_agent::lifecycle::{Durable, Effect, Input, Lifecycle, Options, RestartOptions};
+use zeek_cluster_agent::lifecycle::{Durable, Effect, Input, Lifecycle, Options, Peers, RestartOptions};
 
 /// One thing that happens. Numbers choose among what is there, so that every sequence makes sense and shrinks well.
 #[derive(Debug, Clone)]
@@ -59,6 +59,19 @@ enum Op {
     Crash,
     StopCleanly,
     HostRestart,
+    /// Something that nobody can prove ours takes a node's lock, or lets go of it.
+    Squat {
+        which: usize,
+    },
+    LetGo,
+    /// The agent dies, and its next run is told to hold.
+    CrashIntoHold,
+    Unsubscribe,
+    Malformed,
+    /// All that is under way gets done, and nodes die of it.
+    Churn {
+        which: usize,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -78,10 +91,16 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Crash),
         1 => Just(Op::StopCleanly),
         1 => Just(Op::HostRestart),
+        1 => any::<usize>().prop_map(|which| Op::Squat { which }),
+        1 => Just(Op::LetGo),
+        1 => Just(Op::CrashIntoHold),
+        1 => Just(Op::Unsubscribe),
+        1 => Just(Op::Malformed),
+        4 => any::<usize>().prop_map(|which| Op::Churn { which }),
     ]
 }
 
-const REQUESTS: usize = 11;
+const REQUESTS: usize = 13;
 
 /// The requests that histories are made of.
 fn request(what: usize) -> Request {
@@ -97,7 +116,9 @@ fn request(what: usize) -> Request {
         7 => Request::Restart { nodes: names(&["w1"]) },
         8 => Request::Restart { nodes: BTreeSet::new() },
         9 => Request::StopNodes { nodes: names(&["w2"]) },
-        _ => Request::StartNodes { nodes: names(&["w2"]) },
+        10 => Request::StartNodes { nodes: names(&["w2"]) },
+        11 => Request::Shutdown { nodes: true },
+        _ => Request::Shutdown { nodes: false },
     }
 }
 
@@ -173,6 +194,14 @@ struct World {
     call: u64,
     routes: BTreeMap<Route, (ReqId, Digest)>,
     exits: BTreeSet<(NodeName, Incarnation)>,
+    /// Nodes whose lock somebody else holds.
+    squatted: BTreeSet<NodeName>,
+    /// Somebody is subscribed to the agent's topic.
+    subscribed: bool,
+    /// Accepted and not refused: each has to be answered to somebody in the end.
+    told: BTreeSet<Seq>,
+    /// The agent has ended by itself.
+    ended: bool,
 }
 
 impl World {
@@ -191,21 +220,27 @@ impl World {
             call: 0,
             routes: BTreeMap::new(),
             exits: BTreeSet::new(),
+            squatted: BTreeSet::new(),
+            subscribed: false,
+            told: BTreeSet::new(),
+            ended: false,
         };
-        world.start();
+        world.start(None);
         world
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, hold: Option<String>) {
+        self.ended = false;
         let recovered = self.journal.recover();
         self.check_replay(&recovered);
         let known: BTreeSet<NodeName> =
             recovered.nodes.keys().cloned().chain(self.host.nodes.keys().cloned()).collect();
         self.core = Some(Lifecycle::new(options(), recovered));
         let boot_id = format!("boot-{}", self.host.boot);
-        self.step(Input::Started { boot_id, version: "test".into(), pid: 1, hold: None });
+        self.step(Input::Started { boot_id, version: "test".into(), pid: 1, hold });
         for node in known {
             let finding = match self.host.nodes.get(&node) {
+                _ if self.squatted.contains(&node) => Finding::Unprovable { reason: "somebody holds the lock".into() },
                 None => Finding::Absent,
                 Some(found) => match &found.exit {
                     Some(cause) => Finding::Exited {
@@ -226,6 +261,9 @@ impl World {
             self.step(Input::Found { node, finding });
         }
         self.step(Input::Adopted);
+        if self.subscribed {
+            self.step(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
+        }
     }
 
     /// Replaying every entry from the first gives what the records say.
@@ -256,6 +294,17 @@ impl World {
         self.effects.extend(self.journal.commit(records));
         let upto = self.journal.durable();
         self.step(Input::Committed { upto });
+        self.mark_sent();
+    }
+
+    /// As the driver does, once what a commit let go has been carried out.
+    fn mark_sent(&mut self) {
+        if let Some(core) = &self.core
+            && self.effects.is_empty()
+            && self.journal.staged() == self.journal.durable()
+        {
+            self.journal.mark_sent(core.sent_upto());
+        }
     }
 
     /// P9: one exit per launch among the entries.
@@ -293,10 +342,28 @@ impl World {
         match effect {
             Effect::Respond { route, response, .. } => {
                 self.check_response(&response, Some(route));
-                self.step(Input::Delivered { route });
+                if route.connection == self.connection {
+                    self.note_told(&response);
+                    self.step(Input::Delivered { route });
+                }
             }
-            Effect::Publish { response, .. } => self.check_response(&response, None),
-            Effect::Refuse { .. } | Effect::Notify(_) | Effect::Exit { .. } => {}
+            Effect::Publish { response, .. } => {
+                self.check_response(&response, None);
+                self.note_told(&response);
+            }
+            Effect::Exit { .. } => {
+                let last = self
+                    .entries()
+                    .iter()
+                    .rev()
+                    .find(|one| matches!(one.entry, Entry::AgentStarted { .. } | Entry::AgentStopped { .. }));
+                assert!(
+                    last.is_some_and(|one| matches!(one.entry, Entry::AgentStopped { .. })),
+                    "ended before that was durable"
+                );
+                self.ended = true;
+            }
+            Effect::Refuse { .. } | Effect::Notify(_) => {}
             Effect::Order { node, order } => self.order(node, order),
         }
     }
@@ -320,9 +387,25 @@ impl World {
         }
     }
 
+    /// Somebody has this outcome.
+    fn note_told(&mut self, response: &Response) {
+        let outcomes = self.entries().iter().filter_map(|one| match &one.entry {
+            Entry::RequestCompleted { of, response: stored, .. } if stored.0 == *response => Some(*of),
+            _ => None,
+        });
+        let outcomes: Vec<Seq> = outcomes.collect();
+        self.told.extend(outcomes);
+    }
+
     fn order(&mut self, node: NodeName, order: NodeOrder) {
+        if self.ended {
+            return;
+        }
         match order {
             NodeOrder::Prepare { incarnation, spec, .. } => match self.host.nodes.get(&node) {
+                _ if self.squatted.contains(&node) => {
+                    self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() });
+                }
                 Some(_) => self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() }),
                 None => {
                     self.prepared.insert(node.clone(), (incarnation, *spec));
@@ -402,6 +485,11 @@ impl World {
     }
 
     fn run(&mut self, op: &Op) {
+        if self.ended {
+            // The service manager starts it again.
+            self.crash();
+            self.start(None);
+        }
         match op {
             Op::Ask { what, anonymous } => {
                 let text = if *anonymous { String::new() } else { format!("r{}", self.asked.len()) };
@@ -423,6 +511,7 @@ impl World {
                         self.carry_out(effect);
                     }
                 }
+                self.mark_sent();
             }
             Op::Reports { count } => {
                 for _ in 0..*count {
@@ -452,28 +541,82 @@ impl World {
                     self.report(node, found.incarnation, what);
                 }
             }
-            Op::Subscribe => self.step(Input::PeerAppeared),
+            Op::Subscribe => {
+                self.subscribed = true;
+                self.step(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
+            }
+            Op::Unsubscribe => {
+                self.subscribed = false;
+                self.step(Input::Peers(Peers::default()));
+            }
+            Op::Malformed => self.step(Input::Malformed {
+                source: Source { transport: "test".into(), peer: "p".into() },
+                event: String::new(),
+                error: "no request".into(),
+            }),
+            Op::Squat { which } => {
+                // The agent notices when it next looks; what runs there has died meanwhile, unseen.
+                if let Some(node) = self.pick(*which)
+                    && self.core.as_ref().is_some_and(|core| core.durable().nodes.contains_key(&node))
+                {
+                    self.crash();
+                    self.host.nodes.remove(&node);
+                    self.squatted.insert(node);
+                    self.start(None);
+                }
+            }
+            Op::Churn { which } => {
+                for _ in 0..4 {
+                    self.commit();
+                    while let Some(effect) = self.effects.pop_front() {
+                        self.carry_out(effect);
+                    }
+                    while let Some(event) = self.reports.pop_front() {
+                        self.step(Input::Node(event));
+                    }
+                }
+                if !self.ended && self.journal.staged() == self.journal.durable() && self.effects.is_empty() {
+                    self.check_nothing_is_forgotten();
+                }
+                self.run(&Op::NodeExit { which: *which, code: 1 });
+            }
+            Op::LetGo => self.squatted.clear(),
+            Op::CrashIntoHold => {
+                self.crash();
+                self.start(Some("told to".into()));
+            }
             Op::Disconnect => {
                 self.step(Input::Disconnected { connection: self.connection });
                 self.connection += 1;
             }
             Op::Crash => {
                 self.crash();
-                self.start();
+                self.start(None);
             }
             Op::StopCleanly => {
                 self.step(Input::Stop { reason: "test".into() });
                 self.commit();
                 self.crash();
-                self.start();
+                self.start(None);
             }
             Op::HostRestart => {
                 self.crash();
                 self.host.nodes.clear();
                 self.host.boot += 1;
                 self.now.boot = BootTime(30_000_000);
-                self.start();
+                self.squatted.clear();
+                self.start(None);
             }
+        }
+    }
+
+    /// Nothing comes due before the time at which the core asks to be woken.
+    fn check_nothing_is_forgotten(&self) {
+        let core = self.core.as_ref().expect("running");
+        let asked = core.wake_at().map_or(self.now.boot.plus_ms(1_000_000), |at| BootTime(at.0 - 1));
+        for boot in [BootTime(self.now.boot.0.midpoint(asked.0)), asked] {
+            let came = core.clone().step(Now { boot, ..self.now }, &Input::Tick);
+            assert!(came.is_empty(), "due at {boot:?}, woken at {:?}: {came:?}", core.wake_at());
         }
     }
 
@@ -489,22 +632,42 @@ impl World {
         }
     }
 
-    /// Nothing goes wrong any more: everything that is under way comes to its end.
+    /// Nothing goes wrong any more: everything that is under way comes to its end. Time passes only to where the core
+    /// asks to be woken: a deadline that it forgets to name is never met.
     fn settle(&mut self) {
-        for _ in 0..200 {
-            for _ in 0..4 {
-                self.commit();
-                while let Some(effect) = self.effects.pop_front() {
-                    self.carry_out(effect);
-                }
-                while let Some(event) = self.reports.pop_front() {
-                    self.step(Input::Node(event));
-                }
-                for which in 0..self.host.nodes.len() {
-                    self.node_ready(which);
-                }
+        self.squatted.clear();
+        self.run(&Op::Subscribe);
+        let end = self.now.boot.plus_ms(1_000_000);
+        loop {
+            if self.ended {
+                self.crash();
+                self.start(None);
             }
-            self.run(&Op::Pass { ms: 5_000 });
+            self.commit();
+            while let Some(effect) = self.effects.pop_front() {
+                self.carry_out(effect);
+            }
+            while let Some(event) = self.reports.pop_front() {
+                self.step(Input::Node(event));
+            }
+            for which in 0..self.host.nodes.len() {
+                self.node_ready(which);
+            }
+            let quiet = self.effects.is_empty()
+                && self.reports.is_empty()
+                && !self.ended
+                && self.journal.staged() == self.journal.durable();
+            if !quiet {
+                continue;
+            }
+            let core = self.core.as_ref().expect("running");
+            self.check_nothing_is_forgotten();
+            let Some(at) = core.wake_at() else { break };
+            assert!(at > self.now.boot, "it asks to be woken in the past");
+            if at > end {
+                break;
+            }
+            self.run(&Op::Pass { ms: (at.0 - self.now.boot.0).div_ceil(1000) });
         }
         let core = self.core.as_ref().expect("running");
         let durable = core.durable();
@@ -537,6 +700,9 @@ impl World {
         let mut once = BTreeSet::new();
         for of in completions {
             assert!(once.insert(of), "request {of} was completed twice");
+        }
+        for of in once {
+            assert!(self.told.contains(&of), "nobody was told the outcome of request {of}");
         }
         let last = self.entries().last().map_or(Seq(0), |one| one.seq);
         assert_eq!(last, self.journal.durable());

@@ -1,12 +1,13 @@
 //! What the transports ask, the agent answers here: requests become inputs, questions are put to the driver.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::audit::{Filter, Page};
-use crate::api::event::{Incoming, Request, Route, Source};
+use crate::api::event::{Dialect, Incoming, Request, Route, Source};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::report::{JournalReport, StatusReport, VerifyReport, chain};
 use crate::api::time::{Now, Timestamp};
@@ -14,7 +15,7 @@ use crate::control::logs;
 use crate::control::message::{self, LogChunk, LogQuery, REQUEST_LIMIT};
 use crate::control::server::{self, Credentials, Refusal};
 use crate::journal::{Journal, Reader};
-use crate::lifecycle::{Effect, Input, Lifecycle};
+use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::supervisor;
 use crate::websocket;
 
@@ -26,7 +27,7 @@ use super::effects::Topics;
 pub(super) struct Door {
     pub inputs: mpsc::Sender<Input>,
     pub questions: mpsc::Sender<Question>,
-    pub peers: watch::Sender<bool>,
+    pub peers: watch::Sender<Peers>,
     pub control: server::Handle,
     pub websocket: Option<websocket::server::Handle>,
     pub reader: Reader,
@@ -34,8 +35,8 @@ pub(super) struct Door {
     pub topics: Topics,
     pub supervisor: supervisor::Handle,
     pub about: About,
-    /// Requests that were not taken in.
-    pub refused: AtomicU64,
+    /// Requests that were not taken in, here or by the driver.
+    pub refused: Arc<AtomicU64>,
 }
 
 /// What does not change while the agent runs.
@@ -72,11 +73,17 @@ impl Door {
     }
 
     fn look_for_peers(&self) {
-        let any = [&self.topics.management, &self.topics.cluster_agent]
-            .into_iter()
-            .any(|topic| self.control.has_subscriber(topic))
-            || self.websocket.as_ref().is_some_and(websocket::server::Handle::has_subscriber);
-        self.peers.send_if_modified(|known| std::mem::replace(known, any) != any);
+        let subscribers = |dialect, topic: &str| {
+            let over_websocket = self.websocket.as_ref().map_or(0, |websocket| websocket.subscribers(dialect));
+            self.control.subscribers(topic) + over_websocket
+        };
+        self.peers.send_if_modified(|known| {
+            let now = Peers {
+                cluster_agent: subscribers(Dialect::ClusterAgent, &self.topics.cluster_agent),
+                management: subscribers(Dialect::Management, &self.topics.management),
+            };
+            std::mem::replace(known, now) != now
+        });
     }
 }
 
@@ -91,14 +98,13 @@ impl server::Agent for Door {
             // A shim that has stopped answering is found out by asking; the next get_nodes shows it.
             self.supervisor.ping();
         }
+        if let Some(reason) = self.refusing.everything() {
+            return Err(refusal(&reason));
+        }
         let input = Input::Request { incoming: Box::new(incoming.clone()), known: None };
         match self.inputs.try_send(input) {
             Ok(()) => Ok(()),
-            // While nothing can be journaled the driver takes no inputs, and this is why.
-            Err(mpsc::error::TrySendError::Full(_)) => match self.refusing.reason() {
-                Some(reason) => Err(refusal(&reason)),
-                None => Err(refusal("busy: too many requests at once; try again")),
-            },
+            Err(mpsc::error::TrySendError::Full(_)) => Err(refusal("busy: too many requests at once; try again")),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(refusal("the agent is stopping")),
         }
     }

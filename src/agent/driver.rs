@@ -17,7 +17,7 @@ use crate::api::time::Now;
 use crate::journal::entry::Entry;
 use crate::journal::entry::Sealed;
 use crate::journal::{CommitError, Journal, ReadError, Space};
-use crate::lifecycle::{Effect, Input, Lifecycle};
+use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 
 use super::clock;
 use super::effects::Performer;
@@ -37,22 +37,41 @@ pub(super) type Question = Box<dyn FnOnce(&Lifecycle, &Journal<Effect>, Now) + S
 pub(super) struct Inbox {
     pub inputs: mpsc::Receiver<Input>,
     pub events: mpsc::Receiver<NodeEvent>,
+    /// Why the agent is to end. Apart from the inputs: it is taken in even when they are not.
+    pub stops: mpsc::Receiver<String>,
     pub questions: mpsc::Receiver<Question>,
-    /// Whether anybody is subscribed to the agent's topics.
-    pub peers: watch::Receiver<bool>,
+    /// Who is subscribed to the agent's topics.
+    pub peers: watch::Receiver<Peers>,
 }
 
 /// Why requests are refused at the moment, shared with the doors they come through.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Refusing(Arc<Mutex<Option<String>>>);
+pub(super) struct Refusing(Arc<Mutex<Option<Refused>>>);
+
+#[derive(Debug, Clone)]
+struct Refused {
+    reason: String,
+    /// The driver takes in nothing at all, so what is queued for it would wait without an answer.
+    everything: bool,
+}
 
 impl Refusing {
+    /// Why new requests are refused.
     pub fn reason(&self) -> Option<String> {
+        self.get().map(|refused| refused.reason)
+    }
+
+    /// Why even those are refused whose answer is stored.
+    pub fn everything(&self) -> Option<String> {
+        self.get().filter(|refused| refused.everything).map(|refused| refused.reason)
+    }
+
+    fn get(&self) -> Option<Refused> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, reason: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    fn set(&self, refused: Option<Refused>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 }
 
@@ -73,6 +92,8 @@ pub(super) struct Driver {
     space_checked: Option<Instant>,
     /// Nothing may be written at all.
     starved: bool,
+    /// The agent was told to end: what is queued is turned away, and only the end itself is still written.
+    ending: bool,
     /// Numbers of commits, odd while one is under way, for the watchdog.
     commits: watch::Sender<u64>,
     #[cfg(feature = "crash-points")]
@@ -94,6 +115,7 @@ impl Driver {
             refusing,
             space_checked: None,
             starved: false,
+            ending: false,
             commits,
             #[cfg(feature = "crash-points")]
             staged: Vec::new(),
@@ -115,7 +137,7 @@ impl Driver {
                 self.take(input)?;
             }
             for _ in 1..BATCH {
-                if self.starved {
+                if self.takes_nothing() {
                     break;
                 }
                 let event = inbox.events.try_recv().map(Input::Node);
@@ -123,16 +145,22 @@ impl Driver {
                 self.take(input)?;
             }
             self.commit()?;
+            // Facts come without requests, too; what a crash loop writes has to stop at the floor.
+            self.look_at_space_now_and_then();
         }
         Ok(())
     }
 
     /// The next thing to happen: `Some(None)` if it needs no input, `None` when nothing can happen any more.
     async fn next(&mut self, inbox: &mut Inbox) -> Option<Option<Input>> {
+        if self.starved && inbox.inputs.is_closed() {
+            return None;
+        }
         let wake = self.core.wake_at();
-        let (starved, pause) = (self.starved, async {
+        let takes_nothing = self.takes_nothing();
+        let (starved, pause) = (takes_nothing, async {
             match wake {
-                _ if self.starved => tokio::time::sleep(SPACE_WAIT).await,
+                _ if takes_nothing => tokio::time::sleep(SPACE_WAIT).await,
                 Some(at) => tokio::time::sleep(clock::until(at)).await,
                 None => std::future::pending().await,
             }
@@ -144,12 +172,16 @@ impl Driver {
                 Some(None)
             }
             Ok(()) = inbox.peers.changed() => {
-                let any = *inbox.peers.borrow_and_update();
-                Some(Some(if any { Input::PeerAppeared } else { Input::PeersGone }))
+                let peers = *inbox.peers.borrow_and_update();
+                Some(Some(Input::Peers(peers)))
+            }
+            Some(reason) = inbox.stops.recv() => {
+                self.ending = true;
+                Some(Some(Input::Stop { reason }))
             }
             () = pause => {
                 self.look_at_space();
-                Some((!self.starved).then_some(Input::Tick))
+                Some((!self.takes_nothing()).then_some(Input::Tick))
             }
             Some(event) = inbox.events.recv(), if !starved => Some(Some(Input::Node(event))),
             input = inbox.inputs.recv(), if !starved => input.map(Some),
@@ -164,16 +196,31 @@ impl Driver {
             },
             other => other,
         };
-        let sealed = self.core.step(clock::now(), &input);
+        let sealed = self.step(&input);
         self.stage(sealed);
         Ok(())
     }
 
+    /// One step of the core, after it was given what it asked for.
+    fn step(&mut self, input: &Input) -> Vec<Sealed<Effect>> {
+        let now = clock::now();
+        let wanted = self.core.wants_outputs(now);
+        let mut sealed = Vec::new();
+        if !wanted.is_empty() {
+            let outputs = wanted.into_iter().map(|node| {
+                let outputs = self.performer.supervisor.outputs(&node);
+                (node, outputs)
+            });
+            let outputs = Input::Outputs { outputs: outputs.collect() };
+            sealed.extend(self.core.step(now, &outputs));
+        }
+        sealed.extend(self.core.step(now, input));
+        sealed
+    }
+
     /// Looks up what the journal knows of a request, or refuses it while there is no space for it.
     fn admit(&mut self, incoming: Box<Incoming>) -> Result<Option<Input>, Error> {
-        if self.space_checked.is_none_or(|at| at.elapsed() >= SPACE_CHECK) {
-            self.look_at_space();
-        }
+        self.look_at_space_now_and_then();
         let known = self.journal.lookup(&incoming.reqid).map_err(Error::Read)?.map(Box::new);
         match (self.refusing.reason(), &known) {
             // What is stored can be answered without writing anything that matters.
@@ -184,6 +231,16 @@ impl Driver {
                 Ok(None)
             }
             (Some(_), Some(_)) | (None, _) => Ok(Some(Input::Request { incoming, known })),
+        }
+    }
+
+    fn takes_nothing(&self) -> bool {
+        self.starved && !self.ending
+    }
+
+    fn look_at_space_now_and_then(&mut self) {
+        if self.space_checked.is_none_or(|at| at.elapsed() >= SPACE_CHECK) {
+            self.look_at_space();
         }
     }
 
@@ -214,7 +271,7 @@ impl Driver {
         if self.starved {
             tracing::error!("below {} MiB free nothing is journaled: waiting for space", fact_floor >> 20);
         }
-        self.refusing.set(reason);
+        self.refusing.set(reason.map(|reason| Refused { reason, everything: self.starved }));
     }
 
     fn stage(&mut self, sealed: Vec<Sealed<Effect>>) {
@@ -236,7 +293,7 @@ impl Driver {
             self.commits.send_modify(|commit| *commit += 1);
             self.pass_crash_points(false);
             self.perform(effects);
-            let sealed = self.core.step(clock::now(), &Input::Committed { upto: self.journal.durable() });
+            let sealed = self.step(&Input::Committed { upto: self.journal.durable() });
             self.stage(sealed);
             if self.journal.staged() == self.journal.durable() {
                 break;
@@ -249,7 +306,7 @@ impl Driver {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             if let Some(input) = self.performer.perform(effect) {
-                let sealed = self.core.step(clock::now(), &input);
+                let sealed = self.step(&input);
                 self.stage(sealed);
             }
         }

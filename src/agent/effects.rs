@@ -1,7 +1,8 @@
 //! Hands each effect to the component that performs it. Nothing here waits: connections have bounded queues and are cut
 //! when they overflow, orders to nodes replace older ones.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{oneshot, watch};
 
@@ -47,6 +48,8 @@ pub(super) struct Performer {
     pub websocket: Option<websocket::server::Handle>,
     pub supervisor: supervisor::Handle,
     pub exit: watch::Sender<Option<String>>,
+    /// Requests that were not taken in, by anybody.
+    pub refused: Arc<AtomicU64>,
     /// Who waits for the answer to the agent's own request.
     pub own: Mutex<Option<oneshot::Sender<Response>>>,
 }
@@ -66,6 +69,8 @@ impl Performer {
                 }
             }
             Effect::Refuse { route, reason } => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("request refused: {reason}");
                 match (self.websocket_of(route), &self.control) {
                     (Some(websocket), _) => websocket.refuse(route, &reason),
                     (None, Some(control)) => control.refuse(route, &reason),

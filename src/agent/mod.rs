@@ -27,7 +27,7 @@ use crate::control::message::Welcome;
 use crate::control::server;
 use crate::journal::entry::Life;
 use crate::journal::{self, Condition, Journal, Opened, identity, lock};
-use crate::lifecycle::{self, Effect, Input, Lifecycle};
+use crate::lifecycle::{self, Effect, Input, Lifecycle, Peers};
 use crate::supervisor;
 use crate::tasks::{FatalDeath, Tasks};
 use crate::websocket;
@@ -44,6 +44,9 @@ const INPUTS: usize = 2048;
 const EVENTS: usize = 256;
 /// Questions (`status`) that wait for the driver. Full: whoever asks waits.
 const QUESTIONS: usize = 64;
+
+/// How long the nodes' tasks may take to end what they have begun.
+const LEAVE_TAKING: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -181,8 +184,9 @@ struct Started {
     driver: Driver,
     inbox: Inbox,
     inputs: mpsc::Sender<Input>,
+    stops: mpsc::Sender<String>,
     questions: mpsc::Sender<driver::Question>,
-    peers: watch::Sender<bool>,
+    peers: watch::Sender<Peers>,
     exit: watch::Receiver<Option<String>>,
     commits: watch::Receiver<u64>,
     tasks: Tasks,
@@ -190,6 +194,7 @@ struct Started {
     websocket: Option<(websocket::server::Server, websocket::server::Handle)>,
     reader: journal::Reader,
     refusing: Refusing,
+    refused: Arc<AtomicU64>,
     topics: Topics,
     supervisor: supervisor::Handle,
     /// Nodes that were found running.
@@ -265,12 +270,14 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let (exit_tx, exit) = watch::channel(None);
     let (commits_tx, commits) = watch::channel(0);
     let (own_request, own_answer) = own.unzip();
+    let refused = Arc::new(AtomicU64::new(0));
     let performer = Performer {
         topics: topics.clone(),
         control: server.as_ref().map(|(_, handle)| handle.clone()),
         websocket: websocket.as_ref().map(|(_, handle)| handle.clone()),
         supervisor: supervisor.clone(),
         exit: exit_tx,
+        refused: Arc::clone(&refused),
         own: Mutex::new(own_answer),
     };
     let refusing = Refusing::default();
@@ -285,14 +292,16 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let driver = blocking("starting the driver", move || driver.begin(first).map(|()| driver)).await??;
 
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
+    let (stops, stops_rx) = mpsc::channel(1);
     let (questions, questions_rx) = mpsc::channel(QUESTIONS);
-    let (peers, peers_rx) = watch::channel(false);
+    let (peers, peers_rx) = watch::channel(Peers::default());
     inputs.try_send(Input::Adopted).expect("the channel is new and empty");
-    let inbox = Inbox { inputs: inputs_rx, events, questions: questions_rx, peers: peers_rx };
+    let inbox = Inbox { inputs: inputs_rx, events, stops: stops_rx, questions: questions_rx, peers: peers_rx };
     Ok(Started {
         driver,
         inbox,
         inputs,
+        stops,
         questions,
         peers,
         exit,
@@ -302,6 +311,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         websocket,
         reader,
         refusing,
+        refused,
         topics,
         supervisor,
         nodes,
@@ -313,6 +323,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
 struct Agent {
     driver: oneshot::Receiver<Result<(), driver::Error>>,
     inputs: mpsc::Sender<Input>,
+    stops: mpsc::Sender<String>,
     exit: watch::Receiver<Option<String>>,
     commits: watch::Receiver<u64>,
     tasks: Tasks,
@@ -343,7 +354,7 @@ impl Started {
                 started_at: clock::now().wall,
                 warnings: options.warnings.clone(),
             },
-            refused: AtomicU64::new(0),
+            refused: Arc::clone(&self.refused),
         });
         let (control_stop, websocket_stop) = (stop.clone(), stop.clone());
         let serving = tokio::spawn(async move {
@@ -374,7 +385,7 @@ impl Started {
         server: tokio::task::JoinHandle<io::Result<()>>,
         stop_serving: CancellationToken,
     ) -> Result<Agent, Error> {
-        let Self { driver, inbox, inputs, exit, commits, tasks, _lock, .. } = self;
+        let Self { driver, inbox, inputs, stops, exit, commits, tasks, _lock, .. } = self;
         let (ended, outcome) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -387,7 +398,7 @@ impl Started {
                 let _ = ended.send(runtime.block_on(driver.run(inbox)));
             })
             .map_err(|source| Error::System { what: "starting the driver's thread", source })?;
-        Ok(Agent { driver: outcome, inputs, exit, commits, tasks, server, stop_serving, _lock })
+        Ok(Agent { driver: outcome, inputs, stops, exit, commits, tasks, server, stop_serving, _lock })
     }
 }
 
@@ -426,7 +437,7 @@ impl Agent {
                 "{reason}: the agent ends, its nodes run on; `zeek-cluster-agent shutdown --nodes` stops them"
             );
             // Waits for room: this one must not be lost.
-            if self.inputs.send(Input::Stop { reason: reason.to_owned() }).await.is_err() {
+            if self.stops.send(reason.to_owned()).await.is_err() {
                 return Err(ended_early(self.driver.await));
             }
         }
@@ -437,7 +448,9 @@ impl Agent {
         if let Ok(Err(error)) = self.server.await {
             tracing::warn!(%error, "serving the agent's clients ended with an error");
         }
-        self.tasks.finished().await;
+        if tokio::time::timeout(LEAVE_TAKING, self.tasks.finished()).await.is_err() {
+            tracing::warn!("some nodes' tasks did not end in time; their shims go on alone");
+        }
         match self.driver.await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(gone("the driver panicked")),

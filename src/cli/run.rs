@@ -33,6 +33,7 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     set_up_log(context, &settings, level(*settings.log_level))?;
     let websocket = websocket(&settings)?;
     let mut warnings = Settings::strange_variables(&context.surroundings);
+    warnings.extend(warnings_of_the_place(context.surroundings.is_root, std::process::id()));
     warnings.extend(websocket.iter().map(open_to_all));
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -45,6 +46,22 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
             Ok(ExitCode::from(error.exit_code()))
         }
     }
+}
+
+/// What the place in which the agent runs takes from its promises.
+fn warnings_of_the_place(is_root: bool, pid: u32) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if pid == 1 {
+        warnings.push(
+            "the agent is process 1 of its container: when it ends, the kernel ends all nodes with it; run it under an \
+             init process to let nodes outlive it"
+                .to_owned(),
+        );
+    }
+    if is_root {
+        warnings.push("the agent runs as root, and so do its nodes".to_owned());
+    }
+    warnings
 }
 
 /// Stops the nodes of a state directory that no agent serves.

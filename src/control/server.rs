@@ -232,9 +232,9 @@ impl Handle {
         peers.filter(|(id, peer)| peer.offer(**id, &bytes, None)).count()
     }
 
-    /// Somebody is subscribed to `topic`.
-    pub fn has_subscriber(&self, topic: &str) -> bool {
-        self.shared.connections().values().any(|peer| matches(&peer.topics, topic))
+    /// How many connections are subscribed to `topic`.
+    pub fn subscribers(&self, topic: &str) -> usize {
+        self.shared.connections().values().filter(|peer| matches(&peer.topics, topic)).count()
     }
 
     pub fn connections(&self) -> usize {
@@ -505,8 +505,7 @@ impl<A: Agent> Peer<A> {
             () = stop.cancelled() => {}
         }
         self.shared.connections().remove(&self.id);
-        self.agent.disconnected(self.id);
-        let Self { queue, mut writer, shared, .. } = self;
+        let Self { id, agent, queue, mut writer, shared, .. } = self;
         drop(queue);
         // With the last sender gone the writer ends by itself once the queue is empty.
         if timeout(shared.patience.flush, &mut writer).await.is_err() {
@@ -514,6 +513,8 @@ impl<A: Agent> Peer<A> {
             // It has nothing left to wait for; a panic of it has been reported by the runtime.
             let _ = writer.await;
         }
+        // After the last frame: what was delivered has been told by now, and only the rest is undelivered.
+        agent.disconnected(id);
     }
 
     async fn talk(&mut self) {

@@ -67,7 +67,7 @@ pub(super) fn wanted_kind(kind: Kind, stored: u8) -> bool {
 
 /// Whether the filter can want this entry, as far as can be told without its fate.
 pub(super) fn may_match(filter: &Filter, numbered: &Numbered) -> bool {
-    if filter.since.is_some_and(|since| numbered.at < since) || filter.until.is_some_and(|until| numbered.at > until) {
+    if filter.since.is_some_and(|since| numbered.at < since) || filter.until.is_some_and(|until| numbered.at >= until) {
         return false;
     }
     if let Some(wanted) = &filter.reqid {

@@ -22,6 +22,11 @@ use super::{Lifecycle, answer};
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
 pub(super) const STOP_GRACE_MS: u64 = 5_000;
 
+/// Bytes of output in one answer; with 4096 Results around it a stored response stays near 1 MiB.
+const OUTPUTS_BYTES: usize = 640 << 10;
+/// Nodes whose output is asked for at one deadline. More of them would hardly fit.
+const OUTPUTS_LIMIT: usize = 256;
+
 /// Nodes with the incarnation that each has to reach.
 type Targets = Vec<(NodeName, Incarnation)>;
 
@@ -353,6 +358,25 @@ impl Lifecycle {
             .is_some_and(|record| record.incarnation >= least && matches!(record.life, Life::Up { .. }))
     }
 
+    /// Nodes whose output belongs into an answer that is due now: they run, and have not become ready in time. What ended
+    /// ones wrote last came with their exit.
+    pub fn wants_outputs(&self, now: Now) -> Vec<NodeName> {
+        let mut wanted = BTreeSet::new();
+        for (seq, one) in &self.durable.unfinished {
+            let (Request::Deploy { .. }, Stage::Waiting { goal: Goal::Ready, targets }) =
+                (&one.received.request, &one.record.stage)
+            else {
+                continue;
+            };
+            let deadline = self.seen.waiting.get(seq).and_then(|waiting| waiting.deadline);
+            if deadline.is_some_and(|at| at <= now.boot) {
+                let late = targets.iter().filter(|(name, least)| !self.is_ready(name, *least));
+                wanted.extend(late.filter(|(name, least)| self.lives(name, *least)).map(|(name, _)| name.clone()));
+            }
+        }
+        wanted.into_iter().take(OUTPUTS_LIMIT).collect()
+    }
+
     /// The answer to a waiting change: its goal is met, or its deadline has come.
     pub(super) fn outcome(
         &self,
@@ -365,6 +389,7 @@ impl Lifecycle {
             targets.iter().map(|(name, least)| self.node_outcome(received, goal, name, *least)).collect();
         let (reqid, request) = (&received.reqid, &received.request);
         let instance = &self.options.instance;
+        let nodes = within_budget(nodes);
         match request {
             Request::SetConfiguration { .. } | Request::AgentStandby {} | Request::Shutdown { .. } => {
                 let mut failed: Vec<String> = Vec::new();
@@ -433,6 +458,19 @@ impl Lifecycle {
         let pending = one.error.is_none();
         (one, pending)
     }
+}
+
+/// Takes the output out of the Results for which a stored response has no room.
+fn within_budget(mut nodes: Vec<(Result, bool)>) -> Vec<(Result, bool)> {
+    let mut left = OUTPUTS_BYTES;
+    for (result, _) in &mut nodes {
+        let Some(ResultData::Outputs(outputs)) = &result.data else { continue };
+        match left.checked_sub(outputs.stdout.len() + outputs.stderr.len()) {
+            Some(rest) => left = rest,
+            None => result.data = None,
+        }
+    }
+    nodes
 }
 
 fn wait(received: &Received, goal: Goal, targets: Targets) -> Decision {

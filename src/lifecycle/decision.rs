@@ -108,8 +108,10 @@ pub(super) enum Note {
     WindingDown,
     /// A later change has superseded that.
     NotWindingDown,
-    /// Nothing new is taken any more.
-    Stopping,
+    /// Nothing new is taken any more; the agent ends once all that is decided has left.
+    Stopping {
+        reason: String,
+    },
     Welcomed,
     HelloSent,
     Settled,

@@ -1,7 +1,8 @@
 //! All that can happen to the agent.
 
-use crate::api::event::{Incoming, Route, Source};
+use crate::api::event::{Dialect, Incoming, Route, Source};
 use crate::api::ids::{NodeName, Seq};
+use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent};
 use crate::journal::entry::Known;
 
@@ -40,9 +41,8 @@ pub enum Input {
     Disconnected {
         connection: u64,
     },
-    /// Somebody subscribed to the agent's topic; or the last subscriber went.
-    PeerAppeared,
-    PeersGone,
+    /// Who is subscribed to the agent's topics by now.
+    Peers(Peers),
     Node(NodeEvent),
     /// A node said that it is ready, other than through its shim.
     CheckedIn {
@@ -52,10 +52,35 @@ pub enum Input {
     Committed {
         upto: Seq,
     },
+    /// What nodes wrote last, as [`super::Lifecycle::wants_outputs`] asked for.
+    Outputs {
+        outputs: Vec<(NodeName, NodeOutputs)>,
+    },
     /// Time has passed.
     Tick,
     /// The agent is to end; its nodes stay.
     Stop {
         reason: String,
     },
+}
+
+/// How many are subscribed to the agent's topic, in each dialect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Peers {
+    pub cluster_agent: usize,
+    pub management: usize,
+}
+
+impl Peers {
+    pub fn any(self) -> bool {
+        self.cluster_agent + self.management > 0
+    }
+
+    /// Whether a response of this dialect has somebody to go to. Operators' go where Management's do.
+    pub(super) fn hear(self, dialect: Dialect) -> bool {
+        match dialect {
+            Dialect::ClusterAgent => self.cluster_agent > 0,
+            Dialect::Management | Dialect::Operator => self.management > 0,
+        }
+    }
 }

@@ -52,7 +52,7 @@ use wake::Wake;
 
 pub use durable::{Durable, PROPER_LIFE_MS};
 pub use effect::Effect;
-pub use input::Input;
+pub use input::{Input, Peers};
 pub use restart::RestartOptions;
 
 /// What the core needs to know of the settings. Times in milliseconds.
@@ -134,9 +134,11 @@ impl Lifecycle {
             };
             sealed.extend(self.seal(now, decision));
         }
-        let changes = self.changes();
-        if !changes.is_empty() {
-            sealed.push(Sealed::new(self.durable.last, Vec::new(), changes));
+        let mut last = self.changes();
+        // After the answers and the orders that lead to it.
+        last.extend(self.seen.end.take().map(|reason| Effect::Exit { reason }));
+        if !last.is_empty() {
+            sealed.push(Sealed::new(self.durable.last, Vec::new(), last));
         }
         sealed
     }
@@ -175,11 +177,12 @@ impl Lifecycle {
             Input::Adopted => self.seen.adopted = true,
             Input::Delivered { route } => self.seen.delivered(*route),
             Input::Disconnected { connection } => self.seen.disconnected(*connection),
-            Input::PeerAppeared => {
-                self.seen.has_peer = true;
-                self.seen.last_hello = None;
+            Input::Peers(peers) => {
+                let before = std::mem::replace(&mut self.seen.peers, *peers);
+                if peers.cluster_agent > before.cluster_agent || peers.management > before.management {
+                    self.seen.last_hello = None;
+                }
             }
-            Input::PeersGone => self.seen.has_peer = false,
             Input::Committed { upto } => {
                 self.seen.durable = *upto;
                 self.seen.fresh.clear();
@@ -197,6 +200,11 @@ impl Lifecycle {
             | Input::CheckedIn { .. }
             | Input::Tick
             | Input::Stop { .. } => {}
+            Input::Outputs { outputs } => {
+                for (node, outputs) in outputs {
+                    self.seen.node(node).outputs = Some(outputs.clone());
+                }
+            }
         }
     }
 
@@ -215,9 +223,9 @@ impl Lifecycle {
             Input::Adopted
             | Input::Delivered { .. }
             | Input::Disconnected { .. }
-            | Input::PeerAppeared
-            | Input::PeersGone
+            | Input::Peers(_)
             | Input::Committed { .. }
+            | Input::Outputs { .. }
             | Input::Tick => Vec::new(),
         }
     }
@@ -238,8 +246,7 @@ impl Lifecycle {
         }
         Decision::default()
             .entry(Entry::AgentStopped { reason: reason.to_owned() })
-            .note(Note::Stopping)
-            .effect(Effect::Exit { reason: reason.to_owned() })
+            .note(Note::Stopping { reason: reason.to_owned() })
     }
 
     /// Numbers the entries, applies them, remembers the notes, and seals it all.
@@ -254,8 +261,6 @@ impl Lifecycle {
         for note in notes {
             self.remember(now, note, &numbered, &mut effects);
         }
-        // The end comes after the answers that lead to it.
-        effects.sort_by_key(|effect| matches!(effect, Effect::Exit { .. }));
         if numbered.is_empty() && effects.is_empty() {
             return None;
         }
@@ -309,7 +314,10 @@ impl Lifecycle {
             }
             Note::WindingDown => self.seen.winding_down = true,
             Note::NotWindingDown => self.seen.winding_down = false,
-            Note::Stopping => self.seen.stopping = true,
+            Note::Stopping { reason } => {
+                self.seen.stopping = true;
+                self.seen.end = Some(reason);
+            }
             Note::Welcomed => self.seen.welcomed = true,
             Note::HelloSent => self.seen.last_hello = Some(now.boot),
             Note::Settled => self.seen.settled = true,

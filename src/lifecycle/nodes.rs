@@ -357,7 +357,7 @@ impl Lifecycle {
             let settled = Decision::default().note(Note::Settled);
             return Some(if self.seen.stopping { settled } else { settled.entry(Entry::AgentSettled) });
         }
-        if self.seen.has_peer {
+        if self.seen.peers.any() {
             let period = if self.seen.welcomed { HELLO_WELCOMED_MS } else { HELLO_MS };
             if self.seen.last_hello.is_none_or(|at| wake.due(at.plus_ms(period))) {
                 let instance = self.options.instance.to_string();

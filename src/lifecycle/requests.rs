@@ -209,14 +209,14 @@ impl Lifecycle {
         complete(received, lost + 1, outcome, response)
     }
 
-    /// P6: responses that nobody took go to whoever is subscribed now.
+    /// P6: responses that nobody took go to whoever is subscribed to their topic now.
     fn publish_unsent(&self) -> Option<Decision> {
-        if !self.seen.has_peer {
-            return None;
-        }
         let mut published = Decision::default();
         let mut keys = Vec::new();
-        for (key, unsent) in self.seen.unsent.iter().filter(|(_, unsent)| unsent.routes.is_empty()) {
+        for (key, unsent) in &self.seen.unsent {
+            if !unsent.routes.is_empty() || !self.seen.peers.hear(unsent.dialect) {
+                continue;
+            }
             keys.push(*key);
             let response = Arc::clone(&unsent.response);
             published = published.effect(Effect::Publish { dialect: unsent.dialect, response });

@@ -9,6 +9,8 @@ use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::time::BootTime;
 use crate::journal::entry::Known;
 
+use super::input::Peers;
+
 /// Responses kept for a peer that may come, oldest dropped first: they stay in the journal, and whoever repeats the
 /// request gets them.
 pub(super) const UNSENT_LIMIT: usize = 256;
@@ -22,6 +24,8 @@ pub(super) struct Seen {
     pub adopted: bool,
     pub settled: bool,
     pub stopping: bool,
+    /// Why the agent is to end, until that has been said.
+    pub end: Option<String>,
     pub winding_down: bool,
     /// The newest entry known to be durable.
     pub durable: Seq,
@@ -32,8 +36,7 @@ pub(super) struct Seen {
     pub told: BTreeMap<NodeName, NodeState>,
     pub waiting: BTreeMap<Seq, Waiting>,
     pub unsent: BTreeMap<Seq, Unsent>,
-    /// Somebody is subscribed to our topic.
-    pub has_peer: bool,
+    pub peers: Peers,
     pub welcomed: bool,
     pub last_hello: Option<BootTime>,
     pub rejections: BTreeMap<String, Rejections>,

@@ -7,7 +7,7 @@ use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port
 use crate::api::event::{Incoming, Request, ResultData, Route, Source};
 use crate::api::ids::{Incarnation, ReqId};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
-use crate::api::status::NodeState;
+use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
 use crate::api::time::Timestamp;
 use crate::journal::entry::Outcome;
@@ -385,11 +385,16 @@ fn a_replayed_request_is_finished_and_published_to_whoever_subscribes() {
     bench.crash(vec![("w1", adopted(&bench, "w1"))]);
     assert!(responses(&bench.ready("w1")).is_empty(), "who asked is gone");
     assert!(bench.core.durable().unfinished.is_empty());
-    let effects = bench.give(Input::PeerAppeared);
+    let effects = bench.give(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
     let published: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Publish { .. })).collect();
     assert_eq!(published.len(), 1);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Notify(Notification::NotifyAgentHello { .. }))));
-    assert!(bench.give(Input::PeerAppeared).iter().all(|effect| !matches!(effect, Effect::Publish { .. })));
+    assert!(
+        bench
+            .give(Input::Peers(Peers { cluster_agent: 0, management: 1 }))
+            .iter()
+            .all(|effect| !matches!(effect, Effect::Publish { .. }))
+    );
 }
 
 #[test]
@@ -722,10 +727,52 @@ fn shutdown_with_nodes_keeps_what_is_wanted() {
     let answered = at(|effect| matches!(effect, Effect::Respond { .. }));
     assert!(answered < at(|effect| matches!(effect, Effect::Exit { .. })), "the answer leaves before the end");
     assert_eq!(bench.state("w1"), NodeState::Stopped);
+    let place = |wanted: fn(&Effect) -> bool| seen.iter().position(wanted).unwrap();
+    let answered = place(|effect| matches!(effect, Effect::Respond { .. }));
+    assert!(answered < place(|effect| matches!(effect, Effect::Exit { .. })), "{seen:?}");
     let effects = bench.ask("late", Request::AgentWelcome {});
     assert!(matches!(effects.as_slice(), [Effect::Refuse { .. }]));
     let effects = bench.crash(vec![("w1", Finding::Absent)]);
     assert_eq!(prepared(&effects), ["w1"], "the next run starts them");
+}
+
+#[test]
+fn a_shutdown_is_answered_before_the_agent_ends() {
+    let mut bench = Bench::running(&["w1"]);
+    let effects = bench.ask("bye", Request::Shutdown { nodes: false });
+    assert!(only_response(&effects).success());
+    assert!(matches!(effects.as_slice(), [.., Effect::Respond { .. }, Effect::Exit { .. }]), "{effects:?}");
+}
+
+#[test]
+fn what_a_late_node_writes_belongs_into_the_answer() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
+    bench.obey(effects);
+    bench.ready("w1");
+    assert!(bench.core.wants_outputs(bench.now).is_empty());
+    bench.now.boot = bench.now.boot.plus_ms(7_000);
+    assert_eq!(bench.core.wants_outputs(bench.now), [name("w2")]);
+    let outputs = NodeOutputs { stdout: "loading scripts".into(), stderr: String::new() };
+    let answer = only_response(&bench.give(Input::Outputs { outputs: vec![(name("w2"), outputs.clone())] }));
+    let data: Vec<_> = answer.results.iter().map(|result| result.data.clone()).collect();
+    assert_eq!(data, [None, None, Some(ResultData::Outputs(outputs))]);
+    assert!(bench.core.wants_outputs(bench.now).is_empty());
+}
+
+#[test]
+fn output_in_an_answer_is_bounded() {
+    let mut bench = Bench::new();
+    let nodes: Vec<String> = (0..100).map(|number| format!("w{number}")).collect();
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false });
+    bench.obey(effects);
+    bench.now.boot = bench.now.boot.plus_ms(7_000);
+    let full = NodeOutputs { stdout: "x".repeat(16 << 10), stderr: "y".repeat(16 << 10) };
+    let outputs = nodes.iter().map(|node| (name(node), full.clone())).collect();
+    let answer = only_response(&bench.give(Input::Outputs { outputs }));
+    assert_eq!(answer.results.len(), 101);
+    assert_eq!(answer.results.iter().filter(|result| result.data.is_some()).count(), 20);
 }
 
 #[test]
@@ -884,4 +931,19 @@ fn a_response_stays_within_its_limit() {
     let size = rmp_serde::to_vec_named(&answer).unwrap().len();
     assert!(size <= 1 << 20, "{size} bytes");
     assert!(matches!(&answer.results[1].data, Some(ResultData::Outputs(outputs)) if !outputs.stderr.is_empty()));
+}
+
+#[test]
+fn a_node_that_is_found_after_all_is_supervised_again() {
+    let mut bench = Bench::running(&["w1"]);
+    let incarnation = bench.incarnation("w1");
+    bench.crash(vec![("w1", Finding::Unprovable { reason: "out of descriptors".into() })]);
+    let effects = bench.pass(5_000);
+    assert_eq!(prepared(&effects), ["w1"]);
+    let still_there = NodeHappening::Blocked { reason: "incarnation 1 is still there".into() };
+    bench.report("w1", incarnation.next(), still_there);
+    let process = bench.process(17);
+    bench.report("w1", incarnation, NodeHappening::Started { process });
+    assert_eq!(bench.state("w1"), NodeState::Running);
+    assert_eq!(stopped(&bench.ask("s", Request::AgentStandby {})), ["w1"]);
 }

@@ -8,7 +8,7 @@
 //! | held | nobody, nothing proven | unprovable: no signal, no start |
 //! | free | | an exit report of this incarnation counts; a recorded process is ended if it lives, and was lost if it ran in this boot; else nothing is left |
 //!
-//! Proof is in [`process`](super::process). A file of the run directory alone never leads to a signal: it can only name a
+//! Proof is in [`process`]. A file of the run directory alone never leads to a signal: it can only name a
 //! process, whose boot and start time the kernel has to confirm.
 
 use std::sync::Arc;

@@ -252,25 +252,42 @@ impl NodeTask {
         Self { shared, slot, node, life: Life::Nothing, known, told, forget: false }
     }
 
+    /// Works until the token is cancelled; then does what was begun, and passes on the last acknowledgement, which
+    /// nobody else would before the next start. Leaving drops the connection, and nothing else: the shim goes on alone.
     async fn run(mut self, token: tokio_util::sync::CancellationToken) {
-        // Leaving drops the connection, and nothing else: the shim goes on alone.
-        let _ = token.run_until_cancelled_owned(self.work()).await;
-    }
-
-    async fn work(&mut self) {
         loop {
-            let pending = std::mem::take(&mut *locked(&self.slot.pending));
+            let is_last = token.is_cancelled();
+            let mut pending = std::mem::take(&mut *locked(&self.slot.pending));
+            if is_last {
+                pending = Pending { acknowledge: pending.acknowledge, ..Pending::default() };
+            }
             self.carry_out(pending).await;
+            if is_last {
+                return self.take_leave().await;
+            }
             if self.forget && self.try_forget().await {
                 return;
             }
             let slot = Arc::clone(&self.slot);
             let heard = tokio::select! {
                 () = slot.wake.notified() => None,
+                () = token.cancelled() => None,
                 heard = self.hear() => Some(heard),
             };
             if let Some(heard) = heard {
                 self.take_in(heard).await;
+            }
+        }
+    }
+
+    /// Waits until a shim that was told to go is gone, so that no process is left where none should be.
+    async fn take_leave(&mut self) {
+        if let Life::Shim(shim) = &mut self.life
+            && shim.stage == Stage::Acknowledged
+        {
+            let gone = async { while !matches!(shim.link.hear().await, Heard::Closed(_)) {} };
+            if tokio::time::timeout(PATIENCE, gone).await.is_err() {
+                tracing::warn!(node = %self.node, "its shim was told to go and does not");
             }
         }
     }
@@ -472,8 +489,8 @@ impl NodeTask {
                 self.life = Life::Nothing;
             }
             Life::Shim(shim) => {
-                let reason = format!("incarnation {} is still there", shim.incarnation);
-                return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                let found = shim.incarnation;
+                return self.tell_still_there(incarnation, found).await;
             }
         }
         // Something may still hold the lock that outlived its shim: it is ended if it is proven ours, then once more.
@@ -504,8 +521,7 @@ impl NodeTask {
                 Look::Unprovable(reason) => return self.tell(incarnation, NodeHappening::Blocked { reason }).await,
                 Look::Shim { link, hello, launch } => {
                     let found = self.welcome(link, hello, launch.incarnation).await;
-                    let reason = format!("incarnation {found} is still there");
-                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                    return self.tell_still_there(incarnation, found).await;
                 }
             }
         }
@@ -681,6 +697,18 @@ impl NodeTask {
         if self.told.started < incarnation {
             self.told.started = incarnation;
             self.tell(incarnation, NodeHappening::Started { process }).await;
+        }
+    }
+
+    /// `wanted` cannot be prepared, since the shim of `found` is connected. Whoever did not know gets to know again.
+    async fn tell_still_there(&mut self, wanted: Incarnation, found: Incarnation) {
+        let reason = format!("incarnation {found} is still there");
+        self.tell(wanted, NodeHappening::Blocked { reason }).await;
+        if let (Life::Shim(Shim { stage: Stage::Watching, .. }), Some(process)) = (&self.life, &self.known.process)
+            && self.known.incarnation == found
+        {
+            let process = process.clone();
+            self.tell(found, NodeHappening::Started { process }).await;
         }
     }
 

@@ -306,10 +306,10 @@ impl Handle {
         }
     }
 
-    /// Somebody is subscribed to one of the agent's topics.
-    pub fn has_subscriber(&self) -> bool {
-        let connections = self.shared.connections();
-        connections.values().any(|peer| self.shared.topics.iter().any(|(_, topic)| peer.wants(topic)))
+    /// How many connections are subscribed to the agent's topic of a dialect.
+    pub fn subscribers(&self, dialect: Dialect) -> usize {
+        let Some(topic) = self.shared.topic(dialect) else { return 0 };
+        self.shared.connections().values().filter(|peer| peer.wants(topic)).count()
     }
 }
 

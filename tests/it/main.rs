@@ -4,7 +4,11 @@
 
 mod adoption;
 mod architecture;
+mod commands;
 mod crash;
+mod failures;
+mod limits;
 mod order;
+mod requests;
 mod support;
 mod websocket;

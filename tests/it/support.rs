@@ -101,6 +101,35 @@ impl Host {
             .stdin(Stdio::null());
     }
 
+    /// Runs one of the binary's commands to its end.
+    pub fn run(&self, args: &[&str]) -> Said {
+        Said::of(self.command(args))
+    }
+
+    /// The same, which has to succeed; gives what it printed as JSON.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let said = self.run(args);
+        assert_eq!(said.code, 0, "{args:?}: {said:?}; the agent's log:\n{}", self.read_log());
+        said.json()
+    }
+
+    /// Starts one of the binary's commands; [`Said::wait`] collects it.
+    pub fn begin(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// A file beside the state directory; gives its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    /// A cluster file of these nodes, as in [`cluster`].
+    pub fn cluster_file(&self, name: &str, nodes: &[(&str, &str)]) -> String {
+        self.file(name, &cluster_text(nodes))
+    }
+
     pub fn run_args(&self) -> Vec<&str> {
         std::iter::once("run").chain(self.args.iter().map(String::as_str)).collect()
     }
@@ -329,6 +358,10 @@ impl Agent {
         rustix::process::kill_process_group(group, signal).unwrap();
     }
 
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal, None);
+    }
+
     /// Waits for it to end by itself.
     pub fn wait(mut self) -> ExitStatus {
         eventually("the agent to end", || self.child.try_wait().unwrap())
@@ -350,14 +383,52 @@ impl Drop for Agent {
     }
 }
 
+/// What a command said, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    pub fn of(mut command: Command) -> Self {
+        Self::from(command.output().unwrap())
+    }
+
+    pub fn wait(child: Child) -> Self {
+        Self::from(child.wait_with_output().unwrap())
+    }
+
+    fn from(output: std::process::Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().unwrap_or_else(|| panic!("ended with {}", output.status));
+        Self { code, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// One JSON object a line.
+    pub fn lines(&self) -> Vec<Value> {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
 /// A configuration of these nodes (`name` or `name:role`), with lines for their sections.
 pub fn cluster(nodes: &[(&str, &str)]) -> Configuration {
+    cluster_file::read(cluster_text(nodes).as_bytes(), "test.ini", None, None).unwrap()
+}
+
+fn cluster_text(nodes: &[(&str, &str)]) -> String {
     let mut text = format!("[instances]\n{AGENT} = 127.0.0.1\n");
     for (node, lines) in nodes {
         let (name, role) = node.split_once(':').unwrap_or((node, "worker"));
         text.push_str(&format!("[{name}]\ninstance = {AGENT}\nrole = {role}\n{lines}\n"));
     }
-    cluster_file::read(text.as_bytes(), "test.ini", None, None).unwrap()
+    text
 }
 
 pub fn set(config: Configuration) -> Request {

@@ -188,7 +188,7 @@ fn each_filter_wants_what_it_says() {
         (vec![6, 7, 9, 10], Filter { failed: true, kind: Kind::All, ..filter() }),
         (vec![2, 10, 11], Filter { node: text("w1"), kind: Kind::All, ..filter() }),
         (vec![7], Filter { node: text("w0000"), ..filter() }),
-        (vec![7, 9], Filter { since: at(6), until: at(8), ..filter() }),
+        (vec![7, 9], Filter { since: at(6), until: at(9), ..filter() }),
         (vec![6, 7, 9], Filter { from_seq: Some(Seq(3)), to_seq: Some(Seq(11)), ..filter() }),
         (vec![], Filter { from_seq: Some(Seq(5)), to_seq: Some(Seq(4)), ..filter() }),
     ] {

@@ -1,0 +1,54 @@
+//! What is refused says so, and what is not taken is kept: shortage of space, and subscribers of one topic.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use zeek_cluster_agent::api::event::{Dialect, Request};
+use zeek_cluster_agent::control::client::{Answer, Error, within_ms};
+use zeek_cluster_agent::control::message::Publication;
+
+use crate::support::{AGENT, Host, eventually};
+
+#[test]
+fn without_any_space_requests_are_refused_at_once_and_the_agent_still_ends() {
+    let mut host = Host::new();
+    host.set("ZCA_SPACE_FLOOR_REQUESTS", "1000000000GiB").set("ZCA_SPACE_FLOOR_FACTS", "1000000000GiB");
+    let agent = host.start();
+    let mut client = host.client();
+    for reqid in ["one", "two", "three"] {
+        let answer = client.request(reqid, Request::GetNodes {}, Dialect::Management, None, within_ms(10_000));
+        let Ok(Answer::Refused(reason)) = answer else { panic!("{reqid}: {answer:?}") };
+        assert!(reason.starts_with("no space: "), "{reason}");
+    }
+    eventually("the refusals to be counted", || (host.status().refused == 3).then_some(()));
+    agent.signal(Signal::TERM);
+    assert!(agent.wait().success());
+}
+
+#[test]
+fn an_undelivered_response_waits_for_a_peer_of_its_own_topic() {
+    let host = Host::new();
+    let _agent = host.start();
+    let mut asker = host.client();
+    asker.submit("lost", Request::Restart { nodes: Default::default() }, Dialect::ClusterAgent, None).unwrap();
+    // Half of a frame: the connection ends before its answer can be read.
+    drop(asker);
+    let mut other = host.client();
+    other.subscribe(&[&format!("zeek/management/agent/{AGENT}")], within_ms(5_000)).unwrap();
+    // Its hello shows that the subscription has been acted on.
+    other.next_publication(within_ms(10_000)).unwrap();
+    eventually("the request's outcome", || {
+        host.requests("lost").first().and_then(|row| row.completed_at.clone()).map(drop)
+    });
+    let nothing = other.next_publication(within_ms(200));
+    assert!(matches!(nothing, Err(Error::TimedOut)), "{nothing:?}");
+    let mut own = host.client();
+    own.subscribe(&[&format!("zeek/cluster-control/agent/{AGENT}")], within_ms(5_000)).unwrap();
+    let deadline = within_ms(Duration::from_secs(10).as_millis() as u64);
+    loop {
+        match own.next_publication(deadline).expect("the response") {
+            (_, Publication::Response(response)) => return assert_eq!(response.reqid.as_str(), "lost"),
+            (_, Publication::Notification(_)) => {}
+        }
+    }
+}
