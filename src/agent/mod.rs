@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -133,7 +133,15 @@ pub fn run(options: Options) -> Result<(), Error> {
         .build()
         .map_err(|source| Error::System { what: "starting the runtime", source })?;
     let outcome = runtime.block_on(async {
-        let started = start(&options, None).await?;
+        let mut signals = Signals::listen()?;
+        let started = tokio::select! {
+            started = start(&options, None) => started?,
+            // Nothing of this run is journaled yet, so this is not taken for a crash by the next.
+            signal = signals.end() => {
+                tracing::info!("{signal} during the start: the agent ends, its nodes run on");
+                return Ok(());
+            }
+        };
         let nodes = started.nodes;
         let agent = started.serve(&options)?;
         tracing::info!(
@@ -142,7 +150,7 @@ pub fn run(options: Options) -> Result<(), Error> {
             options.control.path.display()
         );
         (options.announce)(Announcement::Ready { status: "serving" });
-        agent.until_end(&options).await
+        agent.until_end(&options, signals).await
     });
     // Blocking calls that still run (a page of a large journal) are not waited for.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -169,9 +177,10 @@ pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Erro
             route: Some(Route { connection: OWN_CONNECTION, call: 0 }),
             timeout_ms: None,
         };
+        let signals = Signals::listen()?;
         let started = start(&options, Some((incoming, answer))).await?;
         let agent = started.unserved()?;
-        agent.until_end(&options).await?;
+        agent.until_end(&options, signals).await?;
         answered.await.map_err(|_| Error::System {
             what: "stopping the nodes",
             source: io::Error::other("the agent ended without an answer"),
@@ -405,19 +414,10 @@ impl Started {
 impl Agent {
     /// Waits for a signal, a shutdown request or a failure, and ends in order: no more requests, the driver's last step,
     /// the connections' last frames, the journal. Nodes run on.
-    async fn until_end(mut self, options: &Options) -> Result<(), Error> {
-        let signals = |kind| signal(kind).map_err(|source| Error::System { what: "listening for signals", source });
-        let mut terminate = signals(SignalKind::terminate())?;
-        let mut interrupt = signals(SignalKind::interrupt())?;
-        let mut hangup = signals(SignalKind::hangup())?;
+    async fn until_end(mut self, options: &Options, mut signals: Signals) -> Result<(), Error> {
         loop {
             let reason = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-                _ = hangup.recv() => {
-                    tracing::info!("SIGHUP is ignored: settings are read at start");
-                    continue;
-                }
+                signal = signals.end() => signal,
                 changed = self.exit.wait_for(Option::is_some) => match changed {
                     Ok(_) => break,
                     Err(_) => return Err(ended_early(self.driver.await)),
@@ -454,6 +454,35 @@ impl Agent {
         match self.driver.await {
             Ok(outcome) => Ok(outcome?),
             Err(_) => Err(gone("the driver panicked")),
+        }
+    }
+}
+
+/// The signals that end the agent, and the one that does not.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let signal = |kind| signal(kind).map_err(|source| Error::System { what: "listening for signals", source });
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Resolves when the agent is told to end; gives the signal's name.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => tracing::info!("SIGHUP is ignored: settings are read at start"),
+            }
         }
     }
 }

@@ -235,9 +235,7 @@ impl Lifecycle {
         if !self.seen.adopted {
             return None;
         }
-        self.advance_requests(now, wake)
-            .or_else(|| self.advance_nodes(now, wake))
-            .or_else(|| self.advance_agent(now, wake))
+        self.advance_requests(now, wake).or_else(|| self.advance_nodes(now, wake)).or_else(|| self.advance_agent(wake))
     }
 
     fn stop(&self, reason: &str) -> Decision {

@@ -6,7 +6,7 @@ use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId, Readiness};
 use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::supervision::{NodeEvent, NodeHappening, NodeOrder};
-use crate::api::time::{BootTime, Now};
+use crate::api::time::Now;
 use crate::journal::entry::{Entry, Life, NodeRecord, Verdict, Want};
 
 use super::decision::{Decision, Note};
@@ -352,7 +352,7 @@ impl Lifecycle {
     }
 
     /// The agent's own duties: its settled mark and its hello.
-    pub(super) fn advance_agent(&self, now: Now, wake: &Wake) -> Option<Decision> {
+    pub(super) fn advance_agent(&self, wake: &Wake) -> Option<Decision> {
         if !self.seen.settled && wake.due(self.seen.started.plus_ms(SETTLED_MS)) {
             let settled = Decision::default().note(Note::Settled);
             return Some(if self.seen.stopping { settled } else { settled.entry(Entry::AgentSettled) });
@@ -365,7 +365,6 @@ impl Lifecycle {
                 return Some(Decision::default().effect(Effect::Notify(hello)).note(Note::HelloSent));
             }
         }
-        let _ = now;
         None
     }
 
@@ -447,9 +446,4 @@ fn prepare(name: &NodeName, record: &NodeRecord) -> Decision {
     Decision::default()
         .effect(Effect::Order { node: name.clone(), order })
         .note(Note::Place { node: name.clone(), place: Place::Preparing { incarnation, by: record.by } })
-}
-
-/// Milliseconds until `at`, 0 if it has come.
-pub(super) fn ms_until(at: BootTime, now: BootTime) -> u64 {
-    at.ms_since(now)
 }

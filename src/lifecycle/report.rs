@@ -5,7 +5,6 @@ use crate::api::time::Now;
 use crate::journal::entry::{Life, Want};
 
 use super::Lifecycle;
-use super::nodes::ms_until;
 use super::seen::NodeSeen;
 
 impl Lifecycle {
@@ -61,7 +60,7 @@ impl Lifecycle {
                 incarnation: record.incarnation.0,
                 up_ms,
                 deaths: record.deaths.iter().filter(|at| now.boot.ms_since(**at) <= window_ms).count() as u64,
-                next_start_ms: record.next_start.map(|at| ms_until(at, now.boot)),
+                next_start_ms: record.next_start.map(|at| at.ms_since(now.boot)),
                 last_exit: record.last_exit.as_ref().map(ToString::to_string),
                 note,
             });

@@ -232,7 +232,6 @@ impl Host {
         }
     }
 
-    #[cfg_attr(not(feature = "crash-points"), expect(dead_code, reason = "the crash matrix looks at rows"))]
     pub fn requests(&self, reqid: &str) -> Vec<RequestRow> {
         let rows = self.rows(Kind::Request).into_iter().filter_map(|row| match row {
             Row::Request(row) => (row.reqid == reqid).then_some(*row),
