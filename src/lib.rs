@@ -17,3 +17,4 @@ pub mod settings;
 pub mod supervisor;
 pub mod tasks;
 pub mod telemetry;
+pub mod websocket;

@@ -1,4 +1,4 @@
-//! What the control socket asks, the agent answers here: requests become inputs, questions are put to the driver.
+//! What the transports ask, the agent answers here: requests become inputs, questions are put to the driver.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::audit::{Filter, Page};
-use crate::api::event::{Incoming, Request, Route, Source};
+use crate::api::event::{Dialect, Incoming, Request, Route, Source};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::report::{JournalReport, StatusReport, VerifyReport, chain};
 use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
-use crate::control::message::{LogChunk, LogQuery};
+use crate::control::message::{self, LogChunk, LogQuery, REQUEST_LIMIT};
 use crate::control::server::{self, Credentials, Refusal};
 use crate::journal::{Journal, Reader};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::supervisor;
+use crate::websocket;
 
 use super::clock;
 use super::driver::{Question, Refusing};
@@ -28,6 +29,7 @@ pub(super) struct Door {
     pub questions: mpsc::Sender<Question>,
     pub peers: watch::Sender<Peers>,
     pub control: server::Handle,
+    pub websocket: Option<websocket::server::Handle>,
     pub reader: Reader,
     pub refusing: Refusing,
     pub topics: Topics,
@@ -71,11 +73,14 @@ impl Door {
     }
 
     fn look_for_peers(&self) {
-        let subscribers = |topic: &str| self.control.subscribers(topic);
+        let subscribers = |dialect, topic: &str| {
+            let over_websocket = self.websocket.as_ref().map_or(0, |websocket| websocket.subscribers(dialect));
+            self.control.subscribers(topic) + over_websocket
+        };
         self.peers.send_if_modified(|known| {
             let now = Peers {
-                cluster_agent: subscribers(&self.topics.cluster_agent),
-                management: subscribers(&self.topics.management),
+                cluster_agent: subscribers(Dialect::ClusterAgent, &self.topics.cluster_agent),
+                management: subscribers(Dialect::Management, &self.topics.management),
             };
             std::mem::replace(known, now) != now
         });
@@ -162,6 +167,35 @@ impl server::Agent for Door {
             Ok(chunk) => chunk.map_err(|error| chain(&error)),
             Err(error) => Err(format!("reading the node's output failed: {error}")),
         }
+    }
+}
+
+impl websocket::server::Agent for Door {
+    fn request(&self, incoming: Incoming) -> Result<(), websocket::server::Refusal> {
+        let size = message::request_size(&incoming.request);
+        if size > REQUEST_LIMIT {
+            let reason = format!("the request has {size} bytes, {REQUEST_LIMIT} is the most");
+            let event = incoming.request.event().to_owned();
+            server::Agent::malformed(self, incoming.source, event, reason.clone());
+            return Err(websocket::server::Refusal { reason });
+        }
+        server::Agent::request(self, incoming).map_err(|Refusal { reason }| websocket::server::Refusal { reason })
+    }
+
+    fn malformed(&self, source: Source, event: String, error: String) {
+        server::Agent::malformed(self, source, event, error);
+    }
+
+    fn delivered(&self, route: Route) {
+        server::Agent::delivered(self, route);
+    }
+
+    fn disconnected(&self, connection: u64) {
+        server::Agent::disconnected(self, connection);
+    }
+
+    fn subscribed(&self) {
+        self.look_for_peers();
     }
 }
 

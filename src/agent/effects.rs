@@ -13,6 +13,7 @@ use crate::control::server;
 use crate::crash_point;
 use crate::lifecycle::{Effect, Input};
 use crate::supervisor;
+use crate::websocket;
 
 /// The connection number of the agent's own request, when it was started to stop the nodes.
 pub(super) const OWN_CONNECTION: u64 = 0;
@@ -44,6 +45,7 @@ pub(super) struct Performer {
     pub topics: Topics,
     /// `None` when the agent runs only to stop its nodes.
     pub control: Option<server::Handle>,
+    pub websocket: Option<websocket::server::Handle>,
     pub supervisor: supervisor::Handle,
     pub exit: watch::Sender<Option<String>>,
     /// Requests that were not taken in, by anybody.
@@ -56,9 +58,9 @@ impl Performer {
     /// Performs an effect. Gives back what became known by it: that the connection it was meant for is gone.
     pub fn perform(&self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::Respond { route, response, .. } => {
+            Effect::Respond { route, dialect, response } => {
                 crash_point!("before_response_sent");
-                let taken = self.respond(route, &response);
+                let taken = self.respond(route, dialect, &response);
                 crash_point!("after_response_sent");
                 match taken {
                     true if route.connection == OWN_CONNECTION => Some(Input::Delivered { route }),
@@ -69,18 +71,26 @@ impl Performer {
             Effect::Refuse { route, reason } => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!("request refused: {reason}");
-                if let Some(control) = &self.control {
-                    control.refuse(route, &reason);
-                }
+                match (self.websocket_of(route), &self.control) {
+                    (Some(websocket), _) => websocket.refuse(route, &reason),
+                    (None, Some(control)) => control.refuse(route, &reason),
+                    (None, None) => false,
+                };
                 None
             }
             Effect::Publish { dialect, response } => {
                 let topic = self.topics.for_dialect(dialect);
                 self.publish(topic, Publication::Response((*response).clone()));
+                if let Some(websocket) = &self.websocket {
+                    websocket.publish(dialect, &response);
+                }
                 None
             }
             Effect::Notify(notification) => {
                 log(&notification);
+                if let Some(websocket) = &self.websocket {
+                    websocket.notify(&notification);
+                }
                 self.publish(&self.topics.management, Publication::Notification(notification));
                 None
             }
@@ -96,12 +106,20 @@ impl Performer {
         }
     }
 
-    fn respond(&self, route: Route, response: &Response) -> bool {
+    fn respond(&self, route: Route, dialect: Dialect, response: &Response) -> bool {
         if route.connection == OWN_CONNECTION {
             let own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
             return own.is_some_and(|own| own.send(response.clone()).is_ok());
         }
+        if let Some(websocket) = self.websocket_of(route) {
+            return websocket.respond(route, dialect, response);
+        }
         self.control.as_ref().is_some_and(|control| control.respond(route, response))
+    }
+
+    /// The WebSocket server, if this route leads over one of its connections.
+    fn websocket_of(&self, route: Route) -> Option<&websocket::server::Handle> {
+        self.websocket.as_ref().filter(|websocket| websocket.owns(route.connection))
     }
 
     fn publish(&self, topic: &str, what: Publication) {

@@ -30,6 +30,7 @@ use crate::journal::{self, Condition, Journal, Opened, identity, lock};
 use crate::lifecycle::{self, Effect, Input, Lifecycle, Peers};
 use crate::supervisor;
 use crate::tasks::{FatalDeath, Tasks};
+use crate::websocket;
 
 use door::{About, Door};
 use driver::{Driver, Inbox, Refusing};
@@ -54,6 +55,8 @@ pub struct Options {
     pub journal: journal::Options,
     pub supervisor: supervisor::Options,
     pub control: server::Options,
+    /// `None`: WebSocket clients are not served.
+    pub websocket: Option<websocket::server::Options>,
     /// How long another agent's hold of the state directory is waited for.
     pub lock_wait: Duration,
     /// A commit that takes longer ends the agent.
@@ -83,7 +86,9 @@ pub enum Error {
     Journal(#[from] journal::OpenError),
     #[error(transparent)]
     Control(#[from] server::BindError),
-    #[error("serving the control socket failed")]
+    #[error(transparent)]
+    WebSocket(#[from] websocket::server::BindError),
+    #[error("serving the agent's clients failed")]
     Serve(#[source] io::Error),
     #[error(transparent)]
     Supervisor(#[from] supervisor::Error),
@@ -108,6 +113,7 @@ impl Error {
             | Self::Identity(_)
             | Self::Journal(_)
             | Self::Control(_)
+            | Self::WebSocket(_)
             | Self::Serve(_)
             | Self::Supervisor(_)
             | Self::System { .. }
@@ -194,6 +200,7 @@ struct Started {
     commits: watch::Receiver<u64>,
     tasks: Tasks,
     server: Option<(server::Server, server::Handle)>,
+    websocket: Option<(websocket::server::Server, websocket::server::Handle)>,
     reader: journal::Reader,
     refusing: Refusing,
     refused: Arc<AtomicU64>,
@@ -234,6 +241,15 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let supervisor = supervisor::Handle::start(options.supervisor.clone(), events_tx, tasks.clone())?;
     let boot_id = supervisor.boot_id().to_owned();
     let topics = Topics::of(name);
+    let ids = Arc::new(AtomicU64::new(OWN_CONNECTION + 1));
+    let websocket = match (&own, &options.websocket) {
+        (None, Some(options)) => {
+            // Zeek's endpoints have a fresh one for each run, too.
+            let endpoint = uuid::Uuid::new_v4().to_string();
+            Some(websocket::server::Server::bind(options, Arc::clone(&ids), name, endpoint)?)
+        }
+        (Some(_), _) | (None, None) => None,
+    };
     let server = match &own {
         Some(_) => None,
         None => {
@@ -246,7 +262,6 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
                 request_timeout_ms: options.lifecycle.request_timeout_ms,
                 stop_timeout_ms: options.lifecycle.longest_stop_ms(),
             };
-            let ids = Arc::new(AtomicU64::new(OWN_CONNECTION + 1));
             Some(server::Server::bind(&options.control, ids, welcome)?)
         }
     };
@@ -268,6 +283,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let performer = Performer {
         topics: topics.clone(),
         control: server.as_ref().map(|(_, handle)| handle.clone()),
+        websocket: websocket.as_ref().map(|(_, handle)| handle.clone()),
         supervisor: supervisor.clone(),
         exit: exit_tx,
         refused: Arc::clone(&refused),
@@ -301,6 +317,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         commits,
         tasks,
         server,
+        websocket,
         reader,
         refusing,
         refused,
@@ -328,11 +345,13 @@ impl Started {
     fn serve(mut self, options: &Options) -> Result<Agent, Error> {
         let stop = CancellationToken::new();
         let (server, control) = self.server.take().expect("an agent that serves has bound its socket");
+        let (websocket_server, websocket) = self.websocket.take().unzip();
         let door = Arc::new(Door {
             inputs: self.inputs.clone(),
             questions: self.questions.clone(),
             peers: self.peers.clone(),
             control,
+            websocket,
             reader: self.reader.clone(),
             refusing: self.refusing.clone(),
             topics: self.topics.clone(),
@@ -346,7 +365,16 @@ impl Started {
             },
             refused: Arc::clone(&self.refused),
         });
-        let serving = tokio::spawn(server.run(door, stop.clone()));
+        let (control_stop, websocket_stop) = (stop.clone(), stop.clone());
+        let serving = tokio::spawn(async move {
+            let websocket = async {
+                match websocket_server {
+                    Some(server) => server.run(Arc::clone(&door), websocket_stop).await,
+                    None => Ok(()),
+                }
+            };
+            tokio::try_join!(server.run(Arc::clone(&door), control_stop), websocket).map(|((), ())| ())
+        });
         self.drive(serving, stop)
     }
 
@@ -400,7 +428,7 @@ impl Agent {
                 }
                 death = self.tasks.fatal() => return Err(death.into()),
                 served = &mut self.server => return match served {
-                    Ok(Ok(())) => Err(gone("the control server ended by itself")),
+                    Ok(Ok(())) => Err(gone("the servers of the agent's clients ended by themselves")),
                     Ok(Err(error)) => Err(Error::Serve(error)),
                     Err(error) => Err(gone(&error.to_string())),
                 },
@@ -418,7 +446,7 @@ impl Agent {
         self.tasks.cancel();
         drop(self.inputs);
         if let Ok(Err(error)) = self.server.await {
-            tracing::warn!(%error, "the control server ended with an error");
+            tracing::warn!(%error, "serving the agent's clients ended with an error");
         }
         if tokio::time::timeout(LEAVE_TAKING, self.tasks.finished()).await.is_err() {
             tracing::warn!("some nodes' tasks did not end in time; their shims go on alone");

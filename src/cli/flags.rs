@@ -99,6 +99,9 @@ pub struct Run {
     /// Where to serve WebSocket clients
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub websocket: Option<String>,
+    /// Serve WebSocket clients at any address, without TLS: everybody who reaches it can deploy
+    #[arg(long = "websocket-insecure", visible_alias = "insecure")]
+    pub websocket_insecure: bool,
     /// Where to accept Broker peers
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub listen: Option<String>,
@@ -127,6 +130,16 @@ pub struct Sending {
     pub timeout: Option<u64>,
 }
 
+/// How a controller's request is sent.
+#[derive(Debug, Clone, Args)]
+pub struct Asking {
+    #[command(flatten)]
+    pub sending: Sending,
+    /// Ask over WebSocket, as any client could, instead of the control socket: ws://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub via: Option<String>,
+}
+
 /// Milliseconds.
 fn seconds(text: &str) -> Result<u64, String> {
     const MOST: f64 = 86_400.0;
@@ -144,7 +157,7 @@ pub enum Request {
         /// Cluster file (INI or JSON); - is standard input
         file: PathBuf,
         #[command(flatten)]
-        sending: Sending,
+        asking: Asking,
     },
     /// The same, answered node by node
     Deploy {
@@ -154,22 +167,22 @@ pub enum Request {
         #[arg(long)]
         force: bool,
         #[command(flatten)]
-        sending: Sending,
+        asking: Asking,
     },
     /// Acknowledge that the agent is part of the cluster
     Welcome {
         #[command(flatten)]
-        sending: Sending,
+        asking: Asking,
     },
     /// Stop all nodes and forget the configuration
     Standby {
         #[command(flatten)]
-        sending: Sending,
+        asking: Asking,
     },
     /// The state of every node, and of the agent
     GetNodes {
         #[command(flatten)]
-        sending: Sending,
+        asking: Asking,
     },
     /// Restart nodes of this host
     Restart {
@@ -177,7 +190,7 @@ pub enum Request {
         #[arg(value_name = "NODE")]
         nodes: Vec<String>,
         #[command(flatten)]
-        sending: Sending,
+        asking: Asking,
     },
     /// Ask nodes for the value of a global variable
     GetIdValue {
@@ -187,7 +200,7 @@ pub enum Request {
         #[arg(long, value_delimiter = ',', value_name = "NODES")]
         nodes: Vec<String>,
         #[command(flatten)]
-        sending: Sending,
+        asking: Asking,
     },
 }
 
@@ -374,7 +387,8 @@ mod tests {
         for line in [
             "run --config f --state-dir d --name n --control-socket s --websocket off --listen 1.2.3.4:5 \
              --controller off --node-program p --simulate-nodes --log-format json",
-            "request set-configuration - --reqid r --timeout 2.5 --json",
+            "run --websocket 127.0.0.1:0 --insecure",
+            "request set-configuration - --reqid r --timeout 2.5 --json --via ws://127.0.0.1:1",
             "request deploy f --force --reqid r",
             "request welcome --timeout 1",
             "request standby",

@@ -11,9 +11,11 @@ use super::output::{Cell, Column, Screen, Table, plain};
 use super::{Context, connect, print_json, status};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Request, Response, Result as ApiResult, ResultData};
-use crate::api::ids::InstanceName;
+use crate::api::ids::{InstanceName, ReqId};
+use crate::api::report::chain;
 use crate::api::status::NodeStatus;
 use crate::control::client::{Answer, Client, Error};
+use crate::websocket::client as websocket;
 
 /// Beyond what the agent may take: for the way there and back, and a commit.
 const GRACE: Duration = Duration::from_secs(5);
@@ -28,46 +30,85 @@ pub struct Call {
 }
 
 pub fn run(context: &Context, command: flags::Request) -> Outcome {
-    let (request, dialect, sending) = match command {
-        flags::Request::SetConfiguration { file, sending } => {
-            let (mut client, config) = with_file(context, &file)?;
-            let call = Call { request: Request::SetConfiguration { config }, dialect: Dialect::ClusterAgent, sending };
-            return finish(context, &mut client, call);
+    let (request, dialect, asking) = match command {
+        flags::Request::SetConfiguration { file, asking } => {
+            let (mut way, config) = with_file(context, &file, asking.via.as_deref())?;
+            let request = Request::SetConfiguration { config };
+            return way.send(context, Call { request, dialect: Dialect::ClusterAgent, sending: asking.sending });
         }
-        flags::Request::Deploy { file, force, sending } => {
-            let (mut client, config) = with_file(context, &file)?;
-            let call = Call { request: Request::Deploy { config, force }, dialect: Dialect::Management, sending };
-            return finish(context, &mut client, call);
+        flags::Request::Deploy { file, force, asking } => {
+            let (mut way, config) = with_file(context, &file, asking.via.as_deref())?;
+            let request = Request::Deploy { config, force };
+            return way.send(context, Call { request, dialect: Dialect::Management, sending: asking.sending });
         }
-        flags::Request::Welcome { sending } => (Request::AgentWelcome {}, Dialect::ClusterAgent, sending),
-        flags::Request::Standby { sending } => (Request::AgentStandby {}, Dialect::ClusterAgent, sending),
-        flags::Request::GetNodes { sending } => (Request::GetNodes {}, Dialect::Management, sending),
-        flags::Request::Restart { nodes, sending } => {
-            (Request::Restart { nodes: nodes.into_iter().collect() }, Dialect::Management, sending)
+        flags::Request::Welcome { asking } => (Request::AgentWelcome {}, Dialect::ClusterAgent, asking),
+        flags::Request::Standby { asking } => (Request::AgentStandby {}, Dialect::ClusterAgent, asking),
+        flags::Request::GetNodes { asking } => (Request::GetNodes {}, Dialect::Management, asking),
+        flags::Request::Restart { nodes, asking } => {
+            (Request::Restart { nodes: nodes.into_iter().collect() }, Dialect::Management, asking)
         }
-        flags::Request::GetIdValue { id, nodes, sending } => {
+        flags::Request::GetIdValue { id, nodes, asking } => {
             let action = vec!["get_id_value".to_owned(), id];
             let nodes = nodes.into_iter().collect();
-            (Request::NodeDispatch { action, nodes }, Dialect::Management, sending)
+            (Request::NodeDispatch { action, nodes }, Dialect::Management, asking)
         }
     };
-    send(context, Call { request, dialect, sending })
+    let mut way = Way::open(context, asking.via.as_deref())?;
+    way.send(context, Call { request, dialect, sending: asking.sending })
 }
 
-/// Connects and sends.
+/// Connects to the control socket and sends.
 pub fn send(context: &Context, call: Call) -> Outcome {
     let mut client = connect::connect(context)?;
     finish(context, &mut client, call)
 }
 
+/// How a request gets to the agent.
+enum Way {
+    Control(Box<Client>),
+    WebSocket(Box<websocket::Client>),
+}
+
+impl Way {
+    fn open(context: &Context, via: Option<&str>) -> Result<Self, Failure> {
+        match via {
+            None => Ok(Self::Control(Box::new(connect::connect(context)?))),
+            Some(url) => match websocket::Client::connect(url) {
+                Ok(client) => Ok(Self::WebSocket(Box::new(client))),
+                Err(error @ websocket::Error::Url { .. }) => Err(Failure::new(Exit::Usage, chain(&error))),
+                Err(error) => Err(Failure::new(Exit::Unreachable, chain(&error))),
+            },
+        }
+    }
+
+    /// The name of the agent that it leads to.
+    fn agent(&self) -> &str {
+        match self {
+            Self::Control(client) => &client.welcome().agent,
+            Self::WebSocket(client) => client.agent(),
+        }
+    }
+
+    fn send(&mut self, context: &Context, call: Call) -> Outcome {
+        match self {
+            Self::Control(client) => finish(context, client, call),
+            Self::WebSocket(client) => {
+                let named = named_nodes(&call.request);
+                let response = exchange_over_websocket(context, client, call)?;
+                show(context, &response, &named)
+            }
+        }
+    }
+}
+
 /// A file without instances means the connected agent's nodes.
-fn with_file(context: &Context, file: &std::path::Path) -> Result<(Client, Configuration), Failure> {
+fn with_file(context: &Context, file: &std::path::Path, via: Option<&str>) -> Result<(Way, Configuration), Failure> {
     let text = Text::read(file)?;
-    let client = connect::connect(context)?;
-    let ours = InstanceName::new(client.welcome().agent.clone())
+    let way = Way::open(context, via)?;
+    let ours = InstanceName::new(way.agent().to_owned())
         .map_err(|error| Failure::because(Exit::Failed, "the agent's name cannot be used", &error))?;
     let config = text.configuration(&ours)?;
-    Ok((client, config))
+    Ok((way, config))
 }
 
 /// Sends over a connection, prints the answer, and judges it.
@@ -110,26 +151,65 @@ fn exchange(client: &mut Client, call: Call) -> Result<Response, Failure> {
         }
     };
     let deadline = Instant::now().checked_add(wait);
-    let again = if reqid.is_empty() {
-        "`request get-nodes` tells how far it is".to_owned()
-    } else {
-        format!("ask again with --reqid {reqid}")
-    };
+    let again = again(&reqid);
     match client.request(&reqid, request, dialect, sending.timeout, deadline) {
         Ok(Answer::Response(response)) => Ok(response),
         Ok(Answer::Refused(reason)) => {
             Err(Failure::new(Exit::Failed, format!("refused: {}; nothing was done", plain(&reason))))
         }
-        Err(Error::TimedOut) => {
-            let message = format!("no answer within {:.1} s: still being handled: {again}", wait.as_secs_f64());
-            Err(Failure::new(Exit::Timeout, message))
-        }
-        Err(Error::Closed | Error::Connection(_)) => {
-            let message = format!("the agent went away before it answered; when it is back, {again}");
-            Err(Failure::new(Exit::Unreachable, message))
-        }
+        Err(Error::TimedOut) => Err(no_answer(wait, &again)),
+        Err(Error::Closed | Error::Connection(_)) => Err(went_away(&again)),
         Err(error) => Err(connect::failed(error)),
     }
+}
+
+/// The same over WebSocket. The agent's own patience is not told there, so this host's settings stand in for it.
+fn exchange_over_websocket(context: &Context, client: &mut websocket::Client, call: Call) -> Result<Response, Failure> {
+    let Call { request, dialect, sending } = call;
+    let settings = context.settings()?;
+    let text = reqid(sending.reqid);
+    let reqid = ReqId::new(text).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    let wait = match sending.timeout {
+        Some(ms) => Duration::from_millis(ms),
+        None => {
+            let stop = settings.stop_timeout.ms.max(settings.stop_timeout_manager_logger.ms);
+            let stop = stop.saturating_add(3 * settings.stage_wait.ms);
+            let ms = if waits_for_ends(&request) { stop } else { 0 };
+            Duration::from_millis(ms.max(settings.request_timeout.ms)).saturating_add(2 * GRACE)
+        }
+    };
+    let is_whole = websocket::Client::carries(dialect, &reqid, &request);
+    if !is_whole.map_err(|error| Failure::new(Exit::Failed, chain(&error)))? {
+        eprintln!(
+            "warning: metrics ports have no place in the {} API and are not sent; `deploy` sends them",
+            dialect.as_str()
+        );
+    }
+    let again = again(reqid.as_str());
+    match client.request(dialect, &reqid, &request, Instant::now().checked_add(wait)) {
+        Ok(response) => Ok(response),
+        Err(websocket::Error::TimedOut) => Err(no_answer(wait, &again)),
+        Err(websocket::Error::Closed(_) | websocket::Error::Connection(_)) => Err(went_away(&again)),
+        Err(error) => Err(Failure::new(Exit::Failed, chain(&error))),
+    }
+}
+
+/// How to find out what became of a request.
+fn again(reqid: &str) -> String {
+    if reqid.is_empty() {
+        "`request get-nodes` tells how far it is".to_owned()
+    } else {
+        format!("ask again with --reqid {reqid}")
+    }
+}
+
+fn no_answer(wait: Duration, again: &str) -> Failure {
+    let message = format!("no answer within {:.1} s: still being handled: {again}", wait.as_secs_f64());
+    Failure::new(Exit::Timeout, message)
+}
+
+fn went_away(again: &str) -> Failure {
+    Failure::new(Exit::Unreachable, format!("the agent went away before it answered; when it is back, {again}"))
 }
 
 /// The answer comes when processes are gone.
@@ -257,7 +337,6 @@ fn print_nodes(out: &mut impl Write, screen: &Screen, nodes: &[NodeStatus]) -> s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ids::ReqId;
 
     fn response(results: &[(bool, Option<&str>, Option<&str>)]) -> Response {
         let result = |(success, node, error): &(bool, Option<&str>, Option<&str>)| ApiResult {

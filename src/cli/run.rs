@@ -1,5 +1,6 @@
 //! `run`, and `shutdown --nodes` where no agent runs: settings become the agent's options.
 
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use crate::api::ids::ReqId;
 use crate::api::report::chain;
 use crate::control::server;
 use crate::journal::identity;
-use crate::settings::{Flags, LogFormat, LogLevel, Settings};
+use crate::settings::{Address, Flags, LogFormat, LogLevel, Setting, Settings};
 use crate::telemetry::systemd::Notifier;
 use crate::telemetry::{self, Format};
+use crate::websocket::server as websocket_server;
 use crate::{journal, lifecycle, supervisor};
 
 /// How long a predecessor's hold of the state directory is waited for.
@@ -29,12 +31,14 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
         return Err(Failure::new(Exit::Configuration, problems));
     }
     set_up_log(context, &settings, level(*settings.log_level))?;
+    let websocket = websocket(&settings)?;
     let mut warnings = Settings::strange_variables(&context.surroundings);
     warnings.extend(warnings_of_the_place(context.surroundings.is_root, std::process::id()));
+    warnings.extend(websocket.iter().map(open_to_all));
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let options = options(&settings, LOCK_WAIT, warnings)?;
+    let options = agent::Options { websocket, ..options(&settings, LOCK_WAIT, warnings)? };
     match agent::run(options) {
         Ok(()) => Ok(ExitCode::from(Exit::Done.code())),
         Err(error) => {
@@ -80,10 +84,12 @@ pub fn stop_nodes(context: &Context, settings: &mut Settings, reqid: ReqId) -> R
 }
 
 fn own_flags(flags: Run) -> Flags {
-    let Run { name, websocket, listen, controller, node_program, simulate_nodes, log_format } = flags;
+    let Run { name, websocket, websocket_insecure, listen, controller, node_program, simulate_nodes, log_format } =
+        flags;
     let texts = [
         ("name", name),
         ("websocket", websocket),
+        ("websocket_insecure", websocket_insecure.then(|| "true".to_owned())),
         ("listen", listen),
         ("controller", controller),
         ("node_program", node_program),
@@ -91,6 +97,46 @@ fn own_flags(flags: Run) -> Flags {
         ("log_format", log_format),
     ];
     texts.into_iter().filter_map(|(key, text)| Some((key, text?))).collect()
+}
+
+/// Where WebSocket clients are served. There is no TLS, so another address than a loopback one has to be asked for twice.
+fn websocket(settings: &Settings) -> Result<Option<websocket_server::Options>, Failure> {
+    let Address::At { host, port } = &settings.websocket.value else { return Ok(None) };
+    let wrong = |problem: String| {
+        let place = &settings.websocket.origin;
+        Failure::new(Exit::Configuration, format!("{place}: `websocket` is {}, {problem}", settings.websocket.show()))
+    };
+    let addresses = (host.as_str(), *port).to_socket_addrs();
+    let addresses: Vec<SocketAddr> =
+        addresses.map_err(|error| wrong(format!("which is no address: {error}")))?.collect();
+    if addresses.is_empty() {
+        return Err(wrong("which is no address".to_owned()));
+    }
+    if !addresses.iter().all(|address| address.ip().is_loopback()) && !*settings.websocket_insecure {
+        return Err(wrong(
+            "not a loopback address, and this release has no TLS: everybody who reaches it could deploy; give \
+             127.0.0.1 or [::1], or set websocket_insecure (--insecure) if the network is safe"
+                .to_owned(),
+        ));
+    }
+    Ok(Some(websocket_server::Options {
+        addresses,
+        notify: settings.notify_dialects.value.0.clone(),
+        connecting: settings.controller.value != Address::Off,
+        patience: websocket_server::Patience::default(),
+    }))
+}
+
+/// Nobody is asked who they are.
+fn open_to_all(options: &websocket_server::Options) -> String {
+    let who = if options.addresses.iter().all(|address| address.ip().is_loopback()) {
+        "every user of this host"
+    } else {
+        "everybody who reaches it"
+    };
+    format!(
+        "the WebSocket listener authenticates nobody: {who} can deploy through it, and so run programs as this agent does"
+    )
 }
 
 fn joined(problems: impl Iterator<Item = String>) -> Option<String> {
@@ -170,6 +216,7 @@ fn options(settings: &Settings, lock_wait: Duration, warnings: Vec<String>) -> R
             group,
             patience: server::Patience::default(),
         },
+        websocket: None,
         lock_wait,
         commit_timeout: settings.commit_timeout.duration(),
         warnings,

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 pub use file::File;
-pub use value::{Address, ExitCodes, Group, LogFormat, LogLevel, ProgramName, Ready, Setting, Size, Span};
+pub use value::{Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, ProgramName, Ready, Setting, Size, Span};
 
 use crate::api::ids::InstanceName;
 use crate::api::launch::{Program, Readiness};
@@ -298,13 +298,13 @@ impl Settings {
 
     /// Settings of transports that this release does not have: `run` refuses them instead of ignoring them.
     pub fn unavailable(&self) -> Vec<Problem> {
-        let transports = [(&self.websocket, "websocket"), (&self.listen, "listen"), (&self.controller, "controller")];
+        let transports = [(&self.listen, "listen"), (&self.controller, "controller")];
         let set = transports.into_iter().filter(|(address, _)| ***address != Address::Off);
         let problem = |(address, key): (&Set<Address>, &'static str)| Problem::Value {
             key,
             origin: address.origin.clone(),
             problem: format!(
-                "is {}, and this release has no network transport yet; set it to off and use the control socket",
+                "is {}, and this release does not have this transport yet; set it to off and use the control socket or `websocket`",
                 address.show()
             ),
         };
@@ -418,8 +418,12 @@ settings! {
     control_socket: PathBuf, "ZCA_CONTROL_SOCKET", "`control.sock` in state_dir" => state_dir.value.join(SOCKET_NAME);
     /// Members of this group may use the control socket, which is everything the agent can do.
     control_group: Group, "ZCA_CONTROL_GROUP", "" => Group::default();
-    /// Where to serve WebSocket clients. Only `off` in this release.
+    /// Where to serve WebSocket clients, with port 0 at a free port. Without TLS, so loopback only.
     websocket: Address, "ZCA_WEBSOCKET", "off" => Address::Off;
+    /// Serve WebSocket clients at any address, where everybody who reaches it can deploy.
+    websocket_insecure: bool, "ZCA_WEBSOCKET_INSECURE", "false" => false;
+    /// In which of Zeek's event APIs the agent says what nobody asked for: Management, ClusterAgent, or both.
+    notify_dialects: Dialects, "ZCA_NOTIFY_DIALECTS", "[\"Management\"]" => Dialects::default();
     /// Where to accept Broker peers. Only `off` in this release.
     listen: Address, "ZCA_LISTEN", "off" => Address::Off;
     /// The controller to connect to. Only `off` in this release.

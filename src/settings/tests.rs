@@ -130,9 +130,21 @@ fn a_relative_program_path_is_made_absolute_and_a_name_is_not() {
 #[test]
 fn transports_of_later_releases_are_refused() {
     let settings = with_file("websocket = \"127.0.0.1:9001\"\nlisten = \"[::1]:2151\"").unwrap();
-    assert_eq!(settings.unavailable().len(), 2);
-    assert!(settings.unavailable()[1].to_string().contains("[::1]:2151"));
+    assert_eq!(settings.unavailable().len(), 1);
+    assert!(settings.unavailable()[0].to_string().contains("[::1]:2151"));
     assert!(with_file("controller = \"off\"").unwrap().unavailable().is_empty());
+}
+
+#[test]
+fn dialects_are_named_and_one_at_least() {
+    use crate::api::event::Dialect::{ClusterAgent, Management};
+    let dialects =
+        |text: &str| with_file(&format!("notify_dialects = {text}")).map(|settings| settings.notify_dialects.value.0);
+    assert_eq!(dialects("[\"ClusterAgent\", \"Management\", \"ClusterAgent\"]").unwrap(), [ClusterAgent, Management]);
+    for wrong in ["[]", "[\"Operator\"]", "[\"management\"]", "3"] {
+        assert!(dialects(wrong).is_err(), "{wrong}");
+    }
+    assert_eq!(Dialects::parse("Management ClusterAgent").unwrap().0.len(), 2);
 }
 
 #[test]

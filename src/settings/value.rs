@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use toml::de::DeValue;
 
+use crate::api::event::Dialect;
 use crate::api::ids::InstanceName;
 
 /// A type of setting. Errors complete the sentence "`key` …".
@@ -329,6 +330,54 @@ impl Setting for Address {
             Self::At { host, port } if host.contains(':') => format!("[{host}]:{port}"),
             Self::At { host, port } => format!("{host}:{port}"),
         }
+    }
+}
+
+/// Zeek's event APIs, at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialects(pub Vec<Dialect>);
+
+impl Default for Dialects {
+    fn default() -> Self {
+        Self(vec![Dialect::Management])
+    }
+}
+
+impl Dialects {
+    fn named(names: &[String]) -> Result<Self, String> {
+        let mut dialects = Vec::new();
+        for name in names {
+            let known = [Dialect::Management, Dialect::ClusterAgent].into_iter().find(|one| one.as_str() == name);
+            let dialect = known.ok_or_else(|| format!("names {name:?}; there are Management and ClusterAgent"))?;
+            if !dialects.contains(&dialect) {
+                dialects.push(dialect);
+            }
+        }
+        if dialects.is_empty() { Err("is empty, and one at least is needed".to_owned()) } else { Ok(Self(dialects)) }
+    }
+
+    fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|dialect| dialect.as_str()).collect()
+    }
+}
+
+impl Setting for Dialects {
+    const TYPE: &'static str = Vec::<String>::TYPE;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::named(&Vec::parse(text)?)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        Self::named(&Vec::from_toml(value)?)
+    }
+
+    fn show(&self) -> String {
+        json!(self.names()).to_string()
+    }
+
+    fn json(&self) -> Value {
+        json!(self.names())
     }
 }
 

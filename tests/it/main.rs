@@ -11,3 +11,4 @@ mod limits;
 mod order;
 mod requests;
 mod support;
+mod websocket;

@@ -1,0 +1,223 @@
+//! The client's end: blocking, with a deadline for every wait. It speaks to one agent, as a controller would.
+//!
+//! Which agent that is, the agent says: its hello is the first thing that a subscriber receives.
+
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, Message, WebSocket, client::client_with_config};
+
+use super::PATH;
+use crate::api::event::{Dialect, Notification, Request, Response};
+use crate::api::ids::ReqId;
+use crate::broker::json::{self, Limits};
+use crate::dialect::event::unpack;
+use crate::dialect::{self, Decoded};
+
+/// For connecting, for the ack and for the agent's hello.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The least that a wait is cut to: a socket takes no timeout of zero.
+const LEAST: Duration = Duration::from_millis(1);
+/// Responses are larger in JSON than the megabyte that is stored of them.
+const MESSAGE_LIMIT: usize = 32 << 20;
+/// The prefixes of the topics of agents, whatever their names.
+const TOPICS: [&str; 2] = ["zeek/management/agent/", "zeek/cluster-control/agent/"];
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{url:?} is no address of a WebSocket listener: {problem}; expected is ws://HOST:PORT")]
+    Url { url: String, problem: &'static str },
+    #[error("nobody answers at {url}")]
+    Unreachable { url: String, source: io::Error },
+    #[error("{url} is no WebSocket listener of an agent")]
+    Upgrade { url: String, source: Box<tungstenite::Error> },
+    #[error("no answer came in time")]
+    TimedOut,
+    #[error("the agent closed the connection{0}")]
+    Closed(String),
+    #[error("the connection failed")]
+    Connection(#[source] Box<tungstenite::Error>),
+    #[error("the agent says: {code}: {context}")]
+    Agent { code: String, context: String },
+    #[error("the agent's message cannot be read")]
+    Read(#[from] json::ReadError),
+    #[error(transparent)]
+    Encode(#[from] dialect::EncodeError),
+    #[error("the request cannot be written")]
+    Write(#[from] json::WriteError),
+}
+
+pub struct Client {
+    socket: WebSocket<TcpStream>,
+    agent: String,
+}
+
+impl Client {
+    /// Connects, subscribes to the topics of agents, and waits for the hello of the one that is there.
+    pub fn connect(url: &str) -> Result<Self, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        let (authority, path) = parse(url)?;
+        let unreachable = |source| Error::Unreachable { url: url.to_owned(), source };
+        let stream = open(authority, deadline).map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
+        let upgrade = |source| Error::Upgrade { url: url.to_owned(), source: Box::new(source) };
+        let head = format!("ws://{authority}{path}").into_client_request().map_err(upgrade)?;
+        let config =
+            WebSocketConfig::default().max_message_size(Some(MESSAGE_LIMIT)).max_frame_size(Some(MESSAGE_LIMIT));
+        let (socket, _) = client_with_config(head, stream, Some(config)).map_err(|error| match error {
+            tungstenite::HandshakeError::Failure(error) => upgrade(error),
+            tungstenite::HandshakeError::Interrupted(_) => Error::TimedOut,
+        })?;
+        let mut client = Self { socket, agent: String::new() };
+        client.send(json::write_subscriptions(&TOPICS))?;
+        client.agent = loop {
+            if let Decoded::Notification { notification: Notification::NotifyAgentHello { instance, .. }, .. } =
+                client.receive(Some(deadline))?
+            {
+                break instance;
+            }
+        };
+        Ok(client)
+    }
+
+    /// The agent's name.
+    pub fn agent(&self) -> &str {
+        &self.agent
+    }
+
+    /// Sends a request and waits for the response with its reqid.
+    pub fn request(
+        &mut self,
+        dialect: Dialect,
+        reqid: &ReqId,
+        request: &Request,
+        deadline: Option<Instant>,
+    ) -> Result<Response, Error> {
+        let event = dialect::request(dialect, reqid, request)?;
+        let topic = dialect::agent_topic(dialect, &self.agent)
+            .ok_or_else(|| dialect::EncodeError::NotInDialect { dialect, event: request.event().to_owned() })?;
+        let text = json::write_data_message(&topic, &event.into_data())?;
+        self.send(text)?;
+        loop {
+            if let Decoded::Response { dialect: of, response } = self.receive(deadline)?
+                && of == dialect
+                && response.reqid == *reqid
+                && response.event == request.response_event()
+            {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// The dialect has a place for everything in this request. Zeek 4.2 knows no metrics ports, for example.
+    pub fn carries(dialect: Dialect, reqid: &ReqId, request: &Request) -> Result<bool, Error> {
+        let event = dialect::request(dialect, reqid, request)?;
+        let carried = dialect::decode(&event);
+        Ok(matches!(carried, Ok(Decoded::Request { request: carried, .. }) if carried == request.clone().canonical()))
+    }
+
+    fn send(&mut self, text: String) -> Result<(), Error> {
+        self.socket.send(Message::Text(text.into())).map_err(failed)
+    }
+
+    /// The next event that is understood.
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Decoded, Error> {
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(Error::TimedOut);
+            }
+            let stream = self.socket.get_ref();
+            stream
+                .set_read_timeout(left.map(|left| left.max(LEAST)))
+                .map_err(|error| Error::Connection(Box::new(error.into())))?;
+            match self.socket.read().map_err(failed)? {
+                Message::Text(text) => {
+                    if let Some(event) = understand(text.as_str())? {
+                        return Ok(event);
+                    }
+                }
+                Message::Close(Some(frame)) => {
+                    return Err(Error::Closed(format!(" ({} {})", frame.code, frame.reason)));
+                }
+                Message::Close(None) => return Err(Error::Closed(String::new())),
+                Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+    }
+}
+
+/// An event for us, or nothing: acks, and what other dialects and releases say.
+fn understand(text: &str) -> Result<Option<Decoded>, Error> {
+    let limits = Limits { bytes: MESSAGE_LIMIT, values: 1 << 20, ..Limits::default() };
+    match json::read_message(text.as_bytes(), &limits)? {
+        json::Message::Data { data, .. } => {
+            let event = unpack(data).events.into_iter().flatten().next();
+            Ok(event.and_then(|event| dialect::decode(&event).ok()))
+        }
+        json::Message::Ack { .. } => Ok(None),
+        json::Message::Error { code, context } => Err(Error::Agent { code, context }),
+    }
+}
+
+fn failed(error: tungstenite::Error) -> Error {
+    match error {
+        tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => Error::Closed(String::new()),
+        tungstenite::Error::Io(error)
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+        {
+            Error::TimedOut
+        }
+        other => Error::Connection(Box::new(other)),
+    }
+}
+
+/// Host and port of a URL, and its path.
+fn parse(url: &str) -> Result<(&str, &str), Error> {
+    let wrong = |problem| Error::Url { url: url.to_owned(), problem };
+    let rest = match url.split_once("://") {
+        Some(("ws", rest)) => rest,
+        Some(("wss", _)) => return Err(wrong("this release does not speak TLS")),
+        Some(_) | None => return Err(wrong("it does not begin with ws://")),
+    };
+    let (authority, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, PATH),
+    };
+    let path = if path == "/" { PATH } else { path };
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok((authority, path)),
+        Some(_) | None => Err(wrong("it has no port")),
+    }
+}
+
+fn open(authority: &str, deadline: Instant) -> io::Result<TcpStream> {
+    let mut outcome = Err(io::ErrorKind::NotFound.into());
+    for address in authority.to_socket_addrs()? {
+        outcome = TcpStream::connect_timeout(&address, deadline.saturating_duration_since(Instant::now()).max(LEAST));
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_with_or_without_a_path() {
+        assert_eq!(parse("ws://127.0.0.1:1234").unwrap(), ("127.0.0.1:1234", PATH));
+        assert_eq!(parse("ws://[::1]:1234/").unwrap(), ("[::1]:1234", PATH));
+        assert_eq!(parse("ws://host:1/other").unwrap(), ("host:1", "/other"));
+        for wrong in ["", "127.0.0.1:1234", "http://h:1", "wss://h:1", "ws://h", "ws://:1", "ws://h:port"] {
+            assert!(matches!(parse(wrong), Err(Error::Url { .. })), "{wrong}");
+        }
+    }
+}

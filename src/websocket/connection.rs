@@ -1,0 +1,575 @@
+//! One connection of the server: upgrade, subscription, messages, end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_tungstenite::tungstenite::handshake::server::{
+    Callback, ErrorResponse, Request as Head, Response as Upgrade,
+};
+use tokio_tungstenite::tungstenite::http::{HeaderMap, StatusCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
+use tokio_util::sync::CancellationToken;
+
+use super::metered::Metered;
+use super::server::{
+    Agent, Asked, CONNECTIONS_LIMIT, Connection, Handle, QUEUE_KIB, QUEUE_MESSAGES, Queued, Refusal, Shared, failed,
+    turn_away,
+};
+use super::{MESSAGE_LIMIT, PATH};
+use crate::api::event::{Dialect, Incoming, Notification, Request, Route, Source};
+use crate::api::ids::ReqId;
+use crate::broker::data::Data;
+use crate::broker::json::{self, ErrorCode, Limits};
+use crate::dialect::event::{Event, unpack};
+use crate::dialect::{self, Decoded, Rejection};
+
+/// Requests of one connection without an answer.
+const PENDING_LIMIT: usize = 1024;
+/// The prefixes of one subscription, and the bytes of each.
+const TOPICS_LIMIT: usize = 64;
+const TOPIC_LIMIT: usize = 512;
+/// Buffers of a connection, before a message needs more.
+const BUFFER: usize = 8 << 10;
+
+/// Why a connection is ended by us, as the client is told.
+struct Ending {
+    /// Before the close frame.
+    error: Option<(ErrorCode, String)>,
+    code: CloseCode,
+    reason: &'static str,
+}
+
+/// What the upgrade found wrong that is told after it, as Zeek does.
+type Objection = Option<(ErrorCode, String)>;
+
+/// One connection.
+pub(super) struct Client<A: Agent> {
+    id: u64,
+    shared: Arc<Shared>,
+    agent: Arc<A>,
+    source: Source,
+    host: IpAddr,
+    queue: mpsc::Receiver<Queued>,
+    cut: CancellationToken,
+    /// The agent knows of this connection.
+    is_subscribed: bool,
+}
+
+type Socket = WebSocketStream<Metered>;
+
+impl<A: Agent> Client<A> {
+    /// Gives a connection its place. When all are taken, the oldest that has not subscribed yet loses its own.
+    pub fn register(shared: &Arc<Shared>, agent: &Arc<A>, tcp: &TcpStream, peer: SocketAddr) -> Option<Self> {
+        let host = match tcp.local_addr() {
+            Ok(local) => local.ip(),
+            Err(error) => {
+                tracing::debug!(%error, "WebSocket connection lost at once");
+                return None;
+            }
+        };
+        let (sender, queue) = mpsc::channel(QUEUE_MESSAGES);
+        let cut = CancellationToken::new();
+        let connection = Connection {
+            queue: sender,
+            room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
+            cut: cut.clone(),
+            topics: None,
+            host,
+            pending: BTreeMap::new(),
+        };
+        let mut connections = shared.connections();
+        if connections.len() >= CONNECTIONS_LIMIT {
+            let idle = connections.iter().find(|(_, one)| one.topics.is_none()).map(|(id, _)| *id);
+            let Some(idle) = idle.and_then(|id| connections.remove(&id)) else {
+                drop(connections);
+                turn_away(tcp);
+                return None;
+            };
+            idle.cut.cancel();
+        }
+        let id = shared.ids.fetch_add(1, Ordering::Relaxed);
+        connections.insert(id, connection);
+        drop(connections);
+        let source = Source { transport: "websocket".to_owned(), peer: format!("{} port={}", peer.ip(), peer.port()) };
+        Some(Self {
+            id,
+            shared: Arc::clone(shared),
+            agent: Arc::clone(agent),
+            source,
+            host,
+            queue,
+            cut,
+            is_subscribed: false,
+        })
+    }
+
+    pub async fn serve(mut self, tcp: TcpStream, stop: CancellationToken) {
+        tracing::debug!(connection = self.id, peer = self.source.peer, "WebSocket connection");
+        let cut = self.cut.clone();
+        tokio::select! {
+            () = self.live(tcp, &stop) => {}
+            () = cut.cancelled() => {}
+        }
+        self.shared.connections().remove(&self.id);
+        // Who never subscribed never asked for anything: connections that come and go cost the agent nothing.
+        if self.is_subscribed {
+            self.agent.disconnected(self.id);
+        }
+    }
+
+    async fn live(&mut self, tcp: TcpStream, stop: &CancellationToken) {
+        // Responses are small and somebody waits for each.
+        if let Err(error) = tcp.set_nodelay(true) {
+            tracing::debug!(connection = self.id, %error, "TCP_NODELAY cannot be set");
+        }
+        let metered = Metered::new(tcp, Arc::clone(&self.shared.budget), self.shared.patience.message);
+        let begun = tokio::select! {
+            () = stop.cancelled() => return,
+            begun = timeout(self.shared.patience.hello, self.begin(metered)) => begun,
+        };
+        let Ok(Some((mut socket, ending))) = begun else { return };
+        let ending = match ending {
+            Some(ending) => Some(ending),
+            None => {
+                let ending = tokio::select! {
+                    ending = self.talk(&mut socket) => ending,
+                    () = stop.cancelled() => {
+                        self.flush(&mut socket).await;
+                        Some(Ending { error: None, code: CloseCode::Away, reason: "Terminating" })
+                    }
+                };
+                self.forget();
+                ending
+            }
+        };
+        if let Some(ending) = ending {
+            self.end(socket, ending).await;
+        }
+    }
+
+    /// Nothing more is queued for this connection.
+    fn forget(&self) {
+        self.shared.connections().remove(&self.id);
+    }
+
+    /// The upgrade and the subscription. `None`: the connection is over.
+    async fn begin(&mut self, metered: Metered) -> Option<(Socket, Option<Ending>)> {
+        let mut objection = None;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .write_buffer_size(BUFFER)
+            .max_message_size(Some(MESSAGE_LIMIT))
+            .max_frame_size(Some(MESSAGE_LIMIT));
+        let upgrade = Upgrading { objection: &mut objection };
+        let mut socket = match accept_hdr_async_with_config(metered, upgrade, Some(config)).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::debug!(connection = self.id, %error, "no WebSocket connection came of it");
+                self.agent.malformed(self.source.clone(), String::new(), format!("no WebSocket upgrade: {error}"));
+                return None;
+            }
+        };
+        socket.get_mut().settle();
+        if let Some((code, context)) = objection {
+            self.reject(String::new(), context.clone());
+            let error = Some((code, context));
+            return Some((socket, Some(Ending { error, code: CloseCode::Policy, reason: code.as_str() })));
+        }
+        let text = loop {
+            match self.next(&mut socket).await {
+                Ok(Some(Message::Text(text))) => break text,
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(ending) => return Some((socket, Some(ending))),
+            }
+        };
+        let topics = match json::read_subscriptions(text.as_str().as_bytes(), &limits()) {
+            Ok(topics) if topics.len() <= TOPICS_LIMIT && topics.iter().all(|topic| topic.len() <= TOPIC_LIMIT) => {
+                topics
+            }
+            Ok(_) => {
+                let context =
+                    format!("at most {TOPICS_LIMIT} subscriptions of at most {TOPIC_LIMIT} bytes are possible");
+                return Some((socket, Some(self.no_subscription(context))));
+            }
+            Err(error) => return Some((socket, Some(self.no_subscription(error.to_string())))),
+        };
+        drop(text);
+        let ack = json::write_ack(&self.shared.endpoint, env!("CARGO_PKG_VERSION"));
+        // The ack goes first, so that the client knows from when on it receives.
+        if !self.send(&mut socket, ack.into()).await {
+            return None;
+        }
+        self.subscribe(topics);
+        Some((socket, None))
+    }
+
+    fn no_subscription(&self, context: String) -> Ending {
+        self.reject(String::new(), context.clone());
+        let error = Some((ErrorCode::DeserializationFailed, context));
+        Ending { error, code: CloseCode::Policy, reason: "no subscription" }
+    }
+
+    /// From here on the connection receives, beginning with a hello for each dialect in which it can be heard.
+    fn subscribe(&mut self, topics: Vec<String>) {
+        let shared = &self.shared;
+        let instance = shared.instance.to_string();
+        let hello = Notification::NotifyAgentHello { instance, api_version: dialect::API_VERSION };
+        {
+            let mut connections = shared.connections();
+            let Some(connection) = connections.get_mut(&self.id) else { return };
+            connection.topics = Some(topics);
+            for dialect in &shared.notify {
+                if let Some((topic, text)) = shared.notification(*dialect, &hello, self.host)
+                    && connection.wants(topic)
+                {
+                    connection.offer(self.id, &text, None);
+                }
+            }
+        }
+        self.is_subscribed = true;
+        self.agent.subscribed();
+    }
+
+    /// Receives and sends until one side ends it. `None`: there is nobody left to be told.
+    async fn talk(&mut self, socket: &mut Socket) -> Option<Ending> {
+        let mut pings = interval(self.shared.patience.ping);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        pings.tick().await;
+        let mut heard = true;
+        loop {
+            tokio::select! {
+                message = next_message(socket) => match self.judge(socket, message) {
+                    Ok(Some(message)) => {
+                        heard = true;
+                        if let Message::Text(text) = message {
+                            let answers = self.handle(text.as_str());
+                            drop(text);
+                            for answer in answers {
+                                if !self.send(socket, answer).await {
+                                    return None;
+                                }
+                            }
+                        }
+                    }
+                    Ok(None) => return None,
+                    Err(ending) => return Some(ending),
+                },
+                Some(queued) = self.queue.recv() => {
+                    if !self.deliver(socket, queued).await {
+                        return None;
+                    }
+                }
+                _ = pings.tick() => {
+                    if !heard {
+                        return Some(Ending { error: None, code: CloseCode::Error, reason: "Ping timeout" });
+                    }
+                    heard = false;
+                    if timeout(self.shared.patience.write, socket.send(Message::Ping(Vec::new().into()))).await.is_err() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next(&self, socket: &mut Socket) -> Result<Option<Message>, Ending> {
+        let message = next_message(socket).await;
+        self.judge(socket, message)
+    }
+
+    /// What came: a message, the end (`None`), or something for which the connection is ended.
+    fn judge(&self, socket: &mut Socket, message: Option<Result<Message, WsError>>) -> Result<Option<Message>, Ending> {
+        let (code, reason, error) = match message {
+            None => return Ok(None),
+            Some(Ok(message @ Message::Text(_))) => {
+                socket.get_mut().settle();
+                return Ok(Some(message));
+            }
+            Some(Ok(message @ (Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)))) => {
+                socket.get_mut().settle_control(message.len());
+                return Ok(Some(message));
+            }
+            Some(Ok(Message::Binary(_))) => {
+                (CloseCode::Unsupported, "text frames only", "a binary frame, where only text is understood".to_owned())
+            }
+            Some(Err(error @ WsError::Capacity(_))) => (CloseCode::Size, "message too long", error.to_string()),
+            Some(Err(error @ WsError::Utf8(_))) => (CloseCode::Invalid, "text is not UTF-8", error.to_string()),
+            Some(Err(WsError::Io(error))) if error.kind() == io::ErrorKind::TimedOut => {
+                (CloseCode::Policy, "message too slow", "a whole message did not come in time".to_owned())
+            }
+            // The client is gone: no fault, and nobody to tell.
+            Some(Err(
+                WsError::Io(_)
+                | WsError::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake),
+            )) => return Ok(None),
+            Some(Err(error)) => (CloseCode::Protocol, "protocol error", error.to_string()),
+        };
+        self.reject(String::new(), error);
+        Err(Ending { error: None, code, reason })
+    }
+
+    fn reject(&self, event: String, error: String) {
+        tracing::debug!(connection = self.id, event, error, "bad input over WebSocket");
+        self.agent.malformed(self.source.clone(), event, error);
+    }
+
+    /// What the client published. Gives back what it is to be told at once.
+    fn handle(&self, text: &str) -> Vec<Utf8Bytes> {
+        let (topic, data) = match json::read_message(text.as_bytes(), &limits()) {
+            Ok(json::Message::Data { topic, data }) => (topic, data),
+            Ok(json::Message::Ack { .. } | json::Message::Error { .. }) => {
+                return vec![self.error(ErrorCode::DeserializationFailed, String::new(), "no data message".to_owned())];
+            }
+            Err(error) => {
+                return vec![self.error(ErrorCode::DeserializationFailed, String::new(), error.context())];
+            }
+        };
+        let Some((dialect, _)) = self.shared.topics.iter().find(|(_, ours)| *ours == topic) else {
+            let context =
+                format!("nobody listens on {:?} here; this is the agent of {}", clip(&topic), self.shared.instance);
+            return vec![self.error(ErrorCode::BrokerError, String::new(), context)];
+        };
+        self.handle_data(*dialect, &topic, data)
+    }
+
+    fn handle_data(&self, dialect: Dialect, topic: &str, data: Data) -> Vec<Utf8Bytes> {
+        let mut answers = Vec::new();
+        for event in unpack(data).events {
+            match event {
+                Ok(event) => answers.extend(self.handle_event(dialect, topic, &event)),
+                Err(error) => answers.push(self.no_event(String::new(), &error.to_string())),
+            }
+        }
+        answers
+    }
+
+    fn handle_event(&self, of_topic: Dialect, topic: &str, event: &Event) -> Vec<Utf8Bytes> {
+        match dialect::decode(event) {
+            Ok(Decoded::Request { dialect, .. }) if dialect != of_topic => {
+                let right = self.shared.topic(dialect).unwrap_or_default();
+                vec![self.no_event(event.name.clone(), &format!("{} belongs on the topic {right}", event.name))]
+            }
+            Ok(Decoded::Request { dialect, reqid, request }) => self.request(dialect, reqid, request),
+            // What agents and nodes say is said here, too, and is not meant for an agent.
+            Ok(Decoded::Response { .. } | Decoded::Notification { .. } | Decoded::Node(_)) => {
+                tracing::debug!(connection = self.id, event = event.name, topic, "an event that asks for nothing");
+                Vec::new()
+            }
+            Err(rejection) => self.rejected(of_topic, event, &rejection),
+        }
+    }
+
+    /// Hands a request to the agent; what is returned says at once why it was not taken.
+    fn request(&self, dialect: Dialect, reqid: ReqId, request: Request) -> Vec<Utf8Bytes> {
+        let route = Route { connection: self.id, call: self.shared.calls.fetch_add(1, Ordering::Relaxed) };
+        let asked = Asked { dialect, reqid: reqid.clone(), response_event: request.response_event() };
+        {
+            let mut connections = self.shared.connections();
+            // Cut in the meantime: nothing is sent back any more, and nothing was taken in.
+            let Some(connection) = connections.get_mut(&self.id) else { return Vec::new() };
+            if connection.pending.len() >= PENDING_LIMIT {
+                let response = failed(&self.shared.instance, &asked, "busy: too many requests of this connection wait");
+                return self.shared.response(dialect, &response).map(|(_, text)| text).into_iter().collect();
+            }
+            connection.pending.insert(route.call, asked);
+        }
+        let source = self.source.clone();
+        let incoming = Incoming { reqid, request, dialect, source, route: Some(route), timeout_ms: None };
+        if let Err(Refusal { reason }) = self.agent.request(incoming) {
+            let handle = Handle { shared: Arc::clone(&self.shared) };
+            handle.refuse(route, &reason);
+        }
+        Vec::new()
+    }
+
+    /// An event that cannot be understood: an error for its sender, and a failed response if it was a request with a
+    /// readable reqid.
+    fn rejected(&self, dialect: Dialect, event: &Event, rejection: &Rejection) -> Vec<Utf8Bytes> {
+        let mut answers = vec![self.no_event(event.name.chars().take(128).collect(), &rejection.to_string())];
+        if rejection.dialect == Some(dialect)
+            && let Some(response) = rejection.response(self.shared.instance.as_str())
+            && let Some((topic, text)) = self.shared.response(dialect, &response)
+            && self.shared.connections().get(&self.id).is_some_and(|connection| connection.wants(topic))
+        {
+            answers.push(text);
+        }
+        answers
+    }
+
+    fn no_event(&self, event: String, error: &str) -> Utf8Bytes {
+        // Zeek's words, then ours.
+        self.error(ErrorCode::DeserializationFailed, event, format!("failed to create Zeek event: {error}"))
+    }
+
+    fn error(&self, code: ErrorCode, event: String, context: String) -> Utf8Bytes {
+        let text = json::write_error(code, &context).into();
+        self.reject(event, context);
+        text
+    }
+
+    async fn deliver(&self, socket: &mut Socket, queued: Queued) -> bool {
+        let Queued { text, share, route } = queued;
+        let sent = self.send(socket, text).await;
+        drop(share);
+        if let (true, Some(route)) = (sent, route) {
+            self.agent.delivered(route);
+        }
+        sent
+    }
+
+    /// Sends and waits until the kernel has it. `false`: the connection is over.
+    async fn send(&self, socket: &mut Socket, text: Utf8Bytes) -> bool {
+        match timeout(self.shared.patience.write, socket.send(Message::Text(text))).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(connection = self.id, %error, "WebSocket connection lost");
+                false
+            }
+            Err(_) => {
+                tracing::warn!(connection = self.id, "WebSocket connection cut: its client does not read");
+                false
+            }
+        }
+    }
+
+    /// Gives the client what is queued for it, in the time there is for it.
+    async fn flush(&mut self, socket: &mut Socket) {
+        let patience = self.shared.patience.flush;
+        let all = async {
+            while let Ok(queued) = self.queue.try_recv() {
+                if !self.deliver(socket, queued).await {
+                    break;
+                }
+            }
+        };
+        // What did not go in time is sent again by the next start.
+        let _ = timeout(patience, all).await;
+    }
+
+    /// Tells the client why, and reads what it still sends until it has seen that: data left unread would make the
+    /// kernel reset the connection, and with it what we said.
+    async fn end(&self, mut socket: Socket, ending: Ending) {
+        tracing::debug!(connection = self.id, reason = ending.reason, "WebSocket connection ended");
+        let farewell = async {
+            if let Some((code, context)) = &ending.error {
+                socket.send(Message::Text(json::write_error(*code, context).into())).await?;
+            }
+            socket.close(Some(CloseFrame { code: ending.code, reason: ending.reason.into() })).await
+        };
+        if let Ok(Ok(())) = timeout(self.shared.patience.flush, farewell).await {
+            let tcp = socket.get_mut().tcp();
+            let mut waste = [0; BUFFER];
+            let all = async { while tcp.read(&mut waste).await.is_ok_and(|read| read > 0) {} };
+            // Who goes on sending is cut off.
+            let _ = timeout(self.shared.patience.flush, all).await;
+        }
+    }
+}
+
+async fn next_message(socket: &mut Socket) -> Option<Result<Message, WsError>> {
+    socket.next().await
+}
+
+fn limits() -> Limits {
+    Limits { bytes: MESSAGE_LIMIT, ..Limits::default() }
+}
+
+/// A peer's text, for a message.
+fn clip(text: &str) -> String {
+    text.chars().take(128).collect()
+}
+
+/// Looks at the request for the upgrade. A browser is turned away: any page it shows could otherwise drive the agent.
+struct Upgrading<'a> {
+    objection: &'a mut Objection,
+}
+
+impl Callback for Upgrading<'_> {
+    fn on_request(self, head: &Head, response: Upgrade) -> Result<Upgrade, ErrorResponse> {
+        if let Err(problem) = check_origin(head.headers()) {
+            let mut refusal = ErrorResponse::new(Some(problem));
+            *refusal.status_mut() = StatusCode::FORBIDDEN;
+            return Err(refusal);
+        }
+        let path = head.uri().path();
+        let name = head.headers().get("X-Application-Name");
+        if path != PATH {
+            *self.objection =
+                Some((ErrorCode::InvalidUri, format!("nothing at {:?}; the API is at {PATH}", clip(path))));
+        } else if name.is_some_and(|name| !is_application_name(name.as_bytes())) {
+            let context = "X-Application-Name is not made of letters, digits and -/_.=:*@".to_owned();
+            *self.objection = Some((ErrorCode::InvalidApplicationName, context));
+        }
+        Ok(response)
+    }
+}
+
+fn is_application_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-/_.=:*@".contains(byte))
+}
+
+/// Programs send no `Origin`, or the address they connect to. What a browser sends is the site whose page connects.
+fn check_origin(headers: &HeaderMap) -> Result<(), String> {
+    let Some(origin) = headers.get("Origin") else { return Ok(()) };
+    let text = |value: &[u8]| String::from_utf8_lossy(value).to_ascii_lowercase();
+    let origin = text(origin.as_bytes());
+    let site = origin.split_once("://").map_or("", |(_, site)| site);
+    let host = headers.get("Host").map(|host| text(host.as_bytes())).unwrap_or_default();
+    // A name could be made to lead here by whoever owns it.
+    let name = site.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let name = name.map_or(site, |(name, _)| name);
+    let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    if site == host && (is_address || name == "localhost") {
+        return Ok(());
+    }
+    Err(format!("connections from web pages ({}) are not accepted", clip(&origin)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(origin: &str, host: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert("Host", host.parse().unwrap());
+        headers.insert("Origin", origin.parse().unwrap());
+        check_origin(&headers).is_ok()
+    }
+
+    #[test]
+    fn web_pages_are_turned_away_and_programs_are_not() {
+        assert!(check_origin(&HeaderMap::new()).is_ok());
+        assert!(origin("http://127.0.0.1:2151", "127.0.0.1:2151"));
+        assert!(origin("http://[::1]:2151", "[::1]:2151"));
+        assert!(origin("http://localhost:2151", "localhost:2151"));
+        for (site, host) in [
+            ("https://evil.example", "127.0.0.1:2151"),
+            ("http://evil.example:2151", "evil.example:2151"),
+            ("http://127.0.0.1:80", "127.0.0.1:2151"),
+            ("null", "127.0.0.1:2151"),
+            ("null", ""),
+        ] {
+            assert!(!origin(site, host), "{site}");
+        }
+    }
+
+    #[test]
+    fn application_names_are_zeeks() {
+        assert!(is_application_name(b"my-app/1.0_x=y:z*@host"));
+        for bad in [&b""[..], b"a b", b"a;b", "ä".as_bytes()] {
+            assert!(!is_application_name(bad));
+        }
+    }
+}

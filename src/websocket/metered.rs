@@ -1,0 +1,125 @@
+//! A connection's bytes, counted: large messages come out of one budget for all connections, and none may take long.
+//!
+//! The WebSocket layer keeps what has come of a message until it is whole. This is what bounds it: by a limit on the
+//! request's head, by a share of the budget for each [`STEP`] beyond the first, and by a deadline from a message's first
+//! byte to its last.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::PollSemaphore;
+
+/// What a message may have without a share of the budget, and the size of a share.
+const STEP: usize = 64 << 10;
+/// The most that the head of the HTTP request may have.
+const HEAD_LIMIT: usize = 16 << 10;
+/// What a control frame of a client has beside its payload.
+const CONTROL_HEADER: usize = 6;
+
+pub(super) struct Metered {
+    tcp: TcpStream,
+    budget: PollSemaphore,
+    shares: Option<OwnedSemaphorePermit>,
+    /// Bytes of the message that is being received.
+    unfinished: usize,
+    deadline: Option<Pin<Box<Sleep>>>,
+    patience: Duration,
+    in_head: bool,
+}
+
+/// The budget for this many bytes.
+pub(super) fn budget(bytes: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(bytes / STEP))
+}
+
+impl Metered {
+    pub fn new(tcp: TcpStream, budget: Arc<Semaphore>, patience: Duration) -> Self {
+        Self {
+            tcp,
+            budget: PollSemaphore::new(budget),
+            shares: None,
+            unfinished: 0,
+            deadline: None,
+            patience,
+            in_head: true,
+        }
+    }
+
+    /// The head, or a message with data, is whole.
+    pub fn settle(&mut self) {
+        self.in_head = false;
+        self.unfinished = 0;
+        self.deadline = None;
+        self.shares = None;
+    }
+
+    /// A control frame was taken. It may have come between the parts of a message, which stays unfinished.
+    pub fn settle_control(&mut self, payload: usize) {
+        self.unfinished = self.unfinished.saturating_sub(payload + CONTROL_HEADER);
+        if self.unfinished == 0 {
+            self.settle();
+        }
+    }
+
+    /// The connection itself, for what comes after the last message.
+    pub fn tcp(&mut self) -> &mut TcpStream {
+        &mut self.tcp
+    }
+
+    fn shares_needed(&self) -> bool {
+        let held = self.shares.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        self.unfinished >= STEP * (held + 1)
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if let Some(deadline) = &mut this.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if this.in_head && this.unfinished > HEAD_LIMIT {
+            return Poll::Ready(Err(io::Error::other("the head of the request is too long")));
+        }
+        while this.shares_needed() {
+            let Some(share) = ready!(this.budget.poll_acquire(cx)) else {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            };
+            match &mut this.shares {
+                Some(shares) => shares.merge(share),
+                None => this.shares = Some(share),
+            }
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
+        this.unfinished += buf.filled().len().saturating_sub(before);
+        if this.deadline.is_none() {
+            this.deadline = Some(Box::pin(sleep(this.patience)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}

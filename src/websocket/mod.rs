@@ -1,0 +1,15 @@
+//! Zeek's WebSocket API (`/v1/messages/json`), both ends: the agent's server and the client of the command line.
+//!
+//! Answers for connections, their limits and their topics. Leaves to others: the JSON (`broker::json`), the events
+//! (`dialect`), and what a request leads to.
+
+pub mod client;
+mod connection;
+mod metered;
+pub mod server;
+
+/// The path of the API.
+pub const PATH: &str = "/v1/messages/json";
+
+/// Bytes of one message. A request of 4 MiB in canonical form has more in JSON.
+pub const MESSAGE_LIMIT: usize = 8 << 20;
