@@ -306,7 +306,7 @@ fn a_torn_side_file_hides_nothing_but_a_lost_tail() {
 
 /// Damages one value under sled's own checksums, as a fault of memory would.
 fn rewrite(state_dir: &Path, key: &[u8], change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
-    let db = sled::open(state_dir.join("journal")).unwrap();
+    let db = open_sled(state_dir);
     let value = db.get(key).unwrap().unwrap().to_vec();
     db.insert(key, change(value)).unwrap();
     db.flush().unwrap();

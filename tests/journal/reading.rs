@@ -364,7 +364,7 @@ fn a_copy_is_read_whether_it_is_of_the_state_directory_or_of_the_journal() {
 
 /// Changes rows under sled's own checksums.
 fn tamper(state_dir: &Path, change: impl FnOnce(&sled::Db)) {
-    let db = sled::open(state_dir.join("journal")).unwrap();
+    let db = open_sled(state_dir);
     change(&db);
     db.flush().unwrap();
 }

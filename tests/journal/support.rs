@@ -363,3 +363,17 @@ pub fn all_rows(filter: &Filter, page: impl Fn(&Filter, Option<Seq>) -> Page) ->
         }
     }
 }
+
+/// The database itself. sled lets go of its lock on threads of its own, some time after the last handle is dropped.
+pub fn open_sled(state_dir: &Path) -> sled::Db {
+    let begun = std::time::Instant::now();
+    loop {
+        match sled::open(state_dir.join("journal")) {
+            Ok(db) => return db,
+            Err(sled::Error::Io(error)) if error.to_string().contains("lock") && begun.elapsed().as_secs() < 10 => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
