@@ -44,7 +44,7 @@ use crate::api::launch::{Program, Readiness};
 use crate::api::status::NodeState;
 use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
-use crate::journal::entry::{Digest, Entry, Known, Numbered, Record, Recovered, Sealed};
+use crate::journal::entry::{Digest, Entry, Known, Life, Numbered, Record, Recovered, Sealed};
 
 use decision::{Decision, Note};
 use seen::{Place, Seen, Unsent, Waiting};
@@ -197,9 +197,14 @@ impl Lifecycle {
             Input::Found { finding: Finding::Absent | Finding::Unprovable { .. }, .. }
             | Input::Request { .. }
             | Input::Malformed { .. }
-            | Input::CheckedIn { .. }
             | Input::Tick
             | Input::Stop { .. } => {}
+            // It may say so before its start is known here; what that leads to waits for it.
+            Input::CheckedIn { node } => {
+                if self.durable.nodes.get(node).is_some_and(|record| record.life == Life::Intended) {
+                    self.seen.node(node).checked_in = true;
+                }
+            }
             Input::Outputs { outputs } => {
                 for (node, outputs) in outputs {
                     self.seen.node(node).outputs = Some(outputs.clone());

@@ -61,6 +61,7 @@ impl Lifecycle {
                     node.place = Place::Clear;
                     node.silent = false;
                     node.overdue = false;
+                    node.checked_in = false;
                 }
                 node.outputs = (!asked).then(|| NodeOutputs { stdout: stdout.clone(), stderr: stderr.clone() });
             }
@@ -256,9 +257,11 @@ impl Lifecycle {
             );
         }
         let Life::Up { since, ready: false, .. } = &record.life else { return None };
-        if let Readiness::Alive { after_ms } = record.spec.0.readiness
-            && wake.due(since.plus_ms(after_ms))
-        {
+        let has_lived = match record.spec.0.readiness {
+            Readiness::Alive { after_ms } => wake.due(since.plus_ms(after_ms)),
+            Readiness::Checkin => false,
+        };
+        if node.checked_in || has_lived {
             return Some(Decision::default().entry(Entry::NodeReady { node: name.clone(), incarnation }));
         }
         let timeout_ms = self.options.ready_timeout_ms;

@@ -57,6 +57,8 @@ pub(super) struct NodeSeen {
     /// Its shim does not answer.
     pub silent: bool,
     pub overdue: bool,
+    /// It checked in before its start was known.
+    pub checked_in: bool,
     /// Found running when the agent started.
     pub was_adopted: bool,
     /// Its turn to start came then.
@@ -74,6 +76,7 @@ impl Default for NodeSeen {
             blocked: None,
             silent: false,
             overdue: false,
+            checked_in: false,
             was_adopted: false,
             eligible: None,
             outputs: None,

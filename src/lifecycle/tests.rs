@@ -960,3 +960,17 @@ fn nodes_that_swap_their_ports_wait_for_each_other_to_end() {
     let effects = bench.report("x2", second, exited(ExitCause::Code(0)));
     assert_eq!(prepared(&effects), ["x1", "x2"]);
 }
+
+#[test]
+fn a_check_in_that_overtakes_the_start_is_not_lost() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    assert_eq!(prepared(&effects), ["w1"]);
+    let incarnation = bench.incarnation("w1").next();
+    bench.report("w1", incarnation, NodeHappening::Prepared);
+    assert!(responses(&bench.give(Input::CheckedIn { node: name("w1") })).is_empty(), "nothing runs yet");
+    let process = bench.process(17);
+    let effects = bench.report("w1", incarnation, NodeHappening::Started { process });
+    assert!(only_response(&effects).success());
+    assert_eq!(bench.state("w1"), NodeState::Running);
+}
