@@ -129,11 +129,16 @@ fn check(state_dir: &Path, memory: &MemoryJournal<u64>, what: &str) -> Condition
         }
     }
     // It works on, and until it does, each start says the same.
-    let last = recovered.last;
     drop((journal, reader));
     let again = open(state_dir);
-    assert_eq!(again.condition, condition, "{what}: the second start says something else");
-    assert_eq!(again.recovered, recovered, "{what}");
+    if again.condition == condition {
+        assert_eq!(again.recovered, recovered, "{what}");
+    } else {
+        // sled may come upon what a cut left of its log only when it opens the file once more: then it is salvaged.
+        let told = matches!(again.condition, Condition::Salvaged { .. }) && !condition.is_whole();
+        assert!(told, "{what}: the second start says {:?} after {condition:?}", again.condition);
+    }
+    let last = again.recovered.last;
     journal = again.journal;
     let entry =
         Numbered { seq: last.next(), at: Timestamp(EPOCH), entry: Entry::HoldEntered { reason: what.to_owned() } };
