@@ -90,39 +90,61 @@ fn a_shim_is_spawned_after_its_intent_is_synced() {
     assert!(synced.len() >= 4, "{} syncs before the first spawn:\n{}", synced.len(), lines[..=first_spawn].join("\n"));
 }
 
-#[test]
-fn a_forged_status_file_leads_to_no_signal() {
-    let mut host = Host::new();
+/// Rewrites a shim's status file, checksum and all, so that it names another process.
+fn forge_status(path: &std::path::Path, node: u32, victim: u32, boot_id: Option<&str>) {
+    const HEADER: usize = 16;
+    const CHECKSUM: usize = 32;
+    let bytes = fs::read(path).unwrap();
+    let body = &bytes[HEADER..bytes.len() - CHECKSUM];
+    let mut status: serde_json::Value = rmp_serde::from_slice(body).unwrap();
+    assert_eq!(status["process"]["pid"], node, "what is forged is what names the process: {status}");
+    status["process"]["pid"] = victim.into();
+    if let Some(boot_id) = boot_id {
+        status["process"]["boot_id"] = boot_id.into();
+    }
+    let body = rmp_serde::to_vec_named(&status).unwrap();
+    let mut forged = bytes[..HEADER - 4].to_vec();
+    forged.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
+    forged.extend(body);
+    let checksum = blake3::hash(&forged);
+    forged.extend(checksum.as_bytes());
+    fs::write(path, forged).unwrap();
+}
+
+/// The pid is a process of the test; its start time, and perhaps the boot, are not.
+fn a_forged_status_leads_to_no_signal(boot_id: Option<&str>) {
+    let host = Host::new();
     let victim = Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().unwrap();
     let victim = Agent { child: victim };
     let agent = host.start();
-    assert!(host.ask("r", set(cluster(&[("w1", "SIM_UNUSED = 1")]))).results.iter().all(|result| result.success));
-    let run = host.state_dir().join("run/w1");
-    agent.kill();
+    let response = host.ask("r", set(cluster(&[("w1", "")])));
+    assert!(response.success(), "{}", errors(&response));
+    let node = host.pids()["w1"];
     let shim = host.shim_of("w1");
-    // What the shim wrote about its node now names a process of the test, as an attacker or a reused pid would have it.
-    let node = host.node_processes("w1")[0];
-    for file in ["launch", "status"] {
-        let path = run.join(file);
-        let Ok(mut bytes) = fs::read(&path) else { continue };
-        let (old, new) = (node.to_be_bytes(), victim.pid().to_be_bytes());
-        for at in 0..bytes.len().saturating_sub(4) {
-            if bytes[at..at + 4] == old {
-                bytes[at..at + 4].copy_from_slice(&new);
-            }
-        }
-        fs::write(&path, bytes).unwrap();
-    }
+    agent.kill();
     crate::support::kill(shim, Signal::KILL, Some(&format!("ZCA_STATE_DIR={}", host.state_dir().display())));
-    host.set("ZCA_LOG_LEVEL", "debug");
-    let (agent, trace) = start_traced(&host, "kill,tkill,tgkill,pidfd_send_signal,pidfd_open,rt_sigqueueinfo");
+    eventually("shim and node to be gone", || (!is_alive(shim) && !is_alive(node)).then_some(()));
+    forge_status(&host.state_dir().join("run/w1/status"), node, victim.pid(), boot_id);
+    let (agent, trace) = start_traced(&host, "kill,tkill,tgkill,pidfd_send_signal,rt_sigqueueinfo,pidfd_open");
     host.wait_all_running(1);
+    assert_ne!(host.pids()["w1"], node);
     stop_traced(&host, agent);
     let text = fs::read_to_string(trace).unwrap();
+    let wanted = victim.pid().to_string();
+    // One through a pidfd may not name the pid: that one shows in whether the process lives.
     let signals = ["kill(", "tkill(", "tgkill(", "pidfd_send_signal(", "rt_sigqueueinfo("];
-    let wanted = format!("{}", victim.pid());
     for line in text.lines().filter(|line| signals.iter().any(|call| line.contains(call))) {
         assert!(!line.contains(&wanted), "a signal to the test's process {wanted}: {line}");
     }
     assert!(is_alive(victim.pid()));
+}
+
+#[test]
+fn a_forged_status_with_a_wrong_start_time_leads_to_no_signal() {
+    a_forged_status_leads_to_no_signal(None);
+}
+
+#[test]
+fn a_forged_status_of_another_boot_leads_to_no_signal() {
+    a_forged_status_leads_to_no_signal(Some("0b5c2a5e-0000-4000-8000-000000000000"));
 }
