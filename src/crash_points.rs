@@ -7,6 +7,7 @@
 //!   only where it concerns that node.
 //! - `ZCA_CRASH_ONCE=file`: die only if the file does not exist, and create it first. So one variable in the
 //!   environment of agent and shims alike makes for one crash in all.
+//! - `ZCA_SKIP_SYNC=1`: commits return without fdatasync, so that the test of power cuts can show that it sees this.
 
 /// Marks a place. The second argument is the name of the node concerned, as text.
 #[macro_export]
@@ -23,8 +24,14 @@ macro_rules! crash_point {
 #[inline(always)]
 pub fn pass(_name: &str, _node: Option<&str>) {}
 
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn skips_sync() -> bool {
+    false
+}
+
 #[cfg(feature = "crash-points")]
-pub use enabled::pass;
+pub use enabled::{pass, skips_sync};
 
 #[cfg(feature = "crash-points")]
 mod enabled {
@@ -65,6 +72,12 @@ mod enabled {
         plan.name == name
             && (plan.node.is_none() || plan.node.as_deref() == node)
             && plan.left.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
+    /// Whether commits are to be made without fdatasync.
+    pub fn skips_sync() -> bool {
+        static SKIPS: OnceLock<bool> = OnceLock::new();
+        *SKIPS.get_or_init(|| std::env::var_os("ZCA_SKIP_SYNC").is_some())
     }
 
     /// Passes the place `name`; see the module.

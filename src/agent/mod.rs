@@ -8,7 +8,7 @@ mod door;
 mod driver;
 mod effects;
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -528,7 +528,13 @@ async fn blocking<T: Send + 'static>(
 /// socket in it.
 fn make_state_dir(dir: &Path, group: Option<u32>) -> Result<(), Error> {
     let failed = |source| Error::StateDir { dir: dir.display().to_string(), source };
+    let made: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    // A directory that a power cut takes away takes with it what was durable inside.
+    for parent in made.into_iter().filter_map(Path::parent) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
+    }
     if let Some(group) = group {
         std::os::unix::fs::chown(dir, None, Some(group)).map_err(failed)?;
         std::fs::set_permissions(dir, Permissions::from_mode(0o710)).map_err(failed)?;
