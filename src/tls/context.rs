@@ -12,7 +12,7 @@ use super::files::{self, Error};
 use super::{BrokerMode, BrokerOptions, ClientOptions, ServerOptions};
 
 /// For both roles, or for a server's.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Context {
     pub(super) ssl: SslContext,
 }
