@@ -4,7 +4,7 @@
 //! of the topics it wants, compared byte for byte; it is answered with an ack. After that it publishes events, and gets
 //! what the agent publishes. Nothing is passed on from client to client: this is an agent, not a broker.
 //!
-//! What is sent to whom, and what an event leads to, is the [`hub`](crate::hub)'s affair.
+//! What is sent to whom, and what an event leads to, is the [`hub`]'s affair.
 //!
 //! What a client does wrong costs its own connection at most. One that does not read is cut when its queue is full, so the
 //! agent never waits for anybody. Memory is bounded by the number of connections, by each queue's bytes, and by one budget
