@@ -167,14 +167,14 @@ impl<A: Agent> Client<A> {
             Err(error) => return Some((socket, Some(self.no_subscription(error.to_string())))),
         };
         drop(text);
-        let ack = json::write_ack(&self.shared.hub.options().endpoint, env!("CARGO_PKG_VERSION"));
-        // The ack goes first, so that the client knows from when on it receives.
-        if !self.send(&mut socket, ack.into()).await {
-            return None;
-        }
+        // What it receives from here on is queued, and goes out behind the ack: who has the ack misses nothing.
         self.shared.hub.subscribe(self.id, Filter::new(topics));
         self.is_subscribed = true;
         self.agent.subscribed();
+        let ack = json::write_ack(&self.shared.hub.options().endpoint, env!("CARGO_PKG_VERSION"));
+        if !self.send(&mut socket, ack.into()).await {
+            return None;
+        }
         Some((socket, None))
     }
 
