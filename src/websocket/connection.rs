@@ -28,6 +28,7 @@ use crate::broker::json::{self, ErrorCode, Limits};
 use crate::broker::wire::Filter;
 use crate::hub::intake::Publisher;
 use crate::hub::{Agent, Direction, Place, Queued};
+use crate::telemetry::seldom::Seldom;
 use crate::tls;
 
 /// The prefixes of one subscription, and the bytes of each.
@@ -62,7 +63,13 @@ type Socket = WebSocketStream<Metered>;
 
 impl<A: Agent> Client<A> {
     /// Gives a connection its place. When all are taken, the oldest that has not subscribed yet loses its own.
-    pub fn register(shared: &Arc<Shared>, agent: &Arc<A>, tcp: &TcpStream, peer: SocketAddr) -> Option<Self> {
+    pub fn register(
+        shared: &Arc<Shared>,
+        agent: &Arc<A>,
+        tcp: &TcpStream,
+        peer: SocketAddr,
+        turned_away: &mut Seldom,
+    ) -> Option<Self> {
         let host = match tcp.local_addr() {
             Ok(local) => local.ip(),
             Err(error) => {
@@ -71,7 +78,7 @@ impl<A: Agent> Client<A> {
             }
         };
         let Some(place) = shared.hub.register(Direction::Accepted, host) else {
-            turn_away(tcp, shared.tls.is_some());
+            turn_away(tcp, shared.tls.is_some(), turned_away);
             return None;
         };
         let source = Source { transport: "websocket".to_owned(), peer: format!("{} port={}", peer.ip(), peer.port()) };

@@ -2,11 +2,12 @@
 //! what happens to clients that send nonsense, too much, or nothing.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::Instant;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request as Head;
@@ -441,6 +442,54 @@ fn idle_connections_and_clients_that_never_read_keep_nobody_out() {
     println!("the agent's peak memory with {} idle connections: {peak} KiB", idle.len());
     assert!(peak < 512 << 10, "{peak} KiB");
     drop(idle);
+}
+
+#[test]
+fn a_full_house_says_so_and_serves_those_in_it() {
+    let host = host();
+    let agent = host.start();
+    let address = address(&host, 1);
+    let mut inside: Vec<Ws> = (0..256).map(|_| Ws::connect(address, &BOTH)).collect();
+
+    // Whatever it would have asked for.
+    let mut turned_away = 0;
+    for _ in 0..20 {
+        let mut said = String::new();
+        let mut late = TcpStream::connect(address).unwrap();
+        late.set_read_timeout(Some(PATIENCE)).unwrap();
+        late.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{said:?}");
+        turned_away += 1;
+    }
+    let asked = host.command(&["request", "get-nodes", "--via", &format!("ws://{address}")]).output().unwrap();
+    assert_eq!(asked.status.code(), Some(3), "{asked:?}");
+    turned_away += 1;
+
+    let first = &mut inside[0];
+    first.ask(Dialect::Management, "inside", &Request::GetNodes {});
+    assert!(first.response("inside").2.success());
+    drop(inside.pop());
+    let mut late = eventually("the place of one who left", || {
+        let upgraded = Ws::upgrade(address, "/v1/messages/json", &[]).ok();
+        turned_away += u64::from(upgraded.is_none());
+        upgraded
+    });
+    late.send(&json::write_subscriptions(&BOTH));
+    late.ask(Dialect::Management, "late", &Request::GetNodes {});
+    assert!(late.response("late").2.success());
+
+    // Nobody can fill the log, and nobody is left out of the count.
+    drop((inside, late));
+    agent.signal(Signal::TERM);
+    assert!(agent.wait().success());
+    let log = host.read_log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("turned away")).collect();
+    assert!(lines.len() <= 3, "{lines:?}");
+    let counted = lines.iter().map(|line| match line.split_once(" more WebSocket connections") {
+        Some((before, _)) => before.split_whitespace().next_back().unwrap().parse::<u64>().unwrap(),
+        None => line.matches("WebSocket connection turned away: 256 are open").count() as u64,
+    });
+    assert_eq!(counted.sum::<u64>(), turned_away, "{lines:?}");
 }
 
 #[test]
