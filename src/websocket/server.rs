@@ -219,3 +219,6 @@ fn say_how_many(turned_away: &mut Seldom) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -445,6 +445,45 @@ fn idle_connections_and_clients_that_never_read_keep_nobody_out() {
 }
 
 #[test]
+fn a_hundred_megabytes_are_refused_while_they_come() {
+    let host = host();
+    let agent = host.start();
+    let address = address(&host, 1);
+    let mut good = Ws::connect(address, &BOTH);
+    good.ask(Dialect::Management, "before", &Request::GetNodes {});
+    assert!(good.response("before").2.success());
+    let before = peak_kib(agent.pid());
+
+    const PART: usize = 1 << 20;
+    let one_frame = [&[0x81, 0xff][..], &(100_u64 << 20).to_be_bytes(), &[0; 4]].concat();
+    let part = |first: u8| [&[first, 0xff][..], &(PART as u64).to_be_bytes(), &[0; 4]].concat();
+    for (what, first, next) in [("one frame", one_frame, Vec::new()), ("a hundred frames", part(0x01), part(0x00))] {
+        let mut ws = Ws::connect(address, &[]);
+        let mut stream = ws.socket.get_ref().try_clone().unwrap();
+        let sender = std::thread::spawn(move || {
+            let payload = vec![b'a'; PART];
+            let (mut header, mut sent) = (first, 0_usize);
+            // Refused, it may be cut off before its end.
+            while sent < 100 * PART && stream.write_all(&header).and_then(|()| stream.write_all(&payload)).is_ok() {
+                header.clone_from(&next);
+                sent += PART;
+            }
+            sent
+        });
+        assert_eq!(ws.close_code(), 1009, "{what}");
+        good.ask(Dialect::Management, what, &Request::GetNodes {});
+        assert!(good.response(what).2.success(), "{what}");
+        let sent = sender.join().unwrap();
+        // More than a message may have, so the refusal is of what came, too.
+        assert!(sent > 16 * PART, "{what}: {sent} bytes");
+        let peak = peak_kib(agent.pid());
+        println!("{what}: {} MiB sent; the agent's peak memory {before} KiB before, {peak} KiB after", sent / PART);
+        assert!(peak < before + (48 << 10), "{what}: {before} KiB before, {peak} KiB after");
+    }
+    host.verify();
+}
+
+#[test]
 fn a_full_house_says_so_and_serves_those_in_it() {
     let host = host();
     let agent = host.start();
@@ -490,6 +529,16 @@ fn a_full_house_says_so_and_serves_those_in_it() {
         None => line.matches("WebSocket connection turned away: 256 are open").count() as u64,
     });
     assert_eq!(counted.sum::<u64>(), turned_away, "{lines:?}");
+}
+
+#[test]
+fn an_agent_that_stops_says_that_it_goes() {
+    let host = host();
+    let agent = host.start();
+    let mut ws = Ws::connect(address(&host, 1), &BOTH);
+    agent.signal(Signal::TERM);
+    assert_eq!(ws.close_code(), 1001);
+    assert!(agent.wait().success());
 }
 
 #[test]
