@@ -9,6 +9,7 @@ mod crash;
 mod failures;
 mod limits;
 mod order;
+mod peers;
 mod requests;
 mod support;
 mod websocket;
