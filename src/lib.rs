@@ -11,6 +11,7 @@ pub mod cluster_file;
 pub mod control;
 pub mod crash_points;
 pub mod dialect;
+pub mod hub;
 pub mod journal;
 pub mod lifecycle;
 pub mod settings;

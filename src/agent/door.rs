@@ -14,6 +14,7 @@ use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
 use crate::control::message::{self, LogChunk, LogQuery, REQUEST_LIMIT};
 use crate::control::server::{self, Credentials, Refusal};
+use crate::hub;
 use crate::journal::{Journal, Reader};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::supervisor;
@@ -170,16 +171,16 @@ impl server::Agent for Door {
     }
 }
 
-impl websocket::server::Agent for Door {
-    fn request(&self, incoming: Incoming) -> Result<(), websocket::server::Refusal> {
+impl hub::Agent for Door {
+    fn request(&self, incoming: Incoming) -> Result<(), hub::Refusal> {
         let size = message::request_size(&incoming.request);
         if size > REQUEST_LIMIT {
             let reason = format!("the request has {size} bytes, {REQUEST_LIMIT} is the most");
             let event = incoming.request.event().to_owned();
             server::Agent::malformed(self, incoming.source, event, reason.clone());
-            return Err(websocket::server::Refusal { reason });
+            return Err(hub::Refusal { reason });
         }
-        server::Agent::request(self, incoming).map_err(|Refusal { reason }| websocket::server::Refusal { reason })
+        server::Agent::request(self, incoming).map_err(|Refusal { reason }| hub::Refusal { reason })
     }
 
     fn malformed(&self, source: Source, event: String, error: String) {

@@ -1,15 +1,12 @@
 //! One connection of the server: upgrade, subscription, messages, end.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::tungstenite::handshake::server::{
     Callback, ErrorResponse, Request as Head, Response as Upgrade,
@@ -22,20 +19,14 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 use tokio_util::sync::CancellationToken;
 
 use super::metered::Metered;
-use super::server::{
-    Agent, Asked, CONNECTIONS_LIMIT, Connection, Handle, QUEUE_KIB, QUEUE_MESSAGES, Queued, Refusal, Shared, failed,
-    turn_away,
-};
+use super::server::{Shared, turn_away};
 use super::{MESSAGE_LIMIT, PATH};
-use crate::api::event::{Dialect, Incoming, Notification, Request, Route, Source};
-use crate::api::ids::ReqId;
-use crate::broker::data::Data;
+use crate::api::event::Source;
 use crate::broker::json::{self, ErrorCode, Limits};
-use crate::dialect::event::{Event, unpack};
-use crate::dialect::{self, Decoded, Rejection};
+use crate::broker::wire::Filter;
+use crate::hub::intake::Publisher;
+use crate::hub::{Agent, Direction, Place, Queued};
 
-/// Requests of one connection without an answer.
-const PENDING_LIMIT: usize = 1024;
 /// The prefixes of one subscription, and the bytes of each.
 const TOPICS_LIMIT: usize = 64;
 const TOPIC_LIMIT: usize = 512;
@@ -59,9 +50,7 @@ pub(super) struct Client<A: Agent> {
     shared: Arc<Shared>,
     agent: Arc<A>,
     source: Source,
-    host: IpAddr,
-    queue: mpsc::Receiver<Queued>,
-    cut: CancellationToken,
+    place: Place<Utf8Bytes>,
     /// The agent knows of this connection.
     is_subscribed: bool,
 }
@@ -78,50 +67,23 @@ impl<A: Agent> Client<A> {
                 return None;
             }
         };
-        let (sender, queue) = mpsc::channel(QUEUE_MESSAGES);
-        let cut = CancellationToken::new();
-        let connection = Connection {
-            queue: sender,
-            room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
-            cut: cut.clone(),
-            topics: None,
-            host,
-            pending: BTreeMap::new(),
+        let Some(place) = shared.hub.register(Direction::Accepted, host) else {
+            turn_away(tcp);
+            return None;
         };
-        let mut connections = shared.connections();
-        if connections.len() >= CONNECTIONS_LIMIT {
-            let idle = connections.iter().find(|(_, one)| one.topics.is_none()).map(|(id, _)| *id);
-            let Some(idle) = idle.and_then(|id| connections.remove(&id)) else {
-                drop(connections);
-                turn_away(tcp);
-                return None;
-            };
-            idle.cut.cancel();
-        }
-        let id = shared.ids.fetch_add(1, Ordering::Relaxed);
-        connections.insert(id, connection);
-        drop(connections);
         let source = Source { transport: "websocket".to_owned(), peer: format!("{} port={}", peer.ip(), peer.port()) };
-        Some(Self {
-            id,
-            shared: Arc::clone(shared),
-            agent: Arc::clone(agent),
-            source,
-            host,
-            queue,
-            cut,
-            is_subscribed: false,
-        })
+        let (shared, agent) = (Arc::clone(shared), Arc::clone(agent));
+        Some(Self { id: place.id, shared, agent, source, place, is_subscribed: false })
     }
 
     pub async fn serve(mut self, tcp: TcpStream, stop: CancellationToken) {
         tracing::debug!(connection = self.id, peer = self.source.peer, "WebSocket connection");
-        let cut = self.cut.clone();
+        let cut = self.place.cut.clone();
         tokio::select! {
             () = self.live(tcp, &stop) => {}
             () = cut.cancelled() => {}
         }
-        self.shared.connections().remove(&self.id);
+        self.shared.hub.forget(self.id);
         // Who never subscribed never asked for anything: connections that come and go cost the agent nothing.
         if self.is_subscribed {
             self.agent.disconnected(self.id);
@@ -149,18 +111,13 @@ impl<A: Agent> Client<A> {
                         Some(Ending { error: None, code: CloseCode::Away, reason: "Terminating" })
                     }
                 };
-                self.forget();
+                self.shared.hub.forget(self.id);
                 ending
             }
         };
         if let Some(ending) = ending {
             self.end(socket, ending).await;
         }
-    }
-
-    /// Nothing more is queued for this connection.
-    fn forget(&self) {
-        self.shared.connections().remove(&self.id);
     }
 
     /// The upgrade and the subscription. `None`: the connection is over.
@@ -182,7 +139,7 @@ impl<A: Agent> Client<A> {
         };
         socket.get_mut().settle();
         if let Some((code, context)) = objection {
-            self.reject(String::new(), context.clone());
+            self.reject(context.clone());
             let error = Some((code, context));
             return Some((socket, Some(Ending { error, code: CloseCode::Policy, reason: code.as_str() })));
         }
@@ -206,40 +163,21 @@ impl<A: Agent> Client<A> {
             Err(error) => return Some((socket, Some(self.no_subscription(error.to_string())))),
         };
         drop(text);
-        let ack = json::write_ack(&self.shared.endpoint, env!("CARGO_PKG_VERSION"));
+        let ack = json::write_ack(&self.shared.hub.options().endpoint, env!("CARGO_PKG_VERSION"));
         // The ack goes first, so that the client knows from when on it receives.
         if !self.send(&mut socket, ack.into()).await {
             return None;
         }
-        self.subscribe(topics);
+        self.shared.hub.subscribe(self.id, Filter::new(topics));
+        self.is_subscribed = true;
+        self.agent.subscribed();
         Some((socket, None))
     }
 
     fn no_subscription(&self, context: String) -> Ending {
-        self.reject(String::new(), context.clone());
+        self.reject(context.clone());
         let error = Some((ErrorCode::DeserializationFailed, context));
         Ending { error, code: CloseCode::Policy, reason: "no subscription" }
-    }
-
-    /// From here on the connection receives, beginning with a hello for each dialect in which it can be heard.
-    fn subscribe(&mut self, topics: Vec<String>) {
-        let shared = &self.shared;
-        let instance = shared.instance.to_string();
-        let hello = Notification::NotifyAgentHello { instance, api_version: dialect::API_VERSION };
-        {
-            let mut connections = shared.connections();
-            let Some(connection) = connections.get_mut(&self.id) else { return };
-            connection.topics = Some(topics);
-            for dialect in &shared.notify {
-                if let Some((topic, text)) = shared.notification(*dialect, &hello, self.host)
-                    && connection.wants(topic)
-                {
-                    connection.offer(self.id, &text, None);
-                }
-            }
-        }
-        self.is_subscribed = true;
-        self.agent.subscribed();
     }
 
     /// Receives and sends until one side ends it. `None`: there is nobody left to be told.
@@ -266,7 +204,7 @@ impl<A: Agent> Client<A> {
                     Ok(None) => return None,
                     Err(ending) => return Some(ending),
                 },
-                Some(queued) = self.queue.recv() => {
+                Some(queued) = self.place.queue.recv() => {
                     if !self.deliver(socket, queued).await {
                         return None;
                     }
@@ -316,13 +254,16 @@ impl<A: Agent> Client<A> {
             )) => return Ok(None),
             Some(Err(error)) => (CloseCode::Protocol, "protocol error", error.to_string()),
         };
-        self.reject(String::new(), error);
+        self.reject(error);
         Err(Ending { error: None, code, reason })
     }
 
-    fn reject(&self, event: String, error: String) {
-        tracing::debug!(connection = self.id, event, error, "bad input over WebSocket");
-        self.agent.malformed(self.source.clone(), event, error);
+    fn publisher(&self) -> Publisher<'_, A> {
+        Publisher { id: self.id, source: &self.source, agent: &self.agent }
+    }
+
+    fn reject(&self, error: String) {
+        self.publisher().reject(String::new(), error);
     }
 
     /// What the client published. Gives back what it is to be told at once.
@@ -330,98 +271,29 @@ impl<A: Agent> Client<A> {
         let (topic, data) = match json::read_message(text.as_bytes(), &limits()) {
             Ok(json::Message::Data { topic, data }) => (topic, data),
             Ok(json::Message::Ack { .. } | json::Message::Error { .. }) => {
-                return vec![self.error(ErrorCode::DeserializationFailed, String::new(), "no data message".to_owned())];
+                return vec![self.error(ErrorCode::DeserializationFailed, "no data message".to_owned())];
             }
             Err(error) => {
-                return vec![self.error(ErrorCode::DeserializationFailed, String::new(), error.context())];
+                return vec![self.error(ErrorCode::DeserializationFailed, error.context())];
             }
         };
-        let Some((dialect, _)) = self.shared.topics.iter().find(|(_, ours)| *ours == topic) else {
-            let context =
-                format!("nobody listens on {:?} here; this is the agent of {}", clip(&topic), self.shared.instance);
-            return vec![self.error(ErrorCode::BrokerError, String::new(), context)];
+        let Some(dialect) = self.shared.hub.dialect_of(&topic) else {
+            let agent = &self.shared.hub.options().instance;
+            let context = format!("nobody listens on {:?} here; this is the agent of {agent}", clip(&topic));
+            return vec![self.error(ErrorCode::BrokerError, context)];
         };
-        self.handle_data(*dialect, &topic, data)
+        self.shared.hub.take(&self.publisher(), dialect, data)
     }
 
-    fn handle_data(&self, dialect: Dialect, topic: &str, data: Data) -> Vec<Utf8Bytes> {
-        let mut answers = Vec::new();
-        for event in unpack(data).events {
-            match event {
-                Ok(event) => answers.extend(self.handle_event(dialect, topic, &event)),
-                Err(error) => answers.push(self.no_event(String::new(), &error.to_string())),
-            }
-        }
-        answers
-    }
-
-    fn handle_event(&self, of_topic: Dialect, topic: &str, event: &Event) -> Vec<Utf8Bytes> {
-        match dialect::decode(event) {
-            Ok(Decoded::Request { dialect, .. }) if dialect != of_topic => {
-                let right = self.shared.topic(dialect).unwrap_or_default();
-                vec![self.no_event(event.name.clone(), &format!("{} belongs on the topic {right}", event.name))]
-            }
-            Ok(Decoded::Request { dialect, reqid, request }) => self.request(dialect, reqid, request),
-            // What agents and nodes say is said here, too, and is not meant for an agent.
-            Ok(Decoded::Response { .. } | Decoded::Notification { .. } | Decoded::Node(_)) => {
-                tracing::debug!(connection = self.id, event = event.name, topic, "an event that asks for nothing");
-                Vec::new()
-            }
-            Err(rejection) => self.rejected(of_topic, event, &rejection),
-        }
-    }
-
-    /// Hands a request to the agent; what is returned says at once why it was not taken.
-    fn request(&self, dialect: Dialect, reqid: ReqId, request: Request) -> Vec<Utf8Bytes> {
-        let route = Route { connection: self.id, call: self.shared.calls.fetch_add(1, Ordering::Relaxed) };
-        let asked = Asked { dialect, reqid: reqid.clone(), response_event: request.response_event() };
-        {
-            let mut connections = self.shared.connections();
-            // Cut in the meantime: nothing is sent back any more, and nothing was taken in.
-            let Some(connection) = connections.get_mut(&self.id) else { return Vec::new() };
-            if connection.pending.len() >= PENDING_LIMIT {
-                let response = failed(&self.shared.instance, &asked, "busy: too many requests of this connection wait");
-                return self.shared.response(dialect, &response).map(|(_, text)| text).into_iter().collect();
-            }
-            connection.pending.insert(route.call, asked);
-        }
-        let source = self.source.clone();
-        let incoming = Incoming { reqid, request, dialect, source, route: Some(route), timeout_ms: None };
-        if let Err(Refusal { reason }) = self.agent.request(incoming) {
-            let handle = Handle { shared: Arc::clone(&self.shared) };
-            handle.refuse(route, &reason);
-        }
-        Vec::new()
-    }
-
-    /// An event that cannot be understood: an error for its sender, and a failed response if it was a request with a
-    /// readable reqid.
-    fn rejected(&self, dialect: Dialect, event: &Event, rejection: &Rejection) -> Vec<Utf8Bytes> {
-        let mut answers = vec![self.no_event(event.name.chars().take(128).collect(), &rejection.to_string())];
-        if rejection.dialect == Some(dialect)
-            && let Some(response) = rejection.response(self.shared.instance.as_str())
-            && let Some((topic, text)) = self.shared.response(dialect, &response)
-            && self.shared.connections().get(&self.id).is_some_and(|connection| connection.wants(topic))
-        {
-            answers.push(text);
-        }
-        answers
-    }
-
-    fn no_event(&self, event: String, error: &str) -> Utf8Bytes {
-        // Zeek's words, then ours.
-        self.error(ErrorCode::DeserializationFailed, event, format!("failed to create Zeek event: {error}"))
-    }
-
-    fn error(&self, code: ErrorCode, event: String, context: String) -> Utf8Bytes {
+    fn error(&self, code: ErrorCode, context: String) -> Utf8Bytes {
         let text = json::write_error(code, &context).into();
-        self.reject(event, context);
+        self.reject(context);
         text
     }
 
-    async fn deliver(&self, socket: &mut Socket, queued: Queued) -> bool {
-        let Queued { text, share, route } = queued;
-        let sent = self.send(socket, text).await;
+    async fn deliver(&self, socket: &mut Socket, queued: Queued<Utf8Bytes>) -> bool {
+        let Queued { message, share, route } = queued;
+        let sent = self.send(socket, message).await;
         drop(share);
         if let (true, Some(route)) = (sent, route) {
             self.agent.delivered(route);
@@ -448,7 +320,7 @@ impl<A: Agent> Client<A> {
     async fn flush(&mut self, socket: &mut Socket) {
         let patience = self.shared.patience.flush;
         let all = async {
-            while let Ok(queued) = self.queue.try_recv() {
+            while let Ok(queued) = self.place.queue.try_recv() {
                 if !self.deliver(socket, queued).await {
                     break;
                 }

@@ -1,0 +1,170 @@
+//! The real binary in a directory of its own, and requests through its control socket.
+
+use std::collections::VecDeque;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use zeek_cluster_agent::api::event::{Dialect, Request};
+use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
+
+use crate::figures::Sample;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_zeek-cluster-agent");
+/// For whatever has to happen, on a slow and busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// When to stop sending.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    Lasted(Duration),
+    Sent(usize),
+}
+
+/// An agent over `dir/state`. Dropped: ended.
+pub struct Agent {
+    pub dir: PathBuf,
+    child: Child,
+    /// The agent itself, which may be a child of strace.
+    pub pid: u32,
+    pub served_after: Duration,
+}
+
+impl Agent {
+    pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, command(dir, BINARY))
+    }
+
+    /// With a line in `trace` for each sync that it asks for.
+    pub fn start_traced(dir: &Path, trace: &Path) -> Result<Self> {
+        let mut command = command(dir, "strace");
+        command.args(STRACE).arg("-o").arg(trace).arg(BINARY);
+        Self::start_with(dir, command)
+    }
+
+    fn start_with(dir: &Path, mut command: Command) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let log = OpenOptions::new().create(true).append(true).open(dir.join("agent.log"))?;
+        let started = Instant::now();
+        let mut child = command.args(["run", "--simulate-nodes"]).stdout(Stdio::null()).stderr(log).spawn()?;
+        loop {
+            if let Ok(mut client) = Client::connect(&socket(dir), "bench")
+                && client.status(within_ms(10_000)).is_ok_and(|status| status.serving)
+            {
+                let pid = client.welcome().pid;
+                return Ok(Self { dir: dir.to_owned(), child, pid, served_after: started.elapsed() });
+            }
+            if child.try_wait()?.is_some() || started.elapsed() > PATIENCE {
+                child.kill()?;
+                child.wait()?;
+                bail!("the agent does not serve:\n{}", fs::read_to_string(dir.join("agent.log")).unwrap_or_default());
+            }
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub fn client(&self) -> Result<Client> {
+        Ok(Client::connect(&socket(&self.dir), "bench")?)
+    }
+
+    /// Runs one of the other commands, its output going nowhere; how long it took.
+    pub fn run(&self, args: &[&str]) -> Result<Duration> {
+        let begun = Instant::now();
+        let done = command(&self.dir, BINARY).args(args).stdout(Stdio::null()).output()?;
+        if !done.status.success() {
+            bail!("{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// As a power cut would, but for what the kernel still holds.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    pub fn end(mut self) -> Result<()> {
+        self.run(&["shutdown"])?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Ended in order, most often; this is for the way out of an error.
+        if matches!(self.child.try_wait(), Ok(None))
+            && let Err(error) = self.child.kill().and_then(|()| self.child.wait())
+        {
+            eprintln!("journal benchmark: a process may be left: {error}");
+        }
+    }
+}
+
+/// One line for each call that makes something durable.
+pub const STRACE: [&str; 5] = ["-f", "--seccomp-bpf", "-qq", "-e", "trace=fsync,fdatasync,msync"];
+
+/// How many syncs a trace has.
+pub fn syncs(trace: &Path) -> Result<usize> {
+    let text = fs::read_to_string(trace).context("cannot read the trace")?;
+    // An interrupted call has two lines, of which the second names it too.
+    Ok(text.lines().filter(|line| line.contains("sync(") && !line.contains("resumed")).count())
+}
+
+fn socket(dir: &Path) -> PathBuf {
+    dir.join("state/control.sock")
+}
+
+/// A program with nothing but our settings.
+pub fn command(dir: &Path, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("ZCA_STATE_DIR", dir.join("state"))
+        .env("ZEEK_AGENT_NAME", "bench")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Keeps `window` requests in flight over one connection, then waits for the last.
+pub fn flood(
+    client: &mut Client,
+    reqids: &mut impl Iterator<Item = String>,
+    window: usize,
+    until: Until,
+) -> Result<Sample> {
+    let begun = Instant::now();
+    let mut flying: VecDeque<(u64, Instant)> = VecDeque::new();
+    let mut took = Vec::new();
+    let mut sent = 0;
+    loop {
+        while flying.len() < window && until.goes_on(begun, sent) {
+            let reqid = reqids.next().context("no more reqids")?;
+            let at = Instant::now();
+            let call = client.submit(&reqid, Request::AgentWelcome {}, Dialect::Management, None)?;
+            flying.push_back((call, at));
+            sent += 1;
+        }
+        let Some((call, at)) = flying.pop_front() else { break };
+        match client.answer(call, within_ms(30_000))? {
+            Answer::Response(response) if response.success() => took.push(at.elapsed()),
+            Answer::Response(response) => bail!("a welcome request failed: {response:?}"),
+            Answer::Refused(reason) => bail!("a welcome request was refused: {reason}"),
+        }
+    }
+    Ok(Sample::of(took, begun.elapsed()))
+}
+
+impl Until {
+    pub fn goes_on(self, begun: Instant, sent: usize) -> bool {
+        match self {
+            Self::Lasted(duration) => begun.elapsed() < duration,
+            Self::Sent(count) => sent < count,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What is published on the agent's topics: requests are handed to the agent, what cannot be understood is rejected.
+
+use std::sync::atomic::Ordering;
+
+use super::{Agent, Asked, Hub, Refusal, Wire};
+use crate::api::event::{Dialect, Incoming, Request, Route, Source};
+use crate::api::ids::ReqId;
+use crate::broker::data::Data;
+use crate::broker::json::ErrorCode;
+use crate::dialect::event::{Event, unpack};
+use crate::dialect::{self, Decoded, Rejection};
+
+/// Requests of one connection without an answer.
+const PENDING_LIMIT: usize = 1024;
+
+/// A connection that published something.
+pub struct Publisher<'a, A: Agent> {
+    pub id: u64,
+    pub source: &'a Source,
+    pub agent: &'a A,
+}
+
+impl<A: Agent> Publisher<'_, A> {
+    /// Notes input of this connection that is no request.
+    pub fn reject(&self, event: String, error: String) {
+        tracing::debug!(connection = self.id, event, error, "bad input over {}", self.source.transport);
+        self.agent.malformed(self.source.clone(), event, error);
+    }
+}
+
+impl<W: Wire> Hub<W> {
+    /// Takes in data that was published on the agent's topic of this dialect. Gives back what the publisher alone is to be
+    /// told at once.
+    pub fn take<A: Agent>(&self, from: &Publisher<'_, A>, of_topic: Dialect, data: Data) -> Vec<W::Message> {
+        let mut answers = Vec::new();
+        for event in unpack(data).events {
+            match event {
+                Ok(event) => answers.extend(self.take_event(from, of_topic, &event)),
+                Err(error) => answers.extend(self.no_event(from, String::new(), &error.to_string())),
+            }
+        }
+        answers
+    }
+
+    fn take_event<A: Agent>(&self, from: &Publisher<'_, A>, of_topic: Dialect, event: &Event) -> Vec<W::Message> {
+        match dialect::decode(event) {
+            Ok(Decoded::Request { dialect, .. }) if dialect != of_topic => {
+                let right = self.topic(dialect).unwrap_or_default();
+                let problem = format!("{} belongs on the topic {right}", event.name);
+                self.no_event(from, event.name.clone(), &problem).into_iter().collect()
+            }
+            Ok(Decoded::Request { dialect, reqid, request }) => self.request(from, dialect, reqid, request),
+            // What agents and nodes say is said here, too, and is not meant for an agent.
+            Ok(Decoded::Response { .. } | Decoded::Notification { .. } | Decoded::Node(_)) => {
+                tracing::debug!(connection = from.id, event = event.name, "an event that asks for nothing");
+                Vec::new()
+            }
+            Err(rejection) => self.rejected(from, of_topic, event, &rejection),
+        }
+    }
+
+    /// Hands a request to the agent; what is returned says at once why it was not taken.
+    fn request<A: Agent>(
+        &self,
+        from: &Publisher<'_, A>,
+        dialect: Dialect,
+        reqid: ReqId,
+        request: Request,
+    ) -> Vec<W::Message> {
+        let route = Route { connection: from.id, call: self.0.calls.fetch_add(1, Ordering::Relaxed) };
+        let asked = Asked { dialect, reqid: reqid.clone(), response_event: request.response_event() };
+        {
+            let mut connections = self.connections();
+            // Cut in the meantime: nothing is sent back any more, and nothing was taken in.
+            let Some(connection) = connections.get_mut(&from.id) else { return Vec::new() };
+            if connection.pending.len() >= PENDING_LIMIT {
+                let response = self.failed(&asked, "busy: too many requests of this connection wait");
+                return self.response(dialect, &response).map(|(_, message)| message).into_iter().collect();
+            }
+            connection.pending.insert(route.call, asked);
+        }
+        let source = from.source.clone();
+        let incoming = Incoming { reqid, request, dialect, source, route: Some(route), timeout_ms: None };
+        if let Err(Refusal { reason }) = from.agent.request(incoming) {
+            self.refuse(route, &reason);
+        }
+        Vec::new()
+    }
+
+    /// An event that cannot be understood: an error for its sender, and a failed response if it was a request with a
+    /// readable reqid.
+    fn rejected<A: Agent>(
+        &self,
+        from: &Publisher<'_, A>,
+        dialect: Dialect,
+        event: &Event,
+        rejection: &Rejection,
+    ) -> Vec<W::Message> {
+        let name = event.name.chars().take(128).collect();
+        let mut answers: Vec<W::Message> = self.no_event(from, name, &rejection.to_string()).into_iter().collect();
+        if rejection.dialect == Some(dialect)
+            && let Some(response) = rejection.response(self.0.options.instance.as_str())
+            && let Some((topic, message)) = self.response(dialect, &response)
+            && self.connections().get(&from.id).is_some_and(|connection| connection.wants(topic))
+        {
+            answers.push(message);
+        }
+        answers
+    }
+
+    fn no_event<A: Agent>(&self, from: &Publisher<'_, A>, event: String, error: &str) -> Option<W::Message> {
+        // Zeek's words, then ours.
+        let context = format!("failed to create Zeek event: {error}");
+        let message = self.0.wire.error(ErrorCode::DeserializationFailed, &context);
+        from.reject(event, context);
+        message
+    }
+}

@@ -1,0 +1,399 @@
+//! What the transports of Zeek's events share: who is connected, what each of them wants, what waits to be sent to it, and
+//! what an event leads to that one of them publishes on the agent's topic ([`intake`]).
+//!
+//! A transport brings its form of a message ([`Wire`]), registers each connection, subscribes it once it has said what it
+//! wants, and writes what comes out of its queue. The agent's effects come in through the same [`Hub`]; none of its methods
+//! waits. One who does not read is cut when its queue is full.
+//!
+//! A response goes to all subscribers of the agent's topic in the request's dialect: whoever wants it has to be
+//! subscribed. It counts as delivered when the requester's connection took it, or else the first that did.
+
+pub mod intake;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::event::{Dialect, Incoming, Notification, Request, Response, Result as ApiResult, ResultData};
+use crate::api::event::{Route, Source};
+use crate::api::ids::{InstanceName, ReqId};
+use crate::broker::json::ErrorCode;
+use crate::broker::wire::Filter;
+use crate::dialect::event::Event;
+use crate::dialect::{self, Local};
+
+/// Messages that wait for one slow reader.
+const QUEUE_MESSAGES: usize = 8192;
+/// Bytes that wait for one slow reader, in KiB.
+const QUEUE_KIB: u32 = 16 * 1024;
+
+/// A transport's form of what is sent.
+pub trait Wire: Send + Sync + 'static {
+    /// Its name, for the log.
+    const NAME: &'static str;
+    /// What it calls the other end.
+    const OTHER: &'static str;
+    /// Cheap to clone: one serves all subscribers.
+    type Message: Clone + Send + Sync + 'static;
+
+    fn event(&self, topic: &str, event: Event) -> Result<Self::Message, String>;
+    /// What tells one client alone that something is wrong; `None` where the protocol has no words for that.
+    fn error(&self, code: ErrorCode, context: &str) -> Option<Self::Message>;
+    fn size(message: &Self::Message) -> usize;
+}
+
+/// Why a request is not taken in. It is not journaled and does not use up its reqid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: String,
+}
+
+/// What a transport asks of the agent. Nothing here waits.
+pub trait Agent: Send + Sync + 'static {
+    /// Takes in a request, canonical. The answer comes through [`Hub::respond`] or [`Hub::refuse`] with its route.
+    fn request(&self, incoming: Incoming) -> Result<(), Refusal>;
+    /// Input that is no request, to be journaled as rejected; its sender has been told. `event` is empty if unknown.
+    fn malformed(&self, source: Source, event: String, error: String);
+    /// The response for this route has been handed to the kernel, whole.
+    fn delivered(&self, route: Route);
+    /// The connection is gone: nothing sent to it arrives any more.
+    fn disconnected(&self, connection: u64);
+    /// Somebody may have begun, or ceased, to receive what is published on the agent's topics.
+    fn subscribed(&self);
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub instance: InstanceName,
+    /// Of this run of the agent, as text.
+    pub endpoint: String,
+    /// The dialects of what the agent says unasked.
+    pub notify: Vec<Dialect>,
+    /// A controller is configured, which this agent dials.
+    pub connecting: bool,
+    /// Connections at once; each costs a task and its buffers.
+    pub connections: usize,
+    /// Connections that have not said yet what they want.
+    pub unsubscribed: usize,
+}
+
+/// Who opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Accepted,
+    /// By us, so it never loses its place to others.
+    Dialled,
+}
+
+/// A message on its way out.
+pub struct Queued<M> {
+    pub message: M,
+    /// Its share of the queue's bytes, given back when it has been written.
+    pub share: OwnedSemaphorePermit,
+    /// The request whose delivery this is.
+    pub route: Option<Route>,
+}
+
+/// A connection's end of its place.
+pub struct Place<M> {
+    pub id: u64,
+    pub queue: mpsc::Receiver<Queued<M>>,
+    /// The place was lost: to a newer connection, or by not reading.
+    pub cut: CancellationToken,
+}
+
+/// What a refusal needs to know of a request.
+struct Asked {
+    dialect: Dialect,
+    reqid: ReqId,
+    response_event: &'static str,
+}
+
+struct Connection<M> {
+    queue: mpsc::Sender<Queued<M>>,
+    room: Arc<Semaphore>,
+    cut: CancellationToken,
+    direction: Direction,
+    /// `None` until it said what it wants.
+    topics: Option<Filter>,
+    /// The address at which the client reached us, or from which we reached it.
+    host: IpAddr,
+    /// Requests without an answer, by call.
+    pending: BTreeMap<u64, Asked>,
+}
+
+impl<M: Clone> Connection<M> {
+    fn wants(&self, topic: &str) -> bool {
+        self.topics.as_ref().is_some_and(|filter| filter.matches(topic))
+    }
+}
+
+struct Shared<W: Wire> {
+    wire: W,
+    options: Options,
+    /// The agent's topic for each dialect that has one.
+    topics: Vec<(Dialect, String)>,
+    connections: Mutex<BTreeMap<u64, Connection<W::Message>>>,
+    /// Numbers of connections over all transports.
+    ids: Arc<AtomicU64>,
+    calls: AtomicU64,
+}
+
+/// The connections of one transport. `true` and counts say who took a message, not who read it.
+pub struct Hub<W: Wire>(Arc<Shared<W>>);
+
+impl<W: Wire> Clone for Hub<W> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<W: Wire> Hub<W> {
+    /// `ids` numbers connections over all transports.
+    pub fn new(wire: W, ids: Arc<AtomicU64>, options: Options) -> Self {
+        let topic = |dialect| Some((dialect, dialect::agent_topic(dialect, options.instance.as_str())?));
+        Self(Arc::new(Shared {
+            wire,
+            topics: [Dialect::Management, Dialect::ClusterAgent].into_iter().filter_map(topic).collect(),
+            options,
+            connections: Mutex::new(BTreeMap::new()),
+            ids,
+            calls: AtomicU64::new(0),
+        }))
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    /// The agent's topics.
+    pub fn topics(&self) -> impl Iterator<Item = &str> {
+        self.0.topics.iter().map(|(_, topic)| topic.as_str())
+    }
+
+    /// The dialect whose topic of this agent this is. Compared in full: filters are prefixes, so what is meant for `a10`
+    /// reaches `a1`, too.
+    pub fn dialect_of(&self, topic: &str) -> Option<Dialect> {
+        self.0.topics.iter().find(|(_, ours)| ours == topic).map(|(dialect, _)| *dialect)
+    }
+
+    fn topic(&self, dialect: Dialect) -> Option<&str> {
+        self.0.topics.iter().find(|(one, _)| *one == dialect).map(|(_, topic)| topic.as_str())
+    }
+
+    fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, Connection<W::Message>>> {
+        // The map is whole between any two of its operations, so a panic elsewhere leaves nothing half done.
+        self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a connection its place. When all are taken, the oldest loses its own that was accepted and has not said yet
+    /// what it wants; `None` if there is none.
+    pub fn register(&self, direction: Direction, host: IpAddr) -> Option<Place<W::Message>> {
+        let (sender, queue) = mpsc::channel(QUEUE_MESSAGES);
+        let cut = CancellationToken::new();
+        let connection = Connection {
+            queue: sender,
+            room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
+            cut: cut.clone(),
+            direction,
+            topics: None,
+            host,
+            pending: BTreeMap::new(),
+        };
+        let mut connections = self.connections();
+        let options = &self.0.options;
+        let is_idle = |one: &Connection<W::Message>| one.direction == Direction::Accepted && one.topics.is_none();
+        let idle = connections.values().filter(|one| is_idle(one)).count();
+        if direction == Direction::Accepted
+            && (connections.len() >= options.connections || idle >= options.unsubscribed)
+        {
+            let oldest = connections.iter().find(|(_, one)| is_idle(one)).map(|(id, _)| *id)?;
+            if let Some(oldest) = connections.remove(&oldest) {
+                oldest.cut.cancel();
+            }
+        }
+        let id = self.0.ids.fetch_add(1, Ordering::Relaxed);
+        connections.insert(id, connection);
+        Some(Place { id, queue, cut })
+    }
+
+    /// The connection receives what it wants from here on. What of the agent's topics is new to it begins with a hello, in
+    /// each dialect that is configured.
+    pub fn subscribe(&self, id: u64, topics: Filter) {
+        let instance = self.0.options.instance.to_string();
+        let hello = Notification::NotifyAgentHello { instance, api_version: dialect::API_VERSION };
+        let mut connections = self.connections();
+        let Some(connection) = connections.get_mut(&id) else { return };
+        let before = connection.topics.replace(topics);
+        for dialect in &self.0.options.notify {
+            if let Some(topic) = self.topic(*dialect)
+                && connection.wants(topic)
+                && !before.as_ref().is_some_and(|before| before.matches(topic))
+                && let Some(message) = self.notification(*dialect, &hello, connection.host)
+            {
+                self.offer(id, connection, &message, None);
+            }
+        }
+    }
+
+    /// Nothing more is queued for this connection.
+    pub fn forget(&self, id: u64) {
+        self.connections().remove(&id);
+    }
+
+    /// The connection is one of this transport's, and still there.
+    pub fn owns(&self, connection: u64) -> bool {
+        self.connections().contains_key(&connection)
+    }
+
+    /// How many connections are subscribed to the agent's topic of a dialect.
+    pub fn subscribers(&self, dialect: Dialect) -> usize {
+        let Some(topic) = self.topic(dialect) else { return 0 };
+        self.connections().values().filter(|peer| peer.wants(topic)).count()
+    }
+
+    /// The dialects in which this connection hears the agent.
+    pub fn hears(&self, connection: u64) -> Vec<Dialect> {
+        let connections = self.connections();
+        let Some(connection) = connections.get(&connection) else { return Vec::new() };
+        self.0.topics.iter().filter(|(_, topic)| connection.wants(topic)).map(|(dialect, _)| *dialect).collect()
+    }
+
+    /// Sends a response to the subscribers of the agent's topic. `true`: somebody took it.
+    pub fn respond(&self, route: Route, dialect: Dialect, response: &Response) -> bool {
+        let mut connections = self.connections();
+        if let Some(requester) = connections.get_mut(&route.connection) {
+            requester.pending.remove(&route.call);
+        }
+        let Some((topic, message)) = self.response(dialect, response) else { return false };
+        let mut taken = connections.get(&route.connection).is_some_and(|requester| {
+            requester.wants(topic) && self.offer(route.connection, requester, &message, Some(route))
+        });
+        for (id, peer) in connections.iter().filter(|(id, peer)| **id != route.connection && peer.wants(topic)) {
+            let reported = (!taken).then_some(route);
+            taken |= self.offer(*id, peer, &message, reported);
+        }
+        taken
+    }
+
+    /// Tells the requester that its request was not taken in: by a failed response if it is subscribed, else by an error.
+    pub fn refuse(&self, route: Route, reason: &str) -> bool {
+        let mut connections = self.connections();
+        let Some(requester) = connections.get_mut(&route.connection) else { return false };
+        let Some(asked) = requester.pending.remove(&route.call) else { return false };
+        let response = self.failed(&asked, reason);
+        let message = match self.response(asked.dialect, &response) {
+            Some((topic, message)) if requester.wants(topic) => Some(message),
+            Some(_) | None => self.0.wire.error(ErrorCode::BrokerError, reason),
+        };
+        message.is_some_and(|message| self.offer(route.connection, requester, &message, None))
+    }
+
+    /// Sends a response that no connection waits for; says how many took it.
+    pub fn publish(&self, dialect: Dialect, response: &Response) -> usize {
+        let connections = self.connections();
+        let Some(topic) = self.topic(dialect) else { return 0 };
+        if !connections.values().any(|peer| peer.wants(topic)) {
+            return 0;
+        }
+        let Some((topic, message)) = self.response(dialect, response) else { return 0 };
+        connections.iter().filter(|(id, peer)| peer.wants(topic) && self.offer(**id, peer, &message, None)).count()
+    }
+
+    /// Tells subscribers something unasked, in each dialect that is configured.
+    pub fn notify(&self, notification: &Notification) {
+        let connections = self.connections();
+        for dialect in &self.0.options.notify {
+            let Some(topic) = self.topic(*dialect) else { continue };
+            // Only a hello depends on where the client reached us; there are few such addresses.
+            let mut messages: BTreeMap<IpAddr, Option<W::Message>> = BTreeMap::new();
+            for (id, peer) in connections.iter().filter(|(_, peer)| peer.wants(topic)) {
+                let message =
+                    messages.entry(peer.host).or_insert_with(|| self.notification(*dialect, notification, peer.host));
+                if let Some(message) = message {
+                    self.offer(*id, peer, message, None);
+                }
+            }
+        }
+    }
+
+    /// Sends a message to this connection, whatever it wants. `false`: it is not there, or has left too much unread.
+    pub fn send(&self, connection: u64, message: &W::Message) -> bool {
+        self.connections().get(&connection).is_some_and(|peer| self.offer(connection, peer, message, None))
+    }
+
+    /// Queues a message, or cuts the connection if its client has left too much unread.
+    fn offer(&self, id: u64, connection: &Connection<W::Message>, message: &W::Message, route: Option<Route>) -> bool {
+        let kib = u32::try_from(W::size(message).div_ceil(1024)).unwrap_or(u32::MAX);
+        let Ok(share) = Arc::clone(&connection.room).try_acquire_many_owned(kib) else {
+            return overflow::<W>(id, &connection.cut);
+        };
+        match connection.queue.try_send(Queued { message: message.clone(), share, route }) {
+            Ok(()) => true,
+            Err(mpsc::error::TrySendError::Full(_)) => overflow::<W>(id, &connection.cut),
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        }
+    }
+
+    /// A notification in this dialect, as somebody is told it who reached us at `host`.
+    fn notification(&self, dialect: Dialect, notification: &Notification, host: IpAddr) -> Option<W::Message> {
+        let Options { endpoint, connecting, .. } = &self.0.options;
+        let local = Local { host, endpoint: endpoint.clone(), connecting: *connecting };
+        match dialect::notification(dialect, notification, &local) {
+            Ok(event) => self.event(self.topic(dialect)?, event),
+            Err(error) => {
+                tracing::error!(%error, "a notification cannot be sent");
+                None
+            }
+        }
+    }
+
+    fn response(&self, dialect: Dialect, response: &Response) -> Option<(&str, W::Message)> {
+        let topic = self.topic(dialect)?;
+        match dialect::response(dialect, response) {
+            Ok(event) => Some((topic, self.event(topic, event)?)),
+            Err(error) => {
+                tracing::error!(%error, reqid = %response.reqid, "a response cannot be sent");
+                None
+            }
+        }
+    }
+
+    fn event(&self, topic: &str, event: Event) -> Option<W::Message> {
+        let name = event.name.clone();
+        match self.0.wire.event(topic, event) {
+            Ok(message) => Some(message),
+            Err(error) => {
+                tracing::error!(error, event = name, "an event cannot be sent");
+                None
+            }
+        }
+    }
+
+    /// The response that says that a request was not taken in.
+    fn failed(&self, asked: &Asked, reason: &str) -> Response {
+        let result = ApiResult {
+            reqid: asked.reqid.clone(),
+            success: false,
+            instance: Some(self.0.options.instance.to_string()),
+            // A controller's cast would abort without.
+            data: (asked.response_event == (Request::GetNodes {}).response_event())
+                .then(|| ResultData::Nodes(Vec::new())),
+            error: Some(reason.to_owned()),
+            node: None,
+        };
+        Response { event: asked.response_event.to_owned(), reqid: asked.reqid.clone(), results: vec![result] }
+    }
+}
+
+fn overflow<W: Wire>(id: u64, cut: &CancellationToken) -> bool {
+    if !cut.is_cancelled() {
+        tracing::warn!(connection = id, "{} connection cut: its {} does not read what it is sent", W::NAME, W::OTHER);
+        cut.cancel();
+    }
+    false
+}
