@@ -716,6 +716,9 @@ async fn a_node_has_its_environment_its_lock_and_default_signals_and_nothing_els
             "INVOCATION_ID",
             "JOURNAL_STREAM",
             "ZCA_STATE_DIR",
+            "CLUSTER_NODE",
+            "ZEEK_AGENT_PORT",
+            "ZEEK_MANAGEMENT_NODE",
             "KEPT",
         ];
         options.environment = agent.map(|name| (OsString::from(name), OsString::from("agent"))).into();
@@ -726,7 +729,7 @@ async fn a_node_has_its_environment_its_lock_and_default_signals_and_nothing_els
     let env = fs::read_to_string(proc.join("environ")).unwrap();
     let env: BTreeMap<_, _> = env.split_terminator('\0').filter_map(|pair| pair.split_once('=')).collect();
     assert_eq!(env.keys().copied().collect::<Vec<_>>(), ["CLUSTER_NODE", "KEPT", "NOTIFY_SOCKET"]);
-    assert!(env["NOTIFY_SOCKET"].starts_with('@'));
+    assert!(env["NOTIFY_SOCKET"].starts_with('@') && env["CLUSTER_NODE"] == "w1");
     assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), host.path().join("nodes/w1").canonicalize().unwrap());
 
     let mut files: Vec<String> = Vec::new();

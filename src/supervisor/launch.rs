@@ -63,9 +63,9 @@ impl RunDir {
         format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()).into()
     }
 
-    /// The lock's file, not locked.
+    /// The lock's file, not locked. Not to be written to: the node inherits the descriptor.
     pub fn open_lock(&self) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.directory, LOCK, flags, Mode::from_raw_mode(0o600))?.into())
     }
 
@@ -223,8 +223,20 @@ fn bytes(text: &OsStr) -> ByteBuf {
 }
 
 /// The agent's environment, less what was meant for the agent itself; over it the node's own.
+///
+/// Zeek takes its name and place in the cluster from variables, too: what the agent was started with would make a node
+/// answer to another's name (`CLUSTER_NODE`), or to another agent. A process with `ZEEK_MANAGEMENT_NODE` is part of Zeek's
+/// own management framework, and no node.
 fn environment(agent: &[(OsString, OsString)], node: &BTreeMap<String, String>) -> BTreeMap<OsString, OsString> {
-    const NAMES: [&[u8]; 3] = [b"NOTIFY_SOCKET", b"INVOCATION_ID", b"JOURNAL_STREAM"];
+    const NAMES: [&[u8]; 7] = [
+        b"NOTIFY_SOCKET",
+        b"INVOCATION_ID",
+        b"JOURNAL_STREAM",
+        b"CLUSTER_NODE",
+        b"ZEEK_AGENT_ADDR",
+        b"ZEEK_AGENT_PORT",
+        b"ZEEK_MANAGEMENT_NODE",
+    ];
     const PREFIXES: [&[u8]; 3] = [b"WATCHDOG_", b"LISTEN_", b"ZCA_"];
     let is_ours = |name: &OsStr| {
         let name = name.as_bytes();
@@ -289,10 +301,15 @@ mod tests {
             "PATH",
             "HOME",
             "ZEEK_AGENT_NAME",
+            "ZEEK_AGENT_ADDR",
+            "ZEEK_AGENT_PORT",
+            "ZEEK_MANAGEMENT_NODE",
+            "CLUSTER_NODE",
             "NOTIFY_SOCKET_2",
         ]
         .map(|name| (OsString::from(name), OsString::from("agent")));
-        let node = [("PATH".to_owned(), "node".to_owned()), ("ZCA_LOOKS_OURS".to_owned(), "node".to_owned())].into();
+        let node =
+            ["PATH", "ZCA_LOOKS_OURS", "ZEEK_AGENT_PORT"].map(|name| (name.to_owned(), "node".to_owned())).into();
         let env = environment(&agent, &node);
         let seen: Vec<_> = env.iter().map(|(name, value)| (name.to_str().unwrap(), value.to_str().unwrap())).collect();
         assert_eq!(
@@ -303,6 +320,7 @@ mod tests {
                 ("PATH", "node"),
                 ("ZCA_LOOKS_OURS", "node"),
                 ("ZEEK_AGENT_NAME", "agent"),
+                ("ZEEK_AGENT_PORT", "node"),
             ]
         );
     }

@@ -15,11 +15,12 @@
 //! - [`shim`] is the process between agent and node; [`protocol`] what it says to the agent; [`files`] what both write down;
 //!   [`sys`] what needs `unsafe`; [`output`] and [`notify`] its ears.
 //! - [`launch`] takes the lock and spawns shims; [`adopt`] finds out what is left of a node; [`process`] proves.
-//! - [`task`] is the event loop per node and the [`Handle`].
+//! - [`task`] is the event loop per node, [`handle`] the way to all of them.
 //! - [`sim_node`] stands in for Zeek.
 
 mod adopt;
 mod files;
+mod handle;
 mod launch;
 mod link;
 mod notify;
@@ -38,9 +39,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+pub use handle::Handle;
 pub use process::boot_id;
 pub use shim::NAME as SHIM_NAME;
-pub use task::Handle;
 
 use crate::api::ids::NodeName;
 

@@ -1,201 +1,31 @@
-//! One task per node, and the [`Handle`] through which the core gives its orders.
+//! One task per node: carries out the core's orders and reports what became known.
 //!
-//! Promises: [`Handle::order`] never waits; the newest order of a kind replaces an older one that was not looked at yet, so
-//! nothing queues up however slow a node's disk or shim is, and one slow node delays no other. A fact about an
-//! incarnation is told once per run of the agent. When a connection to a shim breaks, the node is looked for as after a
-//! start of the agent: it ends up under supervision, gone, or reported as blocked.
+//! Promises: a fact about an incarnation is told once per run of the agent. When a connection to a shim breaks, the node is
+//! looked for as after a start of the agent: it ends up under supervision, gone, or reported as blocked.
 //!
 //! A node's task is in one of three states: nothing of it is known to be there; prepared, which is holding its lock; or
 //! connected to its shim, until that has gone after the acknowledged exit.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::adopt::{self, Known, Look};
 use super::files::{self, Exit, STATUS, Status};
+use super::handle::{Pending, Shared, Slot, locked};
 use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir};
 use super::link::{Heard, Link};
+use super::output;
 use super::protocol::{Hello, ToAgent, ToShim};
-use super::{Context, Error, Options, output};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
 use crate::api::report::chain;
 use crate::api::status::NodeOutputs;
-use crate::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
+use crate::api::supervision::{Finding, NodeEvent, NodeHappening};
 use crate::crash_point;
-use crate::tasks::{Death, Tasks};
-
-/// The way to all nodes. Cheap to clone; its calls may come from any thread.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    context: Arc<Context>,
-    tasks: Tasks,
-    /// Bounded by its owner. Full means: nodes' tasks wait, nothing is lost.
-    events: mpsc::Sender<NodeEvent>,
-    slots: Mutex<BTreeMap<NodeName, Arc<Slot>>>,
-}
-
-/// What a node's task has been told to do and has not looked at.
-#[derive(Debug, Default)]
-struct Slot {
-    pending: Mutex<Pending>,
-    wake: Notify,
-}
-
-/// The newest order of each kind.
-#[derive(Debug, Default)]
-struct Pending {
-    probe: Option<(Known, oneshot::Sender<Finding>)>,
-    prepare: Option<Order>,
-    launch: Option<Incarnation>,
-    stop: Option<(Incarnation, u64)>,
-    acknowledge: Option<Incarnation>,
-    forget: Option<Incarnation>,
-    ping: bool,
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        let Self { probe, prepare, launch, stop, acknowledge, forget, ping } = self;
-        probe.is_none()
-            && prepare.is_none()
-            && launch.is_none()
-            && stop.is_none()
-            && acknowledge.is_none()
-            && forget.is_none()
-            && !ping
-    }
-
-    fn add(&mut self, order: NodeOrder) {
-        match order {
-            NodeOrder::Prepare { incarnation, spec, by } => {
-                self.prepare = Some(Order { incarnation, spec, by });
-                // What is being started again is not forgotten, and an older launch is over.
-                self.forget = self.forget.filter(|forgotten| *forgotten >= incarnation);
-                self.launch = self.launch.filter(|launch| *launch >= incarnation);
-            }
-            NodeOrder::Launch { incarnation } => self.launch = Some(incarnation),
-            NodeOrder::Stop { incarnation, timeout_ms } => {
-                // Of two for the same incarnation the earlier end counts, as it does for the shim.
-                let before = self.stop.filter(|(stopping, _)| *stopping == incarnation);
-                self.stop = Some((incarnation, before.map_or(timeout_ms, |(_, before)| before.min(timeout_ms))));
-            }
-            NodeOrder::AcknowledgeExit { incarnation } => self.acknowledge = Some(incarnation),
-            NodeOrder::Forget { incarnation } => {
-                if self.prepare.as_ref().is_some_and(|prepare| prepare.incarnation > incarnation) {
-                    return;
-                }
-                self.forget = Some(incarnation);
-                self.prepare = None;
-                self.launch = self.launch.filter(|launch| *launch > incarnation);
-            }
-        }
-    }
-}
-
-/// Nothing under these locks can panic half way, so a poisoned one is as good as new.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Handle {
-    /// Opens what supervision needs. Starts and finds nothing yet: see [`probe`](Self::probe).
-    pub fn start(options: Options, events: mpsc::Sender<NodeEvent>, tasks: Tasks) -> Result<Self, Error> {
-        let context = Arc::new(Context::open(options)?);
-        Ok(Self { shared: Arc::new(Shared { context, tasks, events, slots: Mutex::default() }) })
-    }
-
-    /// The boot this supervisor runs in, as it is in every [`ProcessId`].
-    pub fn boot_id(&self) -> &str {
-        &self.shared.context.boot_id
-    }
-
-    /// Gives an order; what comes of it is told as an event. Never waits.
-    pub fn order(&self, node: &NodeName, order: NodeOrder) {
-        self.with_slot(node, |pending| pending.add(order));
-    }
-
-    /// Finds out what an earlier agent left of these nodes, and of all others that have a run directory (of which those
-    /// are named that are not [`Finding::Absent`]). To be called once, before any order; adopted nodes report from then on.
-    /// Takes 2 s at most unless processes without a shim have to be ended, which takes up to 10.
-    pub async fn probe(
-        &self,
-        known: Vec<(NodeName, Option<ProcessId>, Incarnation)>,
-    ) -> Result<Vec<(NodeName, Finding)>, Error> {
-        let mut nodes: BTreeMap<NodeName, (Known, bool)> =
-            self.list_run()?.into_iter().map(|node| (node, (Known::default(), false))).collect();
-        for (node, process, incarnation) in known {
-            nodes.insert(node, (Known { incarnation, process }, true));
-        }
-        let mut answers = Vec::with_capacity(nodes.len());
-        for (node, (known, is_known)) in nodes {
-            let (reply, answer) = oneshot::channel();
-            self.with_slot(&node, |pending| pending.probe = Some((known, reply)));
-            answers.push((node, is_known, answer));
-        }
-        let mut findings = Vec::with_capacity(answers.len());
-        for (node, is_known, answer) in answers {
-            let reason = || "the task that looked for it died".to_owned();
-            let finding = answer.await.unwrap_or_else(|_| Finding::Unprovable { reason: reason() });
-            if is_known || finding != Finding::Absent {
-                findings.push((node, finding));
-            }
-        }
-        Ok(findings)
-    }
-
-    fn list_run(&self) -> Result<Vec<NodeName>, Error> {
-        let path = &self.shared.context.run;
-        let failed = |source| Error::ListRun { path: path.clone(), source };
-        let mut nodes = Vec::new();
-        for entry in fs::read_dir(path).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            match name.to_str().map(NodeName::new) {
-                Some(Ok(node)) => nodes.push(node),
-                Some(Err(_)) | None => tracing::warn!(?name, "not a node's run directory; left alone"),
-            }
-        }
-        Ok(nodes)
-    }
-
-    /// Makes shims prove that they still answer: one that does not within 5 s is reported as silent. Costs a message per
-    /// node, so it belongs to questions about states, not to a clock.
-    pub fn ping(&self) {
-        let slots: Vec<_> = locked(&self.shared.slots).values().cloned().collect();
-        for slot in slots {
-            locked(&slot.pending).ping = true;
-            slot.wake.notify_one();
-        }
-    }
-
-    /// The tail of a node's output, from its files, whether it runs or not. Reads files, so not for the runtime's threads.
-    pub fn outputs(&self, node: &NodeName) -> NodeOutputs {
-        output::tails(&self.shared.context.node_dir(node))
-    }
-
-    fn with_slot(&self, node: &NodeName, change: impl FnOnce(&mut Pending)) {
-        let mut slots = locked(&self.shared.slots);
-        let slot = slots.entry(node.clone()).or_insert_with(|| {
-            let slot = Arc::new(Slot::default());
-            let task = NodeTask::new(Arc::clone(&self.shared), Arc::clone(&slot), node.clone());
-            // A panic would strand one node until the agent starts again, so it is worth a start.
-            self.shared.tasks.spawn(format!("node {node}"), Death::FatalByPanic, |token| task.run(token));
-            slot
-        });
-        change(&mut locked(&slot.pending));
-        slot.wake.notify_one();
-    }
-}
+use crate::tasks::Death;
 
 /// What is known to be there of the node.
 #[derive(Debug)]
@@ -234,7 +64,7 @@ struct Told {
 }
 
 #[derive(Debug)]
-struct NodeTask {
+pub(super) struct NodeTask {
     shared: Arc<Shared>,
     slot: Arc<Slot>,
     node: NodeName,
@@ -247,14 +77,14 @@ struct NodeTask {
 }
 
 impl NodeTask {
-    fn new(shared: Arc<Shared>, slot: Arc<Slot>, node: NodeName) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, slot: Arc<Slot>, node: NodeName) -> Self {
         let (known, told) = (Known::default(), Told::default());
         Self { shared, slot, node, life: Life::Nothing, known, told, forget: false }
     }
 
     /// Works until the token is cancelled; then does what was begun, and passes on the last acknowledgement, which
     /// nobody else would before the next start. Leaving drops the connection, and nothing else: the shim goes on alone.
-    async fn run(mut self, token: tokio_util::sync::CancellationToken) {
+    pub(super) async fn run(mut self, token: tokio_util::sync::CancellationToken) {
         loop {
             let is_last = token.is_cancelled();
             let mut pending = std::mem::take(&mut *locked(&self.slot.pending));

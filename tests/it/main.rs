@@ -10,6 +10,8 @@ mod failures;
 mod limits;
 mod order;
 mod peers;
+mod power_loss;
 mod requests;
 mod support;
+mod tls;
 mod websocket;

@@ -19,12 +19,13 @@
 //! It is started with the lock's descriptor as standard input and the listening socket as standard output, in the
 //! node's run directory; see [`launch`](super::launch).
 
-use std::ffi::{CString, OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+mod log;
+mod start;
+mod streams;
+
+use std::ffi::{CString, OsString};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,12 +33,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
-use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
-use super::files::{self, Durability, Exit, Launch, SHIM_LOG, SOCKET, STATUS, Status};
-use super::notify::{Notification, NotifySocket};
-use super::output::{FILE_LIMIT, Output};
+use super::files::{self, Durability, Exit, SOCKET, STATUS, Status};
+use super::notify::Notification;
 use super::protocol::{self, Decoder, FrameError, Hello, ToAgent, ToShim};
 use super::{process, sys};
 use crate::api::ids::{Incarnation, NodeName};
@@ -45,18 +44,19 @@ use crate::api::launch::{ExitCause, ProcessId};
 use crate::api::report::chain;
 use crate::crash_point;
 
+use log::Log;
+use start::{Exec, Running, Stop, start};
+use streams::{Stream, Streams};
+
 /// What the shim is called, in `ps` and to `pkill`.
 pub const NAME: &str = "zca-shim";
 
-/// The log and its predecessor have at most this size each.
-const LOG_LIMIT: u64 = 64 << 10;
 /// One read from a pipe: as much as a pipe holds unless told otherwise.
 const READ_SIZE: usize = 64 << 10;
-/// The most read from a pipe after the node's end: what a pipe can hold at most. A stray that goes on writing must not
-/// hold up the report.
-const DRAIN_LIMIT: usize = 1 << 20;
 /// What may wait for an agent that does not read; then it is taken for dead.
 const BACKLOG_LIMIT: usize = 1 << 20;
+/// Datagrams taken in before anything else has its turn.
+const NOTIFICATIONS: u32 = 64;
 
 /// The pause after a connection that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -126,137 +126,6 @@ impl Phase {
         let (stdout, stderr) = (String::new(), String::new());
         Self::Exited { process: None, exit: Exit { cause: ExitCause::NotStarted(reason), ran_ms: 0, stdout, stderr } }
     }
-}
-
-/// The node from fork to reap.
-struct Running {
-    pid: Pid,
-    pidfd: OwnedFd,
-    /// The program, for messages.
-    program: String,
-    process: ProcessId,
-    exec: Exec,
-    stop: Stop,
-}
-
-/// Whether the node's program runs yet.
-enum Exec {
-    /// The other end closes when it does.
-    Awaited(File),
-    Done,
-    Failed(String),
-}
-
-enum Stop {
-    None,
-    /// TERM was sent; KILL is due.
-    KillAt(Instant),
-    Killed,
-}
-
-/// Where the node's words come in.
-#[derive(Default)]
-struct Streams {
-    stdout: Option<Stream>,
-    stderr: Option<Stream>,
-    notify: Option<NotifySocket>,
-}
-
-struct Stream {
-    /// `None` after its end.
-    pipe: Option<File>,
-    output: Output,
-    /// Bytes are being dropped, which has been logged.
-    is_dropping: bool,
-}
-
-/// Forks the node. An error is the reason why it is not started.
-fn start(
-    node: &NodeName,
-    incarnation: Incarnation,
-    lock: BorrowedFd<'_>,
-    boot_id: &str,
-) -> Result<(Running, Streams), String> {
-    let launch: Launch = match files::read(Path::new(HERE)) {
-        Ok(Some(launch)) => launch,
-        Ok(None) => return Err("the launch file is gone from the run directory".into()),
-        Err(error) => return Err(chain(&error)),
-    };
-    if launch.incarnation != incarnation || launch.node != *node {
-        return Err(format!(
-            "the launch file is for {} incarnation {}, this shim for {node} incarnation {incarnation}",
-            launch.node, launch.incarnation
-        ));
-    }
-    let notify = NotifySocket::bind().map_err(|error| format!("cannot make its NOTIFY_SOCKET: {error}"))?;
-    let directory = OsStr::from_bytes(&launch.directory);
-    let directory = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| format!("cannot use its directory {}: {error}", directory.display()))?;
-
-    let path: &[u8] = launch.program.as_ref().map_or(b"/proc/self/exe", |path| path.as_slice());
-    let program = String::from_utf8_lossy(path).into_owned();
-    let text = |bytes: &[u8]| {
-        CString::new(bytes).map_err(|_| format!("a zero byte in {:?}", bytes.escape_ascii().to_string()))
-    };
-    let path = text(path)?;
-    let argv = launch.argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
-    let mut env = Vec::with_capacity(launch.env.len() + 1);
-    for (name, value) in &launch.env {
-        if name.as_slice() != b"NOTIFY_SOCKET" {
-            env.push(text(&[name, b"=".as_slice(), value].concat())?);
-        }
-    }
-    env.push(text(&[b"NOTIFY_SOCKET=", notify.address()].concat())?);
-
-    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"));
-    let (stdout, stdout_end) = pipe()?;
-    let (stderr, stderr_end) = pipe()?;
-    let (failure, failure_end) = pipe()?;
-    for end in [&stdout, &stderr, &failure] {
-        rustix::io::ioctl_fionbio(end, true).map_err(|error| format!("cannot set up a pipe: {error}"))?;
-    }
-    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| format!("cannot open /dev/null: {error}"))?;
-    let stream = |pipe: OwnedFd, name| {
-        let directory = directory.try_clone().map_err(|error| format!("cannot copy a descriptor: {error}"))?;
-        Ok::<_, String>(Some(Stream {
-            pipe: Some(File::from(pipe)),
-            output: Output::new(directory, name, FILE_LIMIT),
-            is_dropping: false,
-        }))
-    };
-    let streams =
-        Streams { stdout: stream(stdout, "stdout")?, stderr: stream(stderr, "stderr")?, notify: Some(notify) };
-
-    crash_point!("shim_before_fork", node.as_str());
-    let pid = sys::spawn(&sys::Program {
-        path: &path,
-        argv: &argv,
-        env: &env,
-        directory: directory.as_fd(),
-        stdin: null.as_fd(),
-        stdout: stdout_end.as_fd(),
-        stderr: stderr_end.as_fd(),
-        lock,
-        failure: failure_end.as_fd(),
-    })
-    .map_err(|error| format!("cannot fork: {error}"))?;
-    crash_point!("shim_after_fork", node.as_str());
-    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(error) => {
-            // Out of descriptors or memory: without it the node's end would go unseen.
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-            return Err(format!("cannot watch its process: {error}"));
-        }
-    };
-    let raw = pid.as_raw_nonzero().get().unsigned_abs();
-    let process = process::identify(raw, boot_id)
-        // It can only not be read where /proc is hidden from us; then nothing is ever proven by it, which is safe.
-        .unwrap_or_else(|_| ProcessId { boot_id: boot_id.to_owned(), pid: raw, start_time: 0 });
-    let exec = Exec::Awaited(File::from(failure));
-    Ok((Running { pid, pidfd, program, process, exec, stop: Stop::None }, streams))
 }
 
 /// The agent's connection; a newer one takes its place.
@@ -389,7 +258,8 @@ impl Shim {
     fn read_notifications(&mut self, buffer: &mut [u8]) -> Next {
         let Some(notify) = &self.streams.notify else { return Next::Wait };
         let mut became_ready = false;
-        loop {
+        // Anybody on the host can send there, faster than it is read: poll comes back for the rest.
+        for _ in 0..NOTIFICATIONS {
             match notify.receive(buffer) {
                 Ok(Some(Notification { is_ready, status })) => {
                     became_ready |= is_ready;
@@ -647,51 +517,6 @@ fn signal_all(pid: Pid, signal: Signal) {
     }
 }
 
-impl Stream {
-    fn read(&mut self, buffer: &mut [u8], log: &mut Log) -> usize {
-        let Some(pipe) = &mut self.pipe else { return 0 };
-        match pipe.read(buffer) {
-            Ok(0) => {
-                self.pipe = None;
-                0
-            }
-            Ok(count) => {
-                let result = self.output.write(buffer.get(..count).unwrap_or_default());
-                match (result, self.is_dropping) {
-                    (Ok(()), false) | (Err(_), true) => {}
-                    (Ok(()), true) => {
-                        self.is_dropping = false;
-                        log.line(format_args!(
-                            "output is written again; {} bytes were dropped so far",
-                            self.output.dropped
-                        ));
-                    }
-                    (Err(error), false) => {
-                        self.is_dropping = true;
-                        log.line(format_args!("output is being dropped: {error}"));
-                    }
-                }
-                count
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
-            Err(_) => {
-                self.pipe = None;
-                0
-            }
-        }
-    }
-
-    fn drain(&mut self, buffer: &mut [u8], log: &mut Log) {
-        let mut total = 0;
-        while total < DRAIN_LIMIT {
-            match self.read(buffer, log) {
-                0 => break,
-                count => total += count,
-            }
-        }
-    }
-}
-
 impl Agent {
     fn flush(&mut self) -> io::Result<()> {
         while !self.backlog.is_empty() {
@@ -704,32 +529,5 @@ impl Agent {
             }
         }
         Ok(())
-    }
-}
-
-/// The shim's own log, bounded: at its limit it becomes `shim.log.old`.
-struct Log {
-    file: Option<File>,
-    size: u64,
-}
-
-impl Log {
-    fn open() -> Self {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(SHIM_LOG).ok();
-        let size = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len());
-        Self { file, size }
-    }
-
-    fn line(&mut self, text: impl std::fmt::Display) {
-        if self.size >= LOG_LIMIT {
-            let _ = fs::rename(SHIM_LOG, [SHIM_LOG, ".old"].concat());
-            *self = Self::open();
-        }
-        if let Some(file) = &mut self.file {
-            let line = format!("{} [{}] {text}\n", jiff::Timestamp::now(), std::process::id());
-            // A full disk must not stop the shim, and there is nowhere else to tell.
-            let _ = file.write_all(line.as_bytes());
-            self.size += line.len() as u64;
-        }
     }
 }

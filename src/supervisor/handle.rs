@@ -1,0 +1,187 @@
+//! The [`Handle`] through which the core gives its orders, and where they wait for a node's task.
+//!
+//! Promises: [`Handle::order`] never waits; the newest order of a kind replaces an older one that was not looked at yet, so
+//! nothing queues up however slow a node's disk or shim is, and one slow node delays no other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::adopt::Known;
+use super::launch::Order;
+use super::task::NodeTask;
+use super::{Context, Error, Options, output};
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::ProcessId;
+use crate::api::status::NodeOutputs;
+use crate::api::supervision::{Finding, NodeEvent, NodeOrder};
+use crate::tasks::{Death, Tasks};
+
+/// The way to all nodes. Cheap to clone; its calls may come from any thread.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) context: Arc<Context>,
+    pub(super) tasks: Tasks,
+    /// Bounded by its owner. Full means: nodes' tasks wait, nothing is lost.
+    pub(super) events: mpsc::Sender<NodeEvent>,
+    pub(super) slots: Mutex<BTreeMap<NodeName, Arc<Slot>>>,
+}
+
+/// What a node's task has been told to do and has not looked at.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) pending: Mutex<Pending>,
+    pub(super) wake: Notify,
+}
+
+/// The newest order of each kind.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) probe: Option<(Known, oneshot::Sender<Finding>)>,
+    pub(super) prepare: Option<Order>,
+    pub(super) launch: Option<Incarnation>,
+    pub(super) stop: Option<(Incarnation, u64)>,
+    pub(super) acknowledge: Option<Incarnation>,
+    pub(super) forget: Option<Incarnation>,
+    pub(super) ping: bool,
+}
+
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { probe, prepare, launch, stop, acknowledge, forget, ping } = self;
+        probe.is_none()
+            && prepare.is_none()
+            && launch.is_none()
+            && stop.is_none()
+            && acknowledge.is_none()
+            && forget.is_none()
+            && !ping
+    }
+
+    fn add(&mut self, order: NodeOrder) {
+        match order {
+            NodeOrder::Prepare { incarnation, spec, by } => {
+                self.prepare = Some(Order { incarnation, spec, by });
+                // What is being started again is not forgotten, and an older launch is over.
+                self.forget = self.forget.filter(|forgotten| *forgotten >= incarnation);
+                self.launch = self.launch.filter(|launch| *launch >= incarnation);
+            }
+            NodeOrder::Launch { incarnation } => self.launch = Some(incarnation),
+            NodeOrder::Stop { incarnation, timeout_ms } => {
+                // Of two for the same incarnation the earlier end counts, as it does for the shim.
+                let before = self.stop.filter(|(stopping, _)| *stopping == incarnation);
+                self.stop = Some((incarnation, before.map_or(timeout_ms, |(_, before)| before.min(timeout_ms))));
+            }
+            NodeOrder::AcknowledgeExit { incarnation } => self.acknowledge = Some(incarnation),
+            NodeOrder::Forget { incarnation } => {
+                if self.prepare.as_ref().is_some_and(|prepare| prepare.incarnation > incarnation) {
+                    return;
+                }
+                self.forget = Some(incarnation);
+                self.prepare = None;
+                self.launch = self.launch.filter(|launch| *launch > incarnation);
+            }
+        }
+    }
+}
+
+/// Nothing under these locks can panic half way, so a poisoned one is as good as new.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Handle {
+    /// Opens what supervision needs. Starts and finds nothing yet: see [`probe`](Self::probe).
+    pub fn start(options: Options, events: mpsc::Sender<NodeEvent>, tasks: Tasks) -> Result<Self, Error> {
+        let context = Arc::new(Context::open(options)?);
+        Ok(Self { shared: Arc::new(Shared { context, tasks, events, slots: Mutex::default() }) })
+    }
+
+    /// The boot this supervisor runs in, as it is in every [`ProcessId`].
+    pub fn boot_id(&self) -> &str {
+        &self.shared.context.boot_id
+    }
+
+    /// Gives an order; what comes of it is told as an event. Never waits.
+    pub fn order(&self, node: &NodeName, order: NodeOrder) {
+        self.with_slot(node, |pending| pending.add(order));
+    }
+
+    /// Finds out what an earlier agent left of these nodes, and of all others that have a run directory (of which those
+    /// are named that are not [`Finding::Absent`]). To be called once, before any order; adopted nodes report from then on.
+    /// Takes 2 s at most unless processes without a shim have to be ended, which takes up to 10.
+    pub async fn probe(
+        &self,
+        known: Vec<(NodeName, Option<ProcessId>, Incarnation)>,
+    ) -> Result<Vec<(NodeName, Finding)>, Error> {
+        let mut nodes: BTreeMap<NodeName, (Known, bool)> =
+            self.list_run()?.into_iter().map(|node| (node, (Known::default(), false))).collect();
+        for (node, process, incarnation) in known {
+            nodes.insert(node, (Known { incarnation, process }, true));
+        }
+        let mut answers = Vec::with_capacity(nodes.len());
+        for (node, (known, is_known)) in nodes {
+            let (reply, answer) = oneshot::channel();
+            self.with_slot(&node, |pending| pending.probe = Some((known, reply)));
+            answers.push((node, is_known, answer));
+        }
+        let mut findings = Vec::with_capacity(answers.len());
+        for (node, is_known, answer) in answers {
+            let reason = || "the task that looked for it died".to_owned();
+            let finding = answer.await.unwrap_or_else(|_| Finding::Unprovable { reason: reason() });
+            if is_known || finding != Finding::Absent {
+                findings.push((node, finding));
+            }
+        }
+        Ok(findings)
+    }
+
+    fn list_run(&self) -> Result<Vec<NodeName>, Error> {
+        let path = &self.shared.context.run;
+        let failed = |source| Error::ListRun { path: path.clone(), source };
+        let mut nodes = Vec::new();
+        for entry in fs::read_dir(path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            match name.to_str().map(NodeName::new) {
+                Some(Ok(node)) => nodes.push(node),
+                Some(Err(_)) | None => tracing::warn!(?name, "not a node's run directory; left alone"),
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// Makes shims prove that they still answer: one that does not within 5 s is reported as silent. Costs a message per
+    /// node, so it belongs to questions about states, not to a clock.
+    pub fn ping(&self) {
+        let slots: Vec<_> = locked(&self.shared.slots).values().cloned().collect();
+        for slot in slots {
+            locked(&slot.pending).ping = true;
+            slot.wake.notify_one();
+        }
+    }
+
+    /// The tail of a node's output, from its files, whether it runs or not. Reads files, so not for the runtime's threads.
+    pub fn outputs(&self, node: &NodeName) -> NodeOutputs {
+        output::tails(&self.shared.context.node_dir(node))
+    }
+
+    fn with_slot(&self, node: &NodeName, change: impl FnOnce(&mut Pending)) {
+        let mut slots = locked(&self.shared.slots);
+        let slot = slots.entry(node.clone()).or_insert_with(|| {
+            let slot = Arc::new(Slot::default());
+            let task = NodeTask::new(Arc::clone(&self.shared), Arc::clone(&slot), node.clone());
+            // A panic would strand one node until the agent starts again, so it is worth a start.
+            self.shared.tasks.spawn(format!("node {node}"), Death::FatalByPanic, |token| task.run(token));
+            slot
+        });
+        change(&mut locked(&slot.pending));
+        slot.wake.notify_one();
+    }
+}

@@ -1,0 +1,138 @@
+//! From the launch file to the node's process.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Instant;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::super::files::{self, Launch};
+use super::super::notify::NotifySocket;
+use super::super::output::{FILE_LIMIT, Output};
+use super::super::{process, sys};
+use super::HERE;
+use super::streams::{Stream, Streams};
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::ProcessId;
+use crate::api::report::chain;
+use crate::crash_point;
+
+/// The node from fork to reap.
+pub(super) struct Running {
+    pub(super) pid: Pid,
+    pub(super) pidfd: OwnedFd,
+    /// The program, for messages.
+    pub(super) program: String,
+    pub(super) process: ProcessId,
+    pub(super) exec: Exec,
+    pub(super) stop: Stop,
+}
+
+/// Whether the node's program runs yet.
+pub(super) enum Exec {
+    /// The other end closes when it does.
+    Awaited(File),
+    Done,
+    Failed(String),
+}
+
+pub(super) enum Stop {
+    None,
+    /// TERM was sent; KILL is due.
+    KillAt(Instant),
+    Killed,
+}
+
+/// Forks the node. An error is the reason why it is not started.
+pub(super) fn start(
+    node: &NodeName,
+    incarnation: Incarnation,
+    lock: BorrowedFd<'_>,
+    boot_id: &str,
+) -> Result<(Running, Streams), String> {
+    let launch: Launch = match files::read(Path::new(HERE)) {
+        Ok(Some(launch)) => launch,
+        Ok(None) => return Err("the launch file is gone from the run directory".into()),
+        Err(error) => return Err(chain(&error)),
+    };
+    if launch.incarnation != incarnation || launch.node != *node {
+        return Err(format!(
+            "the launch file is for {} incarnation {}, this shim for {node} incarnation {incarnation}",
+            launch.node, launch.incarnation
+        ));
+    }
+    let notify = NotifySocket::bind().map_err(|error| format!("cannot make its NOTIFY_SOCKET: {error}"))?;
+    let directory = OsStr::from_bytes(&launch.directory);
+    let directory = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| format!("cannot use its directory {}: {error}", directory.display()))?;
+
+    let path: &[u8] = launch.program.as_ref().map_or(b"/proc/self/exe", |path| path.as_slice());
+    let program = String::from_utf8_lossy(path).into_owned();
+    let text = |bytes: &[u8]| {
+        CString::new(bytes).map_err(|_| format!("a zero byte in {:?}", bytes.escape_ascii().to_string()))
+    };
+    let path = text(path)?;
+    let argv = launch.argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
+    let mut env = Vec::with_capacity(launch.env.len() + 1);
+    for (name, value) in &launch.env {
+        if name.as_slice() != b"NOTIFY_SOCKET" {
+            env.push(text(&[name, b"=".as_slice(), value].concat())?);
+        }
+    }
+    env.push(text(&[b"NOTIFY_SOCKET=", notify.address()].concat())?);
+
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"));
+    let (stdout, stdout_end) = pipe()?;
+    let (stderr, stderr_end) = pipe()?;
+    let (failure, failure_end) = pipe()?;
+    for end in [&stdout, &stderr, &failure] {
+        rustix::io::ioctl_fionbio(end, true).map_err(|error| format!("cannot set up a pipe: {error}"))?;
+    }
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| format!("cannot open /dev/null: {error}"))?;
+    let stream = |pipe: OwnedFd, name| {
+        let directory = directory.try_clone().map_err(|error| format!("cannot copy a descriptor: {error}"))?;
+        Ok::<_, String>(Some(Stream {
+            pipe: Some(File::from(pipe)),
+            output: Output::new(directory, name, FILE_LIMIT),
+            is_dropping: false,
+        }))
+    };
+    let streams =
+        Streams { stdout: stream(stdout, "stdout")?, stderr: stream(stderr, "stderr")?, notify: Some(notify) };
+
+    crash_point!("shim_before_fork", node.as_str());
+    let pid = sys::spawn(&sys::Program {
+        path: &path,
+        argv: &argv,
+        env: &env,
+        directory: directory.as_fd(),
+        stdin: null.as_fd(),
+        stdout: stdout_end.as_fd(),
+        stderr: stderr_end.as_fd(),
+        lock,
+        failure: failure_end.as_fd(),
+    })
+    .map_err(|error| format!("cannot fork: {error}"))?;
+    crash_point!("shim_after_fork", node.as_str());
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            // Out of descriptors or memory: without it the node's end would go unseen.
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            return Err(format!("cannot watch its process: {error}"));
+        }
+    };
+    let raw = pid.as_raw_nonzero().get().unsigned_abs();
+    let process = process::identify(raw, boot_id)
+        // It can only not be read where /proc is hidden from us; then nothing is ever proven by it, which is safe.
+        .unwrap_or_else(|_| ProcessId { boot_id: boot_id.to_owned(), pid: raw, start_time: 0 });
+    let exec = Exec::Awaited(File::from(failure));
+    Ok((Running { pid, pidfd, program, process, exec, stop: Stop::None }, streams))
+}
