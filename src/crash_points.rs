@@ -5,8 +5,10 @@
 //!
 //! - `ZCA_CRASH_AT=name[@node][:n][,…]`: die at the n-th passing (default: the first) of that place, if a node is given
 //!   only where it concerns that node.
+//! - `ZCA_HANG_AT=…`, in the same form: never return from that place, as if the disk did not answer.
 //! - `ZCA_CRASH_ONCE=file`: die only if the file does not exist, and create it first. So one variable in the
 //!   environment of agent and shims alike makes for one crash in all.
+//! - `ZCA_SKIP_SYNC=1`: commits return without fdatasync, so that the test of power cuts can show that it sees this.
 
 /// Marks a place. The second argument is the name of the node concerned, as text.
 #[macro_export]
@@ -23,8 +25,14 @@ macro_rules! crash_point {
 #[inline(always)]
 pub fn pass(_name: &str, _node: Option<&str>) {}
 
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn skips_sync() -> bool {
+    false
+}
+
 #[cfg(feature = "crash-points")]
-pub use enabled::pass;
+pub use enabled::{pass, skips_sync};
 
 #[cfg(feature = "crash-points")]
 mod enabled {
@@ -53,12 +61,15 @@ mod enabled {
         Plan { name: name.to_owned(), node, left: AtomicU64::new(n) }
     }
 
-    fn plans() -> &'static [Plan] {
-        static PLANS: OnceLock<Vec<Plan>> = OnceLock::new();
-        PLANS.get_or_init(|| {
-            let text = std::env::var("ZCA_CRASH_AT").unwrap_or_default();
+    static CRASHES: OnceLock<Vec<Plan>> = OnceLock::new();
+    static HANGS: OnceLock<Vec<Plan>> = OnceLock::new();
+
+    fn is_planned(plans: &OnceLock<Vec<Plan>>, variable: &str, name: &str, node: Option<&str>) -> bool {
+        let plans = plans.get_or_init(|| {
+            let text = std::env::var(variable).unwrap_or_default();
             text.split(',').filter(|plan| !plan.is_empty()).map(parse).collect()
-        })
+        });
+        plans.iter().any(|plan| is_due(plan, name, node))
     }
 
     fn is_due(plan: &Plan, name: &str, node: Option<&str>) -> bool {
@@ -67,9 +78,18 @@ mod enabled {
             && plan.left.fetch_sub(1, Ordering::Relaxed) == 1
     }
 
+    /// Whether commits are to be made without fdatasync.
+    pub fn skips_sync() -> bool {
+        static SKIPS: OnceLock<bool> = OnceLock::new();
+        *SKIPS.get_or_init(|| std::env::var_os("ZCA_SKIP_SYNC").is_some())
+    }
+
     /// Passes the place `name`; see the module.
     pub fn pass(name: &str, node: Option<&str>) {
-        if !plans().iter().any(|plan| is_due(plan, name, node)) {
+        if is_planned(&HANGS, "ZCA_HANG_AT", name, node) {
+            hang();
+        }
+        if !is_planned(&CRASHES, "ZCA_CRASH_AT", name, node) {
             return;
         }
         if let Some(once) = std::env::var_os("ZCA_CRASH_ONCE")
@@ -79,6 +99,10 @@ mod enabled {
         }
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         // The signal arrives before the call returns, unless another thread takes it: then wait for the end.
+        hang();
+    }
+
+    fn hang() -> ! {
         loop {
             std::thread::park();
         }

@@ -9,6 +9,8 @@ mod basics;
 mod corpus;
 #[path = "journal/damage.rs"]
 mod damage;
+#[path = "journal/fixtures.rs"]
+mod fixtures;
 #[path = "journal/full_disk.rs"]
 mod full_disk;
 #[path = "journal/reading.rs"]

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::event::Incoming;
 use crate::api::supervision::NodeEvent;
 use crate::api::time::Now;
+use crate::crash_point;
 #[cfg(feature = "crash-points")]
 use crate::journal::entry::Entry;
 use crate::journal::entry::Sealed;
@@ -287,8 +288,9 @@ impl Driver {
     fn commit(&mut self) -> Result<(), Error> {
         loop {
             let records = self.core.take_records();
-            self.pass_crash_points(true);
             self.commits.send_modify(|commit| *commit += 1);
+            self.pass_crash_points(true);
+            crash_point!("during_commit");
             let effects = self.journal.commit(records).map_err(Error::Commit)?;
             self.commits.send_modify(|commit| *commit += 1);
             self.pass_crash_points(false);

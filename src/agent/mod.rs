@@ -8,7 +8,7 @@ mod door;
 mod driver;
 mod effects;
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -166,7 +166,7 @@ pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Erro
         .enable_all()
         .build()
         .map_err(|source| Error::System { what: "starting the runtime", source })?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let (answer, answered) = oneshot::channel();
         let peer = format!("uid={} pid={}", rustix::process::getuid().as_raw(), std::process::id());
         let incoming = Incoming {
@@ -185,7 +185,10 @@ pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Erro
             what: "stopping the nodes",
             source: io::Error::other("the agent ended without an answer"),
         })
-    })
+    });
+    // A commit that hangs is not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
 }
 
 /// An agent whose driver is ready and not yet running.
@@ -298,7 +301,13 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     first.extend(findings.into_iter().map(|(node, finding)| Input::Found { node, finding }));
     // Before `Adopted`: the agent that only stops nodes must not start any first.
     first.extend(own_request.map(|incoming| Input::Request { incoming: Box::new(incoming), known: None }));
-    let driver = blocking("starting the driver", move || driver.begin(first).map(|()| driver)).await??;
+    let begun = blocking("starting the driver", move || driver.begin(first).map(|()| driver));
+    let driver = tokio::select! {
+        begun = begun => begun??,
+        () = slow_commit(commits.clone(), options.commit_timeout) => {
+            return Err(Error::SlowCommit(options.commit_timeout));
+        }
+    };
 
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (stops, stops_rx) = mpsc::channel(1);
@@ -528,7 +537,13 @@ async fn blocking<T: Send + 'static>(
 /// socket in it.
 fn make_state_dir(dir: &Path, group: Option<u32>) -> Result<(), Error> {
     let failed = |source| Error::StateDir { dir: dir.display().to_string(), source };
+    let made: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    // A directory that a power cut takes away takes with it what was durable inside.
+    for parent in made.into_iter().filter_map(Path::parent) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
+    }
     if let Some(group) = group {
         std::os::unix::fs::chown(dir, None, Some(group)).map_err(failed)?;
         std::fs::set_permissions(dir, Permissions::from_mode(0o710)).map_err(failed)?;

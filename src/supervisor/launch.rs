@@ -63,9 +63,9 @@ impl RunDir {
         format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()).into()
     }
 
-    /// The lock's file, not locked.
+    /// The lock's file, not locked. Not to be written to: the node inherits the descriptor.
     pub fn open_lock(&self) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.directory, LOCK, flags, Mode::from_raw_mode(0o600))?.into())
     }
 

@@ -50,12 +50,15 @@ impl NotifySocket {
         self.socket.as_fd()
     }
 
-    /// The next datagram from somebody who may speak; `None` when there is none waiting.
+    /// The next datagram; `None` when there is none waiting. One from somebody who may not speak says nothing.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Notification>> {
         loop {
             match sys::receive_with_credentials(self.socket.as_fd(), buffer) {
                 Ok(datagram)
-                    if datagram.is_cut || !matches!(datagram.uid, Some(uid) if uid == 0 || uid == self.uid) => {}
+                    if datagram.is_cut || !matches!(datagram.uid, Some(uid) if uid == 0 || uid == self.uid) =>
+                {
+                    return Ok(Some(Notification::default()));
+                }
                 Ok(datagram) => return Ok(Some(parse(buffer.get(..datagram.length).unwrap_or_default()))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -104,6 +107,8 @@ mod tests {
         let sender = UnixDatagram::unbound().unwrap();
         sender.send_to_addr(&[b'x'; 5000], &address).unwrap();
         sender.send_to_addr(b"READY=1", &address).unwrap();
-        assert!(socket.receive(&mut [0; 4096]).unwrap().unwrap().is_ready, "the one that is too long is skipped");
+        let too_long = socket.receive(&mut [0; 4096]).unwrap();
+        assert_eq!(too_long, Some(Notification::default()));
+        assert!(socket.receive(&mut [0; 4096]).unwrap().unwrap().is_ready);
     }
 }

@@ -103,10 +103,7 @@ impl Output {
     pub fn tail(&self) -> String {
         let mut bytes = Vec::new();
         for name in [numbered(self.name, 1), self.name.to_owned()] {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            if let Ok(fd) = rustix::fs::openat(&self.directory, &name, flags, Mode::empty()) {
-                let _ = append_end(&mut File::from(fd), &mut bytes);
-            }
+            let _ = open_to_read(&self.directory, name.as_ref()).and_then(|mut file| append_end(&mut file, &mut bytes));
         }
         let own = usize::try_from(self.written.min(TAIL_BYTES)).unwrap_or(0);
         last_lines(bytes.get(bytes.len().saturating_sub(own)..).unwrap_or_default())
@@ -115,6 +112,17 @@ impl Output {
 
 fn numbered(name: &str, number: u32) -> String {
     format!("{name}.{number}")
+}
+
+/// Opens a file of a node's directory. The directory is the node's, which may have put anything there: a link is not followed,
+/// and what is no regular file is not read (a pipe would be waited for).
+fn open_to_read(directory: impl AsFd, name: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
 }
 
 /// Appends the last [`TAIL_BYTES`] of `file`.
@@ -142,9 +150,8 @@ fn last_lines(bytes: &[u8]) -> String {
 pub fn tails(directory: &Path) -> NodeOutputs {
     let tail = |name: &str| {
         let mut bytes = Vec::new();
-        if let Ok(mut file) = File::open(directory.join(name)) {
-            let _ = append_end(&mut file, &mut bytes);
-        }
+        let file = open_to_read(rustix::fs::CWD, &directory.join(name));
+        let _ = file.and_then(|mut file| append_end(&mut file, &mut bytes));
         last_lines(&bytes)
     };
     NodeOutputs { stdout: tail("stdout"), stderr: tail("stderr") }
@@ -189,6 +196,20 @@ mod tests {
         assert_eq!((tail.lines().count(), tail.lines().next()), (100, Some("line 200")));
         let garbage = last_lines(&[0xff; 16 << 10]);
         assert!(garbage.len() <= 16 << 10 && garbage.chars().all(|c| c == '\u{fffd}'));
+    }
+
+    /// Read by the agent, which may be root, from a directory that is the node's.
+    #[test]
+    fn no_link_is_followed_and_no_pipe_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, "secret\n").unwrap();
+        std::os::unix::fs::symlink(&secret, directory.path().join("stdout")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, directory.path().join("stderr"), Mode::from_raw_mode(0o600)).unwrap();
+        assert_eq!(tails(directory.path()), NodeOutputs::default());
+        let mut stdout = output(directory.path(), 10);
+        assert!(stdout.write(b"x").is_err());
+        assert_eq!(std::fs::read(secret).unwrap(), b"secret\n");
     }
 
     #[test]

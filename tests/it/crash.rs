@@ -259,3 +259,23 @@ fn random_kills_under_load() {
         assert_eq!(host.node_processes(node).len(), 1, "{node}");
     }
 }
+
+/// A disk that does not answer: whether the agent serves already or still starts, it does not wait with it.
+#[test]
+fn a_commit_that_hangs_ends_the_agent_during_its_start_and_later() {
+    let ends = |host: &Host, agent: Agent| {
+        let status = agent.wait();
+        let log = host.read_log();
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains("a commit to the journal takes longer than"), "{log}");
+    };
+    let mut host = Host::new();
+    host.set("ZCA_HANG_AT", "during_commit").set("ZCA_COMMIT_TIMEOUT", "300ms");
+    ends(&host, host.spawn());
+
+    let mut host = Host::new();
+    host.set("ZCA_HANG_AT", "before_accept").set("ZCA_COMMIT_TIMEOUT", "3s");
+    let agent = host.start();
+    host.client().submit("r", three_nodes(), dialect(&three_nodes()), None).unwrap();
+    ends(&host, agent);
+}

@@ -9,6 +9,7 @@ mod crash;
 mod failures;
 mod limits;
 mod order;
+mod power_loss;
 mod requests;
 mod support;
 mod websocket;

@@ -55,6 +55,8 @@ pub const NAME: &str = "zca-shim";
 const READ_SIZE: usize = 64 << 10;
 /// What may wait for an agent that does not read; then it is taken for dead.
 const BACKLOG_LIMIT: usize = 1 << 20;
+/// Datagrams taken in before anything else has its turn.
+const NOTIFICATIONS: u32 = 64;
 
 /// The pause after a connection that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -256,7 +258,8 @@ impl Shim {
     fn read_notifications(&mut self, buffer: &mut [u8]) -> Next {
         let Some(notify) = &self.streams.notify else { return Next::Wait };
         let mut became_ready = false;
-        loop {
+        // Anybody on the host can send there, faster than it is read: poll comes back for the rest.
+        for _ in 0..NOTIFICATIONS {
             match notify.receive(buffer) {
                 Ok(Some(Notification { is_ready, status })) => {
                     became_ready |= is_ready;

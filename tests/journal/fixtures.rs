@@ -1,0 +1,55 @@
+//! A database of each released format, as that release wrote it: it opens, reads as it was written, and opens again.
+//!
+//! `migrations/*/database.tgz` is a state directory whose agent was killed with a request under way; `database.jsonl` is
+//! what that release's `journal dump --kind all --format json` said of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::{TempDir, tempdir};
+use zeek_cluster_agent::api::audit::{Filter, Kind};
+use zeek_cluster_agent::api::ids::Seq;
+use zeek_cluster_agent::journal::Condition;
+use zeek_cluster_agent::journal::entry::{Life, Stage};
+
+use crate::support::*;
+
+fn folder(format: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(format)
+}
+
+fn unpacked(format: &str) -> TempDir {
+    let dir = tempdir().unwrap();
+    let archive = folder(format).join("database.tgz");
+    let done = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(dir.path()).status().unwrap();
+    assert!(done.success(), "{}", archive.display());
+    dir
+}
+
+#[test]
+fn a_journal_of_the_first_format_opens_and_reads_as_it_was_written() {
+    let dir = unpacked("0001_initial");
+    let written = fs::read_to_string(folder("0001_initial").join("database.jsonl")).unwrap();
+    for _ in 0..2 {
+        let opened = open(dir.path());
+        assert_eq!(opened.condition, Condition::Intact);
+        let recovered = &opened.recovered;
+        assert_eq!(recovered.last, Seq(100));
+        assert_eq!(recovered.desired.config.as_ref().unwrap().0.nodes.len(), 63);
+        let (received, record) = &recovered.unfinished[&Seq(90)];
+        assert_eq!(received.reqid, reqid("restart-2"));
+        assert!(matches!(&record.stage, Stage::Waiting { targets, .. } if targets.len() == 3), "{record:?}");
+        let up = recovered.nodes.values().filter(|node| matches!(node.life, Life::Up { .. }));
+        assert_eq!((recovered.nodes.len(), up.count()), (3, 2));
+        let known = opened.journal.lookup(&reqid("nodes-1")).unwrap().unwrap();
+        assert_eq!((known.seq, known.outcome.unwrap().1.results.len()), (Seq(24), 1));
+
+        let reader = opened.journal.reader();
+        let filter = Filter { kind: Kind::All, ..Filter::default() };
+        let rows = all_rows(&filter, |filter, cursor| reader.page(filter, cursor).unwrap());
+        let read: Vec<String> = rows.iter().map(|row| serde_json::to_string(row).unwrap()).collect();
+        assert_eq!(read, written.lines().collect::<Vec<_>>());
+        assert_eq!(reader.verify().unwrap().problems, Vec::<String>::new());
+    }
+}
