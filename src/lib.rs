@@ -18,4 +18,5 @@ pub mod settings;
 pub mod supervisor;
 pub mod tasks;
 pub mod telemetry;
+pub mod tls;
 pub mod websocket;

@@ -135,9 +135,18 @@ pub struct Sending {
 pub struct Asking {
     #[command(flatten)]
     pub sending: Sending,
-    /// Ask over WebSocket, as any client could, instead of the control socket: ws://HOST:PORT
+    /// Ask over WebSocket, as any client could, instead of the control socket: ws://HOST:PORT, or wss:// for TLS
     #[arg(long, value_name = "URL")]
     pub via: Option<String>,
+    /// Believe a wss:// server whose certificate comes from these authorities (PEM) [default: the system's]
+    #[arg(long, value_name = "FILE", requires = "via")]
+    pub ca: Option<PathBuf>,
+    /// Show this certificate (PEM) to a wss:// server
+    #[arg(long, value_name = "FILE", requires = "via")]
+    pub certificate: Option<PathBuf>,
+    /// The private key of --certificate (PEM, without passphrase) [default: in the certificate's file]
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
 }
 
 /// Milliseconds.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::config::Text;
-use super::flags::{self, Sending};
+use super::flags::{self, Asking, Sending};
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table, plain};
 use super::{Context, connect, print_json, status};
@@ -15,6 +15,7 @@ use crate::api::ids::{InstanceName, ReqId};
 use crate::api::report::chain;
 use crate::api::status::NodeStatus;
 use crate::control::client::{Answer, Client, Error};
+use crate::tls;
 use crate::websocket::client as websocket;
 
 /// Beyond what the agent may take: for the way there and back, and a commit.
@@ -32,12 +33,12 @@ pub struct Call {
 pub fn run(context: &Context, command: flags::Request) -> Outcome {
     let (request, dialect, asking) = match command {
         flags::Request::SetConfiguration { file, asking } => {
-            let (mut way, config) = with_file(context, &file, asking.via.as_deref())?;
+            let (mut way, config) = with_file(context, &file, &asking)?;
             let request = Request::SetConfiguration { config };
             return way.send(context, Call { request, dialect: Dialect::ClusterAgent, sending: asking.sending });
         }
         flags::Request::Deploy { file, force, asking } => {
-            let (mut way, config) = with_file(context, &file, asking.via.as_deref())?;
+            let (mut way, config) = with_file(context, &file, &asking)?;
             let request = Request::Deploy { config, force };
             return way.send(context, Call { request, dialect: Dialect::Management, sending: asking.sending });
         }
@@ -53,7 +54,7 @@ pub fn run(context: &Context, command: flags::Request) -> Outcome {
             (Request::NodeDispatch { action, nodes }, Dialect::Management, asking)
         }
     };
-    let mut way = Way::open(context, asking.via.as_deref())?;
+    let mut way = Way::open(context, &asking)?;
     way.send(context, Call { request, dialect, sending: asking.sending })
 }
 
@@ -70,12 +71,16 @@ enum Way {
 }
 
 impl Way {
-    fn open(context: &Context, via: Option<&str>) -> Result<Self, Failure> {
+    fn open(context: &Context, asking: &Asking) -> Result<Self, Failure> {
+        let Asking { via, ca, certificate, key, sending: _ } = asking;
+        let tls = tls::ClientOptions { ca: ca.clone(), certificate: certificate.clone(), key: key.clone() };
         match via {
             None => Ok(Self::Control(Box::new(connect::connect(context)?))),
-            Some(url) => match websocket::Client::connect(url) {
+            Some(url) => match websocket::Client::connect(url, &tls) {
                 Ok(client) => Ok(Self::WebSocket(Box::new(client))),
-                Err(error @ websocket::Error::Url { .. }) => Err(Failure::new(Exit::Usage, chain(&error))),
+                Err(error @ (websocket::Error::Url { .. } | websocket::Error::Tls(_))) => {
+                    Err(Failure::new(Exit::Usage, chain(&error)))
+                }
                 Err(error) => Err(Failure::new(Exit::Unreachable, chain(&error))),
             },
         }
@@ -102,9 +107,9 @@ impl Way {
 }
 
 /// A file without instances means the connected agent's nodes.
-fn with_file(context: &Context, file: &std::path::Path, via: Option<&str>) -> Result<(Way, Configuration), Failure> {
+fn with_file(context: &Context, file: &std::path::Path, asking: &Asking) -> Result<(Way, Configuration), Failure> {
     let text = Text::read_cluster_file(file)?;
-    let way = Way::open(context, via)?;
+    let way = Way::open(context, asking)?;
     let ours = InstanceName::new(way.agent().to_owned())
         .map_err(|error| Failure::because(Exit::Failed, "the agent's name cannot be used", &error))?;
     let config = text.configuration(&ours)?;

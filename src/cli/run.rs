@@ -13,11 +13,11 @@ use crate::api::ids::ReqId;
 use crate::api::report::chain;
 use crate::control::server;
 use crate::journal::identity;
-use crate::settings::{Address, Flags, LogFormat, LogLevel, Setting, Settings};
+use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings};
 use crate::telemetry::systemd::Notifier;
 use crate::telemetry::{self, Format};
 use crate::websocket::server as websocket_server;
-use crate::{journal, lifecycle, supervisor};
+use crate::{journal, lifecycle, supervisor, tls};
 
 /// How long a predecessor's hold of the state directory is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -34,7 +34,9 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     let websocket = websocket(&settings)?;
     let mut warnings = Settings::strange_variables(&context.surroundings);
     warnings.extend(warnings_of_the_place(context.surroundings.is_root, std::process::id()));
-    warnings.extend(websocket.iter().map(open_to_all));
+    if settings.websocket_client_ca.0.is_none() {
+        warnings.extend(websocket.iter().map(open_to_all));
+    }
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -99,7 +101,7 @@ fn own_flags(flags: Run) -> Flags {
     texts.into_iter().filter_map(|(key, text)| Some((key, text?))).collect()
 }
 
-/// Where WebSocket clients are served. There is no TLS, so another address than a loopback one has to be asked for twice.
+/// Where WebSocket clients are served. Without TLS, another address than a loopback one has to be asked for twice.
 fn websocket(settings: &Settings) -> Result<Option<websocket_server::Options>, Failure> {
     let Address::At { host, port } = &settings.websocket.value else { return Ok(None) };
     let wrong = |problem: String| {
@@ -112,10 +114,12 @@ fn websocket(settings: &Settings) -> Result<Option<websocket_server::Options>, F
     if addresses.is_empty() {
         return Err(wrong("which is no address".to_owned()));
     }
-    if !addresses.iter().all(|address| address.ip().is_loopback()) && !*settings.websocket_insecure {
+    let tls = websocket_tls(settings)?;
+    let is_local = addresses.iter().all(|address| address.ip().is_loopback());
+    if !is_local && tls.is_none() && !*settings.websocket_insecure {
         return Err(wrong(
-            "not a loopback address, and this release has no TLS: everybody who reaches it could deploy; give \
-             127.0.0.1 or [::1], or set websocket_insecure (--insecure) if the network is safe"
+            "not a loopback address, and without TLS everybody who reaches it could deploy; set websocket_certificate, \
+             give 127.0.0.1 or [::1], or set websocket_insecure (--insecure) if the network is safe"
                 .to_owned(),
         ));
     }
@@ -124,7 +128,34 @@ fn websocket(settings: &Settings) -> Result<Option<websocket_server::Options>, F
         notify: settings.notify_dialects.value.0.clone(),
         connecting: settings.controller.value != Address::Off,
         patience: websocket_server::Patience::default(),
+        tls,
     }))
+}
+
+/// What WebSocket clients are shown, if they are shown anything.
+fn websocket_tls(settings: &Settings) -> Result<Option<tls::Context>, Failure> {
+    let wrong = |origin: &Origin, key: &str, problem: &str| {
+        Failure::new(Exit::Configuration, format!("{origin}: `{key}`: {problem}"))
+    };
+    let Some(certificate) = &settings.websocket_certificate.0 else {
+        let needing =
+            [("websocket_key", &settings.websocket_key), ("websocket_client_ca", &settings.websocket_client_ca)];
+        return match needing.into_iter().find(|(_, path)| path.0.is_some()) {
+            Some((key, path)) => {
+                Err(wrong(&path.origin, key, "is of no use without websocket_certificate; set that, too"))
+            }
+            None => Ok(None),
+        };
+    };
+    let options = tls::ServerOptions {
+        certificate: certificate.clone(),
+        key: settings.websocket_key.0.as_ref().unwrap_or(certificate).clone(),
+        client_ca: settings.websocket_client_ca.0.clone(),
+    };
+    match tls::server(&options) {
+        Ok(context) => Ok(Some(context)),
+        Err(error) => Err(wrong(&settings.websocket_certificate.origin, "websocket_certificate", &chain(&error))),
+    }
 }
 
 /// Nobody is asked who they are.

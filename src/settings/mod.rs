@@ -15,7 +15,9 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 pub use file::File;
-pub use value::{Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, ProgramName, Ready, Setting, Size, Span};
+pub use value::{
+    Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, OptionalPath, ProgramName, Ready, Setting, Size, Span,
+};
 
 use crate::api::ids::InstanceName;
 use crate::api::launch::{Program, Readiness};
@@ -418,10 +420,16 @@ settings! {
     control_socket: PathBuf, "ZCA_CONTROL_SOCKET", "`control.sock` in state_dir" => state_dir.value.join(SOCKET_NAME);
     /// Members of this group may use the control socket, which is everything the agent can do.
     control_group: Group, "ZCA_CONTROL_GROUP", "" => Group::default();
-    /// Where to serve WebSocket clients, with port 0 at a free port. Without TLS, so loopback only.
+    /// Where to serve WebSocket clients, with port 0 at a free port. Any address but loopback needs websocket_certificate.
     websocket: Address, "ZCA_WEBSOCKET", "off" => Address::Off;
-    /// Serve WebSocket clients at any address, where everybody who reaches it can deploy.
+    /// Serve WebSocket clients without TLS at any address, where everybody who reaches it can deploy.
     websocket_insecure: bool, "ZCA_WEBSOCKET_INSECURE", "false" => false;
+    /// Serve WebSocket clients over TLS with this certificate (PEM, then those between it and the root). Read at the start.
+    websocket_certificate: OptionalPath, "ZCA_WEBSOCKET_CERTIFICATE", "" => OptionalPath::default();
+    /// The private key of websocket_certificate (PEM, without passphrase). Unset: in the certificate's file.
+    websocket_key: OptionalPath, "ZCA_WEBSOCKET_KEY", "" => OptionalPath::default();
+    /// Only clients with a certificate of these authorities (PEM) are served; its subject is the journal's source.
+    websocket_client_ca: OptionalPath, "ZCA_WEBSOCKET_CLIENT_CA", "" => OptionalPath::default();
     /// In which of Zeek's event APIs the agent says what nobody asked for: Management, ClusterAgent, or both.
     notify_dialects: Dialects, "ZCA_NOTIFY_DIALECTS", "[\"Management\"]" => Dialects::default();
     /// Where to accept Broker peers. Only `off` in this release.

@@ -249,6 +249,26 @@ impl Setting for PathBuf {
     }
 }
 
+/// A file that need not be there; none unless set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OptionalPath(pub Option<PathBuf>);
+
+impl Setting for OptionalPath {
+    const TYPE: &'static str = PathBuf::TYPE;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self(if text.is_empty() { None } else { Some(PathBuf::parse(text)?) }))
+    }
+
+    fn show(&self) -> String {
+        self.0.as_ref().map(PathBuf::show).unwrap_or_default()
+    }
+
+    fn json(&self) -> Value {
+        self.0.as_ref().map_or(Value::Null, Setting::json)
+    }
+}
+
 /// A program: a path, or a name to be looked up in PATH.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgramName(pub String);

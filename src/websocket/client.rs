@@ -2,10 +2,11 @@
 //!
 //! Which agent that is, the agent says: its hello is the first thing that a subscriber receives.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use openssl::ssl::SslStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket, client::client_with_config};
@@ -16,6 +17,7 @@ use crate::api::ids::ReqId;
 use crate::broker::json::{self, Limits};
 use crate::dialect::event::unpack;
 use crate::dialect::{self, Decoded};
+use crate::tls;
 
 /// For connecting, for the ack and for the agent's hello.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,11 +30,15 @@ const TOPICS: [&str; 2] = ["zeek/management/agent/", "zeek/cluster-control/agent
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{url:?} is no address of a WebSocket listener: {problem}; expected is ws://HOST:PORT")]
+    #[error("{url:?} is no address of a WebSocket listener: {problem}; expected is ws://HOST:PORT or wss://HOST:PORT")]
     Url { url: String, problem: &'static str },
     #[error("nobody answers at {url}")]
     Unreachable { url: String, source: io::Error },
-    #[error("{url} is no WebSocket listener of an agent")]
+    #[error("no TLS connection to {url}")]
+    Handshake { url: String, source: tls::HandshakeError },
+    #[error("TLS cannot be used")]
+    Tls(#[from] tls::Error),
+    #[error("{url} is no WebSocket listener of an agent, or one that wants TLS (wss://)")]
     Upgrade { url: String, source: Box<tungstenite::Error> },
     #[error("no answer came in time")]
     TimedOut,
@@ -50,22 +56,71 @@ pub enum Error {
     Write(#[from] json::WriteError),
 }
 
+/// What the connection runs over.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<SslStream<TcpStream>>),
+}
+
+impl Wire {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref(),
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buf),
+            Self::Tls(stream) => stream.read(buf),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
 pub struct Client {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Wire>,
     agent: String,
 }
 
 impl Client {
     /// Connects, subscribes to the topics of agents, and waits for the hello of the one that is there.
-    pub fn connect(url: &str) -> Result<Self, Error> {
+    /// `tls` is for `wss://`.
+    pub fn connect(url: &str, tls: &tls::ClientOptions) -> Result<Self, Error> {
         let deadline = Instant::now() + PATIENCE;
-        let (authority, path) = parse(url)?;
+        let Url { is_tls, authority, host, path } = parse(url)?;
+        let tls = if is_tls { Some(tls::client(tls)?) } else { None };
         let unreachable = |source| Error::Unreachable { url: url.to_owned(), source };
         let stream = open(authority, deadline).map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
         let upgrade = |source| Error::Upgrade { url: url.to_owned(), source: Box::new(source) };
+        let stream = match tls {
+            None => Wire::Plain(stream),
+            Some(tls) => {
+                let failed = |source| Error::Handshake { url: url.to_owned(), source };
+                Wire::Tls(Box::new(tls.connect(host, stream).map_err(failed)?))
+            }
+        };
         let head = format!("ws://{authority}{path}").into_client_request().map_err(upgrade)?;
         let config =
             WebSocketConfig::default().max_message_size(Some(MESSAGE_LIMIT)).max_frame_size(Some(MESSAGE_LIMIT));
@@ -132,7 +187,7 @@ impl Client {
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(Error::TimedOut);
             }
-            let stream = self.socket.get_ref();
+            let stream = self.socket.get_ref().tcp();
             stream
                 .set_read_timeout(left.map(|left| left.max(LEAST)))
                 .map_err(|error| Error::Connection(Box::new(error.into())))?;
@@ -177,13 +232,21 @@ fn failed(error: tungstenite::Error) -> Error {
     }
 }
 
-/// Host and port of a URL, and its path.
-fn parse(url: &str) -> Result<(&str, &str), Error> {
+#[derive(Debug, PartialEq, Eq)]
+struct Url<'a> {
+    is_tls: bool,
+    /// Host and port.
+    authority: &'a str,
+    host: &'a str,
+    path: &'a str,
+}
+
+fn parse(url: &str) -> Result<Url<'_>, Error> {
     let wrong = |problem| Error::Url { url: url.to_owned(), problem };
-    let rest = match url.split_once("://") {
-        Some(("ws", rest)) => rest,
-        Some(("wss", _)) => return Err(wrong("this release does not speak TLS")),
-        Some(_) | None => return Err(wrong("it does not begin with ws://")),
+    let (is_tls, rest) = match url.split_once("://") {
+        Some(("ws", rest)) => (false, rest),
+        Some(("wss", rest)) => (true, rest),
+        Some(_) | None => return Err(wrong("it does not begin with ws:// or wss://")),
     };
     let (authority, path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
@@ -191,7 +254,9 @@ fn parse(url: &str) -> Result<(&str, &str), Error> {
     };
     let path = if path == "/" { PATH } else { path };
     match authority.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok((authority, path)),
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            Ok(Url { is_tls, authority, host, path })
+        }
         Some(_) | None => Err(wrong("it has no port")),
     }
 }
@@ -213,10 +278,14 @@ mod tests {
 
     #[test]
     fn urls_are_taken_with_or_without_a_path() {
-        assert_eq!(parse("ws://127.0.0.1:1234").unwrap(), ("127.0.0.1:1234", PATH));
-        assert_eq!(parse("ws://[::1]:1234/").unwrap(), ("[::1]:1234", PATH));
-        assert_eq!(parse("ws://host:1/other").unwrap(), ("host:1", "/other"));
-        for wrong in ["", "127.0.0.1:1234", "http://h:1", "wss://h:1", "ws://h", "ws://:1", "ws://h:port"] {
+        let parsed = |url| {
+            let Url { is_tls, authority, host, path } = parse(url).unwrap();
+            (is_tls, authority, host, path)
+        };
+        assert_eq!(parsed("ws://127.0.0.1:1234"), (false, "127.0.0.1:1234", "127.0.0.1", PATH));
+        assert_eq!(parsed("ws://[::1]:1234/"), (false, "[::1]:1234", "[::1]", PATH));
+        assert_eq!(parsed("wss://host:1/other"), (true, "host:1", "host", "/other"));
+        for wrong in ["", "127.0.0.1:1234", "http://h:1", "wss://h", "ws://h", "ws://:1", "ws://h:port"] {
             assert!(matches!(parse(wrong), Err(Error::Url { .. })), "{wrong}");
         }
     }

@@ -20,12 +20,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::metered::Metered;
 use super::server::{Shared, turn_away};
+use super::wire::Wire;
 use super::{MESSAGE_LIMIT, PATH};
 use crate::api::event::Source;
+use crate::api::report::chain;
 use crate::broker::json::{self, ErrorCode, Limits};
 use crate::broker::wire::Filter;
 use crate::hub::intake::Publisher;
 use crate::hub::{Agent, Direction, Place, Queued};
+use crate::tls;
 
 /// The prefixes of one subscription, and the bytes of each.
 const TOPICS_LIMIT: usize = 64;
@@ -68,7 +71,7 @@ impl<A: Agent> Client<A> {
             }
         };
         let Some(place) = shared.hub.register(Direction::Accepted, host) else {
-            turn_away(tcp);
+            turn_away(tcp, shared.tls.is_some());
             return None;
         };
         let source = Source { transport: "websocket".to_owned(), peer: format!("{} port={}", peer.ip(), peer.port()) };
@@ -95,10 +98,9 @@ impl<A: Agent> Client<A> {
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(connection = self.id, %error, "TCP_NODELAY cannot be set");
         }
-        let metered = Metered::new(tcp, Arc::clone(&self.shared.budget), self.shared.patience.message);
         let begun = tokio::select! {
             () = stop.cancelled() => return,
-            begun = timeout(self.shared.patience.hello, self.begin(metered)) => begun,
+            begun = timeout(self.shared.patience.hello, self.begin(tcp)) => begun,
         };
         let Ok(Some((mut socket, ending))) = begun else { return };
         let ending = match ending {
@@ -121,7 +123,9 @@ impl<A: Agent> Client<A> {
     }
 
     /// The upgrade and the subscription. `None`: the connection is over.
-    async fn begin(&mut self, metered: Metered) -> Option<(Socket, Option<Ending>)> {
+    async fn begin(&mut self, tcp: TcpStream) -> Option<(Socket, Option<Ending>)> {
+        let wire = self.secure(tcp).await?;
+        let metered = Metered::new(wire, Arc::clone(&self.shared.budget), self.shared.patience.message);
         let mut objection = None;
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
@@ -172,6 +176,31 @@ impl<A: Agent> Client<A> {
         self.is_subscribed = true;
         self.agent.subscribed();
         Some((socket, None))
+    }
+
+    /// The TLS handshake, where there is to be one. Whoever proves there who it is, is called so from then on.
+    async fn secure(&mut self, tcp: TcpStream) -> Option<Wire> {
+        let Some(context) = &self.shared.tls else {
+            // Read by nobody: the upgrade finds it again.
+            let mut first = [0; 1];
+            if tcp.peek(&mut first).await.is_ok_and(|read| read > 0) && tls::speaks_tls(&first) {
+                self.reject("the client speaks TLS, and this listener has no certificate; ask at ws://".to_owned());
+                return None;
+            }
+            return Some(Wire::Plain(tcp));
+        };
+        match context.accept(tcp, self.shared.patience.hello).await {
+            Ok(stream) => {
+                if let Some(subject) = tls::subject(stream.ssl()) {
+                    self.source.peer = format!("{} subject={subject}", self.source.peer);
+                }
+                Some(Wire::Tls(Box::new(stream)))
+            }
+            Err(error) => {
+                self.reject(format!("no TLS connection: {}", chain(&error)));
+                None
+            }
+        }
     }
 
     fn no_subscription(&self, context: String) -> Ending {
@@ -341,9 +370,9 @@ impl<A: Agent> Client<A> {
             socket.close(Some(CloseFrame { code: ending.code, reason: ending.reason.into() })).await
         };
         if let Ok(Ok(())) = timeout(self.shared.patience.flush, farewell).await {
-            let tcp = socket.get_mut().tcp();
+            let wire = socket.get_mut().wire();
             let mut waste = [0; BUFFER];
-            let all = async { while tcp.read(&mut waste).await.is_ok_and(|read| read > 0) {} };
+            let all = async { while wire.read(&mut waste).await.is_ok_and(|read| read > 0) {} };
             // Who goes on sending is cut off.
             let _ = timeout(self.shared.patience.flush, all).await;
         }

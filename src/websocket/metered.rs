@@ -12,10 +12,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::PollSemaphore;
+
+use super::wire::Wire;
 
 /// What a message may have without a share of the budget, and the size of a share.
 const STEP: usize = 64 << 10;
@@ -25,7 +26,7 @@ const HEAD_LIMIT: usize = 16 << 10;
 const CONTROL_HEADER: usize = 6;
 
 pub(super) struct Metered {
-    tcp: TcpStream,
+    wire: Wire,
     budget: PollSemaphore,
     shares: Option<OwnedSemaphorePermit>,
     /// Bytes of the message that is being received.
@@ -41,9 +42,9 @@ pub(super) fn budget(bytes: usize) -> Arc<Semaphore> {
 }
 
 impl Metered {
-    pub fn new(tcp: TcpStream, budget: Arc<Semaphore>, patience: Duration) -> Self {
+    pub fn new(wire: Wire, budget: Arc<Semaphore>, patience: Duration) -> Self {
         Self {
-            tcp,
+            wire,
             budget: PollSemaphore::new(budget),
             shares: None,
             unfinished: 0,
@@ -70,8 +71,8 @@ impl Metered {
     }
 
     /// The connection itself, for what comes after the last message.
-    pub fn tcp(&mut self) -> &mut TcpStream {
-        &mut self.tcp
+    pub fn wire(&mut self) -> &mut Wire {
+        &mut self.wire
     }
 
     fn shares_needed(&self) -> bool {
@@ -101,7 +102,7 @@ impl AsyncRead for Metered {
             }
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut this.wire).poll_read(cx, buf))?;
         this.unfinished += buf.filled().len().saturating_sub(before);
         if this.deadline.is_none() {
             this.deadline = Some(Box::pin(sleep(this.patience)));
@@ -112,14 +113,14 @@ impl AsyncRead for Metered {
 
 impl AsyncWrite for Metered {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+        Pin::new(&mut self.wire).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        Pin::new(&mut self.wire).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        Pin::new(&mut self.wire).poll_shutdown(cx)
     }
 }

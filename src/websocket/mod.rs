@@ -7,6 +7,7 @@ pub mod client;
 mod connection;
 mod metered;
 pub mod server;
+mod wire;
 
 /// The path of the API.
 pub const PATH: &str = "/v1/messages/json";

@@ -4,7 +4,7 @@
 //! of the topics it wants, compared byte for byte; it is answered with an ack. After that it publishes events, and gets
 //! what the agent publishes. Nothing is passed on from client to client: this is an agent, not a broker.
 //!
-//! What is sent to whom, and what an event leads to, is the [`hub`](crate::hub)'s affair.
+//! What is sent to whom, and what an event leads to, is the [`hub`]'s affair.
 //!
 //! What a client does wrong costs its own connection at most. One that does not read is cut when its queue is full, so the
 //! agent never waits for anybody. Memory is bounded by the number of connections, by each queue's bytes, and by one budget
@@ -29,6 +29,7 @@ use crate::api::ids::InstanceName;
 use crate::broker::json::{self, ErrorCode};
 use crate::dialect::event::Event;
 use crate::hub::{self, Agent, Hub};
+use crate::tls;
 
 /// More than the controllers and tools of one agent; each costs a task and two small buffers.
 const CONNECTIONS_LIMIT: usize = 256;
@@ -71,6 +72,8 @@ pub struct Options {
     /// A controller is configured, which this agent dials.
     pub connecting: bool,
     pub patience: Patience,
+    /// `None`: plain TCP.
+    pub tls: Option<tls::Context>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +109,7 @@ pub(super) struct Shared {
     pub hub: Hub<Json>,
     pub budget: Arc<Semaphore>,
     pub patience: Patience,
+    pub tls: Option<tls::Context>,
 }
 
 /// How the agent's effects reach connections.
@@ -144,7 +148,8 @@ impl Server {
             },
         );
         let budget = metered::budget(RECEIVE_BYTES);
-        let shared = Arc::new(Shared { hub: hub.clone(), budget, patience: options.patience });
+        let shared =
+            Arc::new(Shared { hub: hub.clone(), budget, patience: options.patience, tls: options.tls.clone() });
         Ok((Self { listener, shared }, hub))
     }
 
@@ -152,7 +157,8 @@ impl Server {
     pub async fn run<A: Agent>(self, agent: Arc<A>, stop: CancellationToken) -> io::Result<()> {
         let Self { listener, shared } = self;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tracing::info!("WebSocket clients are served at ws://{}{PATH}", listener.local_addr()?);
+        let scheme = if shared.tls.is_some() { "wss" } else { "ws" };
+        tracing::info!("WebSocket clients are served at {scheme}://{}{PATH}", listener.local_addr()?);
         let tracker = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -182,9 +188,12 @@ impl Server {
     }
 }
 
-/// Tells a client in HTTP that there is no place for it.
-pub(super) fn turn_away(tcp: &TcpStream) {
+/// Tells a client in HTTP that there is no place for it. One that begins with TLS would not understand that.
+pub(super) fn turn_away(tcp: &TcpStream, is_tls: bool) {
     tracing::warn!("WebSocket connection turned away: {CONNECTIONS_LIMIT} are open, which is the most");
+    if is_tls {
+        return;
+    }
     // A new socket's buffer takes a short answer at once; a client that is already gone misses nothing.
     let _ = tcp.try_write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
 }

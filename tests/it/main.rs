@@ -12,4 +12,5 @@ mod order;
 mod power_loss;
 mod requests;
 mod support;
+mod tls;
 mod websocket;
