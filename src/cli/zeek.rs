@@ -1,12 +1,13 @@
 //! What the settings and the host say about the Zeek that nodes will be.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::outcome::{Exit, Failure};
 use crate::api::configuration::ClusterRole;
 use crate::lifecycle::Profile;
-use crate::settings::{Setting, Settings, Surroundings};
+use crate::settings::{Address, NodeScripts, Setting, Settings, Surroundings};
 use crate::supervisor::{self, probe};
 use crate::zeek::{self, Version};
 
@@ -51,6 +52,14 @@ pub fn profile(
         args,
         path: path(settings, surroundings, supervisor)?,
         listen_address: settings.zeek_listen_address.0,
+        scripts: match *settings.node_scripts {
+            NodeScripts::Own => zeek::NodeScripts::Own,
+            NodeScripts::Management => zeek::NodeScripts::Management,
+            NodeScripts::None => zeek::NodeScripts::None,
+        },
+        agent: agent(&settings.listen),
+        program: own_program(),
+        state_dir: settings.state_dir.display().to_string(),
     };
     Ok((Profile::Zeek(options), warning))
 }
@@ -76,4 +85,24 @@ fn path(
         Failure::new(Exit::Configuration, format!("{problem} ({reason}); set ZEEKPATH in the agent's environment"))
     })?;
     Ok(Some([settings.zeek_path.join(":"), rest].join(":")))
+}
+
+/// Where nodes of this host reach the agent's Broker listener. Nowhere, if its port is not known before it listens: then they
+/// check in otherwise.
+fn agent(listen: &Address) -> Option<(IpAddr, u16)> {
+    let Address::At { host, port } = listen else { return None };
+    let address = match host.trim_matches(['[', ']']).parse() {
+        Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        Ok(address) => address,
+        Err(_) => return None,
+    };
+    (*port != 0).then_some((address, *port))
+}
+
+/// This program, as nodes find it; after an upgrade of the package that is the new one.
+fn own_program() -> String {
+    const NAME: &str = "zeek-cluster-agent";
+    let path = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_else(|_| NAME.to_owned());
+    path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned()
 }
