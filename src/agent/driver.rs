@@ -173,7 +173,7 @@ impl Driver {
                 Some(None)
             }
             Ok(()) = inbox.peers.changed() => {
-                let peers = *inbox.peers.borrow_and_update();
+                let peers = inbox.peers.borrow_and_update().clone();
                 Some(Some(Input::Peers(peers)))
             }
             Some(reason) = inbox.stops.recv() => {
