@@ -9,6 +9,7 @@ mod crash;
 mod failures;
 mod limits;
 mod order;
+mod peers;
 mod power_loss;
 mod requests;
 mod support;
