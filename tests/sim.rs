@@ -33,6 +33,9 @@ enum Op {
         other: Option<usize>,
     },
     Commit,
+    /// Begin one, and go on meanwhile.
+    BeginCommit,
+    FinishCommit,
     /// Carry out the oldest released effects.
     Effects {
         count: usize,
@@ -92,6 +95,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (any::<usize>(), prop::option::weighted(0.3, 0..REQUESTS))
             .prop_map(|(which, other)| Op::AskAgain { which, other }),
         8 => Just(Op::Commit),
+        4 => Just(Op::BeginCommit),
+        3 => Just(Op::FinishCommit),
         8 => (1..4usize).prop_map(|count| Op::Effects { count }),
         8 => (1..4usize).prop_map(|count| Op::Reports { count }),
         6 => (1..3000u64).prop_map(|ms| Op::Pass { ms }),
@@ -318,9 +323,24 @@ impl World {
     }
 
     fn commit(&mut self) {
+        self.finish_commit();
+        self.begin_commit();
+        self.finish_commit();
+    }
+
+    /// Decisions go on while it is under way.
+    fn begin_commit(&mut self) {
         let Some(core) = &mut self.core else { return };
-        let records = core.take_records();
-        self.effects.extend(self.journal.commit(records));
+        if !self.journal.is_committing() {
+            self.journal.submit(core.take_records());
+        }
+    }
+
+    fn finish_commit(&mut self) {
+        if self.core.is_none() || !self.journal.is_committing() {
+            return;
+        }
+        self.effects.extend(self.journal.committed());
         let upto = self.journal.durable();
         self.step(Input::Committed { upto });
         self.mark_sent();
@@ -545,7 +565,8 @@ impl World {
         self.peerings.clear();
         self.questions.clear();
         self.connection += 1;
-        self.journal.crash();
+        // Whether a commit that was under way is durable nobody can tell: by turns.
+        self.journal.crash(self.connection.is_multiple_of(2));
     }
 
     fn run(&mut self, op: &Op) {
@@ -569,6 +590,8 @@ impl World {
                 self.ask(reqid, other.map_or(first, request).canonical());
             }
             Op::Commit => self.commit(),
+            Op::BeginCommit => self.begin_commit(),
+            Op::FinishCommit => self.finish_commit(),
             Op::Effects { count } => {
                 for _ in 0..*count {
                     if let Some(effect) = self.effects.pop_front() {

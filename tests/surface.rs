@@ -433,6 +433,26 @@ fn cluster_files_are_checked_and_converted() {
 }
 
 #[test]
+fn a_node_cfg_is_checked_and_converted_and_not_sent() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("node.cfg").display().to_string();
+    std::fs::write(&file, "[zeek]\ntype=standalone\nhost=localhost\ninterface=lo\nzone_id=lo\n").unwrap();
+    let run = |arguments: &[&str]| program(arguments).output().unwrap();
+    let output = run(&["config", "check", &file]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(stderr(&output).contains("node.cfg:5: [zeek] zone_id: has no equivalent here"), "{output:?}");
+    let output = run(&["config", "convert", &file, "--to", "json"]);
+    assert_eq!(
+        (&json(&output)["nodes"][0]["name"], &json(&output)["nodes"][0]["role"]),
+        (&"zeek".into(), &"NONE".into())
+    );
+    assert!(stderr(&output).contains("warning: "), "{output:?}");
+    let output = run(&["request", "deploy", &file]);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    assert!(stderr(&output).contains("is zeekctl's node.cfg and no cluster file; make one of it with `config convert"));
+}
+
+#[test]
 fn a_node_without_a_channel_says_that_it_is_ready_through_its_environment() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("notify");

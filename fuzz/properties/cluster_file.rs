@@ -3,21 +3,40 @@
 use zeek_cluster_agent::api::configuration::Configuration;
 use zeek_cluster_agent::api::ids::InstanceName;
 use zeek_cluster_agent::api::validate::{self, HostFacts};
-use zeek_cluster_agent::cluster_file::{self, Format, LISTED_LIMIT, WriteError};
+use zeek_cluster_agent::cluster_file::{self, FileError, Foreign, Format, LISTED_LIMIT, WriteError};
 
 /// Reading never panics, gives the same each time, and what it gives can be checked, written, and read again.
 pub fn holds(text: &[u8], format: Format) {
+    let Some(config) = reads(|ours| cluster_file::read(text, "file", Some(format), Some(ours))) else { return };
+    comes_back(&config, Format::Json, |_| false);
+    // INI has limits, which JSON goes beyond. What was INI fits, but for instances that only nodes name: these names
+    // were values, and become keys.
+    comes_back(&config, Format::Ini, |place| format == Format::Json || place.starts_with("instance "));
+}
+
+/// The same of a file that is another tool's, or may be.
+pub fn foreign_holds(text: &[u8], foreign: Foreign) {
+    if Foreign::of(text).is_some() {
+        assert_eq!(Format::of(text), Format::Ini);
+    }
+    let read = |ours: &InstanceName| cluster_file::read_foreign(text, "file", foreign, Some(ours));
+    let Some(config) = reads(|ours| read(ours).map(|reading| reading.configuration)) else { return };
+    comes_back(&config, Format::Json, |_| false);
+    // Hosts and values become names and keys.
+    comes_back(&config, Format::Ini, |_| true);
+}
+
+fn reads(read: impl Fn(&InstanceName) -> Result<Configuration, Vec<FileError>>) -> Option<Configuration> {
     let ours = InstanceName::new("agent-1").expect("a good name");
-    let read = |text: &[u8]| cluster_file::read(text, "file", Some(format), Some(&ours));
-    let config = match read(text) {
+    let config = match read(&ours) {
         Ok(config) => config,
         Err(errors) => {
             assert!((1..=LISTED_LIMIT + 1).contains(&errors.len()), "{} errors", errors.len());
             assert!(errors.iter().all(|error| !error.to_string().contains('\n')), "{errors:?}");
-            return;
+            return None;
         }
     };
-    assert_eq!(read(text).as_ref(), Ok(&config), "the second time");
+    assert_eq!(read(&ours).as_ref(), Ok(&config), "the second time");
     assert_eq!(config.clone().canonical(), config, "in canonical order");
     let report = validate::check(&config, &HostFacts { instance: &ours, cpus: 4 });
     assert!(report.problems.len() <= validate::LISTED_LIMIT + 1);
@@ -25,10 +44,7 @@ pub fn holds(text: &[u8], format: Format) {
     if report.is_valid() {
         validate::resolve_hosts(config.clone(), &ours).expect("a valid configuration has hosts that resolve");
     }
-    comes_back(&config, Format::Json, |_| false);
-    // INI has limits, which JSON goes beyond. What was INI fits, but for instances that only nodes name: these names
-    // were values, and become keys.
-    comes_back(&config, Format::Ini, |place| format == Format::Json || place.starts_with("instance "));
+    Some(config)
 }
 
 fn comes_back(config: &Configuration, format: Format, may_not_fit: impl Fn(&str) -> bool) {

@@ -255,7 +255,8 @@ fn status(
             refusing,
         },
         nodes: core.node_reports(now),
-        unfinished: core.durable().unfinished.len() as u64,
+        // Durably accepted, that is: whoever sees the number may rely on it.
+        unfinished: core.durable().unfinished.range(..=stats.last).count() as u64,
         ..stopping(about, refused)
     }
 }

@@ -1,9 +1,10 @@
 //! The one owner of the core and of the journal: input in, commit, effects out.
 //!
-//! It runs on a thread of its own, since commits block. A turn takes in one input and whatever else has gathered, up to
-//! [`BATCH`]; decides and applies each in memory; commits once; lets the effects go. While it commits, the next batch
-//! gathers in the channels. A failed commit ends the process: memory runs ahead of the disk, and only a restart finds
-//! out what is durable.
+//! It runs on a thread of its own, so that nothing on the runtime waits for it. A turn takes in one input and whatever else has
+//! gathered, and decides and applies each in memory. If no commit is under way, one begins, on the journal's own thread,
+//! with all that is decided; when it is durable, its effects go. Meanwhile the turns go on, up to [`BATCH`] inputs for the
+//! next commit: what needs nothing new to be durable, such as the answer to a duplicate, goes at once. A failed commit ends
+//! the process: memory runs ahead of the disk, and only a restart finds out what is durable.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +14,6 @@ use tokio::sync::{mpsc, watch};
 use crate::api::event::Incoming;
 use crate::api::supervision::NodeEvent;
 use crate::api::time::Now;
-use crate::crash_point;
 #[cfg(feature = "crash-points")]
 use crate::journal::entry::Entry;
 use crate::journal::entry::Sealed;
@@ -23,7 +23,7 @@ use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use super::clock;
 use super::effects::Performer;
 
-/// Inputs decided on before a commit: enough to share one fdatasync among all that a busy controller has in flight, few
+/// Inputs decided on for one commit: enough to share one fdatasync among all that a busy controller has in flight, few
 /// enough that the first of them does not wait noticeably for the last.
 const BATCH: usize = 256;
 /// Free space is looked at again after this.
@@ -31,7 +31,7 @@ const SPACE_CHECK: Duration = Duration::from_millis(250);
 /// While not even facts may be journaled, it is looked at this often.
 const SPACE_WAIT: Duration = Duration::from_secs(1);
 
-/// Something to be read off the core and the journal between two turns.
+/// Something to be read off the core and the journal between two turns. The core may be ahead of what is durable.
 pub(super) type Question = Box<dyn FnOnce(&Lifecycle, &Journal<Effect>, Now) + Send>;
 
 /// Where the driver's inputs come from.
@@ -95,10 +95,25 @@ pub(super) struct Driver {
     starved: bool,
     /// The agent was told to end: what is queued is turned away, and only the end itself is still written.
     ending: bool,
+    /// Inputs taken in since the last commit began.
+    gathered: usize,
     /// Numbers of commits, odd while one is under way, for the watchdog.
     commits: watch::Sender<u64>,
     #[cfg(feature = "crash-points")]
     staged: Vec<&'static str>,
+    #[cfg(feature = "crash-points")]
+    under_way: Vec<&'static str>,
+}
+
+/// What happens next.
+enum Next {
+    Input(Input),
+    /// The commit under way has its outcome.
+    Committed(Result<Vec<Effect>, CommitError>),
+    /// Something that needs no input.
+    Nothing,
+    /// Nothing can happen any more.
+    End,
 }
 
 impl Driver {
@@ -117,79 +132,99 @@ impl Driver {
             space_checked: None,
             starved: false,
             ending: false,
+            gathered: 0,
             commits,
             #[cfg(feature = "crash-points")]
             staged: Vec::new(),
+            #[cfg(feature = "crash-points")]
+            under_way: Vec::new(),
         }
     }
 
-    /// Takes in what is known at the start, and makes it durable.
+    /// Takes in what is known at the start, and makes it durable, and all that follows from that. Blocks.
     pub fn begin(&mut self, inputs: Vec<Input>) -> Result<(), Error> {
         for input in inputs {
             self.take(input)?;
         }
-        self.commit()
+        loop {
+            let records = self.core.take_records();
+            self.commits.send_modify(|commit| *commit += 1);
+            self.pass_before();
+            let effects = self.journal.commit(records).map_err(Error::Commit)?;
+            self.committed(effects);
+            if self.journal.staged() == self.journal.durable() {
+                break;
+            }
+        }
+        self.journal.mark_sent(self.core.sent_upto());
+        Ok(())
     }
 
-    /// Turns until every sender of inputs is gone.
+    /// Turns until every sender of inputs is gone and all that was decided is durable.
     pub async fn run(mut self, mut inbox: Inbox) -> Result<(), Error> {
-        while let Some(input) = self.next(&mut inbox).await {
-            if let Some(input) = input {
-                self.take(input)?;
+        loop {
+            match self.next(&mut inbox).await {
+                Next::Input(input) => self.take(input)?,
+                Next::Committed(effects) => self.committed(effects.map_err(Error::Commit)?),
+                Next::Nothing => {}
+                Next::End => break,
             }
-            for _ in 1..BATCH {
-                if self.takes_nothing() {
-                    break;
-                }
+            while self.takes_inputs() {
                 let event = inbox.events.try_recv().map(Input::Node);
                 let Ok(input) = event.or_else(|_| inbox.inputs.try_recv()) else { break };
                 self.take(input)?;
             }
-            self.commit()?;
+            self.submit()?;
             // Facts come without requests, too; what a crash loop writes has to stop at the floor.
             self.look_at_space_now_and_then();
+        }
+        while self.journal.is_committing() {
+            let effects = self.journal.committed().await.map_err(Error::Commit)?;
+            self.committed(effects);
+            self.submit()?;
         }
         Ok(())
     }
 
-    /// The next thing to happen: `Some(None)` if it needs no input, `None` when nothing can happen any more.
-    async fn next(&mut self, inbox: &mut Inbox) -> Option<Option<Input>> {
+    async fn next(&mut self, inbox: &mut Inbox) -> Next {
         if self.starved && inbox.inputs.is_closed() {
-            return None;
+            return Next::End;
         }
         let wake = self.core.wake_at();
-        let takes_nothing = self.takes_nothing();
-        let (starved, pause) = (takes_nothing, async {
+        let (takes_nothing, takes_inputs) = (self.takes_nothing(), self.takes_inputs());
+        let pause = async {
             match wake {
                 _ if takes_nothing => tokio::time::sleep(SPACE_WAIT).await,
                 Some(at) => tokio::time::sleep(clock::until(at)).await,
                 None => std::future::pending().await,
             }
-        });
+        };
         tokio::select! {
             biased;
+            effects = self.journal.committed(), if self.journal.is_committing() => Next::Committed(effects),
             Some(question) = inbox.questions.recv() => {
                 question(&self.core, &self.journal, clock::now());
-                Some(None)
+                Next::Nothing
             }
             Ok(()) = inbox.peers.changed() => {
                 let peers = inbox.peers.borrow_and_update().clone();
-                Some(Some(Input::Peers(peers)))
+                Next::Input(Input::Peers(peers))
             }
             Some(reason) = inbox.stops.recv() => {
                 self.ending = true;
-                Some(Some(Input::Stop { reason }))
+                Next::Input(Input::Stop { reason })
             }
             () = pause => {
                 self.look_at_space();
-                Some((!self.takes_nothing()).then_some(Input::Tick))
+                if self.takes_nothing() { Next::Nothing } else { Next::Input(Input::Tick) }
             }
-            Some(event) = inbox.events.recv(), if !starved => Some(Some(Input::Node(event))),
-            input = inbox.inputs.recv(), if !starved => input.map(Some),
+            Some(event) = inbox.events.recv(), if takes_inputs => Next::Input(Input::Node(event)),
+            input = inbox.inputs.recv(), if takes_inputs => input.map_or(Next::End, Next::Input),
         }
     }
 
     fn take(&mut self, input: Input) -> Result<(), Error> {
+        self.gathered += 1;
         let input = match input {
             Input::Request { incoming, known: _ } => match self.admit(incoming)? {
                 Some(input) => input,
@@ -239,6 +274,10 @@ impl Driver {
         self.starved && !self.ending
     }
 
+    fn takes_inputs(&self) -> bool {
+        !self.takes_nothing() && self.gathered < BATCH
+    }
+
     fn look_at_space_now_and_then(&mut self) {
         if self.space_checked.is_none_or(|at| at.elapsed() >= SPACE_CHECK) {
             self.look_at_space();
@@ -283,26 +322,28 @@ impl Driver {
         }
     }
 
-    /// Commits until nothing is staged: what becomes durable may call for more, as an accepted change does for its
-    /// plan.
-    fn commit(&mut self) -> Result<(), Error> {
-        loop {
+    /// Begins to make durable what is decided, unless a commit is under way: then it shares the next.
+    fn submit(&mut self) -> Result<(), Error> {
+        if !self.journal.is_committing() {
+            self.gathered = 0;
             let records = self.core.take_records();
-            self.commits.send_modify(|commit| *commit += 1);
-            self.pass_crash_points(true);
-            crash_point!("during_commit");
-            let effects = self.journal.commit(records).map_err(Error::Commit)?;
-            self.commits.send_modify(|commit| *commit += 1);
-            self.pass_crash_points(false);
-            self.perform(effects);
-            let sealed = self.step(&Input::Committed { upto: self.journal.durable() });
-            self.stage(sealed);
-            if self.journal.staged() == self.journal.durable() {
-                break;
+            if !records.is_empty() || self.journal.staged() != self.journal.durable() {
+                self.commits.send_modify(|commit| *commit += 1);
+                self.pass_before();
+                self.journal.submit(records).map_err(Error::Commit)?;
             }
         }
         self.journal.mark_sent(self.core.sent_upto());
         Ok(())
+    }
+
+    /// A commit is durable: its effects go, and what it may call for is decided, as an accepted change calls for its plan.
+    fn committed(&mut self, effects: Vec<Effect>) {
+        self.commits.send_modify(|commit| *commit += 1);
+        self.pass_after();
+        self.perform(effects);
+        let sealed = self.step(&Input::Committed { upto: self.journal.durable() });
+        self.stage(sealed);
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
@@ -318,22 +359,30 @@ impl Driver {
     fn note_crash_points(&mut self, _: &Sealed<Effect>) {}
 
     #[cfg(not(feature = "crash-points"))]
-    fn pass_crash_points(&mut self, _before: bool) {}
+    fn pass_before(&mut self) {}
+
+    #[cfg(not(feature = "crash-points"))]
+    fn pass_after(&mut self) {}
 
     #[cfg(feature = "crash-points")]
     fn note_crash_points(&mut self, sealed: &Sealed<Effect>) {
         self.staged.extend(sealed.entries().iter().filter_map(|one| step_name(&one.entry)));
     }
 
-    /// One place before and one after each durable step, named after what the batch makes durable.
+    /// One place before each durable step, named after what the batch makes durable, …
     #[cfg(feature = "crash-points")]
-    fn pass_crash_points(&mut self, before: bool) {
-        for step in &self.staged {
-            let side = if before { "before" } else { "after" };
-            crate::crash_points::pass(&format!("{side}_{step}"), None);
+    fn pass_before(&mut self) {
+        self.under_way = std::mem::take(&mut self.staged);
+        for step in &self.under_way {
+            crate::crash_points::pass(&format!("before_{step}"), None);
         }
-        if !before {
-            self.staged.clear();
+    }
+
+    /// … and one after it.
+    #[cfg(feature = "crash-points")]
+    fn pass_after(&mut self) {
+        for step in std::mem::take(&mut self.under_way) {
+            crate::crash_points::pass(&format!("after_{step}"), None);
         }
     }
 }

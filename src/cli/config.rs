@@ -11,7 +11,7 @@ use super::{Context, output, print_json};
 use crate::api::configuration::Configuration;
 use crate::api::ids::InstanceName;
 use crate::api::validate;
-use crate::cluster_file::{self, Format, Reading, SIZE_LIMIT};
+use crate::cluster_file::{self, Foreign, Format, Reading, SIZE_LIMIT};
 
 /// A cluster file's bytes, not yet understood.
 pub struct Text {
@@ -21,7 +21,7 @@ pub struct Text {
 
 impl Text {
     /// Reads a file, or standard input for `-`; one byte more than is allowed, so that the reader can say so.
-    pub fn read(path: &Path) -> Result<Self, Failure> {
+    fn read(path: &Path) -> Result<Self, Failure> {
         let most = SIZE_LIMIT as u64 + 1;
         let mut bytes = Vec::new();
         let (name, read) = if path == Path::new("-") {
@@ -36,10 +36,23 @@ impl Text {
         }
     }
 
-    /// What the file means for the agent called `ours`.
-    pub fn parse(&self, ours: &InstanceName) -> Result<Reading, Vec<String>> {
-        cluster_file::read_with_warnings(&self.bytes, &self.name, None, Some(ours))
-            .map_err(|errors| errors.iter().map(|error| output::plain(&error.to_string())).collect())
+    /// Reads a cluster file that is to be sent. Another tool's file is refused: its conversion leaves things out, and
+    /// somebody has to see that before it runs.
+    pub fn read_cluster_file(path: &Path) -> Result<Self, Failure> {
+        let text = Self::read(path)?;
+        let Some(foreign) = Foreign::of(&text.bytes) else { return Ok(text) };
+        let problem = format!("{} is {foreign} and no cluster file", text.name);
+        let advice = "make one of it with `config convert FILE --to ini`, read its warnings, and send that";
+        Err(Failure::new(Exit::Configuration, format!("{problem}; {advice}")))
+    }
+
+    /// What the file means for the agent called `ours`, whichever tool it is for.
+    fn parse(&self, ours: &InstanceName) -> Result<Reading, Vec<String>> {
+        match Foreign::of(&self.bytes) {
+            Some(foreign) => cluster_file::read_foreign(&self.bytes, &self.name, foreign, Some(ours)),
+            None => cluster_file::read_with_warnings(&self.bytes, &self.name, None, Some(ours)),
+        }
+        .map_err(|errors| errors.iter().map(|error| output::plain(&error.to_string())).collect())
     }
 
     /// The same; warnings go to standard error, and errors end the command.

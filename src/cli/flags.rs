@@ -362,12 +362,12 @@ pub enum Kind {
 pub enum Config {
     /// Check a cluster file; 78 if it is not valid
     Check {
-        /// Cluster file (INI or JSON); - is standard input
+        /// Cluster file (INI or JSON) or zeekctl's node.cfg; - is standard input
         file: PathBuf,
     },
     /// Print a cluster file in another format, with ports and instances filled in
     Convert {
-        /// Cluster file (INI or JSON); - is standard input
+        /// Cluster file (INI or JSON) or zeekctl's node.cfg; - is standard input
         file: PathBuf,
         #[arg(long, value_enum)]
         to: ConfigFormat,

@@ -108,7 +108,7 @@ impl Way {
 
 /// A file without instances means the connected agent's nodes.
 fn with_file(context: &Context, file: &std::path::Path, asking: &Asking) -> Result<(Way, Configuration), Failure> {
-    let text = Text::read(file)?;
+    let text = Text::read_cluster_file(file)?;
     let way = Way::open(context, asking)?;
     let ours = InstanceName::new(way.agent().to_owned())
         .map_err(|error| Failure::because(Exit::Failed, "the agent's name cannot be used", &error))?;

@@ -18,6 +18,7 @@ pub struct Draft {
     pub nodes: Vec<DraftNode>,
 }
 
+#[derive(Clone)]
 pub struct DraftNode {
     pub line: usize,
     /// How the file's format refers to it: `[worker-1]`, `nodes[3]`.

@@ -6,6 +6,8 @@
 //! Errors come all at once, each with its line. No text makes a reader panic, or use memory out of proportion to
 //! [`SIZE_LIMIT`].
 //!
+//! A file of another tool that also says which nodes there are ([`Foreign`]) is read into the same configuration.
+//!
 //! Whether the configuration makes sense as a whole (names that repeat, ports that collide) is for
 //! [`validate`](crate::api::validate); where a file lies and how it gets here is the command line's.
 //!
@@ -26,6 +28,7 @@ mod findings;
 mod ini;
 mod json;
 pub mod ports;
+mod zeekctl;
 
 use crate::api::configuration::{Configuration, Port, Protocol};
 use crate::api::ids::InstanceName;
@@ -52,6 +55,32 @@ impl Format {
         match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
             Some(b'{') => Self::Json,
             Some(_) | None => Self::Ini,
+        }
+    }
+}
+
+/// A file that is not zeek-client's. It is read, with a warning for whatever has no equivalent here, and never written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    /// zeekctl's `node.cfg`.
+    NodeCfg,
+}
+
+impl Foreign {
+    /// Whether `text` is such a file. They look like INI cluster files: what tells them apart are their keys.
+    pub fn of(text: &[u8]) -> Option<Self> {
+        if text.len() > SIZE_LIMIT || Format::of(text) != Format::Ini {
+            return None;
+        }
+        let text = std::str::from_utf8(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)).ok()?;
+        zeekctl::is_node_cfg(text).then_some(Self::NodeCfg)
+    }
+}
+
+impl std::fmt::Display for Foreign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NodeCfg => f.write_str("zeekctl's node.cfg"),
         }
     }
 }
@@ -88,6 +117,23 @@ pub fn read_with_warnings(
         let draft = match format.unwrap_or_else(|| Format::of(text)) {
             Format::Ini => ini::read(plain, &mut findings),
             Format::Json => json::read(plain, &mut findings),
+        }?;
+        draft.finish(ours, &mut findings)
+    });
+    findings.finish(configuration)
+}
+
+/// Like [`read_with_warnings`], for a file of another tool.
+pub fn read_foreign(
+    text: &[u8],
+    name: &str,
+    foreign: Foreign,
+    ours: Option<&InstanceName>,
+) -> Result<Reading, Vec<FileError>> {
+    let mut findings = Findings::new(name);
+    let configuration = plain_text(text, &mut findings).and_then(|plain| {
+        let draft = match foreign {
+            Foreign::NodeCfg => zeekctl::read(plain, ours, &mut findings),
         }?;
         draft.finish(ours, &mut findings)
     });

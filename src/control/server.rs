@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -329,8 +329,9 @@ fn turn_away(stream: &UnixStream) {
     tracing::warn!("control connection turned away: {message}");
     let frame = ServerFrame::Error { call: None, code: ErrorCode::Busy, message };
     if let Some(bytes) = encode(&frame) {
-        // A new socket's buffer takes a short frame at once; a peer that is already gone misses nothing.
-        let _ = stream.try_write(&bytes);
+        // A new socket's buffer takes a short frame at once; a peer that is already gone misses nothing. Not through the
+        // runtime, which would first have to hear from the kernel that the socket can be written.
+        let _ = rustix::net::send(stream, &bytes, SendFlags::NOSIGNAL);
     }
 }
 

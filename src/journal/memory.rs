@@ -63,6 +63,15 @@ pub struct MemoryJournal<E> {
     queue: Queue<E>,
     sent: Seq,
     entries: Vec<Numbered>,
+    under_way: Option<UnderWay>,
+}
+
+/// A commit between its beginning and its end: what it writes.
+#[derive(Debug)]
+struct UnderWay {
+    writes: Vec<batch::Write>,
+    entries: Vec<Numbered>,
+    upto: Seq,
 }
 
 impl<E> Default for MemoryJournal<E> {
@@ -79,6 +88,7 @@ impl<E> MemoryJournal<E> {
             queue: Queue::new(Seq(0)),
             sent: Seq(0),
             entries: Vec::new(),
+            under_way: None,
         }
     }
 
@@ -88,11 +98,36 @@ impl<E> MemoryJournal<E> {
 
     /// Entries out of sequence are a fault of the caller, and panic.
     pub fn commit(&mut self, records: Vec<Record>) -> Vec<E> {
+        self.submit(records);
+        self.committed()
+    }
+
+    /// Begins a commit of what is staged, as the real one does beside its owner.
+    pub fn submit(&mut self, records: Vec<Record>) {
         self.queue.check().expect("entries are numbered without gaps");
-        let writes = batch::build(&self.table, &mut self.pieces, &self.queue.entries, &records).expect(SOUND);
+        assert!(self.under_way.is_none(), "one commit at a time");
+        let (entries, upto) = self.queue.take();
+        let writes = batch::build(&self.table, &mut self.pieces, &entries, &records).expect(SOUND);
+        self.under_way = Some(UnderWay { writes, entries, upto });
+    }
+
+    pub fn is_committing(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Ends the commit that is under way, if there is one.
+    pub fn committed(&mut self) -> Vec<E> {
+        match self.write() {
+            Some(upto) => self.queue.release(upto),
+            None => Vec::new(),
+        }
+    }
+
+    fn write(&mut self) -> Option<Seq> {
+        let UnderWay { writes, entries, upto } = self.under_way.take()?;
         self.table.apply(writes);
-        self.entries.extend_from_slice(&self.queue.entries);
-        self.queue.release()
+        self.entries.extend(entries);
+        Some(upto)
     }
 
     pub fn durable(&self) -> Seq {
@@ -124,9 +159,12 @@ impl<E> MemoryJournal<E> {
         verify::verify(&self.table, Some(self.queue.durable)).expect(SOUND)
     }
 
-    /// The process dies: staged entries and waiting effects are gone.
-    pub fn crash(&mut self) {
-        self.queue = Queue::new(self.queue.durable);
+    /// The process dies: staged entries and waiting effects are gone. A commit under way was `written`, or was not.
+    pub fn crash(&mut self, written: bool) {
+        let reached = if written { self.write() } else { None };
+        self.under_way = None;
+        self.queue = Queue::new(reached.unwrap_or(self.queue.durable));
+        self.pieces = recover::recover(&self.table, self.sent).expect(SOUND).1;
     }
 
     /// What a start takes in.

@@ -2,8 +2,11 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use super::batch::{self, BatchError, Pieces};
 use super::codec::EncodeError;
@@ -15,6 +18,7 @@ use super::space::{self, Space};
 use super::store::{Database, StorageError};
 use super::table::ReadError;
 use crate::api::ids::{ReqId, Seq};
+use crate::crash_point;
 
 /// Commits over which the 99th percentile is taken.
 const MEASURED: usize = 1024;
@@ -60,21 +64,56 @@ pub struct Stats {
     pub bytes_on_disk: u64,
 }
 
-/// The journal, open for writing. Calls go stage, stage, …, commit, and round again; [`Journal::lookup`] sees what is
-/// committed. One thread owns it: it blocks while it writes.
+/// The journal, open for writing. One owner stages what is decided and has it committed: at once, blocking
+/// ([`Journal::commit`]), or beside further staging ([`Journal::submit`], then [`Journal::committed`]). One commit is under
+/// way at a time; what is staged meanwhile shares the next. [`Journal::lookup`] sees what is committed, and may see what is
+/// about to be.
 #[derive(Debug)]
 pub struct Journal<E> {
     database: Arc<Database>,
     dir: PathBuf,
     state_dir: PathBuf,
     floors: (u64, u64),
-    mark: MarkFile,
-    pieces: Pieces,
     queue: Queue<E>,
+    /// Away while a commit is under way beside us.
+    committer: Option<Box<Committer>>,
+    under_way: Option<UnderWay>,
+    /// Started by the first commit that is to run beside us. Room for the one that may be under way.
+    writer: Option<mpsc::SyncSender<Job>>,
+    sent: Seq,
     commits: u64,
     durations: VecDeque<Duration>,
     open_time: Duration,
-    mark_failed: bool,
+}
+
+/// A commit that the writer's thread makes.
+#[derive(Debug)]
+struct UnderWay {
+    upto: Seq,
+    done: oneshot::Receiver<Done>,
+}
+
+/// What one commit makes durable, and who writes it.
+#[derive(Debug)]
+struct Batch {
+    committer: Box<Committer>,
+    entries: Vec<Numbered>,
+    records: Vec<Record>,
+    /// The newest of the entries, or the one before them.
+    upto: Seq,
+}
+
+#[derive(Debug)]
+struct Job {
+    batch: Batch,
+    done: oneshot::Sender<Done>,
+}
+
+#[derive(Debug)]
+struct Done {
+    committer: Box<Committer>,
+    took: Duration,
+    outcome: Result<(), CommitError>,
 }
 
 /// What [`super::open`] knows of the journal that it opened.
@@ -92,18 +131,27 @@ pub(super) struct Parts {
 
 impl<E> Journal<E> {
     pub(super) fn new(parts: Parts) -> Self {
+        let database = Arc::new(parts.database);
+        let committer = Committer {
+            database: Arc::clone(&database),
+            state_dir: parts.state_dir.clone(),
+            mark: parts.mark,
+            mark_failed: false,
+            pieces: parts.pieces,
+        };
         Self {
-            database: Arc::new(parts.database),
+            database,
             dir: parts.dir,
             state_dir: parts.state_dir,
             floors: (parts.request_floor, parts.fact_floor),
-            mark: parts.mark,
-            pieces: parts.pieces,
             queue: Queue::new(parts.last),
+            committer: Some(Box::new(committer)),
+            under_way: None,
+            writer: None,
+            sent: Seq(0),
             commits: 0,
             durations: VecDeque::with_capacity(MEASURED),
             open_time: parts.open_time,
-            mark_failed: false,
         }
     }
 
@@ -114,49 +162,76 @@ impl<E> Journal<E> {
     }
 
     /// Makes everything staged and `records` durable in one batch, and returns the effects that waited for it, in the
-    /// order of their staging. Does nothing, and touches no file, if there is neither.
+    /// order of their staging. Does nothing, and touches no file, if there is neither. Blocks; no other commit may be
+    /// under way.
     pub fn commit(&mut self, records: Vec<Record>) -> Result<Vec<E>, CommitError> {
-        self.queue.check()?;
-        if self.queue.entries.is_empty() && records.is_empty() {
-            return Ok(Vec::new());
-        }
-        let started = Instant::now();
-        if let Err(error) = self.write(&records) {
-            self.queue.fail();
-            if error.is_damage() {
-                self.suspect();
+        let Some(batch) = self.batch(records)? else { return Ok(Vec::new()) };
+        let upto = batch.upto;
+        self.take_back(batch.write(), upto)
+    }
+
+    /// Begins to make everything staged and `records` durable in one batch, on a thread of its own; nothing if there is
+    /// neither. [`Journal::committed`] gives the outcome. No other commit may be under way.
+    pub fn submit(&mut self, records: Vec<Record>) -> Result<(), CommitError> {
+        let Some(batch) = self.batch(records)? else { return Ok(()) };
+        let upto = batch.upto;
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => start_writer().inspect_err(|_| self.queue.fail())?,
+        };
+        let (done, receiver) = oneshot::channel();
+        // The thread ends by a panic alone; then there is nobody who could give an outcome.
+        let _ = writer.send(Job { batch, done });
+        self.writer = Some(writer);
+        self.under_way = Some(UnderWay { upto, done: receiver });
+        Ok(())
+    }
+
+    /// Whether a commit is under way.
+    pub fn is_committing(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Waits for the commit that is under way, and returns the effects that waited for it, in the order of their staging.
+    /// Without one it waits for ever. May be dropped and called again.
+    pub async fn committed(&mut self) -> Result<Vec<E>, CommitError> {
+        let Some(UnderWay { upto, done }) = &mut self.under_way else { return std::future::pending().await };
+        let (upto, done) = (*upto, done.await);
+        self.under_way = None;
+        match done {
+            Ok(done) => self.take_back(done, upto),
+            Err(_) => {
+                self.queue.fail();
+                Err(CommitError::Failed)
             }
+        }
+    }
+
+    /// What the next commit has to write; `None` if that is nothing.
+    fn batch(&mut self, records: Vec<Record>) -> Result<Option<Batch>, CommitError> {
+        self.queue.check()?;
+        assert!(self.under_way.is_none(), "one commit at a time");
+        if self.queue.entries.is_empty() && records.is_empty() {
+            return Ok(None);
+        }
+        let committer = self.committer.take().ok_or(CommitError::Failed)?;
+        let (entries, upto) = self.queue.take();
+        Ok(Some(Batch { committer, entries, records, upto }))
+    }
+
+    fn take_back(&mut self, done: Done, upto: Seq) -> Result<Vec<E>, CommitError> {
+        let Done { committer, took, outcome } = done;
+        self.committer = Some(committer);
+        if let Err(error) = outcome {
+            self.queue.fail();
             return Err(error);
         }
-        let effects = self.queue.release();
         self.commits += 1;
         if self.durations.len() == MEASURED {
             self.durations.pop_front();
         }
-        self.durations.push_back(started.elapsed());
-        let outcome = self.mark.set_high(self.queue.durable);
-        self.note_mark(outcome);
-        Ok(effects)
-    }
-
-    fn write(&mut self, records: &[Record]) -> Result<(), CommitError> {
-        let writes =
-            batch::build(self.database.as_ref(), &mut self.pieces, &self.queue.entries, records).map_err(|error| {
-                match error {
-                    BatchError::Encode(error) => CommitError::Encode(error),
-                    BatchError::Read(error) => CommitError::Read(error),
-                }
-            })?;
-        self.database.write(writes).map_err(|error| match error {
-            StorageError::NoSpace(_) => CommitError::NoSpace(error),
-            StorageError::Damaged(_)
-            | StorageError::Panicked(_)
-            | StorageError::ReadOnly(_)
-            | StorageError::Locked
-            | StorageError::Timeout(_)
-            | StorageError::Io(_)
-            | StorageError::Store(_) => CommitError::Storage(error),
-        })
+        self.durations.push_back(took);
+        Ok(self.queue.release(upto))
     }
 
     /// The newest durable entry.
@@ -174,34 +249,18 @@ impl<E> Journal<E> {
     pub fn lookup(&self, reqid: &ReqId) -> Result<Option<Known>, ReadError> {
         let known = recover::lookup(self.database.as_ref(), reqid);
         if known.as_ref().is_err_and(ReadError::is_damage) {
-            self.suspect();
+            suspect(&self.state_dir);
         }
         known
     }
 
-    /// Has the next start read everything: what a start reads by itself may be whole.
-    fn suspect(&self) {
-        if let Err(error) = super::open::suspect(&self.state_dir) {
-            tracing::warn!(%error, "the next start cannot be told that the journal is damaged");
-        }
-    }
-
     /// The responses of all completions up to this entry have left: a start need not send them again. Kept in the side
-    /// file, which is not synced: after a power cut some may be sent again.
+    /// file, which is not synced: after a power cut some may be sent again. While a commit is under way it is only
+    /// remembered, for the next call.
     pub fn mark_sent(&mut self, upto: Seq) {
-        let outcome = self.mark.set_sent(upto.min(self.queue.durable));
-        self.note_mark(outcome);
-    }
-
-    /// The side file guards against damage that is rare and does not carry promises: failing to write it is told once.
-    fn note_mark(&mut self, outcome: std::io::Result<()>) {
-        match outcome {
-            Ok(()) => self.mark_failed = false,
-            Err(error) if !self.mark_failed => {
-                self.mark_failed = true;
-                tracing::warn!(%error, "the journal's side file cannot be written; a lost tail may go unnoticed");
-            }
-            Err(_) => {}
+        self.sent = self.sent.max(upto.min(self.queue.durable));
+        if let Some(committer) = &mut self.committer {
+            committer.mark(|mark| mark.set_sent(self.sent));
         }
     }
 
@@ -229,6 +288,85 @@ impl<E> Journal<E> {
     /// The state directory that the journal belongs to.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
+    }
+}
+
+/// Has the next start read everything: what a start reads by itself may be whole.
+fn suspect(state_dir: &Path) {
+    if let Err(error) = super::open::suspect(state_dir) {
+        tracing::warn!(%error, "the next start cannot be told that the journal is damaged");
+    }
+}
+
+/// Starts the thread that commits. It ends with the journal.
+fn start_writer() -> Result<mpsc::SyncSender<Job>, CommitError> {
+    let (jobs, queued) = mpsc::sync_channel::<Job>(1);
+    thread::Builder::new()
+        .name("zca-journal".to_owned())
+        .spawn(move || {
+            while let Ok(Job { batch, done }) = queued.recv() {
+                // Nobody waits for it any more when the process is ending anyway.
+                let _ = done.send(batch.write());
+            }
+        })
+        .map_err(|error| CommitError::Storage(StorageError::Io(error)))?;
+    Ok(jobs)
+}
+
+/// Writes batches, one after the other, on whatever thread it is.
+#[derive(Debug)]
+struct Committer {
+    database: Arc<Database>,
+    state_dir: PathBuf,
+    mark: MarkFile,
+    mark_failed: bool,
+    pieces: Pieces,
+}
+
+impl Batch {
+    fn write(self) -> Done {
+        let Self { mut committer, entries, records, upto } = self;
+        let started = Instant::now();
+        crash_point!("during_commit");
+        let outcome = committer.write(&entries, &records);
+        match &outcome {
+            Ok(()) => committer.mark(|mark| mark.set_high(upto)),
+            Err(error) if error.is_damage() => suspect(&committer.state_dir),
+            Err(_) => {}
+        }
+        Done { committer, took: started.elapsed(), outcome }
+    }
+}
+
+impl Committer {
+    fn write(&mut self, entries: &[Numbered], records: &[Record]) -> Result<(), CommitError> {
+        let writes =
+            batch::build(self.database.as_ref(), &mut self.pieces, entries, records).map_err(|error| match error {
+                BatchError::Encode(error) => CommitError::Encode(error),
+                BatchError::Read(error) => CommitError::Read(error),
+            })?;
+        self.database.write(writes).map_err(|error| match error {
+            StorageError::NoSpace(_) => CommitError::NoSpace(error),
+            StorageError::Damaged(_)
+            | StorageError::Panicked(_)
+            | StorageError::ReadOnly(_)
+            | StorageError::Locked
+            | StorageError::Timeout(_)
+            | StorageError::Io(_)
+            | StorageError::Store(_) => CommitError::Storage(error),
+        })
+    }
+
+    /// The side file guards against damage that is rare and does not carry promises: failing to write it is told once.
+    fn mark(&mut self, write: impl FnOnce(&mut MarkFile) -> std::io::Result<()>) {
+        match write(&mut self.mark) {
+            Ok(()) => self.mark_failed = false,
+            Err(error) if !self.mark_failed => {
+                self.mark_failed = true;
+                tracing::warn!(%error, "the journal's side file cannot be written; a lost tail may go unnoticed");
+            }
+            Err(_) => {}
+        }
     }
 }
 
@@ -289,10 +427,14 @@ impl<E> Queue<E> {
         Ok(())
     }
 
-    /// Everything staged is durable.
-    pub(super) fn release(&mut self) -> Vec<E> {
-        self.durable = self.staged;
-        self.entries.clear();
+    /// What is staged, for a commit: its entries, and the newest of all.
+    pub(super) fn take(&mut self) -> (Vec<Numbered>, Seq) {
+        (std::mem::take(&mut self.entries), self.staged)
+    }
+
+    /// Everything up to there is durable.
+    pub(super) fn release(&mut self, upto: Seq) -> Vec<E> {
+        self.durable = upto;
         let mut free = Vec::new();
         let mut kept = VecDeque::new();
         for (behind, effects) in self.waiting.drain(..) {

@@ -56,7 +56,7 @@ pub enum Input {
     CheckedIn {
         node: NodeName,
     },
-    /// Everything decided so far, up to this entry, is durable.
+    /// Everything decided up to this entry is durable.
     Committed {
         upto: Seq,
     },

@@ -189,7 +189,7 @@ impl Lifecycle {
             Input::NodeAnswered { of, connection, answer } => self.observe_answer(*of, *connection, answer),
             Input::Committed { upto } => {
                 self.seen.durable = *upto;
-                self.seen.fresh.clear();
+                self.seen.fresh.retain(|_, known| known.outcome.as_ref().is_some_and(|(at, _)| at > upto));
             }
             Input::Node(event) => self.observe_node(now, event),
             Input::Found {

@@ -30,7 +30,7 @@ pub(super) struct Seen {
     pub winding_down: bool,
     /// The newest entry known to be durable.
     pub durable: Seq,
-    /// Requests answered since the last commit, which the journal cannot look up yet.
+    /// Requests whose outcome is decided and not durable yet: the journal cannot be relied on to know them.
     pub fresh: BTreeMap<ReqId, Known>,
     pub nodes: BTreeMap<NodeName, NodeSeen>,
     /// The state that notify_change told last, of each node that is not gone.

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     fn reload(&mut self) {
-        self.journal.crash();
+        self.journal.crash(false);
         let recovered = self.journal.recover();
         self.core = Lifecycle::new(self.core.options.clone(), recovered);
     }

@@ -1,8 +1,9 @@
 //! The log: what the agent tells people while it runs, on stderr, and what it tells systemd ([`systemd`]).
 //!
 //! Text for people and for the system journal, JSON for collectors. Colours appear only on a terminal. The durable record
-//! of requests is the journal, not the log.
+//! of requests is the journal, not the log. What others could fill it with is said [`seldom`].
 
+pub mod seldom;
 pub mod systemd;
 
 use std::io::IsTerminal;

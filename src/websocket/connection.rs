@@ -28,6 +28,7 @@ use crate::broker::json::{self, ErrorCode, Limits};
 use crate::broker::wire::Filter;
 use crate::hub::intake::Publisher;
 use crate::hub::{Agent, Direction, Place, Queued};
+use crate::telemetry::seldom::Seldom;
 use crate::tls;
 
 /// The prefixes of one subscription, and the bytes of each.
@@ -62,7 +63,13 @@ type Socket = WebSocketStream<Metered>;
 
 impl<A: Agent> Client<A> {
     /// Gives a connection its place. When all are taken, the oldest that has not subscribed yet loses its own.
-    pub fn register(shared: &Arc<Shared>, agent: &Arc<A>, tcp: &TcpStream, peer: SocketAddr) -> Option<Self> {
+    pub fn register(
+        shared: &Arc<Shared>,
+        agent: &Arc<A>,
+        tcp: &TcpStream,
+        peer: SocketAddr,
+        turned_away: &mut Seldom,
+    ) -> Option<Self> {
         let host = match tcp.local_addr() {
             Ok(local) => local.ip(),
             Err(error) => {
@@ -71,7 +78,7 @@ impl<A: Agent> Client<A> {
             }
         };
         let Some(place) = shared.hub.register(Direction::Accepted, host) else {
-            turn_away(tcp, shared.tls.is_some());
+            turn_away(tcp, shared.tls.is_some(), turned_away);
             return None;
         };
         let source = Source { transport: "websocket".to_owned(), peer: format!("{} port={}", peer.ip(), peer.port()) };
@@ -167,14 +174,14 @@ impl<A: Agent> Client<A> {
             Err(error) => return Some((socket, Some(self.no_subscription(error.to_string())))),
         };
         drop(text);
-        let ack = json::write_ack(&self.shared.hub.options().endpoint, env!("CARGO_PKG_VERSION"));
-        // The ack goes first, so that the client knows from when on it receives.
-        if !self.send(&mut socket, ack.into()).await {
-            return None;
-        }
+        // What it receives from here on is queued, and goes out behind the ack: who has the ack misses nothing.
         self.shared.hub.subscribe(self.id, Filter::new(topics));
         self.is_subscribed = true;
         self.agent.subscribed();
+        let ack = json::write_ack(&self.shared.hub.options().endpoint, env!("CARGO_PKG_VERSION"));
+        if !self.send(&mut socket, ack.into()).await {
+            return None;
+        }
         Some((socket, None))
     }
 

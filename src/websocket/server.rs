@@ -14,8 +14,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::net::SendFlags;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -29,12 +30,15 @@ use crate::api::ids::InstanceName;
 use crate::broker::json::{self, ErrorCode};
 use crate::dialect::event::Event;
 use crate::hub::{self, Agent, Hub};
+use crate::telemetry::seldom::Seldom;
 use crate::tls;
 
 /// More than the controllers and tools of one agent; each costs a task and two small buffers.
 const CONNECTIONS_LIMIT: usize = 256;
 /// Bytes of large messages being received by all connections.
 const RECEIVE_BYTES: usize = 64 << 20;
+/// The least between log lines about connections that are turned away.
+const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
 
 /// How long clients may take. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
@@ -160,14 +164,19 @@ impl Server {
         let scheme = if shared.tls.is_some() { "wss" } else { "ws" };
         tracing::info!("WebSocket clients are served at {scheme}://{}{PATH}", listener.local_addr()?);
         let tracker = TaskTracker::new();
+        let mut turned_away = Seldom::new(TURNED_AWAY_EVERY);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
+                () = turned_away.due() => {
+                    say_how_many(&mut turned_away);
+                    continue;
+                }
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((tcp, peer)) => {
-                    if let Some(client) = Client::register(&shared, &agent, &tcp, peer) {
+                    if let Some(client) = Client::register(&shared, &agent, &tcp, peer, &mut turned_away) {
                         tracker.spawn(client.serve(tcp, stop.clone()));
                     }
                 }
@@ -182,6 +191,7 @@ impl Server {
             }
         }
         drop(listener);
+        say_how_many(&mut turned_away);
         tracker.close();
         tracker.wait().await;
         Ok(())
@@ -189,11 +199,26 @@ impl Server {
 }
 
 /// Tells a client in HTTP that there is no place for it. One that begins with TLS would not understand that.
-pub(super) fn turn_away(tcp: &TcpStream, is_tls: bool) {
-    tracing::warn!("WebSocket connection turned away: {CONNECTIONS_LIMIT} are open, which is the most");
+pub(super) fn turn_away(tcp: &TcpStream, is_tls: bool, turned_away: &mut Seldom) {
+    if turned_away.happened(Instant::now()) {
+        tracing::warn!("WebSocket connection turned away: {CONNECTIONS_LIMIT} are open, which is the most");
+    }
     if is_tls {
         return;
     }
-    // A new socket's buffer takes a short answer at once; a client that is already gone misses nothing.
-    let _ = tcp.try_write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    // A new socket's buffer takes a short answer at once; a client that is already gone misses nothing. Not through the
+    // runtime, which would first have to hear from the kernel that the socket can be written.
+    let answer = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let _ = rustix::net::send(tcp, answer, SendFlags::NOSIGNAL);
 }
+
+fn say_how_many(turned_away: &mut Seldom) {
+    if let Some(more) = turned_away.take(Instant::now()) {
+        tracing::warn!(
+            "{more} more WebSocket connections were turned away: the most that may be open is {CONNECTIONS_LIMIT}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::process::Signal;
 use zeek_cluster_agent::api::audit::{Kind, RequestState, Row};
+use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::status::NodeState;
+use zeek_cluster_agent::control::client::{self, within_ms};
 
 use crate::support::{Agent, Host, cluster, dialect, errors, eventually, is_alive, kill, set};
 
@@ -278,4 +280,27 @@ fn a_commit_that_hangs_ends_the_agent_during_its_start_and_later() {
     let agent = host.start();
     host.client().submit("r", three_nodes(), dialect(&three_nodes()), None).unwrap();
     ends(&host, agent);
+}
+
+/// P3, and design: the answer to a duplicate rests on what is durable already, so it does not wait for any commit.
+#[test]
+fn a_duplicate_is_answered_while_a_commit_hangs_and_a_new_request_is_not() {
+    let mut host = Host::new();
+    host.set("ZCA_HANG_AT", "during_commit:12").set("ZCA_COMMIT_TIMEOUT", "4s");
+    let agent = host.start();
+    let welcome = Request::AgentWelcome {};
+    let known = host.ask("known", welcome.clone());
+    let mut client = host.client();
+    let hangs = (0..12).map(|number| format!("new-{number}")).find(|reqid| {
+        let answer = client.request(reqid, welcome.clone(), dialect(&welcome), None, within_ms(1_500));
+        matches!(answer, Err(client::Error::TimedOut))
+    });
+    assert!(hangs.is_some(), "each request has a commit, so one of them has the twelfth");
+    assert_eq!(host.ask("known", welcome), known);
+    let status = agent.wait();
+    assert_eq!(status.code(), Some(1));
+    assert!(host.read_log().contains("a commit to the journal takes longer than"), "{}", host.read_log());
+    host.set("ZCA_HANG_AT", "nowhere");
+    let _agent = host.start();
+    check_promises(&host);
 }

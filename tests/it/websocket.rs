@@ -2,11 +2,12 @@
 //! what happens to clients that send nonsense, too much, or nothing.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::Instant;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request as Head;
@@ -441,6 +442,103 @@ fn idle_connections_and_clients_that_never_read_keep_nobody_out() {
     println!("the agent's peak memory with {} idle connections: {peak} KiB", idle.len());
     assert!(peak < 512 << 10, "{peak} KiB");
     drop(idle);
+}
+
+#[test]
+fn a_hundred_megabytes_are_refused_while_they_come() {
+    let host = host();
+    let agent = host.start();
+    let address = address(&host, 1);
+    let mut good = Ws::connect(address, &BOTH);
+    good.ask(Dialect::Management, "before", &Request::GetNodes {});
+    assert!(good.response("before").2.success());
+    let before = peak_kib(agent.pid());
+
+    const PART: usize = 1 << 20;
+    let one_frame = [&[0x81, 0xff][..], &(100_u64 << 20).to_be_bytes(), &[0; 4]].concat();
+    let part = |first: u8| [&[first, 0xff][..], &(PART as u64).to_be_bytes(), &[0; 4]].concat();
+    for (what, first, next) in [("one frame", one_frame, Vec::new()), ("a hundred frames", part(0x01), part(0x00))] {
+        let mut ws = Ws::connect(address, &[]);
+        let mut stream = ws.socket.get_ref().try_clone().unwrap();
+        let sender = std::thread::spawn(move || {
+            let payload = vec![b'a'; PART];
+            let (mut header, mut sent) = (first, 0_usize);
+            // Refused, it may be cut off before its end.
+            while sent < 100 * PART && stream.write_all(&header).and_then(|()| stream.write_all(&payload)).is_ok() {
+                header.clone_from(&next);
+                sent += PART;
+            }
+            sent
+        });
+        assert_eq!(ws.close_code(), 1009, "{what}");
+        good.ask(Dialect::Management, what, &Request::GetNodes {});
+        assert!(good.response(what).2.success(), "{what}");
+        let sent = sender.join().unwrap();
+        // More than a message may have, so the refusal is of what came, too.
+        assert!(sent > 16 * PART, "{what}: {sent} bytes");
+        let peak = peak_kib(agent.pid());
+        println!("{what}: {} MiB sent; the agent's peak memory {before} KiB before, {peak} KiB after", sent / PART);
+        assert!(peak < before + (48 << 10), "{what}: {before} KiB before, {peak} KiB after");
+    }
+    host.verify();
+}
+
+#[test]
+fn a_full_house_says_so_and_serves_those_in_it() {
+    let host = host();
+    let agent = host.start();
+    let address = address(&host, 1);
+    let mut inside: Vec<Ws> = (0..256).map(|_| Ws::connect(address, &BOTH)).collect();
+
+    // Whatever it would have asked for.
+    let mut turned_away = 0;
+    for _ in 0..20 {
+        let mut said = String::new();
+        let mut late = TcpStream::connect(address).unwrap();
+        late.set_read_timeout(Some(PATIENCE)).unwrap();
+        late.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{said:?}");
+        turned_away += 1;
+    }
+    let asked = host.command(&["request", "get-nodes", "--via", &format!("ws://{address}")]).output().unwrap();
+    assert_eq!(asked.status.code(), Some(3), "{asked:?}");
+    turned_away += 1;
+
+    let first = &mut inside[0];
+    first.ask(Dialect::Management, "inside", &Request::GetNodes {});
+    assert!(first.response("inside").2.success());
+    drop(inside.pop());
+    let mut late = eventually("the place of one who left", || {
+        let upgraded = Ws::upgrade(address, "/v1/messages/json", &[]).ok();
+        turned_away += u64::from(upgraded.is_none());
+        upgraded
+    });
+    late.send(&json::write_subscriptions(&BOTH));
+    late.ask(Dialect::Management, "late", &Request::GetNodes {});
+    assert!(late.response("late").2.success());
+
+    // Nobody can fill the log, and nobody is left out of the count.
+    drop((inside, late));
+    agent.signal(Signal::TERM);
+    assert!(agent.wait().success());
+    let log = host.read_log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("turned away")).collect();
+    assert!(lines.len() <= 3, "{lines:?}");
+    let counted = lines.iter().map(|line| match line.split_once(" more WebSocket connections") {
+        Some((before, _)) => before.split_whitespace().next_back().unwrap().parse::<u64>().unwrap(),
+        None => line.matches("WebSocket connection turned away: 256 are open").count() as u64,
+    });
+    assert_eq!(counted.sum::<u64>(), turned_away, "{lines:?}");
+}
+
+#[test]
+fn an_agent_that_stops_says_that_it_goes() {
+    let host = host();
+    let agent = host.start();
+    let mut ws = Ws::connect(address(&host, 1), &BOTH);
+    agent.signal(Signal::TERM);
+    assert_eq!(ws.close_code(), 1001);
+    assert!(agent.wait().success());
 }
 
 #[test]

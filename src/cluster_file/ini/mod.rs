@@ -1,7 +1,7 @@
 //! zeek-client's INI file: an `[instances]` section, and a section for each node.
 
-mod syntax;
-mod words;
+pub mod syntax;
+pub mod words;
 mod write;
 
 use std::collections::BTreeMap;
@@ -15,9 +15,9 @@ use syntax::{Item, Section};
 pub use write::write;
 
 /// The section that lists instances. Every other one is a node.
-const INSTANCES: &str = "instances";
+pub const INSTANCES: &str = "instances";
 /// The section whose keys every node inherits.
-const DEFAULT: &str = "DEFAULT";
+pub const DEFAULT: &str = "DEFAULT";
 
 const KEYS: [&str; 11] = [
     "instance",
@@ -35,7 +35,7 @@ const KEYS: [&str; 11] = [
 ];
 
 /// The most bytes that all nodes together may inherit: every one has a copy.
-const INHERITED_LIMIT: usize = super::SIZE_LIMIT;
+pub const INHERITED_LIMIT: usize = super::SIZE_LIMIT;
 
 pub fn read(text: &str, findings: &mut Findings) -> Option<Draft> {
     let file = syntax::read(text, findings);
@@ -86,7 +86,7 @@ fn known_keys<'a>(section: &str, items: &'a [Item], findings: &mut Findings) -> 
     known
 }
 
-fn place(section: &str, key: &str) -> String {
+pub fn place(section: &str, key: &str) -> String {
     format!("[{}] {}", bare(section), bare(key))
 }
 
@@ -152,7 +152,7 @@ fn read_port(text: &str, line: usize, place: &str, findings: &mut Findings) -> O
 }
 
 /// A whole number as Python's `int()` takes it: blanks around, a sign, single underscores between digits.
-fn read_number(text: &str) -> Option<i64> {
+pub fn read_number(text: &str) -> Option<i64> {
     let text = text.trim_matches(syntax::is_blank);
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if !digits.split('_').all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit())) {

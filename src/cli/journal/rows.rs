@@ -1,193 +1,13 @@
-//! `journal`: reads it through the agent, or from its directory if none runs, or from a copy.
+//! The journal's rows as a table, JSON, CSV, or one in full.
 
 use std::io::Write;
-use std::path::Path;
-use std::time::Duration;
 
-use jiff::ZonedDateTime;
 use serde_json::Value;
 
-use super::flags::{self, Dump, DumpFormat, JournalFrom};
-use super::outcome::{Exit, Failure, Outcome};
-use super::output::{Cell, Column, Screen, Table, plain};
-use super::{Context, connect, print_json, time};
-use crate::api::audit::{EventRow, Filter, Kind, Page, RequestRow, RequestState, Row, Unreadable};
-use crate::api::ids::Seq;
-use crate::api::report::VerifyReport;
-use crate::control::client::{Client, Deadline, within_ms};
-use crate::journal::inspect::{self, Inspection, Opening};
-use crate::journal::{Options, open};
-use crate::settings::Settings;
-
-/// For one page; a filter that matches little makes the agent read much.
-const PAGE_MS: u64 = 60_000;
-/// For reading the whole journal.
-const VERIFY_MS: u64 = 600_000;
-
-pub fn run(context: &Context, command: flags::Journal) -> Outcome {
-    match command {
-        flags::Journal::Dump(dump) => run_dump(context, &dump),
-        flags::Journal::Show { reqid, from } => show(context, reqid, &from),
-        flags::Journal::Verify { from } => verify(context, &from),
-    }
-}
-
-/// Where rows come from.
-enum Source {
-    Agent(Box<Client>),
-    Directory(Box<Inspection>),
-}
-
-impl Source {
-    fn open(context: &Context, from: &JournalFrom) -> Result<Self, Failure> {
-        let settings = context.settings()?;
-        if let Some(directory) = &from.dir {
-            return Self::directory(inspect::copied_dir(directory, &options(&settings)), directory);
-        }
-        let nobody = match connect::find(&settings, &context.surroundings)? {
-            Ok(client) => return Ok(Self::Agent(Box::new(client))),
-            Err(nobody) => nobody,
-        };
-        for directory in connect::state_dirs(&settings, &context.surroundings) {
-            if directory.join(open::DIR).is_dir() {
-                return Self::directory(inspect::state_dir(&directory, &options(&settings)), &directory);
-            }
-        }
-        Err(nobody.into())
-    }
-
-    fn directory(opened: Result<Inspection, inspect::InspectError>, directory: &Path) -> Result<Self, Failure> {
-        let inspection = opened.map_err(|error| Failure::because(Exit::Failed, directory.display(), &error))?;
-        match inspection.opening() {
-            Opening::Whole => {}
-            Opening::WithoutSnapshots => {
-                eprintln!("warning: the journal is damaged; it was read without its snapshots, rows may be missing");
-            }
-        }
-        Ok(Self::Directory(Box::new(inspection)))
-    }
-
-    fn page(&mut self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, Failure> {
-        match self {
-            Self::Agent(client) => client.page(filter, cursor, within_ms(PAGE_MS)).map_err(connect::failed),
-            Self::Directory(inspection) => inspection
-                .page(filter, cursor)
-                .map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error)),
-        }
-    }
-
-    fn verify(&mut self, deadline: Deadline) -> Result<VerifyReport, Failure> {
-        match self {
-            Self::Agent(client) => client.verify(deadline).map_err(connect::failed),
-            Self::Directory(inspection) => {
-                inspection.verify().map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error))
-            }
-        }
-    }
-
-    /// Hands every row that matches to `each`, until it wants no more.
-    fn rows(&mut self, filter: &Filter, mut each: impl FnMut(Row) -> Result<More, Failure>) -> Result<(), Failure> {
-        let mut cursor = None;
-        loop {
-            let Page { rows, next } = self.page(filter, cursor)?;
-            for row in rows {
-                match each(row)? {
-                    More::Yes => {}
-                    More::No => return Ok(()),
-                }
-            }
-            if next.is_none() {
-                return Ok(());
-            }
-            cursor = next;
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum More {
-    Yes,
-    No,
-}
-
-fn options(settings: &Settings) -> Options {
-    Options {
-        cache_capacity: settings.journal_cache.bytes,
-        open_timeout: Duration::from_millis(settings.journal_open_timeout.ms),
-        ..Options::default()
-    }
-}
-
-fn filter(dump: &Dump, now: &ZonedDateTime) -> Result<Filter, Failure> {
-    let moment = |flag: &str, text: &Option<String>| match text {
-        None => Ok(None),
-        Some(text) => match time::parse(text, now) {
-            Ok(moment) => Ok(Some(moment)),
-            Err(problem) => Err(Failure::new(Exit::Usage, format!("{flag}: {problem}"))),
-        },
-    };
-    let state = dump.state.map(|state| match state {
-        flags::State::Accepted => RequestState::Accepted,
-        flags::State::Handling => RequestState::Handling,
-        flags::State::Completed => RequestState::Completed,
-        flags::State::Conflict => RequestState::Conflict,
-        flags::State::Rejected => RequestState::Rejected,
-        flags::State::Abandoned => RequestState::Abandoned,
-    });
-    Ok(Filter {
-        kind: match dump.kind {
-            flags::Kind::Request => Kind::Request,
-            flags::Kind::Node => Kind::Node,
-            flags::Kind::All => Kind::All,
-        },
-        since: moment("--since", &dump.since)?,
-        until: moment("--until", &dump.until)?,
-        reqid: dump.reqid.clone(),
-        event: dump.event.clone(),
-        state,
-        source: dump.source.clone(),
-        failed: dump.failed,
-        node: dump.node.clone(),
-        from_seq: dump.from_seq.map(Seq),
-        to_seq: dump.to_seq.map(Seq),
-        reverse: dump.reverse,
-    })
-}
-
-fn run_dump(context: &Context, dump: &Dump) -> Outcome {
-    let mut filter = filter(dump, &ZonedDateTime::now())?;
-    let mut source = Source::open(context, &dump.from)?;
-    let screen = context.screen();
-    let format = match (dump.format, screen.json) {
-        (Some(format), _) => format,
-        (None, true) => DumpFormat::Json,
-        (None, false) if screen.is_terminal => DumpFormat::Table,
-        (None, false) => DumpFormat::Json,
-    };
-    let out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut printer = Printer::new(format, &screen, out);
-    match dump.last {
-        None => source.rows(&filter, |row| printer.print(&row).map(|()| More::Yes))?,
-        Some(last) => {
-            filter.reverse = true;
-            let mut newest = Vec::new();
-            source.rows(&filter, |row| {
-                if newest.len() < last {
-                    newest.push(row);
-                }
-                Ok(if newest.len() < last { More::Yes } else { More::No })
-            })?;
-            if !dump.reverse {
-                newest.reverse();
-            }
-            for row in &newest {
-                printer.print(row)?;
-            }
-        }
-    }
-    printer.finish()?;
-    Ok(Exit::Done)
-}
+use crate::api::audit::{EventRow, RequestRow, RequestState, Row, Unreadable};
+use crate::cli::flags::DumpFormat;
+use crate::cli::outcome::{Exit, Failure};
+use crate::cli::output::{Cell, Column, Screen, Table, plain};
 
 const TABLE: [Column; 10] = [
     Column::number("SEQ"),
@@ -225,14 +45,14 @@ const CSV: [&str; 20] = [
     "summary",
 ];
 
-enum Printer<'a, W: Write> {
+pub(super) enum Printer<'a, W: Write> {
     Table(Table<'a>, W),
     Json(W),
     Csv(Box<csv::Writer<W>>, bool),
 }
 
 impl<'a, W: Write> Printer<'a, W> {
-    fn new(format: DumpFormat, screen: &'a Screen, out: W) -> Self {
+    pub(super) fn new(format: DumpFormat, screen: &'a Screen, out: W) -> Self {
         match format {
             DumpFormat::Table => Self::Table(Table::new(&TABLE, screen), out),
             DumpFormat::Json => Self::Json(out),
@@ -240,7 +60,7 @@ impl<'a, W: Write> Printer<'a, W> {
         }
     }
 
-    fn print(&mut self, row: &Row) -> Result<(), Failure> {
+    pub(super) fn print(&mut self, row: &Row) -> Result<(), Failure> {
         match self {
             Self::Table(table, out) => table.row(out, cells(row))?,
             Self::Json(out) => {
@@ -258,7 +78,7 @@ impl<'a, W: Write> Printer<'a, W> {
         Ok(())
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    pub(super) fn finish(self) -> Result<(), Failure> {
         match self {
             Self::Table(table, mut out) => {
                 table.finish(&mut out)?;
@@ -407,31 +227,7 @@ fn record(row: &Row) -> [String; 20] {
     }
 }
 
-fn show(context: &Context, reqid: String, from: &JournalFrom) -> Outcome {
-    let mut source = Source::open(context, from)?;
-    let filter = Filter { reqid: Some(reqid.clone()), ..Filter::default() };
-    let screen = context.screen();
-    let mut found = 0_usize;
-    source.rows(&filter, |row| {
-        if screen.json {
-            print_json(&row)?;
-        } else {
-            let mut out = std::io::stdout().lock();
-            if found > 0 {
-                writeln!(out)?;
-            }
-            print_row(&mut out, &screen, &row)?;
-        }
-        found += 1;
-        Ok(More::Yes)
-    })?;
-    if found == 0 {
-        return Err(Failure::new(Exit::Failed, format!("the journal has no request with reqid {}", plain(&reqid))));
-    }
-    Ok(Exit::Done)
-}
-
-fn print_row(out: &mut impl Write, screen: &Screen, row: &Row) -> std::io::Result<()> {
+pub(super) fn print_row(out: &mut impl Write, screen: &Screen, row: &Row) -> std::io::Result<()> {
     let mut line = |label: &str, text: String| writeln!(out, "{label:<12} {text}");
     match row {
         Row::Request(row) => {
@@ -481,32 +277,13 @@ fn print_value(out: &mut impl Write, label: &str, value: &Value) -> std::io::Res
     Ok(())
 }
 
-fn verify(context: &Context, from: &JournalFrom) -> Outcome {
-    let report = Source::open(context, from)?.verify(within_ms(VERIFY_MS))?;
-    let screen = context.screen();
-    let exit = if report.problems.is_empty() { Exit::Done } else { Exit::Failed };
-    if screen.json {
-        print_json(&report)?;
-        return Ok(exit);
-    }
-    let mut out = std::io::stdout().lock();
-    for problem in &report.problems {
-        writeln!(out, "{}: {}", screen.paint("31", "problem"), plain(problem))?;
-    }
-    let verdict = match exit {
-        Exit::Done => screen.paint("32", "whole"),
-        _ => screen.paint("31", &format!("{} problems", report.problems.len())),
-    };
-    writeln!(out, "{} entries, {} to {}: {verdict}", report.entries, report.first, report.last)?;
-    Ok(exit)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::api::event::Source as Sender;
+    use crate::api::ids::Seq;
 
     fn rows() -> Vec<Row> {
         let request = RequestRow {
@@ -594,28 +371,5 @@ SEQ  TIME                 EVENT        REQID  SOURCE                  STATE     
         print_row(&mut out, &screen, &rows()[0]).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("state        completed") && text.contains("\"force\": false"), "{text}");
-    }
-
-    #[test]
-    fn flags_become_a_filter() {
-        use clap::Parser;
-        let line = "zeek-cluster-agent journal dump --since 2026-11-22T08:31:00Z --state conflict --kind node --failed \
-                    --from-seq 3 --reverse --event deploy";
-        let cli = flags::Cli::try_parse_from(line.split_whitespace()).unwrap();
-        let flags::Command::Journal(flags::Journal::Dump(dump)) = cli.command else { panic!("another command") };
-        let found = filter(&dump, &ZonedDateTime::now()).unwrap();
-        let expected = Filter {
-            kind: Kind::Node,
-            since: Some(crate::api::time::Timestamp(1_795_336_260_000_000)),
-            state: Some(RequestState::Conflict),
-            failed: true,
-            from_seq: Some(Seq(3)),
-            reverse: true,
-            event: Some("deploy".into()),
-            ..Filter::default()
-        };
-        assert_eq!(found, expected);
-        let bad = Dump { since: Some("soon".into()), ..*dump };
-        assert!(matches!(filter(&bad, &ZonedDateTime::now()), Err(Failure::Said { exit: Exit::Usage, .. })));
     }
 }

@@ -1,0 +1,72 @@
+//! `journal`: reads it through the agent, or from its directory if none runs, or from a copy.
+
+mod dump;
+mod rows;
+mod source;
+
+use std::io::Write;
+
+use super::flags::{self, JournalFrom};
+use super::outcome::{Exit, Failure, Outcome};
+use super::output::plain;
+use super::{Context, connect, print_json, time};
+use crate::api::audit::Filter;
+use crate::control::client::within_ms;
+
+use rows::print_row;
+use source::{More, Source};
+
+/// For reading the whole journal.
+const VERIFY_MS: u64 = 600_000;
+
+pub fn run(context: &Context, command: flags::Journal) -> Outcome {
+    match command {
+        flags::Journal::Dump(dump) => dump::run(context, &dump),
+        flags::Journal::Show { reqid, from } => show(context, reqid, &from),
+        flags::Journal::Verify { from } => verify(context, &from),
+    }
+}
+
+fn show(context: &Context, reqid: String, from: &JournalFrom) -> Outcome {
+    let mut source = Source::open(context, from)?;
+    let filter = Filter { reqid: Some(reqid.clone()), ..Filter::default() };
+    let screen = context.screen();
+    let mut found = 0_usize;
+    source.rows(&filter, |row| {
+        if screen.json {
+            print_json(&row)?;
+        } else {
+            let mut out = std::io::stdout().lock();
+            if found > 0 {
+                writeln!(out)?;
+            }
+            print_row(&mut out, &screen, &row)?;
+        }
+        found += 1;
+        Ok(More::Yes)
+    })?;
+    if found == 0 {
+        return Err(Failure::new(Exit::Failed, format!("the journal has no request with reqid {}", plain(&reqid))));
+    }
+    Ok(Exit::Done)
+}
+
+fn verify(context: &Context, from: &JournalFrom) -> Outcome {
+    let report = Source::open(context, from)?.verify(within_ms(VERIFY_MS))?;
+    let screen = context.screen();
+    let exit = if report.problems.is_empty() { Exit::Done } else { Exit::Failed };
+    if screen.json {
+        print_json(&report)?;
+        return Ok(exit);
+    }
+    let mut out = std::io::stdout().lock();
+    for problem in &report.problems {
+        writeln!(out, "{}: {}", screen.paint("31", "problem"), plain(problem))?;
+    }
+    let verdict = match exit {
+        Exit::Done => screen.paint("32", "whole"),
+        _ => screen.paint("31", &format!("{} problems", report.problems.len())),
+    };
+    writeln!(out, "{} entries, {} to {}: {verdict}", report.entries, report.first, report.last)?;
+    Ok(exit)
+}

@@ -1,0 +1,108 @@
+//! Where the rows of a `journal` command come from: an agent, or a directory.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Context, connect};
+use crate::api::audit::{Filter, Page, Row};
+use crate::api::ids::Seq;
+use crate::api::report::VerifyReport;
+use crate::cli::flags::JournalFrom;
+use crate::cli::outcome::{Exit, Failure};
+use crate::control::client::{Client, Deadline, within_ms};
+use crate::journal::inspect::{self, Inspection, Opening};
+use crate::journal::{Options, open};
+use crate::settings::Settings;
+
+/// For one page; a filter that matches little makes the agent read much.
+const PAGE_MS: u64 = 60_000;
+
+/// Where rows come from.
+pub(super) enum Source {
+    Agent(Box<Client>),
+    Directory(Box<Inspection>),
+}
+
+impl Source {
+    pub(super) fn open(context: &Context, from: &JournalFrom) -> Result<Self, Failure> {
+        let settings = context.settings()?;
+        if let Some(directory) = &from.dir {
+            return Self::directory(inspect::copied_dir(directory, &options(&settings)), directory);
+        }
+        let nobody = match connect::find(&settings, &context.surroundings)? {
+            Ok(client) => return Ok(Self::Agent(Box::new(client))),
+            Err(nobody) => nobody,
+        };
+        for directory in connect::state_dirs(&settings, &context.surroundings) {
+            if directory.join(open::DIR).is_dir() {
+                return Self::directory(inspect::state_dir(&directory, &options(&settings)), &directory);
+            }
+        }
+        Err(nobody.into())
+    }
+
+    fn directory(opened: Result<Inspection, inspect::InspectError>, directory: &Path) -> Result<Self, Failure> {
+        let inspection = opened.map_err(|error| Failure::because(Exit::Failed, directory.display(), &error))?;
+        match inspection.opening() {
+            Opening::Whole => {}
+            Opening::WithoutSnapshots => {
+                eprintln!("warning: the journal is damaged; it was read without its snapshots, rows may be missing");
+            }
+        }
+        Ok(Self::Directory(Box::new(inspection)))
+    }
+
+    pub(super) fn page(&mut self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, Failure> {
+        match self {
+            Self::Agent(client) => client.page(filter, cursor, within_ms(PAGE_MS)).map_err(connect::failed),
+            Self::Directory(inspection) => inspection
+                .page(filter, cursor)
+                .map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error)),
+        }
+    }
+
+    pub(super) fn verify(&mut self, deadline: Deadline) -> Result<VerifyReport, Failure> {
+        match self {
+            Self::Agent(client) => client.verify(deadline).map_err(connect::failed),
+            Self::Directory(inspection) => {
+                inspection.verify().map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error))
+            }
+        }
+    }
+
+    /// Hands every row that matches to `each`, until it wants no more.
+    pub(super) fn rows(
+        &mut self,
+        filter: &Filter,
+        mut each: impl FnMut(Row) -> Result<More, Failure>,
+    ) -> Result<(), Failure> {
+        let mut cursor = None;
+        loop {
+            let Page { rows, next } = self.page(filter, cursor)?;
+            for row in rows {
+                match each(row)? {
+                    More::Yes => {}
+                    More::No => return Ok(()),
+                }
+            }
+            if next.is_none() {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum More {
+    Yes,
+    No,
+}
+
+fn options(settings: &Settings) -> Options {
+    Options {
+        cache_capacity: settings.journal_cache.bytes,
+        open_timeout: Duration::from_millis(settings.journal_open_timeout.ms),
+        ..Options::default()
+    }
+}
