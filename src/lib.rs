@@ -21,3 +21,4 @@ pub mod tasks;
 pub mod telemetry;
 pub mod tls;
 pub mod websocket;
+pub mod zeek;

@@ -196,7 +196,8 @@ fn spec(program: Program, env: &[(&str, &str)]) -> LaunchSpec {
     let env: BTreeMap<_, _> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let readiness = Readiness::Checkin;
     let role = ClusterRole::Worker;
-    LaunchSpec { program, args: Vec::new(), env, role, ports: Vec::new(), readiness, stop_timeout_ms: 10_000 }
+    let files = BTreeMap::new();
+    LaunchSpec { program, args: Vec::new(), env, role, ports: Vec::new(), readiness, stop_timeout_ms: 10_000, files }
 }
 
 fn simulated(env: &[(&str, &str)]) -> LaunchSpec {

@@ -1,6 +1,8 @@
 //! How to run one node: planned by the core, carried out by the supervisor.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,45 @@ pub struct LaunchSpec {
     pub readiness: Readiness,
     /// How long the node may take to end after SIGTERM.
     pub stop_timeout_ms: u64,
+    /// Files of its working directory, by name; written before each launch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, NodeFile>,
+}
+
+/// A file that a node finds in its working directory. Two are the same if their content is.
+///
+/// Only the digest is stored: the content follows from configuration and settings, and may be long and the same for a
+/// thousand nodes. Where nobody has it (the journal was lost), the file that is there has to match the digest.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NodeFile {
+    /// BLAKE3 of the content, in hexadecimal.
+    pub digest: String,
+    #[serde(skip)]
+    pub content: Option<Arc<str>>,
+}
+
+impl NodeFile {
+    pub fn new(content: String) -> Self {
+        Self { digest: Self::digest_of(content.as_bytes()), content: Some(content.into()) }
+    }
+
+    pub fn digest_of(content: &[u8]) -> String {
+        blake3::hash(content).to_hex().to_string()
+    }
+}
+
+impl PartialEq for NodeFile {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for NodeFile {}
+
+impl fmt::Debug for NodeFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeFile({})", self.digest)
+    }
 }
 
 /// How a process of a node ended.
@@ -57,8 +98,8 @@ pub enum ExitCause {
     NotStarted(String),
 }
 
-impl std::fmt::Display for ExitCause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for ExitCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),

@@ -18,6 +18,7 @@ mod run;
 mod settings;
 mod status;
 mod time;
+mod zeek;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::flags::Run;
 use super::outcome::{Exit, Failure};
-use super::{Context, broker};
+use super::{Context, broker, zeek};
 use crate::agent::{self, Announcement};
 use crate::api::event::Response;
 use crate::api::ids::ReqId;
 use crate::api::report::chain;
 use crate::control::server;
 use crate::journal::identity;
+use crate::lifecycle::Profile;
 use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings};
 use crate::telemetry::systemd::Notifier;
 use crate::telemetry::{self, Format};
@@ -36,10 +37,14 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
         warnings.extend(websocket.iter().map(open_to_all));
     }
     warnings.extend(broker.iter().flat_map(|broker| broker::warnings(broker, context.surroundings.is_root)));
+    let mut options = agent::Options { websocket, broker, ..options(&settings, LOCK_WAIT)? };
+    let (profile, warning) = zeek::profile(&settings, &context.surroundings, &options.supervisor)?;
+    options.lifecycle.profile = profile;
+    warnings.extend(warning);
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let options = agent::Options { websocket, broker, ..options(&settings, LOCK_WAIT, warnings)? };
+    options.warnings = warnings;
     match agent::run(options) {
         Ok(()) => Ok(ExitCode::from(Exit::Done.code())),
         Err(error) => {
@@ -77,7 +82,7 @@ pub fn stop_nodes(context: &Context, settings: &mut Settings, reqid: ReqId) -> R
             return Err(Failure::new(Exit::Unreachable, message));
         }
     }
-    let options = options(settings, LOCK_WAIT_OFFLINE, Vec::new())?;
+    let options = options(settings, LOCK_WAIT_OFFLINE)?;
     agent::shutdown_offline(options, reqid).map_err(|error| {
         let exit = if error.exit_code() == Exit::Configuration.code() { Exit::Configuration } else { Exit::Failed };
         Failure::new(exit, chain(&error))
@@ -194,7 +199,8 @@ fn set_up_log(context: &Context, settings: &Settings, level: tracing::Level) -> 
     telemetry::init(&options).map_err(|error| Failure::new(Exit::Configuration, error.to_string()))
 }
 
-fn options(settings: &Settings, lock_wait: Duration, warnings: Vec<String>) -> Result<agent::Options, Failure> {
+/// Nodes are only stopped with these: what they are prepared for is not known.
+fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, Failure> {
     let group = match &settings.control_group.0 {
         None => None,
         Some(_) => {
@@ -210,6 +216,7 @@ fn options(settings: &Settings, lock_wait: Duration, warnings: Vec<String>) -> R
             cpus,
             program: settings.program(),
             args: settings.node_args.value.clone(),
+            profile: Profile::Plain,
             readiness: settings.readiness(),
             ready_timeout_ms: settings.ready_timeout.ms,
             stop_timeout_ms: settings.stop_timeout.ms,
@@ -245,7 +252,7 @@ fn options(settings: &Settings, lock_wait: Duration, warnings: Vec<String>) -> R
         broker: None,
         lock_wait,
         commit_timeout: settings.commit_timeout.duration(),
-        warnings,
+        warnings: Vec::new(),
         announce,
     })
 }

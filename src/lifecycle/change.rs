@@ -3,7 +3,7 @@
 //! Step 1 makes the new desired state durable, in one batch with the attempt's number. Step 2 is waiting: the
 //! `nodes` module works towards what is wanted whether or not anybody waits, and `finish` answers when it is reached.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::configuration::{ClusterRole, Configuration, Node};
 use crate::api::event::{Notification, Request, Response, Result, ResultData};
@@ -14,10 +14,11 @@ use crate::api::validate::{self, HostFacts};
 use crate::journal::entry::{
     ConfigChange, Entry, Goal, Life, NodeRecord, Outcome, Packed, Received, Stage, Want, WantChange,
 };
+use crate::zeek;
 
 use super::decision::{Decision, Note};
 use super::effect::Effect;
-use super::{Lifecycle, answer};
+use super::{Lifecycle, Profile, answer};
 
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
 pub(super) const STOP_GRACE_MS: u64 = 5_000;
@@ -72,6 +73,7 @@ impl Lifecycle {
                 return self.complete(received, Outcome::Rejected, self.rejection(received, &problems));
             }
         };
+        let shared = self.shared_files(&config);
         let mut changes = Vec::new();
         let mut targets = Targets::new();
         for node in config.nodes.iter().filter(|node| node.instance == self.options.instance.as_str()) {
@@ -80,7 +82,8 @@ impl Lifecycle {
             // A name that is new, or was gone, counts on from those that are gone: none is ever used twice.
             let unused = self.durable.agent.newest_gone.next();
             let least = self.durable.nodes.get(&name).map_or(unused, |record| record.incarnation.next());
-            changes.push((name.clone(), WantChange::Up { spec: Packed(self.launch_spec(&name, node)), least }));
+            changes
+                .push((name.clone(), WantChange::Up { spec: Packed(self.launch_spec(shared.as_ref(), node)), least }));
             targets.push((name, least));
         }
         let kept: BTreeSet<&NodeName> = targets.iter().map(|(name, _)| name).collect();
@@ -193,13 +196,8 @@ impl Lifecycle {
 
     /// What it takes to have a new process of this node, as the running configuration and today's settings say.
     fn anew(&self, name: NodeName, record: &NodeRecord) -> (NodeName, WantChange, Incarnation) {
-        let config = self.durable.desired.config.as_ref();
-        let node = config.and_then(|config| config.0.nodes.iter().find(|node| node.name == name.as_str()));
-        let spec = match node {
-            Some(node) => Packed(self.launch_spec(&name, node)),
-            None => record.spec.clone(),
-        };
         let least = record.incarnation.next();
+        let spec = Packed(self.current_spec(&name).unwrap_or_else(|| record.spec.0.clone()));
         (name, WantChange::Up { spec, least }, least)
     }
 
@@ -313,22 +311,43 @@ impl Lifecycle {
         answer::failed(instance, reqid, request, format!("invalid configuration: {}", all.join("; ")))
     }
 
-    /// How to run a node of the configuration under the current settings.
-    fn launch_spec(&self, name: &NodeName, node: &Node) -> LaunchSpec {
-        let mut env = node.env.clone();
-        env.insert("CLUSTER_NODE".to_owned(), name.to_string());
+    /// How to run a node of the running configuration under the current settings. None: it is in no configuration.
+    pub(super) fn current_spec(&self, name: &NodeName) -> Option<LaunchSpec> {
+        let config = &self.durable.desired.config.as_ref()?.0;
+        let node = config.nodes.iter().find(|node| node.name == name.as_str())?;
+        Some(self.launch_spec(self.shared_files(config).as_ref(), node))
+    }
+
+    fn shared_files(&self, config: &Configuration) -> Option<zeek::SharedFiles> {
+        match &self.options.profile {
+            Profile::Plain => None,
+            Profile::Zeek(options) => Some(zeek::SharedFiles::of(options, config)),
+        }
+    }
+
+    /// How to run a node of the configuration that these files are of.
+    fn launch_spec(&self, shared: Option<&zeek::SharedFiles>, node: &Node) -> LaunchSpec {
+        let zeek::Recipe { args, env, files } = match (&self.options.profile, shared) {
+            (Profile::Zeek(options), Some(shared)) => zeek::recipe(options, shared, node, &self.options.args),
+            (Profile::Zeek(_) | Profile::Plain, _) => {
+                let mut env = node.env.clone();
+                env.insert("CLUSTER_NODE".to_owned(), node.name.clone());
+                zeek::Recipe { args: self.options.args.clone(), env, files: BTreeMap::new() }
+            }
+        };
         let stop_timeout_ms = match node.role {
             ClusterRole::Logger | ClusterRole::Manager => self.options.stop_timeout_writers_ms,
             ClusterRole::Proxy | ClusterRole::Worker | ClusterRole::None => self.options.stop_timeout_ms,
         };
         LaunchSpec {
             program: self.options.program.clone(),
-            args: self.options.args.clone(),
+            args,
             env,
             role: node.role,
             ports: [node.port, node.metrics_port].into_iter().flatten().map(|port| port.number).collect(),
             readiness: self.options.readiness,
             stop_timeout_ms,
+            files,
         }
     }
 

@@ -46,6 +46,7 @@ use crate::api::status::NodeState;
 use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
 use crate::journal::entry::{Digest, Entry, Known, Life, Numbered, Record, Recovered, Sealed};
+use crate::zeek;
 
 use decision::{Decision, Note};
 use dispatch::Questioned;
@@ -66,6 +67,8 @@ pub struct Options {
     pub program: Program,
     /// Given to every node program.
     pub args: Vec<String>,
+    /// What else it needs.
+    pub profile: Profile,
     pub readiness: Readiness,
     /// Not ready after this: said once, as notify_error.
     pub ready_timeout_ms: u64,
@@ -77,6 +80,14 @@ pub struct Options {
     /// Changes are answered within this, from receipt.
     pub request_timeout_ms: u64,
     pub restart: RestartOptions,
+}
+
+/// What the node program is, as far as it wants to be prepared for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Profile {
+    /// It gets its environment and its name in it.
+    Plain,
+    Zeek(zeek::Options),
 }
 
 impl Options {

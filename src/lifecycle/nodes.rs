@@ -7,7 +7,7 @@ use crate::api::launch::{ExitCause, ProcessId, Readiness};
 use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::supervision::{NodeEvent, NodeHappening, NodeOrder};
 use crate::api::time::Now;
-use crate::journal::entry::{Entry, Life, NodeRecord, Verdict, Want};
+use crate::journal::entry::{ConfigChange, Entry, Life, NodeRecord, Packed, Verdict, Want, WantChange};
 
 use super::decision::{Decision, Note};
 use super::effect::Effect;
@@ -226,7 +226,7 @@ impl Lifecycle {
             Place::Unprobed | Place::Launching { .. } => None,
             Place::Present { incarnation } => self.advance_present(now, wake, name, record, node, incarnation),
             Place::Preparing { by, .. } => {
-                (by != record.by && self.wants_up(name, record)).then(|| prepare(name, record))
+                (by != record.by && self.wants_up(name, record)).then(|| self.prepare(name, record))
             }
             Place::Prepared { incarnation, by } => {
                 self.advance_prepared(now, wake, name, record, incarnation, by == record.by)
@@ -297,7 +297,7 @@ impl Lifecycle {
             );
         }
         if !current {
-            return Some(prepare(name, record));
+            return Some(self.prepare(name, record));
         }
         if record.next_start.is_some_and(|at| !wake.due(at)) || record.given_up.is_some() {
             return None;
@@ -324,7 +324,7 @@ impl Lifecycle {
         if let Some(blocked) = &node.blocked {
             // Also without being wanted: what the journal has running or intended has to come to its end.
             let open = self.wants_up(name, record) || record.life != Life::Down;
-            return (open && wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS))).then(|| prepare(name, record));
+            return (open && wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS))).then(|| self.prepare(name, record));
         }
         if !self.wants_up(name, record) {
             // The intent of a launch that never came about, and is not wanted any more.
@@ -343,7 +343,7 @@ impl Lifecycle {
         if self.port_is_taken(name, record) {
             return None;
         }
-        Some(prepare(name, record))
+        Some(self.prepare(name, record))
     }
 
     /// Another of our nodes that is on its way out still has one of this node's ports.
@@ -440,18 +440,27 @@ impl Lifecycle {
             node: name.to_string(),
         }))
     }
-}
 
-/// Have lock, socket and launch file made for the node's next process.
-///
-/// An intent without a fact is carried out under its own number: what it meant to start is not there.
-fn prepare(name: &NodeName, record: &NodeRecord) -> Decision {
-    let incarnation = match record.life {
-        Life::Intended => record.incarnation,
-        Life::Down | Life::Up { .. } => record.incarnation.next(),
-    };
-    let order = NodeOrder::Prepare { incarnation, spec: Box::new(record.spec.0.clone()), by: record.by };
-    Decision::default()
-        .effect(Effect::Order { node: name.clone(), order })
-        .note(Note::Place { node: name.clone(), place: Place::Preparing { incarnation, by: record.by } })
+    /// Have lock, socket and launch file made for the node's next process.
+    ///
+    /// What was journaled of how to run it may be out of date: the settings changed since, or Zeek was upgraded. Then the
+    /// new way comes first, and what went wrong the old way no longer counts.
+    fn prepare(&self, name: &NodeName, record: &NodeRecord) -> Decision {
+        let spec = self.current_spec(name).unwrap_or_else(|| record.spec.0.clone());
+        if spec != record.spec.0 && self.wants_up(name, record) {
+            let change = WantChange::Up { spec: Packed(spec), least: record.least };
+            let nodes = vec![(name.clone(), change)];
+            let by = self.durable.desired.by;
+            return Decision::default().entry(Entry::DesiredChanged { by, config: ConfigChange::Keep, nodes });
+        }
+        // An intent without a fact is carried out under its own number: what it meant to start is not there.
+        let incarnation = match record.life {
+            Life::Intended => record.incarnation,
+            Life::Down | Life::Up { .. } => record.incarnation.next(),
+        };
+        let order = NodeOrder::Prepare { incarnation, spec: Box::new(spec), by: record.by };
+        Decision::default()
+            .effect(Effect::Order { node: name.clone(), order })
+            .note(Note::Place { node: name.clone(), place: Place::Preparing { incarnation, by: record.by } })
+    }
 }

@@ -177,6 +177,7 @@ fn options() -> Options {
         cpus: 2,
         program: Program::Simulated,
         args: Vec::new(),
+        profile: Profile::Plain,
         readiness: Readiness::Checkin,
         ready_timeout_ms: 60_000,
         stop_timeout_ms: 10_000,

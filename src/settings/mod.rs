@@ -10,14 +10,14 @@ pub mod value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 pub use file::File;
 pub use value::{
-    Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, OptionalPath, ProgramName, Ready, Secret, Setting, Size,
-    Span,
+    Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, OptionalAddress, OptionalPath, ProgramName,
+    Ready, Secret, Setting, Size, Span,
 };
 
 use crate::api::ids::InstanceName;
@@ -316,6 +316,17 @@ impl Settings {
         if *self.simulate_nodes { Program::Simulated } else { Program::Path(self.node_program.0.clone()) }
     }
 
+    /// Whether nodes are to be prepared as Zeek is.
+    pub fn nodes_are_zeek(&self) -> bool {
+        let called_zeek = Path::new(&self.node_program.0).file_name().is_some_and(|name| name == "zeek");
+        match *self.node_profile {
+            _ if *self.simulate_nodes => false,
+            NodeProfile::Auto => called_zeek,
+            NodeProfile::Zeek => true,
+            NodeProfile::Plain => false,
+        }
+    }
+
     pub fn readiness(&self) -> Readiness {
         match *self.ready {
             Ready::Checkin => Readiness::Checkin,
@@ -439,6 +450,25 @@ settings! {
     node_program: ProgramName, "ZCA_NODE_PROGRAM", "zeek" => ProgramName("zeek".to_owned());
     /// Arguments of every node.
     node_args: Vec<String>, "ZCA_NODE_ARGS", "[]" => Vec::new();
+    /// Arguments of managers, after those of every node.
+    node_args_manager: Vec<String>, "ZCA_NODE_ARGS_MANAGER", "[]" => Vec::new();
+    /// Arguments of loggers, after those of every node.
+    node_args_logger: Vec<String>, "ZCA_NODE_ARGS_LOGGER", "[]" => Vec::new();
+    /// Arguments of proxies, after those of every node.
+    node_args_proxy: Vec<String>, "ZCA_NODE_ARGS_PROXY", "[]" => Vec::new();
+    /// Arguments of workers, after those of every node.
+    node_args_worker: Vec<String>, "ZCA_NODE_ARGS_WORKER", "[]" => Vec::new();
+    /// What nodes are prepared for: Zeek (cluster layout, interface, scripts, options), or nothing. With auto it is Zeek if
+    /// node_program is called zeek.
+    node_profile: NodeProfile, "ZCA_NODE_PROFILE", "auto" => NodeProfile::Auto;
+    /// Load the site's local.zeek in every node, before the scripts of the configuration.
+    zeek_local: bool, "ZCA_ZEEK_LOCAL", "false" => false;
+    /// Let Zeek check the checksums of packets; false is its -C.
+    zeek_checksums: bool, "ZCA_ZEEK_CHECKSUMS", "true" => true;
+    /// Directories where Zeek looks for scripts before its own.
+    zeek_path: Vec<String>, "ZCA_ZEEK_PATH", "[]" => Vec::new();
+    /// The one address at which Zeek nodes listen, for each other and for metrics; unset: at all of the host.
+    zeek_listen_address: OptionalAddress, "ZCA_ZEEK_LISTEN_ADDRESS", "" => OptionalAddress::default();
     /// Run this binary's own simulated nodes instead of node_program: for dry runs and tests.
     simulate_nodes: bool, "ZCA_SIMULATE_NODES", "false" => false;
     /// When a node is ready: when it checks in, or when it has run for alive_secs.

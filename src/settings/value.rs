@@ -2,6 +2,7 @@
 //! it is shown.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -269,6 +270,30 @@ impl Setting for OptionalPath {
     }
 }
 
+/// An IP address; none unless set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OptionalAddress(pub Option<IpAddr>);
+
+impl Setting for OptionalAddress {
+    const TYPE: &'static str = "an IP address";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text.is_empty() => Ok(Self(None)),
+            Ok(address) => Ok(Self(Some(address))),
+            Err(_) => Err(format!("is {text:?}, expected is {}", Self::TYPE)),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.map(|address| address.to_string()).unwrap_or_default()
+    }
+
+    fn json(&self) -> Value {
+        self.0.map_or(Value::Null, |address| json!(address))
+    }
+}
+
 /// A program: a path, or a name to be looked up in PATH.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgramName(pub String);
@@ -518,6 +543,8 @@ macro_rules! choices {
 }
 
 choices! {
+    /// What nodes are prepared for.
+    NodeProfile = "auto, zeek or plain" { Auto = "auto", Zeek = "zeek", Plain = "plain" }
     /// When a node that runs counts as ready.
     Ready = "checkin or alive" { Checkin = "checkin", Alive = "alive" }
     LogFormat = "text or json" { Text = "text", Json = "json" }

@@ -239,6 +239,7 @@ mod tests {
                 ports: vec![2200],
                 readiness: Readiness::Alive { after_ms: 1000 },
                 stop_timeout_ms: 10_000,
+                files: Default::default(),
             },
             program: Some(ByteBuf::from("/bin/zeek")),
             argv: vec![ByteBuf::from("/bin/zeek"), ByteBuf::from("-C")],

@@ -23,7 +23,7 @@ use serde_bytes::ByteBuf;
 
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Proven;
-use super::{Context, create_private, shim, sim_node};
+use super::{Context, create_private, node_files, shim, sim_node};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
@@ -163,6 +163,7 @@ fn try_prepare(
     for stale in [STATUS, SOCKET] {
         files::remove(&path.join(stale)).map_err(|error| chain(&error))?;
     }
+    node_files::write(&node_dir, &order.spec.files)?;
     let listener = UnixListener::bind(directory.socket()).map_err(cannot("bind the shim's socket in"))?;
     files::write(&path, &launch, Durability::PowerCut).map_err(|error| chain(&error))?;
     Ok(Some(Prepared { incarnation: order.incarnation, directory, lock: lock.into(), listener }))
@@ -229,7 +230,10 @@ fn bytes(text: &OsStr) -> ByteBuf {
 /// Zeek takes its name and place in the cluster from variables, too: what the agent was started with would make a node
 /// answer to another's name (`CLUSTER_NODE`), or to another agent. A process with `ZEEK_MANAGEMENT_NODE` is part of Zeek's
 /// own management framework, and no node.
-fn environment(agent: &[(OsString, OsString)], node: &BTreeMap<String, String>) -> BTreeMap<OsString, OsString> {
+pub(super) fn environment(
+    agent: &[(OsString, OsString)],
+    node: &BTreeMap<String, String>,
+) -> BTreeMap<OsString, OsString> {
     const NAMES: [&[u8]; 7] = [
         b"NOTIFY_SOCKET",
         b"INVOCATION_ID",
@@ -255,7 +259,7 @@ fn whereabouts(agent: SocketAddr) -> [(OsString, OsString); 2] {
 }
 
 /// The file to execute, as an absolute path. The error names what was looked at.
-fn find_program(program: &str, path: Option<&OsString>) -> Result<PathBuf, String> {
+pub(super) fn find_program(program: &str, path: Option<&OsString>) -> Result<PathBuf, String> {
     if program.is_empty() {
         return Err("no node program is set; set node_program in the settings or give --node-program".into());
     }

@@ -15,3 +15,4 @@ mod requests;
 mod support;
 mod tls;
 mod websocket;
+mod zeek;

@@ -1,0 +1,79 @@
+//! What the settings and the host say about the Zeek that nodes will be.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::outcome::{Exit, Failure};
+use crate::api::configuration::ClusterRole;
+use crate::lifecycle::Profile;
+use crate::settings::{Setting, Settings, Surroundings};
+use crate::supervisor::{self, probe};
+use crate::zeek::{self, Version};
+
+/// The newest release that nodes are prepared for; one that cannot be asked is taken for it.
+const NEWEST: Version = Version::new(9, 0);
+
+/// How nodes are prepared, and a warning if not all that it takes is known. Runs the node program to ask for its version.
+pub fn profile(
+    settings: &Settings,
+    surroundings: &Surroundings,
+    supervisor: &supervisor::Options,
+) -> Result<(Profile, Option<String>), Failure> {
+    if !settings.nodes_are_zeek() {
+        return Ok((Profile::Plain, None));
+    }
+    let program = settings.node_program.0.as_str();
+    let answer = probe::output(&supervisor.environment, program, &["--version"]);
+    let version = answer.and_then(|text| {
+        Version::from_output(&text).ok_or_else(|| format!("{program} --version says {:?}", text.trim()))
+    });
+    let (version, warning) = match version {
+        Ok(version) => {
+            tracing::info!("nodes are Zeek {version}, run with {program}");
+            (version, None)
+        }
+        Err(reason) => {
+            let problem = format!("cannot tell the version of Zeek: {reason}; nodes are prepared as for {NEWEST}");
+            (NEWEST, Some(format!("{problem} until the agent is started again")))
+        }
+    };
+    let args = [
+        (ClusterRole::Manager, &settings.node_args_manager),
+        (ClusterRole::Logger, &settings.node_args_logger),
+        (ClusterRole::Proxy, &settings.node_args_proxy),
+        (ClusterRole::Worker, &settings.node_args_worker),
+    ];
+    let args: BTreeMap<ClusterRole, Vec<String>> = args.map(|(role, args)| (role, args.value.clone())).into();
+    let options = zeek::Options {
+        version,
+        checksums: *settings.zeek_checksums,
+        local: *settings.zeek_local,
+        args,
+        path: path(settings, surroundings, supervisor)?,
+        listen_address: settings.zeek_listen_address.0,
+    };
+    Ok((Profile::Zeek(options), warning))
+}
+
+/// ZEEKPATH of nodes, if it has to be set: the settings' directories, then the agent's own or what Zeek was built with.
+fn path(
+    settings: &Settings,
+    surroundings: &Surroundings,
+    supervisor: &supervisor::Options,
+) -> Result<Option<String>, Failure> {
+    let inherited = surroundings.variable("ZEEKPATH").map(str::to_owned);
+    if settings.zeek_path.is_empty() {
+        return Ok(inherited);
+    }
+    let built_in = || {
+        let beside = Path::new(&settings.node_program.0).with_file_name("zeek-config").display().to_string();
+        probe::output(&supervisor.environment, &beside, &["--zeekpath"]).map(|text| text.trim().to_owned())
+    };
+    let rest = inherited.map_or_else(built_in, Ok).map_err(|reason| {
+        let origin = &settings.zeek_path.origin;
+        let problem =
+            format!("{origin}: `zeek_path` is {}, and Zeek's own path is not known", settings.zeek_path.show());
+        Failure::new(Exit::Configuration, format!("{problem} ({reason}); set ZEEKPATH in the agent's environment"))
+    })?;
+    Ok(Some([settings.zeek_path.join(":"), rest].join(":")))
+}

@@ -1,0 +1,110 @@
+//! How a Zeek node is run without Zeek's Supervisor: its arguments, its environment, its files.
+//!
+//! A pure function of the configuration, the node and the settings ([`Options`]). Sources are named where they matter;
+//! `tests/data/zeek/` has the outcome for each release from 5.0 to 9.0.
+
+mod layout;
+mod version;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::api::configuration::{ClusterRole, Configuration, Node};
+use crate::api::launch::NodeFile;
+
+pub use layout::NAME as LAYOUT;
+pub use version::Version;
+
+/// Selects Broker as the cluster backend.
+const BROKER_BACKEND: &str = "policy/frameworks/cluster/backend/broker";
+
+/// What the settings say about Zeek.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub version: Version,
+    /// Whether nodes check checksums of packets (without `-C`).
+    pub checksums: bool,
+    /// Whether nodes load the site's `local.zeek`.
+    pub local: bool,
+    /// Arguments of the nodes of a role, beside those of all.
+    pub args: BTreeMap<ClusterRole, Vec<String>>,
+    /// ZEEKPATH of every node. `None`: not set, and Zeek's own begins with the working directory.
+    pub path: Option<String>,
+    /// The one address at which nodes listen, for Broker and metrics. `None`: all.
+    pub listen_address: Option<IpAddr>,
+}
+
+/// Files that all nodes of a configuration share; made once, however many nodes there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedFiles {
+    layout: NodeFile,
+}
+
+impl SharedFiles {
+    pub fn of(options: &Options, config: &Configuration) -> Self {
+        Self { layout: NodeFile::new(layout::layout(config, options.version)) }
+    }
+}
+
+/// What is particular to one node. The program itself is the caller's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    pub args: Vec<String>,
+    /// Laid over what the agent passes on; the configuration's own variables included.
+    pub env: BTreeMap<String, String>,
+    /// Files of its working directory, by name.
+    pub files: BTreeMap<String, NodeFile>,
+}
+
+/// How to run `node`, whose configuration has the `shared` files; `args` are those of every node.
+///
+/// The order of the arguments is Zeek's order of loading: what comes later may redefine what came before.
+pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[String]) -> Recipe {
+    let is_member = node.role != ClusterRole::None;
+    let mut list = Vec::new();
+    if let Some(interface) = &node.interface {
+        list.extend(["-i".to_owned(), interface.clone()]);
+    }
+    if !options.checksums {
+        list.push("-C".to_owned());
+    }
+    list.extend(args.iter().chain(options.args.get(&node.role).into_iter().flatten()).cloned());
+    if is_member && options.version.needs_backend() {
+        list.push(BROKER_BACKEND.to_owned());
+    }
+    if options.local {
+        list.push("local".to_owned());
+    }
+    list.extend(node.scripts.iter().cloned());
+    list.extend(node.options.iter().map(|option| format!("{}={}", option.name, option.value)));
+
+    let mut env = node.env.clone();
+    let mut files = BTreeMap::new();
+    if is_member {
+        env.insert("CLUSTER_NODE".to_owned(), node.name.clone());
+        files.insert(LAYOUT.to_owned(), shared.layout.clone());
+    } else {
+        env.remove("CLUSTER_NODE");
+    }
+    if let Some(path) = env.get("ZEEKPATH").or(options.path.as_ref()) {
+        let path = with_working_directory(path);
+        env.insert("ZEEKPATH".to_owned(), path);
+    }
+    if let Some(address) = options.listen_address {
+        env.entry("ZEEK_DEFAULT_LISTEN_ADDRESS".to_owned()).or_insert_with(|| address.to_string());
+    }
+    Recipe { args: list, env, files }
+}
+
+/// A search path that begins with the working directory, where a node's own files are: a path that is set replaces
+/// Zeek's own, which does.
+fn with_working_directory(path: &str) -> String {
+    match path {
+        "" => ".".to_owned(),
+        path if path == "." || path.starts_with(".:") => path.to_owned(),
+        path => format!(".:{path}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

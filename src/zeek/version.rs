@@ -1,0 +1,64 @@
+//! Zeek's version, as far as a launch depends on it.
+
+use std::fmt;
+
+/// `major.minor` of a release; what comes behind changes nothing about how a node is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl Version {
+    pub const fn new(major: u32, minor: u32) -> Self {
+        Self { major, minor }
+    }
+
+    /// The version in what `zeek --version` prints: `zeek version 8.0.10`, `/opt/zeek/bin/zeek version 8.1.0-dev.12-debug`.
+    pub fn from_output(text: &str) -> Option<Self> {
+        let line = text.lines().find(|line| line.contains(" version "))?;
+        let (_, version) = line.rsplit_once(" version ")?;
+        let mut numbers = version.trim().split(['.', '-', ' ']);
+        let mut number = || numbers.next()?.parse().ok();
+        Some(Self { major: number()?, minor: number()? })
+    }
+
+    /// Whether `$metrics_port` is a field of `Cluster::Node`.
+    pub(super) fn has_metrics_port(self) -> bool {
+        self >= Self::new(7, 0)
+    }
+
+    /// Whether a node that loads no cluster backend exits: since 8.1 the default is none, and before that there are no
+    /// scripts to choose one.
+    pub(super) fn needs_backend(self) -> bool {
+        self >= Self::new(8, 1)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_as_zeek_prints_them() {
+        for (text, expected) in [
+            ("zeek version 5.0.0\n", Some((5, 0))),
+            ("/opt/zeek 8/bin/zeek version 8.1.0-dev.12-debug\n", Some((8, 1))),
+            ("warning: something\nzeek version 10.2\n", Some((10, 2))),
+            ("my version of zeek version 7.0.1", Some((7, 0))),
+            ("zeek version eight", None),
+            ("zeek version 8", None),
+            ("zeek version 99999999999.0", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(major, minor)| Version::new(major, minor));
+            assert_eq!(Version::from_output(text), expected, "{text:?}");
+        }
+    }
+}

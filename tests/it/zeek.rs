@@ -1,0 +1,181 @@
+//! Zeek nodes, with a stand-in that refuses what Zeek refuses at its start (`tests/stand-in/zeek`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+use zeek_cluster_agent::api::status::NodeState;
+
+use crate::support::{Host, Said, eventually, kill};
+
+/// A small cluster of one host, with a node that takes no part in it.
+const CLUSTER: &[(&str, &str)] = &[
+    ("manager:manager", "port = 2200\nmetrics_port = 9000"),
+    ("logger:logger", "port = 2201"),
+    ("proxy:proxy", "port = 2202"),
+    ("w1", "interface = lo\nscripts = policy/tuning/json-logs\noptions = Site::name=mine"),
+    ("tap:none", "interface = lo"),
+];
+
+fn stand_in() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-in/zeek")
+}
+
+/// A host whose nodes are this release of Zeek, ready once they have run for a moment.
+fn host(version: &str) -> Host {
+    let mut host = Host::new();
+    host.run_program(&stand_in()).set("STAND_IN_VERSION", version);
+    host.set("ZCA_READY", "alive").set("ZCA_ALIVE_SECS", "100ms").set("ZCA_STAGE_WAIT", "500ms");
+    host
+}
+
+/// What a node was given: its arguments and its environment, a line each.
+fn given(host: &Host, node: &str) -> Vec<String> {
+    let path = host.state_dir().join("nodes").join(node).join("given");
+    fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn arguments(host: &Host, node: &str) -> Vec<String> {
+    given(host, node).iter().filter_map(|line| line.strip_prefix("argument ").map(str::to_owned)).collect()
+}
+
+#[test]
+fn every_release_starts_what_the_agent_prepares() {
+    for version in ["5.0.9", "7.0.4", "8.0.10", "8.1.1"] {
+        let mut host = host(version);
+        // Of a shell in which somebody works with Zeek's own framework.
+        host.set("CLUSTER_NODE", "other").set("ZEEK_MANAGEMENT_NODE", "1").set("ZEEK_AGENT_PORT", "2151");
+        let _agent = host.start();
+        let file = host.cluster_file("a.ini", CLUSTER);
+        let said = host.run(&["request", "deploy", &file]);
+        assert_eq!(said.code, 0, "Zeek {version}: {said:?}\n{}", host.read_log());
+        host.wait_all_running(CLUSTER.len());
+        let mut expected = vec!["-i", "lo", "policy/tuning/json-logs", "Site::name=mine"];
+        if version == "8.1.1" {
+            expected.insert(2, "policy/frameworks/cluster/backend/broker");
+        }
+        assert_eq!(arguments(&host, "w1"), expected, "Zeek {version}");
+        assert_eq!(arguments(&host, "tap"), ["-i", "lo"]);
+        assert!(!given(&host, "tap").iter().any(|line| line.starts_with("CLUSTER_NODE=")));
+        assert!(host.read_log().contains(&format!("nodes are Zeek {}", &version[..3])), "{}", host.read_log());
+    }
+}
+
+#[test]
+fn settings_reach_the_nodes() {
+    let mut host = host("8.0.10");
+    let bin = stand_in().display().to_string();
+    let config = host.file(
+        "agent.toml",
+        &format!(
+            "node_program = {bin:?}\nnode_args = [\"-p\", \"site\"]\nnode_args_worker = [\"-B\", \"main-loop\"]\n\
+             zeek_local = true\nzeek_checksums = false\nzeek_path = [\"/site/scripts\"]\nzeek_listen_address = \"127.0.0.1\"\n"
+        ),
+    );
+    host.set("ZCA_CONFIG", &config).set("ZEEKPATH", "/usr/share/zeek");
+    let _agent = host.start();
+    let file = host.cluster_file("a.ini", &[("manager:manager", "port = 2200"), ("w1", "interface = lo")]);
+    assert_eq!(host.run(&["request", "deploy", &file]).code, 0);
+    assert_eq!(arguments(&host, "w1"), ["-i", "lo", "-C", "-p", "site", "-B", "main-loop", "local"]);
+    assert_eq!(arguments(&host, "manager"), ["-C", "-p", "site", "local"]);
+    let given = given(&host, "w1");
+    for line in ["ZEEKPATH=.:/site/scripts:/usr/share/zeek", "ZEEK_DEFAULT_LISTEN_ADDRESS=127.0.0.1"] {
+        assert!(given.iter().any(|one| one == line), "{given:#?}");
+    }
+}
+
+/// Nodes that run are left alone; whichever starts next starts as the new release needs it.
+#[test]
+fn an_upgrade_of_zeek_reaches_each_node_with_its_next_start() {
+    const BACKEND: &str = "policy/frameworks/cluster/backend/broker";
+    let mut host = host("8.0.10");
+    let agent = host.start();
+    let file = host.cluster_file("a.ini", &[("w1", "interface = lo"), ("w2", "interface = lo")]);
+    assert_eq!(host.run(&["request", "deploy", &file]).code, 0);
+    host.wait_all_running(2);
+    let before = host.pids();
+    agent.kill();
+
+    host.set("STAND_IN_VERSION", "8.1.1");
+    let _agent = host.start();
+    host.wait_all_running(2);
+    assert_eq!(host.pids(), before);
+    kill(before["w1"], Signal::KILL, None);
+    eventually("w1 to run again", || {
+        let report = host.nodes().remove("w1")?;
+        (report.state == NodeState::Running && report.pid != Some(before["w1"])).then_some(())
+    });
+    assert_eq!(arguments(&host, "w1"), ["-i", "lo", BACKEND]);
+    assert_eq!((arguments(&host, "w2"), host.pids()["w2"]), (vec!["-i".to_owned(), "lo".to_owned()], before["w2"]));
+    host.verify();
+}
+
+#[test]
+fn a_layout_follows_the_configuration_and_is_written_at_each_start() {
+    let host = host("8.0.10");
+    let _agent = host.start();
+    let layout = host.state_dir().join("nodes/w1/cluster-layout.zeek");
+    let file = host.cluster_file("a.ini", &[("w1", "interface = lo")]);
+    assert_eq!(host.run(&["request", "deploy", &file]).code, 0);
+    let alone = fs::read_to_string(&layout).unwrap();
+    assert!(!alone.contains("manager"), "{alone}");
+    fs::write(&layout, "what somebody wrote").unwrap();
+    assert_eq!(host.run(&["nodes", "restart", "w1"]).code, 0);
+    assert_eq!(fs::read_to_string(&layout).unwrap(), alone);
+    let file = host.cluster_file("b.ini", &[("manager:manager", "port = 2200"), ("w1", "interface = lo")]);
+    assert_eq!(host.run(&["request", "deploy", &file]).code, 0);
+    let both = fs::read_to_string(&layout).unwrap();
+    assert!(both.contains("[\"manager\"] = [$node_type=Cluster::MANAGER, $ip=127.0.0.1, $p=2200/tcp"), "{both}");
+}
+
+#[test]
+fn a_zeek_that_cannot_be_asked_is_said_so_and_one_that_is_none_is_not_prepared() {
+    let mut host = host("8.0.10");
+    let program = host.file("zeek", "#!/bin/sh\nexit 3\n");
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    host.run_program(Path::new(&program));
+    let agent = host.start();
+    let warnings = host.status().warnings.join("\n");
+    assert!(warnings.contains("cannot tell the version of Zeek") && warnings.contains("exit status: 3"), "{warnings}");
+    agent.kill();
+    host.set("ZCA_NODE_PROFILE", "plain");
+    let _agent = host.start();
+    assert!(!host.status().warnings.join("\n").contains("Zeek"), "{:?}", host.status().warnings);
+}
+
+/// The tests above say something only if the stand-in refuses what Zeek does.
+#[test]
+fn the_stand_in_refuses_what_zeek_refuses() {
+    let layout = |directory: &Path, text: &str| fs::write(directory.join("cluster-layout.zeek"), text).unwrap();
+    let good = "redef Cluster::nodes = {\n\t[\"w1\"] = [$node_type=Cluster::WORKER, $ip=127.0.0.1, $metrics_port=1/tcp],\n};\n";
+    let logger = good.replace("WORKER", "LOGGER");
+    let broken = good.replace("],\n}", "]\n}");
+    let backend = "policy/frameworks/cluster/backend/broker";
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+    let cases: [Case; 12] = [
+        ("8.0.1", "", &[("CLUSTER_NODE", "w1")], &[], "can't find cluster-layout"),
+        ("8.0.1", good, &[("CLUSTER_NODE", "w1"), ("ZEEKPATH", "/nowhere")], &[], "can't find cluster-layout"),
+        ("8.0.1", good, &[("CLUSTER_NODE", "w2")], &[], "w2 is not in Cluster::nodes"),
+        ("8.0.1", &broken, &[("CLUSTER_NODE", "w1")], &[], "syntax error"),
+        ("8.0.1", &logger, &[("CLUSTER_NODE", "w1")], &[], "there is a logger"),
+        ("6.0.1", good, &[("CLUSTER_NODE", "w1")], &[], "no such field"),
+        ("8.1.0", good, &[("CLUSTER_NODE", "w1")], &[], "no cluster backend"),
+        ("8.0.1", good, &[("CLUSTER_NODE", "w1")], &[backend], "can't find policy"),
+        ("8.0.1", "", &[], &["/nowhere/script.zeek"], "can't find /nowhere"),
+        ("8.0.1", "", &[("ZEEK_AGENT_PORT", "2151")], &[], "not a port"),
+        ("8.0.1", "", &[("ZEEK_AGENT_PORT", "x/tcp")], &[], "not a port"),
+        ("8.0.1", "", &[("ZEEK_MANAGEMENT_NODE", "1")], &[], "ZEEK_MANAGEMENT_NODE"),
+    ];
+    for (version, text, env, args, expected) in cases {
+        let directory = tempfile::tempdir().unwrap();
+        if !text.is_empty() {
+            layout(directory.path(), text);
+        }
+        let mut command = Command::new(stand_in());
+        command.current_dir(directory.path()).env_clear().env("PATH", "/usr/bin:/bin");
+        command.env("STAND_IN_VERSION", version).envs(env.iter().copied()).args(args);
+        let said = Said::of(command);
+        assert!(said.code == 1 && said.stderr.contains(expected), "{version} {env:?} {args:?}: {said:?}");
+    }
+}
