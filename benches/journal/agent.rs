@@ -50,7 +50,8 @@ impl Agent {
         fs::create_dir_all(dir)?;
         let log = OpenOptions::new().create(true).append(true).open(dir.join("agent.log"))?;
         let started = Instant::now();
-        let mut child = command.args(["run", "--simulate-nodes"]).stdout(Stdio::null()).stderr(log).spawn()?;
+        let mut child =
+            command.args(["run", "--simulate-nodes", "--listen", "off"]).stdout(Stdio::null()).stderr(log).spawn()?;
         loop {
             if let Ok(mut client) = Client::connect(&socket(dir), "bench")
                 && client.status(within_ms(10_000)).is_ok_and(|status| status.serving)
