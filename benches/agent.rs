@@ -245,7 +245,8 @@ impl Agent {
         fs::create_dir_all(&dir)?;
         let log = OpenOptions::new().create(true).append(true).open(dir.join("agent.log"))?;
         let started = Instant::now();
-        let child = command(&dir, &["run", "--simulate-nodes"]).stdout(Stdio::null()).stderr(log).spawn()?;
+        let child =
+            command(&dir, &["run", "--simulate-nodes", "--listen", "off"]).stdout(Stdio::null()).stderr(log).spawn()?;
         let mut agent = Self { dir, child: Some(child), started, served_after: Duration::ZERO };
         agent.wait(|status| status.serving)?;
         agent.served_after = started.elapsed();

@@ -14,6 +14,7 @@ pub mod dialect;
 pub mod hub;
 pub mod journal;
 pub mod lifecycle;
+pub mod peers;
 pub mod settings;
 pub mod supervisor;
 pub mod tasks;

@@ -50,6 +50,18 @@ enum Op {
     NodeReady {
         which: usize,
     },
+    /// A node dials the agent and says hello, beside a peering that it may have already.
+    NodePeers {
+        which: usize,
+    },
+    /// A peering of a node is lost.
+    PeeringLost {
+        which: usize,
+    },
+    /// Nodes answer the oldest questions that reached them.
+    Answers {
+        count: usize,
+    },
     NodeExit {
         which: usize,
         code: i32,
@@ -89,6 +101,9 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (1..4usize).prop_map(|count| Op::Reports { count }),
         6 => (1..3000u64).prop_map(|ms| Op::Pass { ms }),
         5 => any::<usize>().prop_map(|which| Op::NodeReady { which }),
+        5 => any::<usize>().prop_map(|which| Op::NodePeers { which }),
+        2 => any::<usize>().prop_map(|which| Op::PeeringLost { which }),
+        4 => (1..4usize).prop_map(|count| Op::Answers { count }),
         3 => (any::<usize>(), 0..3).prop_map(|(which, code)| Op::NodeExit { which, code }),
         1 => any::<usize>().prop_map(|which| Op::ShimDies { which }),
         1 => Just(Op::Subscribe),
@@ -105,11 +120,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-const REQUESTS: usize = 13;
+const REQUESTS: usize = 15;
 
 /// The requests that histories are made of.
 fn request(what: usize) -> Request {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let action = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
     match what {
         0 => Request::SetConfiguration { config: configuration("c1", &["logger", "manager", "w1", "w2"]) },
         1 => Request::Deploy { config: configuration("c1", &["logger", "manager", "w1", "w2"]), force: true },
@@ -123,6 +139,10 @@ fn request(what: usize) -> Request {
         9 => Request::StopNodes { nodes: names(&["w2"]) },
         10 => Request::StartNodes { nodes: names(&["w2"]) },
         11 => Request::Shutdown { nodes: true },
+        12 => Request::NodeDispatch { action: action(&["get_id_value", "x"]), nodes: BTreeSet::new() },
+        13 => {
+            Request::NodeDispatch { action: action(&["get_id_value", "x"]), nodes: names(&["w1", "w2", "elsewhere"]) }
+        }
         _ => Request::Shutdown { nodes: false },
     }
 }
@@ -199,6 +219,10 @@ struct World {
     connection: u64,
     call: u64,
     routes: BTreeMap<Route, (ReqId, Digest)>,
+    /// Which node is at the other end of a connection.
+    peerings: BTreeMap<u64, NodeName>,
+    /// Questions that reached a node and are not answered: the request, and the connection.
+    questions: VecDeque<(Seq, u64)>,
     exits: BTreeSet<(NodeName, Incarnation)>,
     /// Nodes whose lock somebody else holds.
     squatted: BTreeSet<NodeName>,
@@ -225,6 +249,8 @@ impl World {
             connection: 1,
             call: 0,
             routes: BTreeMap::new(),
+            peerings: BTreeMap::new(),
+            questions: VecDeque::new(),
             exits: BTreeSet::new(),
             squatted: BTreeSet::new(),
             subscribed: false,
@@ -267,9 +293,12 @@ impl World {
             self.step(Input::Found { node, finding });
         }
         self.step(Input::Adopted);
-        if self.subscribed {
-            self.step(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
-        }
+        self.tell_peers();
+    }
+
+    fn tell_peers(&mut self) {
+        let peers = Peers { cluster_agent: 0, management: usize::from(self.subscribed), nodes: self.peerings.clone() };
+        self.step(Input::Peers(peers));
     }
 
     /// Replaying every entry from the first gives what the records say.
@@ -384,6 +413,16 @@ impl World {
                 );
                 self.ended = true;
             }
+            Effect::Dispatch { of, node, connection, .. } => {
+                let accepted =
+                    self.is_durable(|one| one.seq == of && matches!(one.entry, Entry::RequestReceived { .. }));
+                assert!(accepted, "request {of} had an effect before it was durable");
+                // The peering may be gone by now.
+                if let Some(at) = self.peerings.get(&connection) {
+                    assert_eq!(*at, node, "asked somebody else");
+                    self.questions.push_back((of, connection));
+                }
+            }
             Effect::Refuse { .. } | Effect::Notify(_) => {}
             Effect::Order { node, order } => self.order(node, order),
         }
@@ -485,9 +524,32 @@ impl World {
             return;
         }
         found.exit = Some(cause.clone());
+        // The kernel closes its sockets; the agent hears of both in either order.
+        let gone = node.clone();
         let (incarnation, process) = (found.incarnation, Some(found.process.clone()));
         let what = NodeHappening::Exited { cause, process, stdout: String::new(), stderr: String::new() };
         self.report(node.clone(), incarnation, what);
+        self.lose(|_, node| *node == gone);
+    }
+
+    /// These peerings are over.
+    fn lose(&mut self, lost: impl Fn(u64, &NodeName) -> bool) {
+        self.peerings.retain(|connection, node| !lost(*connection, node));
+        let peerings = &self.peerings;
+        self.questions.retain(|(_, connection)| peerings.contains_key(connection));
+        self.tell_peers();
+    }
+
+    fn answer(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some((of, connection)) = self.questions.pop_front() else { return };
+            let answer = match self.peerings.get(&connection) {
+                Some(node) if node.as_str() == "w2" => Err("unknown id".to_owned()),
+                Some(node) => Ok(Some(format!("\"{node}\""))),
+                None => continue,
+            };
+            self.step(Input::NodeAnswered { of, connection, answer });
+        }
     }
 
     fn pick(&self, which: usize) -> Option<NodeName> {
@@ -501,6 +563,8 @@ impl World {
         self.reports.clear();
         self.prepared.clear();
         self.routes.clear();
+        self.peerings.clear();
+        self.questions.clear();
         self.connection += 1;
         // Whether a commit that was under way is durable nobody can tell: by turns.
         self.journal.crash(self.connection.is_multiple_of(2));
@@ -550,6 +614,22 @@ impl World {
                 self.step(Input::Tick);
             }
             Op::NodeReady { which } => self.node_ready(*which),
+            Op::NodePeers { which } => {
+                if let Some(node) = self.pick(*which)
+                    && self.host.nodes.get(&node).is_some_and(|found| found.exit.is_none())
+                {
+                    self.call += 1;
+                    self.peerings.insert(1_000_000 + self.call, node);
+                    self.tell_peers();
+                }
+            }
+            Op::PeeringLost { which } => {
+                let lost = which.checked_rem(self.peerings.len()).and_then(|index| self.peerings.keys().nth(index));
+                if let Some(lost) = lost.copied() {
+                    self.lose(|connection, _| connection == lost);
+                }
+            }
+            Op::Answers { count } => self.answer(*count),
             Op::NodeExit { which, code } => {
                 if let Some(node) = self.pick(*which) {
                     self.exit(&node, ExitCause::Code(*code));
@@ -562,16 +642,17 @@ impl World {
                     let cause = ExitCause::Lost;
                     let process = Some(found.process);
                     let what = NodeHappening::Exited { cause, process, stdout: String::new(), stderr: String::new() };
-                    self.report(node, found.incarnation, what);
+                    self.report(node.clone(), found.incarnation, what);
+                    self.lose(|_, lost| *lost == node);
                 }
             }
             Op::Subscribe => {
                 self.subscribed = true;
-                self.step(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
+                self.tell_peers();
             }
             Op::Unsubscribe => {
                 self.subscribed = false;
-                self.step(Input::Peers(Peers::default()));
+                self.tell_peers();
             }
             Op::Malformed => self.step(Input::Malformed {
                 source: Source { transport: "test".into(), peer: "p".into() },
@@ -677,6 +758,7 @@ impl World {
             for which in 0..self.host.nodes.len() {
                 self.node_ready(which);
             }
+            self.answer(usize::MAX);
             let quiet = self.effects.is_empty()
                 && self.reports.is_empty()
                 && !self.ended

@@ -45,11 +45,13 @@ impl Agent {
         Self::start_with(dir, command)
     }
 
-    fn start_with(dir: &Path, mut command: Command) -> Result<Self> {
+    /// With what the caller has added to [`command`].
+    pub fn start_with(dir: &Path, mut command: Command) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let log = OpenOptions::new().create(true).append(true).open(dir.join("agent.log"))?;
         let started = Instant::now();
-        let mut child = command.args(["run", "--simulate-nodes"]).stdout(Stdio::null()).stderr(log).spawn()?;
+        let mut child =
+            command.args(["run", "--simulate-nodes", "--listen", "off"]).stdout(Stdio::null()).stderr(log).spawn()?;
         loop {
             if let Ok(mut client) = Client::connect(&socket(dir), "bench")
                 && client.status(within_ms(10_000)).is_ok_and(|status| status.serving)
@@ -100,7 +102,7 @@ impl Drop for Agent {
         if matches!(self.child.try_wait(), Ok(None))
             && let Err(error) = self.child.kill().and_then(|()| self.child.wait())
         {
-            eprintln!("journal benchmark: a process may be left: {error}");
+            eprintln!("benchmark: a process may be left: {error}");
         }
     }
 }

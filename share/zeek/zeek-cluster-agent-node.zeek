@@ -13,8 +13,8 @@
 module ZeekClusterAgent;
 
 export {
-	## The name of this node. Empty: it takes no part in the cluster.
-	const node = getenv("CLUSTER_NODE");
+	## The name of this node, also where it takes no part in a cluster.
+	const node = getenv("ZCA_NODE");
 
 	## Where all agents and nodes of a host talk to each other.
 	const node_topic = "zeek/management/node";

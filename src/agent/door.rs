@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::api::audit::{Filter, Page};
 use crate::api::event::{Dialect, Incoming, Request, Route, Source};
 use crate::api::ids::{NodeName, Seq};
-use crate::api::report::{JournalReport, StatusReport, VerifyReport, chain};
+use crate::api::report::{JournalReport, PeerReport, StatusReport, VerifyReport, chain};
 use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
 use crate::control::message::{self, LogChunk, LogQuery, REQUEST_LIMIT};
@@ -17,6 +17,7 @@ use crate::control::server::{self, Credentials, Refusal};
 use crate::hub;
 use crate::journal::{Journal, Reader};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
+use crate::peers;
 use crate::supervisor;
 use crate::websocket;
 
@@ -31,6 +32,7 @@ pub(super) struct Door {
     pub peers: watch::Sender<Peers>,
     pub control: server::Handle,
     pub websocket: Option<websocket::server::Handle>,
+    pub broker: Option<peers::Handle>,
     pub reader: Reader,
     pub refusing: Refusing,
     pub topics: Topics,
@@ -76,14 +78,18 @@ impl Door {
     fn look_for_peers(&self) {
         let subscribers = |dialect, topic: &str| {
             let over_websocket = self.websocket.as_ref().map_or(0, |websocket| websocket.subscribers(dialect));
-            self.control.subscribers(topic) + over_websocket
+            let over_broker = self.broker.as_ref().map_or(0, |broker| broker.hub().subscribers(dialect));
+            self.control.subscribers(topic) + over_websocket + over_broker
         };
         self.peers.send_if_modified(|known| {
             let now = Peers {
                 cluster_agent: subscribers(Dialect::ClusterAgent, &self.topics.cluster_agent),
                 management: subscribers(Dialect::Management, &self.topics.management),
+                nodes: self.broker.as_ref().map(peers::Handle::nodes).unwrap_or_default(),
             };
-            std::mem::replace(known, now) != now
+            let changed = *known != now;
+            *known = now;
+            changed
         });
     }
 }
@@ -140,9 +146,18 @@ impl server::Agent for Door {
     async fn status(&self) -> StatusReport {
         self.supervisor.ping();
         let refused = self.refused.load(Ordering::Relaxed);
-        let (about, refusing) = (self.about.clone(), self.refusing.reason());
-        let report = self.ask(move |core, journal, now| status(&about, refused, refusing, core, journal, now)).await;
-        report.unwrap_or_else(|| stopping(&self.about, refused))
+        let (about, refusing, broker) = (self.about.clone(), self.refusing.reason(), self.broker.clone());
+        let report = self
+            .ask(move |core, journal, now| StatusReport {
+                peers: broker.map(|broker| known_peers(&broker, core)).unwrap_or_default(),
+                ..status(&about, refused, refusing, core, journal, now)
+            })
+            .await;
+        StatusReport {
+            listen: self.broker.as_ref().and_then(peers::Handle::listening).map(|address| address.to_string()),
+            controller: self.broker.as_ref().and_then(peers::Handle::controller),
+            ..report.unwrap_or_else(|| stopping(&self.about, refused))
+        }
     }
 
     async fn page(&self, filter: Filter, cursor: Option<Seq>) -> Result<Page, String> {
@@ -200,6 +215,23 @@ impl hub::Agent for Door {
     }
 }
 
+impl peers::Agent for Door {
+    async fn answered(&self, of: Seq, connection: u64, answer: Result<Option<String>, String>) {
+        // Waits for room: nobody would say it again. If the agent is ending, its next run asks again.
+        let _ = self.inputs.send(Input::NodeAnswered { of, connection, answer }).await;
+    }
+}
+
+/// Peers, each with the node that it is, if it is believed.
+fn known_peers(broker: &peers::Handle, core: &Lifecycle) -> Vec<PeerReport> {
+    let known = |(connection, report): (u64, PeerReport)| {
+        let node = report.node.and_then(|node| NodeName::new(node).ok());
+        let node = node.filter(|node| core.channel(node) == Some(connection)).map(|node| node.to_string());
+        PeerReport { node, ..report }
+    };
+    broker.peers().into_iter().map(known).collect()
+}
+
 fn status(
     about: &About,
     refused: u64,
@@ -252,6 +284,9 @@ fn stopping(about: &About, refused: u64) -> StatusReport {
         nodes: Vec::new(),
         unfinished: 0,
         refused,
+        listen: None,
+        controller: None,
+        peers: Vec::new(),
         warnings: about.warnings.clone(),
     }
 }

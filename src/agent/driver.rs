@@ -207,7 +207,7 @@ impl Driver {
                 Next::Nothing
             }
             Ok(()) = inbox.peers.changed() => {
-                let peers = *inbox.peers.borrow_and_update();
+                let peers = inbox.peers.borrow_and_update().clone();
                 Next::Input(Input::Peers(peers))
             }
             Some(reason) = inbox.stops.recv() => {

@@ -12,6 +12,7 @@ use crate::control::message::Publication;
 use crate::control::server;
 use crate::crash_point;
 use crate::lifecycle::{Effect, Input};
+use crate::peers;
 use crate::supervisor;
 use crate::websocket;
 
@@ -46,6 +47,7 @@ pub(super) struct Performer {
     /// `None` when the agent runs only to stop its nodes.
     pub control: Option<server::Handle>,
     pub websocket: Option<websocket::server::Handle>,
+    pub peers: Option<peers::Handle>,
     pub supervisor: supervisor::Handle,
     pub exit: watch::Sender<Option<String>>,
     /// Requests that were not taken in, by anybody.
@@ -71,10 +73,11 @@ impl Performer {
             Effect::Refuse { route, reason } => {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!("request refused: {reason}");
-                match (self.websocket_of(route), &self.control) {
-                    (Some(websocket), _) => websocket.refuse(route, &reason),
-                    (None, Some(control)) => control.refuse(route, &reason),
-                    (None, None) => false,
+                match (self.websocket_of(route), self.peers_of(route), &self.control) {
+                    (Some(websocket), _, _) => websocket.refuse(route, &reason),
+                    (None, Some(peers), _) => peers.hub().refuse(route, &reason),
+                    (None, None, Some(control)) => control.refuse(route, &reason),
+                    (None, None, None) => false,
                 };
                 None
             }
@@ -84,6 +87,9 @@ impl Performer {
                 if let Some(websocket) = &self.websocket {
                     websocket.publish(dialect, &response);
                 }
+                if let Some(peers) = &self.peers {
+                    peers.hub().publish(dialect, &response);
+                }
                 None
             }
             Effect::Notify(notification) => {
@@ -91,7 +97,18 @@ impl Performer {
                 if let Some(websocket) = &self.websocket {
                     websocket.notify(&notification);
                 }
+                if let Some(peers) = &self.peers {
+                    peers.hub().notify(&notification);
+                }
                 self.publish(&self.topics.management, Publication::Notification(notification));
+                None
+            }
+            Effect::Dispatch { of, node, connection, action } => {
+                crash_point!("before_dispatch_sent");
+                if let Some(peers) = &self.peers {
+                    peers.dispatch(connection, of, &node, &action);
+                }
+                crash_point!("after_dispatch_sent");
                 None
             }
             Effect::Order { node, order } => {
@@ -114,12 +131,20 @@ impl Performer {
         if let Some(websocket) = self.websocket_of(route) {
             return websocket.respond(route, dialect, response);
         }
+        if let Some(peers) = self.peers_of(route) {
+            return peers.hub().respond(route, dialect, response);
+        }
         self.control.as_ref().is_some_and(|control| control.respond(route, response))
     }
 
     /// The WebSocket server, if this route leads over one of its connections.
     fn websocket_of(&self, route: Route) -> Option<&websocket::server::Handle> {
         self.websocket.as_ref().filter(|websocket| websocket.owns(route.connection))
+    }
+
+    /// The Broker peers, if this route leads to one of them.
+    fn peers_of(&self, route: Route) -> Option<&peers::Handle> {
+        self.peers.as_ref().filter(|peers| peers.hub().owns(route.connection))
     }
 
     fn publish(&self, topic: &str, what: Publication) {

@@ -28,6 +28,7 @@ use crate::control::server;
 use crate::journal::entry::Life;
 use crate::journal::{self, Condition, Journal, Opened, identity, lock};
 use crate::lifecycle::{self, Effect, Input, Lifecycle, Peers};
+use crate::peers;
 use crate::supervisor;
 use crate::tasks::{FatalDeath, Tasks};
 use crate::websocket;
@@ -57,6 +58,8 @@ pub struct Options {
     pub control: server::Options,
     /// `None`: WebSocket clients are not served.
     pub websocket: Option<websocket::server::Options>,
+    /// `None`: the agent neither accepts Broker peers nor dials a controller.
+    pub broker: Option<peers::Options>,
     /// How long another agent's hold of the state directory is waited for.
     pub lock_wait: Duration,
     /// A commit that takes longer ends the agent.
@@ -88,6 +91,8 @@ pub enum Error {
     Control(#[from] server::BindError),
     #[error(transparent)]
     WebSocket(#[from] websocket::server::BindError),
+    #[error(transparent)]
+    Broker(#[from] peers::BindError),
     #[error("serving the agent's clients failed")]
     Serve(#[source] io::Error),
     #[error(transparent)]
@@ -107,13 +112,15 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Identity(identity::IdentityError::Name { .. } | identity::IdentityError::Newer { .. })
-            | Self::Journal(journal::OpenError::NewerFormat { .. } | journal::OpenError::NewerRecord { .. }) => 78,
+            | Self::Journal(journal::OpenError::NewerFormat { .. } | journal::OpenError::NewerRecord { .. })
+            | Self::Broker(peers::BindError::Tls(_)) => 78,
             Self::StateDir { .. }
             | Self::Lock(_)
             | Self::Identity(_)
             | Self::Journal(_)
             | Self::Control(_)
             | Self::WebSocket(_)
+            | Self::Broker(peers::BindError::Listen { .. })
             | Self::Serve(_)
             | Self::Supervisor(_)
             | Self::System { .. }
@@ -204,6 +211,7 @@ struct Started {
     tasks: Tasks,
     server: Option<(server::Server, server::Handle)>,
     websocket: Option<(websocket::server::Server, websocket::server::Handle)>,
+    broker: Option<(peers::Server, peers::Handle)>,
     reader: journal::Reader,
     refusing: Refusing,
     refused: Arc<AtomicU64>,
@@ -241,14 +249,23 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
 
     let tasks = Tasks::new(tokio::runtime::Handle::current());
     let (events_tx, events) = mpsc::channel(EVENTS);
-    let supervisor = supervisor::Handle::start(options.supervisor.clone(), events_tx, tasks.clone())?;
-    let boot_id = supervisor.boot_id().to_owned();
     let topics = Topics::of(name);
     let ids = Arc::new(AtomicU64::new(OWN_CONNECTION + 1));
+    // Zeek's endpoints have a fresh one for each run, too.
+    let endpoint = uuid::Uuid::new_v4();
+    let broker = match (&own, &options.broker) {
+        (None, Some(options)) => Some(peers::Server::bind(options, Arc::clone(&ids), name, endpoint.into_bytes())?),
+        (Some(_), _) | (None, None) => None,
+    };
+    let mut supervision = options.supervisor.clone();
+    if let Some(address) = broker.as_ref().and_then(|(_, handle)| handle.listening()) {
+        supervision.agent_address = Some(peers::reachable(address));
+    }
+    let supervisor = supervisor::Handle::start(supervision, events_tx, tasks.clone())?;
+    let boot_id = supervisor.boot_id().to_owned();
     let websocket = match (&own, &options.websocket) {
         (None, Some(options)) => {
-            // Zeek's endpoints have a fresh one for each run, too.
-            let endpoint = uuid::Uuid::new_v4().to_string();
+            let endpoint = endpoint.to_string();
             Some(websocket::server::Server::bind(options, Arc::clone(&ids), name, endpoint)?)
         }
         (Some(_), _) | (None, None) => None,
@@ -287,6 +304,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         topics: topics.clone(),
         control: server.as_ref().map(|(_, handle)| handle.clone()),
         websocket: websocket.as_ref().map(|(_, handle)| handle.clone()),
+        peers: broker.as_ref().map(|(_, handle)| handle.clone()),
         supervisor: supervisor.clone(),
         exit: exit_tx,
         refused: Arc::clone(&refused),
@@ -327,6 +345,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         tasks,
         server,
         websocket,
+        broker,
         reader,
         refusing,
         refused,
@@ -355,12 +374,14 @@ impl Started {
         let stop = CancellationToken::new();
         let (server, control) = self.server.take().expect("an agent that serves has bound its socket");
         let (websocket_server, websocket) = self.websocket.take().unzip();
+        let (broker_server, broker) = self.broker.take().unzip();
         let door = Arc::new(Door {
             inputs: self.inputs.clone(),
             questions: self.questions.clone(),
             peers: self.peers.clone(),
             control,
             websocket,
+            broker,
             reader: self.reader.clone(),
             refusing: self.refusing.clone(),
             topics: self.topics.clone(),
@@ -374,7 +395,7 @@ impl Started {
             },
             refused: Arc::clone(&self.refused),
         });
-        let (control_stop, websocket_stop) = (stop.clone(), stop.clone());
+        let (control_stop, websocket_stop, broker_stop) = (stop.clone(), stop.clone(), stop.clone());
         let serving = tokio::spawn(async move {
             let websocket = async {
                 match websocket_server {
@@ -382,7 +403,14 @@ impl Started {
                     None => Ok(()),
                 }
             };
-            tokio::try_join!(server.run(Arc::clone(&door), control_stop), websocket).map(|((), ())| ())
+            let broker = async {
+                match broker_server {
+                    Some(server) => server.run(Arc::clone(&door), broker_stop).await,
+                    None => Ok(()),
+                }
+            };
+            let control = server.run(Arc::clone(&door), control_stop);
+            tokio::try_join!(control, websocket, broker).map(|((), (), ())| ())
         });
         self.drive(serving, stop)
     }

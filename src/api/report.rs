@@ -26,6 +26,15 @@ pub struct StatusReport {
     pub unfinished: u64,
     /// Requests refused without being journaled: busy, stopping, no space.
     pub refused: u64,
+    /// Where Broker peers are accepted, if they are.
+    #[serde(default)]
+    pub listen: Option<String>,
+    /// The controller that the agent dials, if one is set.
+    #[serde(default)]
+    pub controller: Option<ControllerReport>,
+    /// Broker peers, by age.
+    #[serde(default)]
+    pub peers: Vec<PeerReport>,
     pub warnings: Vec<String>,
 }
 
@@ -60,6 +69,34 @@ pub struct NodeReport {
     pub last_exit: Option<String>,
     /// What keeps it from RUNNING, in words.
     pub note: Option<String>,
+}
+
+/// The controller that the agent dials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllerReport {
+    pub address: String,
+    /// `connected` or `connecting`.
+    pub state: String,
+    /// Why it is not connected, or was not the last time.
+    pub problem: Option<String>,
+}
+
+/// A Broker peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// `accepted` or `dialled`.
+    pub direction: String,
+    pub address: String,
+    /// `none`; or the version, and `anonymous` or the subject of the peer's certificate.
+    pub tls: String,
+    /// Its id, as Broker writes it.
+    pub endpoint: String,
+    /// The dialects in which it hears the agent.
+    pub subscribed: Vec<String>,
+    /// The node of this agent that it is.
+    pub node: Option<String>,
+    /// Milliseconds since the handshake.
+    pub since_ms: u64,
 }
 
 /// What `journal verify` found.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::flags::Run;
 use super::outcome::{Exit, Failure};
-use super::{Context, zeek};
+use super::{Context, broker, zeek};
 use crate::agent::{self, Announcement};
 use crate::api::event::Response;
 use crate::api::ids::ReqId;
@@ -28,17 +28,16 @@ const LOCK_WAIT_OFFLINE: Duration = Duration::from_secs(5);
 /// Runs the agent until it is asked to end.
 pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     let settings = context.settings_with(own_flags(flags))?;
-    if let Some(problems) = joined(settings.unavailable().iter().map(ToString::to_string)) {
-        return Err(Failure::new(Exit::Configuration, problems));
-    }
     set_up_log(context, &settings, level(*settings.log_level))?;
     let websocket = websocket(&settings)?;
+    let broker = broker::options(&settings)?;
     let mut warnings = Settings::strange_variables(&context.surroundings);
     warnings.extend(warnings_of_the_place(context.surroundings.is_root, std::process::id()));
     if settings.websocket_client_ca.0.is_none() {
         warnings.extend(websocket.iter().map(open_to_all));
     }
-    let mut options = agent::Options { websocket, ..options(&settings, LOCK_WAIT)? };
+    warnings.extend(broker.iter().flat_map(|broker| broker::warnings(broker, context.surroundings.is_root)));
+    let mut options = agent::Options { websocket, broker, ..options(&settings, LOCK_WAIT)? };
     let (profile, warning) = zeek::profile(&settings, &context.surroundings, &options.supervisor)?;
     options.lifecycle.profile = profile;
     warnings.extend(warning);
@@ -175,11 +174,6 @@ fn open_to_all(options: &websocket_server::Options) -> String {
     )
 }
 
-fn joined(problems: impl Iterator<Item = String>) -> Option<String> {
-    let problems: Vec<String> = problems.collect();
-    if problems.is_empty() { None } else { Some(problems.join("\n")) }
-}
-
 fn level(level: LogLevel) -> tracing::Level {
     match level {
         LogLevel::Error => tracing::Level::ERROR,
@@ -255,6 +249,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
             patience: server::Patience::default(),
         },
         websocket: None,
+        broker: None,
         lock_wait,
         commit_timeout: settings.commit_timeout.duration(),
         warnings: Vec::new(),

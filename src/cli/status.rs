@@ -6,7 +6,7 @@ use super::connect::{self, SOON};
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table, plain, size, span};
 use super::{Context, print_json};
-use crate::api::report::{NodeReport, StatusReport};
+use crate::api::report::{NodeReport, PeerReport, StatusReport};
 use crate::api::status::NodeState;
 use crate::control::client::{Client, within_ms};
 
@@ -102,6 +102,17 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
     if let Some(reason) = &journal.refusing {
         line("refusing", screen.paint("31", &plain(reason)))?;
     }
+    if let Some(listen) = &report.listen {
+        line("listens at", plain(listen))?;
+    }
+    if let Some(controller) = &report.controller {
+        let problem = controller.problem.as_ref().filter(|_| controller.state != "connected");
+        let state = match problem {
+            Some(problem) => screen.paint("33", &format!("{}: {}", plain(&controller.state), plain(problem))),
+            None => plain(&controller.state),
+        };
+        line("controller", format!("{}, {state}", plain(&controller.address)))?;
+    }
     for warning in &report.warnings {
         line("warning", screen.paint("33", &plain(warning)))?;
     }
@@ -109,7 +120,36 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
         writeln!(out)?;
         print_nodes(out, screen, &report.nodes)?;
     }
+    if !report.peers.is_empty() {
+        writeln!(out)?;
+        print_peers(out, screen, &report.peers)?;
+    }
     Ok(())
+}
+
+const PEERS: [Column; 6] = [
+    Column::text("PEER"),
+    Column::text("ADDRESS"),
+    Column::text("DIRECTION"),
+    Column::number("UP"),
+    Column::text("TLS"),
+    Column::text("ENDPOINT"),
+];
+
+fn print_peers(out: &mut impl Write, screen: &Screen, peers: &[PeerReport]) -> std::io::Result<()> {
+    let mut table = Table::new(&PEERS, screen);
+    for peer in peers {
+        // What hears the agent is a controller, or something that acts as one.
+        let what = match (&peer.node, peer.subscribed.is_empty()) {
+            (Some(node), _) => format!("node {node}"),
+            (None, false) => format!("subscriber ({})", peer.subscribed.join(", ")),
+            (None, true) => "neither node nor subscriber".to_owned(),
+        };
+        let cells = [what, peer.address.clone(), peer.direction.clone(), span(peer.since_ms), peer.tls.clone()];
+        let cells = cells.iter().chain([&peer.endpoint]).map(Cell::new).collect();
+        table.row(out, cells)?;
+    }
+    table.finish(out)
 }
 
 /// For example `3 RUNNING, 1 CRASHED`.
@@ -175,7 +215,7 @@ fn note(node: &NodeReport) -> String {
 mod tests {
     use super::*;
     use crate::api::configuration::ClusterRole;
-    use crate::api::report::JournalReport;
+    use crate::api::report::{ControllerReport, JournalReport};
 
     fn node(name: &str, state: NodeState) -> NodeReport {
         NodeReport {
@@ -216,6 +256,21 @@ mod tests {
             nodes: vec![node("w1", NodeState::Running), node("w2", NodeState::Crashed)],
             unfinished: 1,
             refused: 2,
+            listen: Some("127.0.0.1:2151".into()),
+            controller: Some(ControllerReport {
+                address: "192.0.2.1:2150".into(),
+                state: "connecting".into(),
+                problem: Some("Connection refused".into()),
+            }),
+            peers: vec![PeerReport {
+                direction: "accepted".into(),
+                address: "127.0.0.1:40000".into(),
+                tls: "TLSv1.2, anonymous".into(),
+                endpoint: "00112233-4455-6677-8899-aabbccddeeff".into(),
+                subscribed: Vec::new(),
+                node: Some("w1".into()),
+                since_ms: 61_000,
+            }],
             warnings: vec!["nodes run as root\x1b[2J".into()],
         };
         let screen = Screen { json: false, is_terminal: false, color: false, width: None };
@@ -231,11 +286,16 @@ agent-1: serving, on hold, pid 99, release 0.1.0
   requests       1 unfinished, 2 refused
   journal        18 entries, 4.0 KiB on disk, 1.0 TiB free, commits p99 1.6 ms
   refusing       the disk is full
+  listens at     127.0.0.1:2151
+  controller     192.0.2.1:2150, connecting: Connection refused
   warning        nodes run as root\\u{1b}[2J
 
 NODE  ROLE    STATE     PID         UP  INCARNATION  DEATHS  NOTE
 w1    worker  RUNNING  4711  1 min 1 s            2       1
 w2    worker  CRASHED     -          -            2       1  next start in 3.0 s; last exit: signal 9
+
+PEER     ADDRESS          DIRECTION         UP  TLS                 ENDPOINT
+node w1  127.0.0.1:40000  accepted   1 min 1 s  TLSv1.2, anonymous  00112233-4455-6677-8899-aabbccddeeff
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }

@@ -1,13 +1,12 @@
 //! What the settings and the host say about the Zeek that nodes will be.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use super::outcome::{Exit, Failure};
 use crate::api::configuration::ClusterRole;
 use crate::lifecycle::Profile;
-use crate::settings::{Address, NodeScripts, Setting, Settings, Surroundings};
+use crate::settings::{NodeScripts, Setting, Settings, Surroundings};
 use crate::supervisor::{self, probe};
 use crate::zeek::{self, Version};
 
@@ -57,7 +56,6 @@ pub fn profile(
             NodeScripts::Management => zeek::NodeScripts::Management,
             NodeScripts::None => zeek::NodeScripts::None,
         },
-        agent: agent(&settings.listen),
         program: own_program(),
         state_dir: settings.state_dir.display().to_string(),
     };
@@ -85,19 +83,6 @@ fn path(
         Failure::new(Exit::Configuration, format!("{problem} ({reason}); set ZEEKPATH in the agent's environment"))
     })?;
     Ok(Some([settings.zeek_path.join(":"), rest].join(":")))
-}
-
-/// Where nodes of this host reach the agent's Broker listener. Nowhere, if its port is not known before it listens: then they
-/// check in otherwise.
-fn agent(listen: &Address) -> Option<(IpAddr, u16)> {
-    let Address::At { host, port } = listen else { return None };
-    let address = match host.trim_matches(['[', ']']).parse() {
-        Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        Ok(address) => address,
-        Err(_) => return None,
-    };
-    (*port != 0).then_some((address, *port))
 }
 
 /// This program, as nodes find it; after an upgrade of the package that is the new one.

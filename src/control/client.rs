@@ -153,7 +153,7 @@ impl Client {
     pub fn status(&mut self, deadline: Deadline) -> Result<StatusReport, Error> {
         let call = self.call(|call| ClientFrame::Status { call })?;
         match self.wait(call, deadline)? {
-            ServerFrame::Status { report, .. } => Ok(report),
+            ServerFrame::Status { report, .. } => Ok(*report),
             other => Err(unexpected(other)),
         }
     }

@@ -102,7 +102,7 @@ pub enum ServerFrame {
     },
     Status {
         call: u64,
-        report: StatusReport,
+        report: Box<StatusReport>,
     },
     Page {
         call: u64,

@@ -597,7 +597,7 @@ impl<A: Agent> Peer<A> {
                 }
             }
             ClientFrame::Status { call } => {
-                let report = self.agent.status().await;
+                let report = Box::new(self.agent.status().await);
                 self.reply(ServerFrame::Status { call, report }).await;
             }
             ClientFrame::JournalPage { call, filter, cursor } => {

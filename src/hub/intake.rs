@@ -1,6 +1,7 @@
 //! What is published on the agent's topics: requests are handed to the agent, what cannot be understood is rejected.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::{Agent, Asked, Hub, Refusal, Wire};
 use crate::api::event::{Dialect, Incoming, Request, Route, Source};
@@ -12,6 +13,8 @@ use crate::dialect::{self, Decoded, Rejection};
 
 /// Requests of one connection without an answer.
 const PENDING_LIMIT: usize = 1024;
+/// Events of one message. Zeek puts log records together, never requests.
+const EVENTS_LIMIT: usize = 256;
 
 /// A connection that published something.
 pub struct Publisher<'a, A: Agent> {
@@ -20,20 +23,30 @@ pub struct Publisher<'a, A: Agent> {
     pub agent: &'a A,
 }
 
-impl<A: Agent> Publisher<'_, A> {
-    /// Notes input of this connection that is no request.
-    pub fn reject(&self, event: String, error: String) {
-        tracing::debug!(connection = self.id, event, error, "bad input over {}", self.source.transport);
-        self.agent.malformed(self.source.clone(), event, error);
-    }
-}
-
 impl<W: Wire> Hub<W> {
+    /// Notes input of a connection that is no request.
+    pub fn reject<A: Agent>(&self, from: &Publisher<'_, A>, event: String, mut error: String) {
+        tracing::debug!(connection = from.id, event, error, "bad input over {}", from.source.transport);
+        if let Some(connection) = self.connections().get_mut(&from.id) {
+            match connection.rejections.next(Instant::now()) {
+                None => return,
+                Some(0) => {}
+                Some(more) => error = format!("{error} ({more} more of this connection were not told)"),
+            }
+        }
+        from.agent.malformed(from.source.clone(), event, error);
+    }
+
     /// Takes in data that was published on the agent's topic of this dialect. Gives back what the publisher alone is to be
     /// told at once.
     pub fn take<A: Agent>(&self, from: &Publisher<'_, A>, of_topic: Dialect, data: Data) -> Vec<W::Message> {
         let mut answers = Vec::new();
-        for event in unpack(data).events {
+        let events = unpack(data).events;
+        if events.len() > EVENTS_LIMIT {
+            let problem = format!("a message of {} events, {EVENTS_LIMIT} is the most", events.len());
+            return self.no_event(from, String::new(), &problem).into_iter().collect();
+        }
+        for event in events {
             match event {
                 Ok(event) => answers.extend(self.take_event(from, of_topic, &event)),
                 Err(error) => answers.extend(self.no_event(from, String::new(), &error.to_string())),
@@ -112,7 +125,7 @@ impl<W: Wire> Hub<W> {
         // Zeek's words, then ours.
         let context = format!("failed to create Zeek event: {error}");
         let message = self.0.wire.error(ErrorCode::DeserializationFailed, &context);
-        from.reject(event, context);
+        self.reject(from, event, context);
         message
     }
 }

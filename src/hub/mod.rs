@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -124,6 +125,33 @@ struct Connection<M> {
     host: IpAddr,
     /// Requests without an answer, by call.
     pending: BTreeMap<u64, Asked>,
+    rejections: Rejections,
+}
+
+/// Bad input of one connection within a second: what is more than a few is counted only, so that nobody fills the driver's
+/// queue with nonsense.
+struct Rejections {
+    since: Instant,
+    told: u32,
+    more: u64,
+}
+
+impl Rejections {
+    const TOLD_PER_SECOND: u32 = 20;
+
+    /// Whether the next one is to be told now, and how many before it were not.
+    fn next(&mut self, now: Instant) -> Option<u64> {
+        if now.duration_since(self.since) >= Duration::from_secs(1) {
+            self.since = now;
+            self.told = 0;
+        }
+        if self.told >= Self::TOLD_PER_SECOND {
+            self.more += 1;
+            return None;
+        }
+        self.told += 1;
+        Some(std::mem::take(&mut self.more))
+    }
 }
 
 impl<M: Clone> Connection<M> {
@@ -203,6 +231,7 @@ impl<W: Wire> Hub<W> {
             topics: None,
             host,
             pending: BTreeMap::new(),
+            rejections: Rejections { since: Instant::now(), told: 0, more: 0 },
         };
         let mut connections = self.connections();
         let options = &self.0.options;
@@ -396,4 +425,19 @@ fn overflow<W: Wire>(id: u64, cut: &CancellationToken) -> bool {
         cut.cancel();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_nonsense_is_counted() {
+        let begun = Instant::now();
+        let mut rejections = Rejections { since: begun, told: 0, more: 0 };
+        let told = (0..1000).filter(|_| rejections.next(begun).is_some()).count();
+        assert_eq!(told, 20);
+        assert_eq!(rejections.next(begun + Duration::from_secs(1)), Some(980));
+        assert_eq!(rejections.next(begun + Duration::from_secs(1)), Some(0));
+    }
 }

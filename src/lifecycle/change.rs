@@ -42,7 +42,8 @@ impl Lifecycle {
             Request::StartNodes { nodes } => self.plan_start(received, nodes),
             Request::StopNodes { nodes } => self.plan_stop(now, received, nodes),
             Request::Shutdown { nodes } => self.plan_shutdown(now, received, *nodes),
-            Request::AgentWelcome {} | Request::GetNodes {} | Request::NodeDispatch { .. } => {
+            Request::NodeDispatch { action, nodes } => self.plan_dispatch(received, action, nodes),
+            Request::AgentWelcome {} | Request::GetNodes {} => {
                 // Accepted by a release that could not answer it at once; there is nothing to prepare.
                 match self.query(received) {
                     Some(response) => self.complete(received, Outcome::Completed, response),

@@ -1,11 +1,14 @@
 //! One step of the core before it is sealed: facts, what follows from them, and what to remember until the end of this
 //! run only.
 
+use std::collections::BTreeMap;
+
 use crate::api::event::{Dialect, Response, Route};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::time::BootTime;
 use crate::journal::entry::{Digest, Entry};
 
+use super::dispatch::Questioned;
 use super::effect::Effect;
 use super::seen::Place;
 
@@ -67,6 +70,23 @@ pub(super) enum Note {
     /// Responses that nobody took have been published.
     Published {
         keys: Vec<Seq>,
+    },
+    /// The request `of` asks these nodes; those with a result are not asked.
+    Dispatching {
+        of: Seq,
+        nodes: BTreeMap<NodeName, Questioned>,
+    },
+    /// A node is asked over this connection.
+    Asked {
+        of: Seq,
+        node: NodeName,
+        connection: u64,
+    },
+    /// Asking a node makes no sense any more.
+    Unasked {
+        of: Seq,
+        node: NodeName,
+        error: String,
     },
     Place {
         node: NodeName,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::api::event::{Dialect, Notification, Response, Route};
-use crate::api::ids::NodeName;
+use crate::api::ids::{NodeName, Seq};
 use crate::api::supervision::NodeOrder;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,13 @@ pub enum Effect {
         response: Arc<Response>,
     },
     Notify(Notification),
+    /// Ask this node, over its peering, on behalf of the request `of`.
+    Dispatch {
+        of: Seq,
+        node: NodeName,
+        connection: u64,
+        action: Vec<String>,
+    },
     Order {
         node: NodeName,
         order: NodeOrder,

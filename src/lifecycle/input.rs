@@ -1,5 +1,7 @@
 //! All that can happen to the agent.
 
+use std::collections::BTreeMap;
+
 use crate::api::event::{Dialect, Incoming, Route, Source};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::status::NodeOutputs;
@@ -41,8 +43,14 @@ pub enum Input {
     Disconnected {
         connection: u64,
     },
-    /// Who is subscribed to the agent's topics by now.
+    /// Who is subscribed to the agent's topics by now, and which peers are nodes.
     Peers(Peers),
+    /// What a node said to a dispatch on behalf of the request `of`: the value, or why there is none.
+    NodeAnswered {
+        of: Seq,
+        connection: u64,
+        answer: Result<Option<String>, String>,
+    },
     Node(NodeEvent),
     /// A node said that it is ready, other than through its shim.
     CheckedIn {
@@ -64,20 +72,22 @@ pub enum Input {
     },
 }
 
-/// How many are subscribed to the agent's topic, in each dialect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How many are subscribed to the agent's topic, in each dialect; and what peers said of themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Peers {
     pub cluster_agent: usize,
     pub management: usize,
+    /// Connections whose other end said that it is this node. A connection says so once.
+    pub nodes: BTreeMap<u64, NodeName>,
 }
 
 impl Peers {
-    pub fn any(self) -> bool {
+    pub fn any(&self) -> bool {
         self.cluster_agent + self.management > 0
     }
 
     /// Whether a response of this dialect has somebody to go to. Operators' go where Management's do.
-    pub(super) fn hear(self, dialect: Dialect) -> bool {
+    pub(super) fn hear(&self, dialect: Dialect) -> bool {
         match dialect {
             Dialect::ClusterAgent => self.cluster_agent > 0,
             Dialect::Management | Dialect::Operator => self.management > 0,

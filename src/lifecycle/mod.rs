@@ -17,6 +17,7 @@
 mod answer;
 mod change;
 mod decision;
+mod dispatch;
 mod durable;
 mod effect;
 mod input;
@@ -48,6 +49,7 @@ use crate::journal::entry::{Digest, Entry, Known, Life, Numbered, Record, Recove
 use crate::zeek;
 
 use decision::{Decision, Note};
+use dispatch::Questioned;
 use seen::{Place, Seen, Unsent, Waiting};
 use wake::Wake;
 
@@ -189,11 +191,13 @@ impl Lifecycle {
             Input::Delivered { route } => self.seen.delivered(*route),
             Input::Disconnected { connection } => self.seen.disconnected(*connection),
             Input::Peers(peers) => {
-                let before = std::mem::replace(&mut self.seen.peers, *peers);
+                let before = std::mem::replace(&mut self.seen.peers, peers.clone());
+                self.observe_hellos(&before);
                 if peers.cluster_agent > before.cluster_agent || peers.management > before.management {
                     self.seen.last_hello = None;
                 }
             }
+            Input::NodeAnswered { of, connection, answer } => self.observe_answer(*of, *connection, answer),
             Input::Committed { upto } => {
                 self.seen.durable = *upto;
                 self.seen.fresh.retain(|_, known| known.outcome.as_ref().is_some_and(|(at, _)| at > upto));
@@ -240,6 +244,7 @@ impl Lifecycle {
             | Input::Delivered { .. }
             | Input::Disconnected { .. }
             | Input::Peers(_)
+            | Input::NodeAnswered { .. }
             | Input::Committed { .. }
             | Input::Outputs { .. }
             | Input::Tick => Vec::new(),
@@ -294,6 +299,9 @@ impl Lifecycle {
             Note::Answered { of, digest, response, dialect } => {
                 self.answered(of, digest, response, dialect, numbered, effects);
             }
+            Note::Dispatching { of, nodes } => _ = self.seen.dispatches.insert(of, nodes),
+            Note::Asked { of, node, connection } => self.seen.questioned(of, &node, Questioned::Asked { connection }),
+            Note::Unasked { of, node, error } => self.seen.questioned(of, &node, Questioned::Answered(Err(error))),
             Note::Published { keys } => {
                 for key in keys {
                     self.seen.unsent.remove(&key);
@@ -360,6 +368,7 @@ impl Lifecycle {
         effects: &mut Vec<Effect>,
     ) {
         let Waiting { routes, .. } = self.seen.waiting.remove(&of).unwrap_or_default();
+        self.seen.dispatches.remove(&of);
         let outcome =
             numbered.iter().find(|one| matches!(&one.entry, Entry::RequestCompleted { of: f, .. } if *f == of));
         let key = outcome.map_or(self.durable.last, |one| one.seq);

@@ -62,6 +62,7 @@ impl Lifecycle {
                     node.silent = false;
                     node.overdue = false;
                     node.checked_in = false;
+                    node.hellos.clear();
                 }
                 node.outputs = (!asked).then(|| NodeOutputs { stdout: stdout.clone(), stderr: stderr.clone() });
             }

@@ -1,4 +1,4 @@
-//! Requests that change nothing: welcome, get_nodes, dispatch. They never wait for a change.
+//! Requests that change nothing and are answered at once: welcome, get_nodes. They never wait for a change.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::journal::entry::{Life, Received, Want};
 use super::{Lifecycle, answer};
 
 impl Lifecycle {
-    /// The answer to a request that changes nothing; `None` for those that do.
+    /// The answer to a request that neither changes anything nor has to ask a node; `None` for those that do.
     pub(super) fn query(&self, received: &Received) -> Option<Response> {
         let (reqid, request) = (&received.reqid, &received.request);
         let instance = &self.options.instance;
@@ -22,14 +22,7 @@ impl Lifecycle {
                 one.data = Some(ResultData::Nodes(self.node_statuses()));
                 Some(answer::response(reqid, request, vec![one]))
             }
-            Request::NodeDispatch { action, nodes } => {
-                let results = self
-                    .selected(nodes)
-                    .into_iter()
-                    .map(|name| answer::of_node(instance, reqid, &name, Some(self.dispatch_error(&name, action))))
-                    .collect();
-                Some(answer::response(reqid, request, results))
-            }
+            Request::NodeDispatch { .. } => self.dispatch_at_once(received),
             Request::SetConfiguration { .. }
             | Request::Deploy { .. }
             | Request::AgentStandby {}
@@ -48,20 +41,6 @@ impl Lifecycle {
             .filter(|(name, record)| record.want != Want::Gone && (names.is_empty() || names.contains(name.as_str())))
             .map(|(name, _)| name.clone())
             .collect()
-    }
-
-    fn dispatch_error(&self, name: &NodeName, action: &[String]) -> String {
-        match action {
-            [] => return "no dispatch arguments provided".to_owned(),
-            [what, ..] if what != "get_id_value" => return format!("dispatch {what} unknown"),
-            [_, _] => {}
-            [_, ..] => return "get_id_value expects name of global identifier".to_owned(),
-        }
-        if self.node_state(name) == NodeState::Running {
-            format!("no channel to node yet: {name} runs, but has no peering with this agent")
-        } else {
-            format!("cluster node {name} not in running state")
-        }
     }
 
     /// Every node of this host, and the agent itself.

@@ -160,7 +160,7 @@ impl Lifecycle {
     }
 
     pub(super) fn advance_requests(&self, now: Now, wake: &Wake) -> Option<Decision> {
-        self.abandon().or_else(|| self.begin(now)).or_else(|| self.finish(now, wake))
+        self.abandon().or_else(|| self.begin(now)).or_else(|| self.question()).or_else(|| self.finish(now, wake))
     }
 
     /// P6: what crashed the agent three times is not tried a fourth time.
@@ -172,12 +172,15 @@ impl Lifecycle {
         Some(complete(received, one.record.lost_attempts, Outcome::Abandoned, response))
     }
 
-    /// Takes step 1 of the earliest change that is durable and has not had it.
+    /// Takes step 1 of the earliest request that is durable and has not had it.
     fn begin(&self, now: Now) -> Option<Decision> {
         if self.seen.stopping {
             return None;
         }
-        let (_, one) = self.durable.unfinished.iter().find(|(_, one)| one.record.stage == Stage::Accepted)?;
+        // A dispatch changes nothing that a restart would have to know, so it stays accepted until it is answered.
+        let waits = |seq: &Seq| self.seen.dispatches.contains_key(seq);
+        let mut accepted = self.durable.unfinished.iter().filter(|(_, one)| one.record.stage == Stage::Accepted);
+        let (_, one) = accepted.find(|(seq, _)| !waits(seq))?;
         if one.received.seq > self.seen.durable {
             return None;
         }
@@ -201,7 +204,7 @@ impl Lifecycle {
             }
             return Some(done);
         }
-        self.publish_unsent().or_else(|| self.count_rejections(now, wake))
+        self.finish_dispatch(now, wake).or_else(|| self.publish_unsent()).or_else(|| self.count_rejections(now, wake))
     }
 
     pub(super) fn complete(&self, received: &Received, outcome: Outcome, response: Response) -> Decision {

@@ -9,6 +9,7 @@ use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::time::BootTime;
 use crate::journal::entry::Known;
 
+use super::dispatch::Questioned;
 use super::input::Peers;
 
 /// Responses kept for a peer that may come, oldest dropped first: they stay in the journal, and whoever repeats the
@@ -37,6 +38,8 @@ pub(super) struct Seen {
     pub waiting: BTreeMap<Seq, Waiting>,
     pub unsent: BTreeMap<Seq, Unsent>,
     pub peers: Peers,
+    /// Requests that wait for what nodes answer.
+    pub dispatches: BTreeMap<Seq, BTreeMap<NodeName, Questioned>>,
     pub welcomed: bool,
     pub last_hello: Option<BootTime>,
     pub rejections: BTreeMap<String, Rejections>,
@@ -59,6 +62,9 @@ pub(super) struct NodeSeen {
     pub overdue: bool,
     /// It checked in before its start was known.
     pub checked_in: bool,
+    /// Connections over which it said hello since its process was started, oldest first. The first is its channel: another
+    /// takes its place when it is gone, and not before.
+    pub hellos: Vec<u64>,
     /// Found running when the agent started.
     pub was_adopted: bool,
     /// Its turn to start came then.
@@ -77,6 +83,7 @@ impl Default for NodeSeen {
             silent: false,
             overdue: false,
             checked_in: false,
+            hellos: Vec::new(),
             was_adopted: false,
             eligible: None,
             outputs: None,
@@ -140,6 +147,13 @@ impl Seen {
         self.unsent.insert(key, unsent);
         while self.unsent.len() > UNSENT_LIMIT {
             self.unsent.pop_first();
+        }
+    }
+
+    /// Notes how far the question to a node has come.
+    pub fn questioned(&mut self, of: Seq, node: &NodeName, state: Questioned) {
+        if let Some(questioned) = self.dispatches.get_mut(&of).and_then(|nodes| nodes.get_mut(node)) {
+            *questioned = state;
         }
     }
 

@@ -386,13 +386,13 @@ fn a_replayed_request_is_finished_and_published_to_whoever_subscribes() {
     bench.crash(vec![("w1", adopted(&bench, "w1"))]);
     assert!(responses(&bench.ready("w1")).is_empty(), "who asked is gone");
     assert!(bench.core.durable().unfinished.is_empty());
-    let effects = bench.give(Input::Peers(Peers { cluster_agent: 0, management: 1 }));
+    let effects = bench.give(Input::Peers(Peers { management: 1, ..Peers::default() }));
     let published: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Publish { .. })).collect();
     assert_eq!(published.len(), 1);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Notify(Notification::NotifyAgentHello { .. }))));
     assert!(
         bench
-            .give(Input::Peers(Peers { cluster_agent: 0, management: 1 }))
+            .give(Input::Peers(Peers { management: 1, ..Peers::default() }))
             .iter()
             .all(|effect| !matches!(effect, Effect::Publish { .. }))
     );
@@ -776,18 +776,162 @@ fn output_in_an_answer_is_bounded() {
     assert_eq!(answer.results.iter().filter(|result| result.data.is_some()).count(), 20);
 }
 
+/// A dispatch of `get_id_value`, or of something else.
+fn dispatch(action: &[&str], nodes: &[&str]) -> Request {
+    Request::NodeDispatch { action: action.iter().map(|word| (*word).to_owned()).collect(), nodes: names(nodes) }
+}
+
+const GET: [&str; 2] = ["get_id_value", "Cluster::node"];
+
+/// The nodes that say hello, each over a connection of this number.
+fn peers(nodes: &[(u64, &str)]) -> Input {
+    let nodes = nodes.iter().map(|(connection, node)| (*connection, name(node))).collect();
+    Input::Peers(Peers { nodes, ..Peers::default() })
+}
+
+/// Who is asked, and over which connection.
+fn asked(effects: &[Effect]) -> Vec<(u64, String, Seq)> {
+    let asked = |effect: &Effect| match effect {
+        Effect::Dispatch { of, node, connection, .. } => Some((*connection, node.to_string(), *of)),
+        _ => None,
+    };
+    effects.iter().filter_map(asked).collect()
+}
+
+fn answers(bench: &mut Bench, of: Seq, connection: u64, answer: Result<Option<&str>, &str>) -> Vec<Effect> {
+    let answer = answer.map(|value| value.map(str::to_owned)).map_err(str::to_owned);
+    bench.give(Input::NodeAnswered { of, connection, answer })
+}
+
+fn said(response: &Response) -> Vec<(String, Option<String>, Option<String>)> {
+    let said = |one: &crate::api::event::Result| {
+        let text = match &one.data {
+            Some(ResultData::Text(text)) => Some(text.clone()),
+            Some(ResultData::Nodes(_) | ResultData::Outputs(_)) | None => None,
+        };
+        assert_eq!(one.success, one.error.is_none());
+        (one.node.clone().unwrap_or_default(), text, one.error.clone())
+    };
+    response.results.iter().map(said).collect()
+}
+
 #[test]
-fn a_dispatch_answers_per_node() {
+fn a_dispatch_that_need_not_ask_is_answered_at_once() {
     let mut bench = Bench::running(&["w1"]);
-    let action = vec!["get_id_value".to_owned(), "Cluster::node".to_owned()];
-    let ask = |nodes: &[&str]| Request::NodeDispatch { action: action.clone(), nodes: names(nodes) };
-    let answer = only_response(&bench.ask("a", ask(&[])));
-    assert!(answer.results[0].error.as_ref().unwrap().starts_with("no channel to node yet"));
-    assert!(only_response(&bench.ask("b", ask(&["nobody"]))).results.is_empty());
+    for (number, (action, error)) in [
+        (&[][..], "no dispatch arguments provided"),
+        (&["frobnicate", "x"], "dispatch frobnicate unknown"),
+        (&["get_id_value"], "get_id_value expects name of global identifier"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let effects = bench.ask(&format!("wrong-{number}"), dispatch(action, &[]));
+        assert_eq!(said(&only_response(&effects)), [("w1".into(), None, Some(error.into()))]);
+    }
+    assert!(only_response(&bench.ask("b", dispatch(&GET, &["nobody"]))).results.is_empty());
     let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]) });
     bench.obey(effects);
-    let answer = only_response(&bench.ask("c", ask(&["w1"])));
-    assert_eq!(answer.results[0].error.as_deref(), Some("cluster node w1 not in running state"));
+    let effects = bench.ask("c", dispatch(&GET, &["w1"]));
+    let error = "cluster node w1 not in running state";
+    assert_eq!(said(&only_response(&effects)), [("w1".into(), None, Some(error.into()))]);
+}
+
+#[test]
+fn nodes_are_asked_over_their_peerings_and_answer_once() {
+    let mut bench = Bench::running(&["w1", "w2"]);
+    assert_eq!(asked(&bench.give(peers(&[(7, "w1")]))), []);
+    let effects = bench.ask("d", dispatch(&GET, &[]));
+    let (connection, node, of) = asked(&effects)[0].clone();
+    assert_eq!((connection, node.as_str(), asked(&effects).len()), (7, "w1", 1));
+    // Neither who was not asked, nor who was asked something else, has anything to say.
+    assert_eq!(answers(&mut bench, of, 8, Ok(Some("forged"))), []);
+    assert_eq!(answers(&mut bench, Seq(of.0 + 1), 7, Ok(Some("forged"))), []);
+    assert_eq!(answers(&mut bench, of, 7, Ok(Some("1"))), []);
+    assert_eq!(answers(&mut bench, of, 7, Ok(Some("2"))), []);
+    // The other one is asked as soon as it can be.
+    assert_eq!(asked(&bench.give(peers(&[(7, "w1"), (9, "w2")]))), [(9, "w2".to_owned(), of)]);
+    let effects = answers(&mut bench, of, 9, Err("unknown id"));
+    let expected = [("w1".into(), Some("1".into()), None), ("w2".into(), None, Some("unknown id".into()))];
+    assert_eq!(said(&only_response(&effects)), expected);
+    // P3: the values of then, whatever they are now.
+    assert_eq!(said(&only_response(&bench.ask("d", dispatch(&GET, &[])))), expected);
+}
+
+#[test]
+fn a_dispatch_waits_for_peerings_until_its_deadline() {
+    let mut bench = Bench::running(&["w1", "w2"]);
+    bench.give(peers(&[(7, "w1")]));
+    let effects = bench.ask("d", dispatch(&GET, &[]));
+    assert_eq!(asked(&effects).len(), 1);
+    assert_eq!(bench.pass(6_999), []);
+    let texts: Vec<String> =
+        said(&only_response(&bench.pass(1))).into_iter().map(|(_, _, error)| error.unwrap()).collect();
+    assert_eq!(
+        texts,
+        ["request timed out: w1 did not answer", "request timed out: w2 runs, but has no peering with this agent"]
+    );
+}
+
+#[test]
+fn a_lost_peering_is_replaced_by_the_next_and_an_ended_node_by_an_error() {
+    let mut bench = Bench::running(&["w1"]);
+    bench.give(peers(&[(7, "w1")]));
+    let effects = bench.ask("d", dispatch(&GET, &[]));
+    let (_, _, of) = asked(&effects)[0].clone();
+    // A second peering waits behind the first.
+    assert_eq!(asked(&bench.give(peers(&[(7, "w1"), (8, "w1")]))), []);
+    assert_eq!(asked(&bench.give(peers(&[(8, "w1")]))), [(8, "w1".to_owned(), of)]);
+    assert_eq!(answers(&mut bench, of, 7, Ok(Some("late"))), []);
+    let incarnation = bench.incarnation("w1");
+    let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
+    let error = "cluster node w1 not in running state any more";
+    assert_eq!(said(&only_response(&effects)), [("w1".into(), None, Some(error.into()))]);
+}
+
+#[test]
+fn a_dispatch_in_the_middle_of_which_the_agent_dies_is_asked_again() {
+    let mut bench = Bench::running(&["w1"]);
+    bench.give(peers(&[(7, "w1")]));
+    let (_, _, of) = asked(&bench.ask("d", dispatch(&GET, &[])))[0].clone();
+    let found = adopted(&bench, "w1");
+    assert_eq!(asked(&bench.crash(vec![("w1", found)])), [], "it has no peering yet, but runs");
+    assert_eq!(bench.state("w1"), NodeState::Running);
+    assert_eq!(asked(&bench.give(peers(&[(3, "w1")]))), [(3, "w1".to_owned(), of)]);
+    // Whoever asks again waits for the same outcome.
+    assert_eq!(bench.ask("d", dispatch(&GET, &[])), []);
+    let effects = answers(&mut bench, of, 3, Ok(Some("1")));
+    assert_eq!(said(&only_response(&effects)), [("w1".into(), Some("1".into()), None)]);
+    assert_eq!(bench.entries(|entry| matches!(entry, Entry::RequestCompleted { of: one, .. } if *one == of)), 1);
+}
+
+#[test]
+fn a_value_without_room_is_an_error_and_not_cut() {
+    let mut bench = Bench::running(&["w1", "w2"]);
+    bench.give(peers(&[(7, "w1"), (8, "w2")]));
+    let (_, _, of) = asked(&bench.ask("d", dispatch(&GET, &[])))[0].clone();
+    let large = "x".repeat(600 << 10);
+    assert_eq!(answers(&mut bench, of, 7, Ok(Some(&large))), []);
+    let results = said(&only_response(&answers(&mut bench, of, 8, Ok(Some(&large)))));
+    assert_eq!(results[0].1.as_ref().map(String::len), Some(600 << 10));
+    assert!(results[1].2.as_ref().unwrap().starts_with("the value has 614400 bytes"), "{:?}", results[1].2);
+}
+
+#[test]
+fn a_hello_over_a_peering_makes_a_node_ready_while_it_runs() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("s", set("c1", &["w1"]));
+    bench.give(peers(&[(6, "w1"), (5, "nobody")]));
+    bench.obey(effects);
+    assert_eq!(bench.state("w1"), NodeState::Pending, "it said so before it was started");
+    bench.give(peers(&[(7, "w1")]));
+    assert_eq!(bench.state("w1"), NodeState::Running);
+    let incarnation = bench.incarnation("w1");
+    let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
+    bench.obey(effects);
+    assert_eq!(bench.state("w1"), NodeState::Pending, "the hello was the last process's");
+    bench.give(peers(&[(7, "w1"), (8, "w1")]));
+    assert_eq!((bench.state("w1"), bench.core.channel(&name("w1"))), (NodeState::Running, Some(8)));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 pub use file::File;
 pub use value::{
     Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, NodeScripts, OptionalAddress, OptionalPath,
-    ProgramName, Ready, Setting, Size, Span,
+    ProgramName, Ready, Secret, Setting, Size, Span,
 };
 
 use crate::api::ids::InstanceName;
@@ -299,21 +299,6 @@ impl Settings {
         found
     }
 
-    /// Settings of transports that this release does not have: `run` refuses them instead of ignoring them.
-    pub fn unavailable(&self) -> Vec<Problem> {
-        let transports = [(&self.listen, "listen"), (&self.controller, "controller")];
-        let set = transports.into_iter().filter(|(address, _)| ***address != Address::Off);
-        let problem = |(address, key): (&Set<Address>, &'static str)| Problem::Value {
-            key,
-            origin: address.origin.clone(),
-            problem: format!(
-                "is {}, and this release does not have this transport yet; set it to off and use the control socket or `websocket`",
-                address.show()
-            ),
-        };
-        set.map(problem).collect()
-    }
-
     /// Variables that look like settings and are none.
     pub fn strange_variables(surroundings: &Surroundings) -> Vec<String> {
         let known = |name: &str| name == CONFIG_VARIABLE || KEYS.iter().any(|key| key.variable == name);
@@ -444,10 +429,22 @@ settings! {
     websocket_client_ca: OptionalPath, "ZCA_WEBSOCKET_CLIENT_CA", "" => OptionalPath::default();
     /// In which of Zeek's event APIs the agent says what nobody asked for: Management, ClusterAgent, or both.
     notify_dialects: Dialects, "ZCA_NOTIFY_DIALECTS", "[\"Management\"]" => Dialects::default();
-    /// Where to accept Broker peers. Only `off` in this release.
-    listen: Address, "ZCA_LISTEN", "off" => Address::Off;
-    /// The controller to connect to. Only `off` in this release.
+    /// Where to accept Broker peers: nodes, and controllers that connect to their agents. With port 0 at a free port.
+    listen: Address, "ZCA_LISTEN", "127.0.0.1:2151" => Address::At { host: "127.0.0.1".to_owned(), port: 2151 };
+    /// The controller to connect to.
     controller: Address, "ZCA_CONTROLLER", "off" => Address::Off;
+    /// Speak Broker without TLS, as all of its peers must then (`Broker::disable_ssl`).
+    disable_ssl: bool, "ZCA_DISABLE_SSL", "false" => false;
+    /// The agent's certificate for Broker, PEM, its own first. Without certificates TLS encrypts and authenticates nobody.
+    broker_certificate: OptionalPath, "ZCA_BROKER_CERTIFICATE", "" => OptionalPath::default();
+    /// The certificate's private key, PEM.
+    broker_key: OptionalPath, "ZCA_BROKER_KEY", "" => OptionalPath::default();
+    /// What the private key is encrypted with. Has no flag: everybody could read it in `ps`.
+    broker_passphrase: Secret, "ZCA_BROKER_PASSPHRASE", "" => Secret::default();
+    /// Authorities whose certificates peers may have: one file, PEM.
+    broker_cafile: OptionalPath, "ZCA_BROKER_CAFILE", "" => OptionalPath::default();
+    /// The same as a directory, as `openssl rehash` makes it.
+    broker_capath: OptionalPath, "ZCA_BROKER_CAPATH", "" => OptionalPath::default();
 
     /// What runs as a node.
     node_program: ProgramName, "ZCA_NODE_PROGRAM", "zeek" => ProgramName("zeek".to_owned());

@@ -128,11 +128,12 @@ fn a_relative_program_path_is_made_absolute_and_a_name_is_not() {
 }
 
 #[test]
-fn transports_of_later_releases_are_refused() {
-    let settings = with_file("websocket = \"127.0.0.1:9001\"\nlisten = \"[::1]:2151\"").unwrap();
-    assert_eq!(settings.unavailable().len(), 1);
-    assert!(settings.unavailable()[0].to_string().contains("[::1]:2151"));
-    assert!(with_file("controller = \"off\"").unwrap().unavailable().is_empty());
+fn a_passphrase_is_never_shown() {
+    let settings = with_file("broker_passphrase = \"sesame\"\nbroker_key = \"/k.pem\"").unwrap();
+    assert_eq!(settings.broker_passphrase.0.as_deref(), Some("sesame"));
+    let shown: Vec<String> = settings.shown().iter().map(|one| format!("{} {}", one.value, one.json)).collect();
+    assert!(shown.iter().all(|text| !text.contains("sesame")) && !format!("{settings:?}").contains("sesame"));
+    assert_eq!(settings.broker_key.show(), "/k.pem");
 }
 
 #[test]

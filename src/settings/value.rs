@@ -346,6 +346,28 @@ impl Setting for Group {
     }
 }
 
+/// Something that is never shown; none unless set.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(pub Option<String>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+impl Setting for Secret {
+    const TYPE: &'static str = "a text that is never shown";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self(Some(text.to_owned()).filter(|text| !text.is_empty())))
+    }
+
+    fn show(&self) -> String {
+        self.0.as_ref().map_or_else(String::new, |_| "(set)".to_owned())
+    }
+}
+
 /// Where a network transport listens or connects to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {

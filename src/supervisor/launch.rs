@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixListener;
@@ -188,7 +189,8 @@ pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Resu
 /// Works out everything that the shim needs.
 fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, String> {
     let spec = &order.spec;
-    let env = environment(&context.options.environment, &spec.env);
+    let mut env = environment(&context.options.environment, &spec.env);
+    env.extend(context.options.agent_address.iter().flat_map(|address| whereabouts(*address)));
     let program = match &spec.program {
         Program::Path(program) => Some(find_program(program, env.get(OsStr::new("PATH")))?),
         Program::Simulated => None,
@@ -248,6 +250,12 @@ pub(super) fn environment(
     };
     let inherited = agent.iter().filter(|(name, _)| !is_ours(name)).cloned();
     inherited.chain(node.iter().map(|(name, value)| (name.into(), value.into()))).collect()
+}
+
+/// What tells a node where to dial its agent, as Zeek's `management/agent/config.zeek` reads it.
+fn whereabouts(agent: SocketAddr) -> [(OsString, OsString); 2] {
+    [("ZEEK_AGENT_ADDR", agent.ip().to_string()), ("ZEEK_AGENT_PORT", format!("{}/tcp", agent.port()))]
+        .map(|(name, value)| (name.into(), value.into()))
 }
 
 /// The file to execute, as an absolute path. The error names what was looked at.

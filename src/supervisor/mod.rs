@@ -38,6 +38,7 @@ mod task;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -59,6 +60,9 @@ pub struct Options {
     pub executable: PathBuf,
     /// What nodes inherit, before anything is taken away or laid over.
     pub environment: Vec<(OsString, OsString)>,
+    /// Where nodes reach this run of the agent over Broker. Not part of what a node is launched with: it may be another in
+    /// the next run.
+    pub agent_address: Option<SocketAddr>,
 }
 
 impl Options {
@@ -70,6 +74,7 @@ impl Options {
             state_dir,
             executable: "/proc/self/exe".into(),
             environment: std::env::vars_os().collect(),
+            agent_address: None,
         }
     }
 }

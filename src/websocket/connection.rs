@@ -299,7 +299,7 @@ impl<A: Agent> Client<A> {
     }
 
     fn reject(&self, error: String) {
-        self.publisher().reject(String::new(), error);
+        self.shared.hub.reject(&self.publisher(), String::new(), error);
     }
 
     /// What the client published. Gives back what it is to be told at once.

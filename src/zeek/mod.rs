@@ -41,8 +41,6 @@ pub struct Options {
     /// The one address at which nodes listen, for Broker and metrics. `None`: all.
     pub listen_address: Option<IpAddr>,
     pub scripts: NodeScripts,
-    /// Where the agent accepts nodes as Broker peers. `None`: nowhere.
-    pub agent: Option<(IpAddr, u16)>,
     /// The agent's own program, which nodes run to say that they are ready.
     pub program: String,
     pub state_dir: String,
@@ -129,6 +127,8 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
             list.extend([LOGS.to_owned(), NODE.to_owned()]);
             files.insert(format!("{NODE}.zeek"), shared.node.clone());
             env.insert("ZCA_PROGRAM".to_owned(), options.program.clone());
+            // The name under which it checks in; not each has one in the cluster.
+            env.insert("ZCA_NODE".to_owned(), node.name.clone());
         }
         NodeScripts::Management => {
             list.push(LOGS.to_owned());
@@ -140,12 +140,6 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
     }
     files.insert(format!("{LOGS}.zeek"), shared.logs.clone());
     env.insert("ZCA_LOG_QUEUE".to_owned(), format!("{}/spool/log-queue", options.state_dir));
-    // A node of no cluster has no name to say hello with, and from 8.1 on no Broker.
-    if let Some((address, port)) = options.agent.filter(|_| is_member) {
-        env.insert("ZEEK_AGENT_ADDR".to_owned(), address.to_string());
-        // Zeek takes no plain number for a port.
-        env.insert("ZEEK_AGENT_PORT".to_owned(), format!("{port}/tcp"));
-    }
     Recipe { args: list, env, files }
 }
 

@@ -24,7 +24,6 @@ fn options(version: Version) -> Options {
         path: None,
         listen_address: None,
         scripts: NodeScripts::Own,
-        agent: Some(([127, 0, 0, 1].into(), 2151)),
         program: "/usr/bin/zeek-cluster-agent".to_owned(),
         state_dir: "/var/lib/zeek-cluster-agent".to_owned(),
     }
@@ -74,19 +73,14 @@ fn every_setting_has_its_place() {
 }
 
 #[test]
-fn an_agent_without_broker_is_told_by_program_and_scripts_can_be_left_out() {
+fn scripts_can_be_left_out() {
     let config = cluster();
     let worker = config.nodes.iter().find(|node| node.name == "worker-1").unwrap();
-    let mut options = Options { agent: None, ..options(Version::new(8, 0)) };
-    let Recipe { args, env, files } = recipe(&options, &SharedFiles::of(&options, &config), worker, &[]);
-    assert_eq!(args.last().unwrap(), NODE);
-    assert!(!env.contains_key("ZEEK_AGENT_PORT") && env["ZCA_PROGRAM"] == options.program);
-    assert_eq!(files.len(), 3);
-    options.scripts = NodeScripts::None;
+    let options = Options { scripts: NodeScripts::None, ..options(Version::new(8, 0)) };
     let Recipe { args, env, files } = recipe(&options, &SharedFiles::of(&options, &config), worker, &[]);
     assert_eq!(args.last().unwrap(), "Site::name=two words");
     assert!(!env.keys().any(|name| name.starts_with("ZCA_")));
-    assert_eq!(files.len(), 1);
+    assert_eq!(files.into_keys().collect::<Vec<_>>(), [LAYOUT]);
 }
 
 #[test]

@@ -53,8 +53,12 @@ impl Host {
         let dir = tempfile::Builder::new().prefix("zca-it-").tempdir().unwrap();
         let mark = format!("SIM_TEST={}", dir.path().display());
         // Small floors: a CI machine may have little space.
-        let settings =
-            [("ZCA_SPACE_FLOOR_REQUESTS", "1MiB"), ("ZCA_SPACE_FLOOR_FACTS", "1MiB"), ("ZCA_BALLAST_SIZE", "0B")];
+        let settings = [
+            ("ZCA_SPACE_FLOOR_REQUESTS", "1MiB"),
+            ("ZCA_SPACE_FLOOR_FACTS", "1MiB"),
+            ("ZCA_BALLAST_SIZE", "0B"),
+            ("ZCA_LISTEN", "off"),
+        ];
         let settings = settings.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         Self { dir, mark, settings, args: vec!["--simulate-nodes".to_owned()], binary: BINARY.into() }
     }

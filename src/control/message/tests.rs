@@ -5,7 +5,7 @@ use crate::api::audit::{EventRow, Kind, RequestRow, RequestState, Row, Unreadabl
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port, ScriptOption};
 use crate::api::event::{Result as ApiResult, ResultData, Source};
 use crate::api::ids::ReqId;
-use crate::api::report::{JournalReport, NodeReport};
+use crate::api::report::{ControllerReport, JournalReport, NodeReport, PeerReport};
 use crate::api::status::{ManagementRole, NodeOutputs, NodeState, NodeStatus};
 use crate::api::time::Timestamp;
 
@@ -169,7 +169,7 @@ fn server_frames() -> Vec<ServerFrame> {
         ServerFrame::Refused { call: 7, reason: "busy".into() },
         ServerFrame::Status {
             call: 8,
-            report: StatusReport {
+            report: Box::new(StatusReport {
                 name: "agent-1".into(),
                 version: "0.1.0".into(),
                 pid: 99,
@@ -190,8 +190,23 @@ fn server_frames() -> Vec<ServerFrame> {
                 nodes: vec![node],
                 unfinished: 1,
                 refused: 2,
+                listen: Some("127.0.0.1:2151".into()),
+                controller: Some(ControllerReport {
+                    address: "192.0.2.1:2150".into(),
+                    state: "connecting".into(),
+                    problem: Some("refused".into()),
+                }),
+                peers: vec![PeerReport {
+                    direction: "accepted".into(),
+                    address: "127.0.0.1:40000".into(),
+                    tls: "none".into(),
+                    endpoint: "00112233-4455-6677-8899-aabbccddeeff".into(),
+                    subscribed: vec!["Management".into()],
+                    node: None,
+                    since_ms: 61_000,
+                }],
                 warnings: vec!["w".into()],
-            },
+            }),
         },
         ServerFrame::Page {
             call: 9,

@@ -76,6 +76,9 @@ impl Agent for Fake {
             nodes: Vec::new(),
             unfinished: 0,
             refused: 0,
+            listen: None,
+            controller: None,
+            peers: Vec::new(),
             warnings: Vec::new(),
         }
     }

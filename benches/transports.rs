@@ -1,0 +1,303 @@
+//! `cargo bench --bench transports`: what a request costs over WebSocket, beside the control socket.
+//!
+//! The same welcome requests to the same agent, the real binary, in the same rounds. Each client is a thread with a
+//! blocking connection, and clients and agent share this machine's CPUs. Over WebSocket a response goes to every
+//! subscriber of the agent's topic, as the protocol has it: with 64 clients, each of them reads 64 times what it asked
+//! for. The control socket answers its requester alone. What came in all is printed, too.
+
+#[path = "journal/agent.rs"]
+#[allow(dead_code, reason = "shared with the journal's benchmark, which needs more of it")]
+mod agent;
+#[path = "journal/figures.rs"]
+#[allow(dead_code, reason = "shared with the journal's benchmark, which needs more of it")]
+mod figures;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
+use zeek_cluster_agent::api::event::{Dialect, Request, Response};
+use zeek_cluster_agent::api::ids::ReqId;
+use zeek_cluster_agent::broker::json::{self, Limits};
+use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
+use zeek_cluster_agent::dialect::event::unpack;
+use zeek_cluster_agent::dialect::{self, Decoded};
+use zeek_cluster_agent::websocket::PATH;
+
+use crate::agent::Agent;
+use crate::figures::{Sample, median, print_machine};
+
+const DIALECT: Dialect = Dialect::Management;
+/// Rounds of everything; results are medians.
+const ROUNDS: usize = 5;
+/// How long each measurement of a round takes.
+const SLICE: Duration = Duration::from_millis(800);
+/// Clients, and what each has in flight. The last is one transport's own cost without its subscribers'.
+const SHAPES: [(usize, usize); 3] = [(1, 1), (64, 1), (1, 64)];
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    // Without this flag it is a test runner that calls, and measuring is not testing.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("transports benchmark: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let begun = Instant::now();
+    let scratch = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .context("cannot make a scratch directory")?;
+    print_machine(scratch.path())?;
+    let dir = scratch.path();
+    let mut command = agent::command(dir, agent::BINARY);
+    command.env("ZCA_WEBSOCKET", "127.0.0.1:0");
+    let agent = Agent::start_with(dir, command)?;
+    let bench = Bench { agent: &agent, address: websocket_address(dir)?, reqids: AtomicU64::new(0) };
+
+    let transports = [Transport::Control, Transport::WebSocket];
+    let mut samples: Vec<Vec<(Sample, f64)>> = vec![Vec::new(); SHAPES.len() * transports.len()];
+    for _ in 0..ROUNDS {
+        let mut slots = samples.iter_mut();
+        for (clients, window) in SHAPES {
+            for transport in transports {
+                let slot = slots.next().context("no place for a sample")?;
+                slot.push(bench.measure(transport, clients, window)?);
+            }
+        }
+    }
+    println!(
+        "\nwelcome requests, each journaled before its response (median of {ROUNDS} interleaved rounds of {SLICE:?})"
+    );
+    println!(
+        "{:>7}  {:>14}  {:<14} {:>10} {:>9} {:>9} {:>14}",
+        "clients", "in flight each", "", "requests/s", "p50 ms", "p99 ms", "messages/s in"
+    );
+    let mut rows = samples.iter();
+    for (clients, window) in SHAPES {
+        for transport in transports {
+            let all = rows.next().context("a sample is missing")?;
+            let pick = |part: fn(&(Sample, f64)) -> f64| median(all.iter().map(part).collect());
+            println!(
+                "{clients:>7}  {window:>14}  {:<14} {:>10.0} {:>9.3} {:>9.3} {:>14.0}",
+                transport.name(),
+                pick(|(sample, _)| sample.per_second),
+                pick(|(sample, _)| sample.p50_ms),
+                pick(|(sample, _)| sample.p99_ms),
+                pick(|(_, messages)| *messages),
+            );
+        }
+    }
+    agent.end()?;
+    println!("\ntook {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Where the agent says that it listens.
+fn websocket_address(dir: &Path) -> Result<SocketAddr> {
+    let log = dir.join("agent.log");
+    let begun = Instant::now();
+    loop {
+        let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
+        let place = text.lines().find_map(|line| line.split_once("are served at ws://")?.1.split('/').next());
+        if let Some(place) = place {
+            return place.parse().with_context(|| format!("{place:?} is no address"));
+        }
+        ensure!(begun.elapsed() < PATIENCE, "the agent does not say where it listens; its log:\n{text}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Transport {
+    Control,
+    WebSocket,
+}
+
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control socket",
+            Self::WebSocket => "WebSocket",
+        }
+    }
+}
+
+struct Bench<'a> {
+    agent: &'a Agent,
+    address: SocketAddr,
+    reqids: AtomicU64,
+}
+
+impl Bench<'_> {
+    /// Requests of that many clients at once, and how many messages reached them in a second.
+    fn measure(&self, transport: Transport, clients: usize, window: usize) -> Result<(Sample, f64)> {
+        let mut callers = Vec::new();
+        for _ in 0..clients {
+            let mut caller: Box<dyn Caller> = match transport {
+                Transport::Control => {
+                    Box::new(OverControl { client: self.agent.client()?, flying: VecDeque::new(), received: 0 })
+                }
+                Transport::WebSocket => Box::new(OverWebSocket::connect(self.address)?),
+            };
+            // The connection is up on both sides before anything is measured.
+            caller.send(self.reqid())?;
+            caller.receive()?;
+            callers.push(caller);
+        }
+        let before: usize = callers.iter().map(|caller| caller.received()).sum();
+        let begun = Instant::now();
+        let took = thread::scope(|scope| {
+            let threads: Vec<_> =
+                callers.iter_mut().map(|caller| scope.spawn(|| self.flood(caller.as_mut(), window))).collect();
+            let mut took = Vec::new();
+            for thread in threads {
+                took.extend(thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??);
+            }
+            anyhow::Ok(took)
+        })?;
+        let elapsed = begun.elapsed();
+        let received = callers.iter().map(|caller| caller.received()).sum::<usize>() - before;
+        Ok((Sample::of(took, elapsed), received as f64 / elapsed.as_secs_f64()))
+    }
+
+    /// Keeps `window` requests in flight for a while, then waits for the last.
+    fn flood(&self, caller: &mut dyn Caller, window: usize) -> Result<Vec<Duration>> {
+        let begun = Instant::now();
+        let mut flying = VecDeque::new();
+        let mut took = Vec::new();
+        loop {
+            while flying.len() < window && begun.elapsed() < SLICE {
+                flying.push_back(Instant::now());
+                caller.send(self.reqid())?;
+            }
+            let Some(sent) = flying.pop_front() else { return Ok(took) };
+            caller.receive()?;
+            took.push(sent.elapsed());
+        }
+    }
+
+    /// Never used before.
+    fn reqid(&self) -> String {
+        format!("bench-{}", self.reqids.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// One client's connection, with several requests in flight.
+trait Caller: Send {
+    fn send(&mut self, reqid: String) -> Result<()>;
+    /// Waits for the response to the oldest request in flight, which has to be a success.
+    fn receive(&mut self) -> Result<()>;
+    /// All messages that came so far, also those that others had asked for.
+    fn received(&self) -> usize;
+}
+
+struct OverControl {
+    client: Client,
+    flying: VecDeque<u64>,
+    received: usize,
+}
+
+impl Caller for OverControl {
+    fn send(&mut self, reqid: String) -> Result<()> {
+        self.flying.push_back(self.client.submit(&reqid, Request::AgentWelcome {}, DIALECT, None)?);
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        let call = self.flying.pop_front().context("nothing is in flight")?;
+        match self.client.answer(call, within_ms(30_000))? {
+            Answer::Response(response) => succeeded(&response)?,
+            Answer::Refused(reason) => bail!("a welcome request was refused: {reason}"),
+        }
+        self.received += 1;
+        Ok(())
+    }
+
+    fn received(&self) -> usize {
+        self.received
+    }
+}
+
+struct OverWebSocket {
+    socket: WebSocket<TcpStream>,
+    topic: String,
+    flying: VecDeque<String>,
+    received: usize,
+}
+
+impl OverWebSocket {
+    fn connect(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let (socket, _) = client(format!("ws://{address}{PATH}"), stream)
+            .map_err(|error| anyhow::anyhow!("no WebSocket connection: {error}"))?;
+        let topic = dialect::agent_topic(DIALECT, "bench").context("the dialect has no topic")?;
+        let mut caller = Self { socket, topic, flying: VecDeque::new(), received: 0 };
+        caller.socket.send(Message::text(json::write_subscriptions(&[&caller.topic])))?;
+        Ok(caller)
+    }
+}
+
+impl Caller for OverWebSocket {
+    fn send(&mut self, reqid: String) -> Result<()> {
+        let event = dialect::request(DIALECT, &ReqId::new(&reqid)?, &Request::AgentWelcome {})?;
+        self.socket.send(Message::text(json::write_data_message(&self.topic, &event.into_data())?))?;
+        self.flying.push_back(format!("\"{reqid}\""));
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        let wanted = self.flying.pop_front().context("nothing is in flight")?;
+        loop {
+            let text = match self.socket.read()? {
+                Message::Text(text) => text,
+                Message::Ping(_) | Message::Pong(_) => continue,
+                other => bail!("the agent sent {other:?}"),
+            };
+            self.received += 1;
+            // What others asked is not looked at any closer.
+            if text.as_str().contains(&wanted) {
+                return succeeded(&response(text.as_str())?);
+            }
+        }
+    }
+
+    fn received(&self) -> usize {
+        self.received
+    }
+}
+
+fn response(text: &str) -> Result<Response> {
+    let json::Message::Data { data, .. } = json::read_message(text.as_bytes(), &Limits::default())? else {
+        bail!("the agent sent {text}");
+    };
+    let event = unpack(data).events.into_iter().next().context("no event")?;
+    let event = event.map_err(|error| anyhow::anyhow!("an event cannot be read: {error:?}"))?;
+    match dialect::decode(&event) {
+        Ok(Decoded::Response { response, .. }) => Ok(response),
+        other => bail!("no response: {other:?}"),
+    }
+}
+
+fn succeeded(response: &Response) -> Result<()> {
+    ensure!(response.success(), "a welcome request failed: {response:?}");
+    Ok(())
+}

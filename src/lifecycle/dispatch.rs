@@ -1,0 +1,190 @@
+//! Requests that ask nodes something (`get_id_value`), over the nodes' own peerings.
+//!
+//! Nothing durable changes by it: a dispatch stays accepted until it has its outcome, and a restart asks again. Which nodes
+//! are asked, over which connection, and what they answered is only of this run. It is level-triggered like everything
+//! else: a node that has no peering yet is asked once it has one, and asked again over the next if it is lost.
+//!
+//! A node is believed by its name, while its process runs: what proves more is for TLS and the host's users.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::event::{Request, Response, Result, ResultData};
+use crate::api::ids::{NodeName, Seq};
+use crate::api::status::NodeState;
+use crate::api::time::Now;
+use crate::journal::entry::{Life, Outcome, Received};
+
+use super::decision::{Decision, Note};
+use super::effect::Effect;
+use super::input::Peers;
+use super::wake::Wake;
+use super::{Lifecycle, answer};
+
+/// Bytes of values in one answer; with 4096 Results around it a stored response stays near 1 MiB.
+const VALUES_BYTES: usize = 640 << 10;
+
+/// How far the question to a node has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Questioned {
+    NotYet,
+    Asked {
+        connection: u64,
+    },
+    /// The value, or why there is none.
+    Answered(std::result::Result<Option<String>, String>),
+}
+
+impl Lifecycle {
+    /// Over which connection a node can be asked: the first of those over which its process said hello.
+    pub fn channel(&self, node: &NodeName) -> Option<u64> {
+        self.seen.nodes.get(node)?.hellos.first().copied()
+    }
+
+    /// A hello is believed while its node runs, and forgotten with its connection.
+    pub(super) fn observe_hellos(&mut self, before: &Peers) {
+        let now = self.seen.peers.nodes.clone();
+        for node in self.seen.nodes.values_mut() {
+            node.hellos.retain(|connection| now.contains_key(connection));
+        }
+        let new = now.iter().filter(|(connection, node)| before.nodes.get(connection) != Some(node));
+        for (connection, name) in new {
+            let runs = self.durable.nodes.get(name).is_some_and(|record| record.life != Life::Down);
+            if runs {
+                let node = self.seen.node(name);
+                node.hellos.push(*connection);
+                // It is ready, as soon as its start is known.
+                node.checked_in = true;
+            }
+        }
+    }
+
+    pub(super) fn observe_answer(
+        &mut self,
+        of: Seq,
+        connection: u64,
+        said: &std::result::Result<Option<String>, String>,
+    ) {
+        let Some(nodes) = self.seen.dispatches.get_mut(&of) else { return };
+        let said = match said {
+            Ok(Some(value)) if value.len() > VALUES_BYTES => Err(no_room(value.len())),
+            Ok(_) | Err(_) => said.clone(),
+        };
+        // Who was not asked, or is asked over another connection by now, has nothing to say.
+        for questioned in nodes.values_mut().filter(|node| **node == Questioned::Asked { connection }) {
+            *questioned = Questioned::Answered(said.clone());
+        }
+    }
+
+    /// The answer to a dispatch for which no node has to be asked.
+    pub(super) fn dispatch_at_once(&self, received: &Received) -> Option<Response> {
+        let Request::NodeDispatch { action, nodes } = &received.request else { return None };
+        let questioned = self.questions(action, nodes);
+        let at_once = questioned.values().all(|node| matches!(node, Questioned::Answered(_)));
+        at_once.then(|| self.dispatch_response(received, &questioned))
+    }
+
+    pub(super) fn plan_dispatch(&self, received: &Received, action: &[String], nodes: &BTreeSet<String>) -> Decision {
+        match self.dispatch_at_once(received) {
+            Some(response) => self.complete(received, Outcome::Completed, response),
+            None => {
+                Decision::default().note(Note::Dispatching { of: received.seq, nodes: self.questions(action, nodes) })
+            }
+        }
+    }
+
+    /// Whom to ask. In Zeek's words why the others are not.
+    fn questions(&self, action: &[String], nodes: &BTreeSet<String>) -> BTreeMap<NodeName, Questioned> {
+        let wrong = match action {
+            [] => Some("no dispatch arguments provided".to_owned()),
+            [what, ..] if what != "get_id_value" => Some(format!("dispatch {what} unknown")),
+            [_, _] => None,
+            [_, ..] => Some("get_id_value expects name of global identifier".to_owned()),
+        };
+        let question = |name: NodeName| {
+            let questioned = match &wrong {
+                Some(wrong) => Questioned::Answered(Err(wrong.clone())),
+                None if self.node_state(&name) == NodeState::Running => Questioned::NotYet,
+                None => Questioned::Answered(Err(format!("cluster node {name} not in running state"))),
+            };
+            (name, questioned)
+        };
+        self.selected(nodes).into_iter().map(question).collect()
+    }
+
+    /// Asks the nodes that can be asked and have not been.
+    pub(super) fn question(&self) -> Option<Decision> {
+        for (of, nodes) in &self.seen.dispatches {
+            let Some(Request::NodeDispatch { action, .. }) =
+                self.durable.unfinished.get(of).map(|one| &one.received.request)
+            else {
+                continue;
+            };
+            for (node, questioned) in nodes {
+                if let Questioned::Answered(_) = questioned {
+                    continue;
+                }
+                if self.node_state(node) != NodeState::Running {
+                    let error = format!("cluster node {node} not in running state any more");
+                    return Some(Decision::default().note(Note::Unasked { of: *of, node: node.clone(), error }));
+                }
+                let Some(connection) = self.channel(node) else { continue };
+                if *questioned != (Questioned::Asked { connection }) {
+                    let (of, node, action) = (*of, node.clone(), action.clone());
+                    let ask = Effect::Dispatch { of, node: node.clone(), connection, action };
+                    return Some(Decision::default().effect(ask).note(Note::Asked { of, node, connection }));
+                }
+            }
+        }
+        None
+    }
+
+    /// Answers a dispatch when all nodes have answered, or its deadline has come.
+    pub(super) fn finish_dispatch(&self, now: Now, wake: &Wake) -> Option<Decision> {
+        for (of, nodes) in &self.seen.dispatches {
+            let Some(one) = self.durable.unfinished.get(of) else { continue };
+            let done = nodes.values().all(|node| matches!(node, Questioned::Answered(_)));
+            let deadline = self.seen.waiting.get(of).and_then(|waiting| waiting.deadline).unwrap_or(now.boot);
+            if done || wake.due(deadline) {
+                let response = self.dispatch_response(&one.received, nodes);
+                return Some(self.complete(&one.received, Outcome::Completed, response));
+            }
+        }
+        None
+    }
+
+    fn dispatch_response(&self, received: &Received, nodes: &BTreeMap<NodeName, Questioned>) -> Response {
+        let mut left = VALUES_BYTES;
+        let results = nodes.iter().map(|(node, questioned)| match questioned {
+            Questioned::Answered(Ok(value)) => {
+                let size = value.as_ref().map_or(0, String::len);
+                match left.checked_sub(size) {
+                    Some(rest) => {
+                        left = rest;
+                        let mut one = self.of_node(received, node, None);
+                        one.data = value.clone().map(ResultData::Text);
+                        one
+                    }
+                    None => self.of_node(received, node, Some(no_room(size))),
+                }
+            }
+            Questioned::Answered(Err(error)) => self.of_node(received, node, Some(error.clone())),
+            Questioned::Asked { .. } => {
+                self.of_node(received, node, Some(format!("request timed out: {node} did not answer")))
+            }
+            Questioned::NotYet => {
+                let error = format!("request timed out: {node} runs, but has no peering with this agent");
+                self.of_node(received, node, Some(error))
+            }
+        });
+        let results = results.collect();
+        answer::response(&received.reqid, &received.request, results)
+    }
+
+    fn of_node(&self, received: &Received, node: &NodeName, error: Option<String>) -> Result {
+        answer::of_node(&self.options.instance, &received.reqid, node, error)
+    }
+}
+
+fn no_room(size: usize) -> String {
+    format!("the value has {size} bytes, for which a stored response has no room")
+}
