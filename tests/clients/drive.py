@@ -3,7 +3,7 @@
 Prints each response as it came, one a line, in the order of the requests. The same reqids are used each time, so that
 a second run has to print the same.
 
-Usage: drive.py ws://HOST:PORT AGENT
+Usage: drive.py ws://HOST:PORT AGENT, or wss:// with SSL_CERT_FILE naming the authorities
 """
 
 import json

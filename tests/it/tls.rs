@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 
 use zeek_cluster_agent::api::audit::{Kind, Row};
 
@@ -135,6 +136,38 @@ fn clients_that_stall_in_the_handshake_delay_nobody() {
     let said = welcome(&host, &format!("wss://{address}"), &["--ca", &ca]);
     println!("answered beside {} stalled handshakes after {:?}", stalled.len(), begun.elapsed());
     assert_eq!(said.code, 0, "{said:?}");
+}
+
+/// Programs of others, from the Python package index, at the versions in tests/clients/requirements.txt.
+#[test]
+fn clients_of_others_come_over_tls() {
+    let Some(python) = std::env::var_os("ZCA_TEST_PYTHON") else {
+        println!("not run: ZCA_TEST_PYTHON names no Python with tests/clients/requirements.txt; scripts/test sets it");
+        return;
+    };
+    let run = |program: &str, args: &[&str], ca: &str| {
+        let program = format!("{}/tests/clients/{program}", env!("CARGO_MANIFEST_DIR"));
+        // What Python's ssl module, and with it zeekpy, takes for the authorities of this host.
+        let command = Command::new(&python).arg(program).args(args).env("SSL_CERT_FILE", ca).output().unwrap();
+        assert!(command.status.success(), "{}", String::from_utf8_lossy(&command.stderr));
+        String::from_utf8(command.stdout).unwrap()
+    };
+    let (host_without, ca, _, _) = host(false);
+    let _agent = host_without.start();
+    let url = format!("wss://{}", address(&host_without, "wss"));
+    let first = run("drive.py", &[&url, AGENT], &ca);
+    assert_eq!(first.lines().count(), 9, "{first}");
+    assert_eq!(run("drive.py", &[&url, AGENT], &ca), first);
+
+    let (host, ca, client, _) = host(true);
+    let _agent = host.start();
+    let url = format!("wss://{}", address(&host, "wss"));
+    let own = [&url, AGENT, &ca, path(&client.certificate), path(&client.key)];
+    let answer = run("certificate.py", &own, &ca);
+    assert!(answer.contains("agent_welcome_response"), "{answer}");
+    assert_eq!(run("certificate.py", &own, &ca), answer);
+    assert!(host.requests("by certificate")[0].source.peer.contains("subject=CN=controller"));
+    assert!(run("certificate.py", &own[..3], &ca).starts_with("no connection: "));
 }
 
 #[test]
