@@ -19,6 +19,7 @@ mod peers;
 mod power_loss;
 mod requests;
 mod support;
+mod tail;
 mod tls;
 mod websocket;
 mod zeek;
