@@ -17,7 +17,9 @@ use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, No
 use zeek_cluster_agent::api::time::{BootTime, Now, Timestamp};
 use zeek_cluster_agent::journal::entry::{Digest, Entry, Numbered, Recovered, Want, digest};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
-use zeek_cluster_agent::lifecycle::{Durable, Effect, Input, Lifecycle, Options, Peers, Profile, RestartOptions};
+use zeek_cluster_agent::lifecycle::{
+    DeployStrategy, Durable, Effect, Input, Lifecycle, Options, Peers, Profile, RestartOptions,
+};
 
 /// One thing that happens. Numbers choose among what is there, so that every sequence makes sense and shrinks well.
 #[derive(Debug, Clone)]
@@ -176,6 +178,7 @@ fn options() -> Options {
         program: Program::Simulated,
         args: Vec::new(),
         profile: Profile::Plain,
+        deploy_strategy: DeployStrategy::Replace,
         readiness: Readiness::Checkin,
         ready_timeout_ms: 60_000,
         stop_timeout_ms: 10_000,

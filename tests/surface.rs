@@ -137,6 +137,14 @@ impl server::Agent for Fake {
         Ok(VerifyReport { entries: 3, first: 1, last: 3, problems: vec!["entry 2: checksum".into()] })
     }
 
+    async fn plan(
+        &self,
+        config: zeek_cluster_agent::api::configuration::Configuration,
+        _force: bool,
+    ) -> Result<zeek_cluster_agent::api::plan::Plan, String> {
+        Ok(zeek_cluster_agent::api::plan::Plan { proposed: config.id, ..Default::default() })
+    }
+
     async fn logs(&self, node: NodeName, query: LogQuery) -> Result<LogChunk, String> {
         logs::read(&self.dir.join(node.as_str()), &query).map_err(|error| error.to_string())
     }

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::audit::{Filter, Page};
+use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Incoming, Request, Route, Source};
 use crate::api::ids::{NodeName, Seq};
+use crate::api::plan::Plan;
 use crate::api::report::{JournalReport, PeerReport, StatusReport, VerifyReport, chain};
 use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
@@ -175,6 +177,11 @@ impl server::Agent for Door {
             Ok(report) => report.map_err(|error| chain(&error)),
             Err(error) => Err(format!("verifying the journal failed: {error}")),
         }
+    }
+
+    async fn plan(&self, config: Configuration, force: bool) -> Result<Plan, String> {
+        let plan = self.ask(move |core, _, _| core.preview(&config.canonical(), force)).await;
+        plan.ok_or_else(|| "the agent is stopping".to_owned())
     }
 
     async fn logs(&self, node: NodeName, query: LogQuery) -> Result<LogChunk, String> {

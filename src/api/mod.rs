@@ -8,6 +8,7 @@ pub mod configuration;
 pub mod event;
 pub mod ids;
 pub mod launch;
+pub mod plan;
 pub mod report;
 pub mod status;
 pub mod supervision;

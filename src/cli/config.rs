@@ -7,11 +7,17 @@ use serde_json::json;
 
 use super::flags::{Config, ConfigFormat};
 use super::outcome::{Exit, Failure, Outcome};
-use super::{Context, output, print_json};
+use super::output::{Cell, Column, Screen, Table};
+use super::{Context, connect, output, print_json};
 use crate::api::configuration::Configuration;
 use crate::api::ids::InstanceName;
+use crate::api::plan::{Action, Plan};
 use crate::api::validate;
 use crate::cluster_file::{self, Foreign, Format, Reading, SIZE_LIMIT};
+use crate::control::client::within_ms;
+
+/// How long the agent may take to say what it would do.
+const SOON_MS: u64 = 30_000;
 
 /// A cluster file's bytes, not yet understood.
 pub struct Text {
@@ -72,6 +78,7 @@ impl Text {
 pub fn run(context: &Context, command: &Config) -> Outcome {
     let ours = context.settings()?.name.value;
     match command {
+        Config::Diff { file, force } => diff(context, file, *force),
         Config::Check { file } => check(context, file, &ours),
         Config::Convert { file, to } => convert(file, *to, &ours),
     }
@@ -115,6 +122,54 @@ fn check(context: &Context, file: &Path, ours: &InstanceName) -> Outcome {
         writeln!(out, "{}: valid, {instances} instances, {nodes} nodes, id {}", text.name, output::plain(&config.id))?;
     }
     Ok(exit)
+}
+
+/// A file without instances means the connected agent's nodes, as it does when it is sent.
+fn diff(context: &Context, file: &Path, force: bool) -> Outcome {
+    let text = Text::read(file)?;
+    let mut client = connect::connect(context)?;
+    let ours = InstanceName::new(client.welcome().agent.clone())
+        .map_err(|error| Failure::because(Exit::Failed, "the agent's name cannot be used", &error))?;
+    let configuration = text.configuration(&ours)?;
+    let plan = client.plan(configuration, force, within_ms(SOON_MS)).map_err(connect::failed)?;
+    let exit = if plan.problems.is_empty() { Exit::Done } else { Exit::Configuration };
+    let screen = context.screen();
+    if screen.json {
+        print_json(&plan)?;
+        return Ok(exit);
+    }
+    for warning in &plan.warnings {
+        eprintln!("warning: {}", output::plain(warning));
+    }
+    for problem in &plan.problems {
+        eprintln!("error: {}", output::plain(problem));
+    }
+    if exit == Exit::Done {
+        print_plan(&mut std::io::stdout().lock(), &screen, &plan)?;
+    }
+    Ok(exit)
+}
+
+const PLAN: [Column; 3] = [Column::text("NODE"), Column::text("ACTION"), Column::long("WHY", 20)];
+
+fn print_plan(out: &mut impl Write, screen: &Screen, plan: &Plan) -> std::io::Result<()> {
+    let mut table = Table::new(&PLAN, screen);
+    for node in &plan.nodes {
+        let action = match node.action {
+            Action::Keep => Cell::new("keep"),
+            Action::Start => Cell::colored("start", "32"),
+            Action::Replace => Cell::colored("replace", "33"),
+            Action::Stop => Cell::colored("stop", "31"),
+        };
+        table.row(out, vec![Cell::new(&node.node), action, Cell::new(node.why.join(", "))])?;
+    }
+    table.finish(out)?;
+    let proposed = output::plain(&plan.proposed);
+    match &plan.running {
+        _ if plan.is_running => writeln!(out, "{proposed} runs already"),
+        Some(running) => writeln!(out, "{proposed} would take the place of {}", output::plain(running)),
+        None => writeln!(out, "{proposed} would be the first configuration"),
+    }
 }
 
 fn convert(file: &Path, to: ConfigFormat, ours: &InstanceName) -> Outcome {

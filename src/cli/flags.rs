@@ -394,6 +394,14 @@ pub enum Config {
         /// Cluster file (INI or JSON) or zeekctl's node.cfg; - is standard input
         file: PathBuf,
     },
+    /// Show what deploying a cluster file would do to this host's nodes; 78 if it is not valid
+    Diff {
+        /// Cluster file (INI or JSON) or zeekctl's node.cfg; - is standard input
+        file: PathBuf,
+        /// As deploy --force would
+        #[arg(long)]
+        force: bool,
+    },
     /// Print a cluster file in another format, with ports and instances filled in
     Convert {
         /// Cluster file (INI or JSON) or zeekctl's node.cfg; - is standard input
@@ -449,6 +457,7 @@ mod tests {
             "journal verify",
             "config check f",
             "config convert f --to ini",
+            "config diff f --force",
             "completions bash",
             "man",
             "demo",

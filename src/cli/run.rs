@@ -13,8 +13,8 @@ use crate::api::ids::ReqId;
 use crate::api::report::chain;
 use crate::control::server;
 use crate::journal::identity;
-use crate::lifecycle::Profile;
-use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings};
+use crate::lifecycle::{DeployStrategy, Profile};
+use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy};
 use crate::telemetry::systemd::Notifier;
 use crate::telemetry::{self, Format};
 use crate::websocket::server as websocket_server;
@@ -217,6 +217,10 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
             program: settings.program(),
             args: settings.node_args.value.clone(),
             profile: Profile::Plain,
+            deploy_strategy: match *settings.deploy_strategy {
+                Strategy::Replace => DeployStrategy::Replace,
+                Strategy::Changed => DeployStrategy::Changed,
+            },
             readiness: settings.readiness(),
             ready_timeout_ms: settings.ready_timeout.ms,
             stop_timeout_ms: settings.stop_timeout.ms,

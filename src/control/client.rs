@@ -18,8 +18,10 @@ use super::message::{
     SERVER_FRAME_LIMIT, ServerFrame, Welcome,
 };
 use crate::api::audit::{Filter, Page};
+use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Request, Response};
 use crate::api::ids::Seq;
+use crate::api::plan::Plan;
 use crate::api::report::{StatusReport, VerifyReport};
 
 /// For connecting, for the agent's welcome, and for it to take a frame.
@@ -154,6 +156,14 @@ impl Client {
         let call = self.call(|call| ClientFrame::Status { call })?;
         match self.wait(call, deadline)? {
             ServerFrame::Status { report, .. } => Ok(*report),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    pub fn plan(&mut self, config: Configuration, force: bool, deadline: Deadline) -> Result<Plan, Error> {
+        let call = self.call(|call| ClientFrame::Plan { call, config, force })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Plan { plan, .. } => Ok(plan),
             other => Err(unexpected(other)),
         }
     }
@@ -299,6 +309,7 @@ fn unexpected(frame: ServerFrame) -> Error {
         | ServerFrame::Status { .. }
         | ServerFrame::Page { .. }
         | ServerFrame::Verified { .. }
+        | ServerFrame::Plan { .. }
         | ServerFrame::Logs { .. }
         | ServerFrame::Done { .. }
         | ServerFrame::Published { .. } => Error::Mismatch,

@@ -8,8 +8,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use crate::api::audit::{Filter, Page};
+use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Notification, Request, Response};
 use crate::api::ids::{ReqId, Seq};
+use crate::api::plan::Plan;
 use crate::api::report::{StatusReport, VerifyReport};
 
 /// The version of this protocol; a `Hello` with another one is answered with an error.
@@ -62,6 +64,12 @@ pub enum ClientFrame {
     JournalVerify {
         call: u64,
     },
+    /// What deploying this configuration would do; nothing is journaled.
+    Plan {
+        call: u64,
+        config: Configuration,
+        force: bool,
+    },
     Logs {
         call: u64,
         node: String,
@@ -81,11 +89,11 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as they are written.
-const CLIENT_KINDS: [&str; 8] =
-    ["hello", "request", "status", "journal_page", "journal_verify", "logs", "subscribe", "notify_ready"];
+const CLIENT_KINDS: [&str; 9] =
+    ["hello", "request", "status", "journal_page", "journal_verify", "plan", "logs", "subscribe", "notify_ready"];
 /// The kinds of [`ServerFrame`], as they are written.
-const SERVER_KINDS: [&str; 10] =
-    ["welcome", "response", "refused", "status", "page", "verified", "logs", "done", "published", "error"];
+const SERVER_KINDS: [&str; 11] =
+    ["welcome", "response", "refused", "status", "page", "verified", "plan", "logs", "done", "published", "error"];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -111,6 +119,10 @@ pub enum ServerFrame {
     Verified {
         call: u64,
         report: VerifyReport,
+    },
+    Plan {
+        call: u64,
+        plan: Plan,
     },
     Logs {
         call: u64,
@@ -141,6 +153,7 @@ impl ServerFrame {
             | Self::Status { call, .. }
             | Self::Page { call, .. }
             | Self::Verified { call, .. }
+            | Self::Plan { call, .. }
             | Self::Logs { call, .. }
             | Self::Done { call } => Some(*call),
             Self::Error { call, .. } => *call,

@@ -33,8 +33,10 @@ use super::message::{
     REQUEST_LIMIT, SERVER_FRAME_LIMIT, ServerFrame, TOPIC_LIMIT, TOPICS_LIMIT, Welcome,
 };
 use crate::api::audit::{Filter, Page};
+use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
 use crate::api::ids::{NodeName, Seq};
+use crate::api::plan::Plan;
 use crate::api::report::{StatusReport, VerifyReport};
 
 /// More than the people and tools of one host open; each costs two tasks.
@@ -125,6 +127,8 @@ pub trait Agent: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = StatusReport> + Send;
     fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
     fn verify(&self) -> impl Future<Output = Result<VerifyReport, String>> + Send;
+    /// What deploying this configuration would do.
+    fn plan(&self, config: Configuration, force: bool) -> impl Future<Output = Result<Plan, String>> + Send;
     /// [`super::logs::read`] does the reading.
     fn logs(&self, node: NodeName, query: LogQuery) -> impl Future<Output = Result<LogChunk, String>> + Send;
 }
@@ -571,6 +575,7 @@ impl<A: Agent> Peer<A> {
                 | ClientFrame::Status { .. }
                 | ClientFrame::JournalPage { .. }
                 | ClientFrame::JournalVerify { .. }
+                | ClientFrame::Plan { .. }
                 | ClientFrame::Logs { .. }
                 | ClientFrame::Subscribe { .. }
                 | ClientFrame::NotifyReady { .. },
@@ -610,6 +615,13 @@ impl<A: Agent> Peer<A> {
             ClientFrame::JournalVerify { call } => {
                 let answer = match self.agent.verify().await {
                     Ok(report) => ServerFrame::Verified { call, report },
+                    Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+                };
+                self.reply(answer).await;
+            }
+            ClientFrame::Plan { call, config, force } => {
+                let answer = match self.agent.plan(config, force).await {
+                    Ok(plan) => ServerFrame::Plan { call, plan },
                     Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                 };
                 self.reply(answer).await;

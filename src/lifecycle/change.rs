@@ -18,6 +18,7 @@ use crate::zeek;
 
 use super::decision::{Decision, Note};
 use super::effect::Effect;
+use super::plan::Planned;
 use super::{Lifecycle, Profile, answer};
 
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
@@ -75,22 +76,9 @@ impl Lifecycle {
                 return self.complete(received, Outcome::Rejected, self.rejection(received, &problems));
             }
         };
-        let shared = self.shared_files(&config);
-        let mut changes = Vec::new();
-        let mut targets = Targets::new();
-        for node in config.nodes.iter().filter(|node| node.instance == self.options.instance.as_str()) {
-            // A checked configuration has only good names.
-            let Ok(name) = NodeName::new(node.name.as_str()) else { continue };
-            // A name that is new, or was gone, counts on from those that are gone: none is ever used twice.
-            let unused = self.durable.agent.newest_gone.next();
-            let least = self.durable.nodes.get(&name).map_or(unused, |record| record.incarnation.next());
-            changes
-                .push((name.clone(), WantChange::Up { spec: Packed(self.launch_spec(shared.as_ref(), node)), least }));
-            targets.push((name, least));
-        }
-        let kept: BTreeSet<&NodeName> = targets.iter().map(|(name, _)| name).collect();
-        let gone = self.durable.nodes.keys().filter(|name| !kept.contains(name));
-        changes.extend(gone.map(|name| (name.clone(), WantChange::Gone)));
+        let planned = self.plan_nodes(&config, force);
+        let targets: Targets = planned.iter().filter_map(|one| Some((one.name.clone(), one.least()?))).collect();
+        let changes = planned.into_iter().filter_map(Planned::change).collect();
         let decision = self
             .supersede(received, None)
             .and(self.desire(received, ConfigChange::Set(Packed(config)), changes))
@@ -340,7 +328,7 @@ impl Lifecycle {
         Some(self.launch_spec(self.shared_files(config).as_ref(), node))
     }
 
-    fn shared_files(&self, config: &Configuration) -> Option<zeek::SharedFiles> {
+    pub(super) fn shared_files(&self, config: &Configuration) -> Option<zeek::SharedFiles> {
         match &self.options.profile {
             Profile::Plain => None,
             Profile::Zeek(options) => Some(zeek::SharedFiles::of(options, config)),
@@ -348,7 +336,7 @@ impl Lifecycle {
     }
 
     /// How to run a node of the configuration that these files are of.
-    fn launch_spec(&self, shared: Option<&zeek::SharedFiles>, node: &Node) -> LaunchSpec {
+    pub(super) fn launch_spec(&self, shared: Option<&zeek::SharedFiles>, node: &Node) -> LaunchSpec {
         let zeek::Recipe { args, env, files } = match (&self.options.profile, shared) {
             (Profile::Zeek(options), Some(shared)) => zeek::recipe(options, shared, node, &self.options.args),
             (Profile::Zeek(_) | Profile::Plain, _) => {

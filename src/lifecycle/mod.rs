@@ -22,6 +22,7 @@ mod durable;
 mod effect;
 mod input;
 mod nodes;
+mod plan;
 mod query;
 mod report;
 mod requests;
@@ -56,6 +57,7 @@ use wake::Wake;
 pub use durable::{Durable, PROPER_LIFE_MS};
 pub use effect::Effect;
 pub use input::{Input, Peers};
+pub use plan::DeployStrategy;
 pub use restart::RestartOptions;
 
 /// What the core needs to know of the settings. Times in milliseconds.
@@ -69,6 +71,8 @@ pub struct Options {
     pub args: Vec<String>,
     /// What else it needs.
     pub profile: Profile,
+    /// Which nodes a configuration with another id replaces.
+    pub deploy_strategy: DeployStrategy,
     pub readiness: Readiness,
     /// Not ready after this: said once, as notify_error.
     pub ready_timeout_ms: u64,

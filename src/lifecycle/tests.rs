@@ -7,6 +7,7 @@ use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port
 use crate::api::event::{Incoming, Request, ResultData, Route, Source};
 use crate::api::ids::{Incarnation, ReqId};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
+use crate::api::plan::Action;
 use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
 use crate::api::time::Timestamp;
@@ -178,6 +179,7 @@ fn options() -> Options {
         program: Program::Simulated,
         args: Vec::new(),
         profile: Profile::Plain,
+        deploy_strategy: DeployStrategy::Replace,
         readiness: Readiness::Checkin,
         ready_timeout_ms: 60_000,
         stop_timeout_ms: 10_000,
@@ -1118,4 +1120,45 @@ fn a_check_in_that_overtakes_the_start_is_not_lost() {
     let effects = bench.report("w1", incarnation, NodeHappening::Started { process });
     assert!(only_response(&effects).success());
     assert_eq!(bench.state("w1"), NodeState::Running);
+}
+
+/// A configuration with another id, in which w2 has another script: what would run differently is replaced.
+#[test]
+fn a_changed_configuration_leaves_unchanged_nodes_alone() {
+    let mut bench = Bench::with(Options { deploy_strategy: DeployStrategy::Changed, ..options() });
+    let effects = bench.ask("a", set("c1", &["w1", "w2", "w3"]));
+    bench.obey(effects);
+    for node in ["w1", "w2", "w3"] {
+        bench.ready(node);
+    }
+    let mut config = configuration("c2", &["w1", "w2", "w4"]);
+    config.nodes[1].env = BTreeMap::from([("A".to_owned(), "secret".to_owned())]);
+    let preview = |bench: &Bench, force| {
+        let plan = bench.core.preview(&config, force);
+        assert_eq!((plan.running.as_deref(), plan.problems.len()), (Some("c1"), 0));
+        let nodes = plan.nodes.into_iter();
+        nodes.map(|node| format!("{} {:?} {}", node.node, node.action, node.why.join(", "))).collect::<Vec<_>>()
+    };
+    let gone = "w3 Stop not in the configuration";
+    let expected = ["w1 Keep ", "w2 Replace environment (A)", gone, "w4 Start new"];
+    assert_eq!(preview(&bench, false), expected);
+    assert_eq!(preview(&bench, true)[0], "w1 Replace ");
+
+    let effects = bench.ask("b", Request::SetConfiguration { config: config.clone() });
+    assert_eq!(stopped(&effects), ["w2", "w3"]);
+    assert_eq!(prepared(&effects), ["w4"]);
+    let effects = bench.obey(effects);
+    assert!(responses(&effects).is_empty(), "w1 is ready, and two are not");
+    bench.ready("w2");
+    assert!(only_response(&bench.ready("w4")).success());
+    assert_eq!(["w1", "w2", "w4"].map(|node| bench.incarnation(node).0), [1, 2, 1]);
+    assert!(bench.core.preview(&config, false).is_running);
+
+    // A node that is not there cannot be kept; a stop by command ends with the new configuration.
+    let effects = bench.ask("s", Request::StopNodes { nodes: names(&["w1"]) });
+    bench.obey(effects);
+    let plan = bench.core.preview(&Configuration { id: "c3".into(), ..config }, false);
+    assert_eq!((plan.nodes[0].action, &plan.nodes[0].why[0][..]), (Action::Start, "stopped by command"));
+    let invalid = bench.core.preview(&configuration("", &["w1"]), false);
+    assert!(invalid.nodes.is_empty() && invalid.problems[0].contains("has no id"), "{invalid:?}");
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 pub use file::File;
 pub use value::{
     Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, NodeScripts, OptionalAddress, OptionalPath,
-    ProgramName, Ready, Secret, Setting, Size, Span,
+    ProgramName, Ready, Secret, Setting, Size, Span, Strategy,
 };
 
 use crate::api::ids::InstanceName;
@@ -485,6 +485,9 @@ settings! {
     stop_timeout_manager_logger: Span, "ZCA_STOP_TIMEOUT_MANAGER_LOGGER", "15s" => Span::seconds(15);
     /// How long a stage of the start (loggers, manager, proxies, workers) waits for the one before it.
     stage_wait: Span, "ZCA_STAGE_WAIT", "1s" => Span::seconds(1);
+
+    /// Which nodes a new configuration replaces: all, as Zeek's own agent does, or those that would run differently.
+    deploy_strategy: Strategy, "ZCA_DEPLOY_STRATEGY", "replace" => Strategy::Replace;
 
     /// More exits than this within restart_window make a node FAILED.
     max_restarts: u32, "ZCA_MAX_RESTARTS", "10" => 10;

@@ -543,6 +543,8 @@ macro_rules! choices {
 }
 
 choices! {
+    /// Which nodes a new configuration replaces.
+    Strategy = "replace or changed" { Replace = "replace", Changed = "changed" }
     /// What nodes are prepared for.
     NodeProfile = "auto, zeek or plain" { Auto = "auto", Zeek = "zeek", Plain = "plain" }
     /// Which scripts Zeek nodes load for the agent's sake.

@@ -16,6 +16,7 @@ mod failures;
 mod limits;
 mod order;
 mod peers;
+mod plan;
 mod power_loss;
 mod requests;
 mod support;

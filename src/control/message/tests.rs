@@ -5,6 +5,7 @@ use crate::api::audit::{EventRow, Kind, RequestRow, RequestState, Row, Unreadabl
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port, ScriptOption};
 use crate::api::event::{Result as ApiResult, ResultData, Source};
 use crate::api::ids::ReqId;
+use crate::api::plan::{Action, NodePlan};
 use crate::api::report::{ControllerReport, JournalReport, NodeReport, PeerReport};
 use crate::api::status::{ManagementRole, NodeOutputs, NodeState, NodeStatus};
 use crate::api::time::Timestamp;
@@ -68,6 +69,7 @@ fn client_frames() -> Vec<ClientFrame> {
             cursor: Some(Seq(17)),
         },
         ClientFrame::JournalVerify { call: 10 },
+        ClientFrame::Plan { call: 14, config: configuration(), force: true },
         ClientFrame::Logs {
             call: 11,
             node: "w1".into(),
@@ -226,6 +228,17 @@ fn server_frames() -> Vec<ServerFrame> {
                 next: LogPosition { inode: 5, offset: 8 },
                 end: true,
                 gap: false,
+            },
+        },
+        ServerFrame::Plan {
+            call: 14,
+            plan: Plan {
+                running: Some("c0".into()),
+                proposed: "c1".into(),
+                is_running: false,
+                problems: Vec::new(),
+                warnings: vec!["w".into()],
+                nodes: vec![NodePlan { node: "w1".into(), action: Action::Replace, why: vec!["arguments".into()] }],
             },
         },
         ServerFrame::Done { call: 12 },

@@ -91,6 +91,10 @@ impl Agent for Fake {
         Ok(VerifyReport { entries: 3, first: 1, last: 3, problems: Vec::new() })
     }
 
+    async fn plan(&self, config: Configuration, _force: bool) -> Result<Plan, String> {
+        Ok(Plan { proposed: config.id, ..Plan::default() })
+    }
+
     async fn logs(&self, _node: NodeName, _query: LogQuery) -> Result<LogChunk, String> {
         // As long as a frame can be and longer: the largest answer has to become an error.
         let next = message::LogPosition { inode: 1, offset: 1 };

@@ -1,0 +1,38 @@
+//! What a deployment would do on a host (`config diff`). The JSON form is a contract: fields are added, never renamed.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Plan {
+    /// The id of the configuration that runs, and of the proposed one.
+    pub running: Option<String>,
+    pub proposed: String,
+    /// They are the same, and nothing forces it: nodes that run are left alone.
+    pub is_running: bool,
+    /// Why it would be rejected. Then there is no plan for nodes.
+    pub problems: Vec<String>,
+    pub warnings: Vec<String>,
+    /// Nodes of this host, by name.
+    pub nodes: Vec<NodePlan>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePlan {
+    pub node: String,
+    pub action: Action,
+    /// What is different, or why there is no process to keep.
+    pub why: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Its process runs on.
+    Keep,
+    /// There is no process of it; one is started.
+    Start,
+    /// Its process is stopped and a new one started.
+    Replace,
+    /// It is stopped and not part of the host any more.
+    Stop,
+}

@@ -1,0 +1,207 @@
+//! What a configuration would change on this host: the plan that a deployment journals and carries out, and that
+//! `config diff` shows.
+
+use crate::api::configuration::Configuration;
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::{LaunchSpec, Program};
+use crate::api::plan::{Action, NodePlan, Plan};
+use crate::api::validate::{self, Problem};
+use crate::journal::entry::{Life, NodeRecord, Packed, Want, WantChange};
+
+use super::Lifecycle;
+
+/// Which nodes a configuration with another id replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeployStrategy {
+    /// Every node, as Zeek's own agent does.
+    Replace,
+    /// Those that would run differently: other arguments, environment, files (the cluster layout is one) or timeouts.
+    Changed,
+}
+
+/// One node's part.
+pub(super) struct Planned {
+    pub name: NodeName,
+    pub step: Step,
+}
+
+pub(super) enum Step {
+    /// It runs as it should: nothing is journaled for it. `least` is what it has to have reached.
+    Keep {
+        least: Incarnation,
+    },
+    /// A process of this kind, no older than `least`.
+    Up {
+        spec: LaunchSpec,
+        least: Incarnation,
+        was: Option<Was>,
+    },
+    Gone,
+}
+
+/// What a new process takes the place of.
+pub(super) enum Was {
+    Running { differences: Vec<String> },
+    Down { why: &'static str },
+}
+
+impl Lifecycle {
+    /// The plan for a checked configuration whose hosts are resolved. `force` replaces whatever runs.
+    pub(super) fn plan_nodes(&self, config: &Configuration, force: bool) -> Vec<Planned> {
+        let shared = self.shared_files(config);
+        let mut planned = Vec::new();
+        for node in config.nodes.iter().filter(|node| node.instance == self.options.instance.as_str()) {
+            // A checked configuration has only good names.
+            let Ok(name) = NodeName::new(node.name.as_str()) else { continue };
+            let spec = self.launch_spec(shared.as_ref(), node);
+            let step = match self.durable.nodes.get(&name) {
+                // A name that is new, or was gone, counts on from those that are gone: none is ever used twice.
+                None => Step::Up { spec, least: self.durable.agent.newest_gone.next(), was: None },
+                Some(record) => self.plan_known(record, spec, force),
+            };
+            planned.push(Planned { name, step });
+        }
+        let gone = self.durable.nodes.keys().filter(|name| !planned.iter().any(|one| one.name == **name));
+        let gone: Vec<Planned> = gone.map(|name| Planned { name: name.clone(), step: Step::Gone }).collect();
+        planned.extend(gone);
+        planned
+    }
+
+    fn plan_known(&self, record: &NodeRecord, spec: LaunchSpec, force: bool) -> Step {
+        let down = match (record.want, &record.life) {
+            (Want::Stopped, _) => Some("stopped by command"),
+            (Want::Gone, _) => Some("about to go"),
+            (Want::Up, _) if record.given_up.is_some() => Some("failed"),
+            (Want::Up, Life::Down) => Some("not running"),
+            (Want::Up, Life::Intended | Life::Up { .. }) => None,
+        };
+        let differences = differences(&record.spec.0, &spec);
+        let keeps = self.options.deploy_strategy == DeployStrategy::Changed && !force && !self.seen.winding_down;
+        if keeps && down.is_none() && differences.is_empty() {
+            return Step::Keep { least: record.least };
+        }
+        let was = match down {
+            Some(why) => Was::Down { why },
+            None => Was::Running { differences },
+        };
+        Step::Up { spec, least: record.incarnation.next(), was: Some(was) }
+    }
+
+    /// What deploying `config` would do now. Changes nothing.
+    pub fn preview(&self, config: &Configuration, force: bool) -> Plan {
+        let running = self.durable.desired.config.as_ref().map(|running| running.0.id.clone());
+        let report = self.check(config);
+        let texts = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let mut plan = Plan {
+            is_running: running.as_ref() == Some(&config.id) && !force,
+            running,
+            proposed: config.id.clone(),
+            problems: texts(&report.problems),
+            warnings: texts(&report.warnings),
+            nodes: Vec::new(),
+        };
+        if !plan.problems.is_empty() {
+            return plan;
+        }
+        if plan.is_running {
+            plan.nodes = self.preview_same();
+            return plan;
+        }
+        match validate::resolve_hosts(config.clone(), &self.options.instance) {
+            Ok(config) => plan.nodes = self.plan_nodes(&config, force).into_iter().map(preview_of).collect(),
+            Err(problems) => plan.problems = texts(&problems),
+        }
+        plan.nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        plan
+    }
+
+    /// The running configuration again: only what was given up is tried anew.
+    fn preview_same(&self) -> Vec<NodePlan> {
+        let nodes = self.durable.nodes.iter();
+        nodes
+            .map(|(name, record)| {
+                let failed = record.want == Want::Up && record.given_up.is_some();
+                let action = if failed { Action::Start } else { Action::Keep };
+                let why = if failed { vec!["failed".to_owned()] } else { Vec::new() };
+                NodePlan { node: name.to_string(), action, why }
+            })
+            .collect()
+    }
+}
+
+impl Planned {
+    /// What is journaled of it. None: nothing changes.
+    pub(super) fn change(self) -> Option<(NodeName, WantChange)> {
+        let change = match self.step {
+            Step::Keep { .. } => return None,
+            Step::Up { spec, least, .. } => WantChange::Up { spec: Packed(spec), least },
+            Step::Gone => WantChange::Gone,
+        };
+        Some((self.name, change))
+    }
+
+    /// The incarnation that has to be ready. None: it is to go.
+    pub(super) fn least(&self) -> Option<Incarnation> {
+        match &self.step {
+            Step::Keep { least } | Step::Up { least, .. } => Some(*least),
+            Step::Gone => None,
+        }
+    }
+}
+
+fn preview_of(planned: Planned) -> NodePlan {
+    let (action, why) = match planned.step {
+        Step::Keep { .. } => (Action::Keep, Vec::new()),
+        Step::Up { was: None, .. } => (Action::Start, vec!["new".to_owned()]),
+        Step::Up { was: Some(Was::Down { why }), .. } => (Action::Start, vec![why.to_owned()]),
+        Step::Up { was: Some(Was::Running { differences }), .. } => (Action::Replace, differences),
+        Step::Gone => (Action::Stop, vec!["not in the configuration".to_owned()]),
+    };
+    NodePlan { node: planned.name.to_string(), action, why }
+}
+
+/// What a process of `new` would have differently, in words. No value is told: an environment holds secrets.
+fn differences(old: &LaunchSpec, new: &LaunchSpec) -> Vec<String> {
+    let LaunchSpec { program, args, env, role, ports, readiness, stop_timeout_ms, files } = old;
+    let mut found = Vec::new();
+    if *program != new.program {
+        found.push(format!("program {}", shown(&new.program)));
+    }
+    if *args != new.args {
+        found.push("arguments".to_owned());
+    }
+    let names = |a: &LaunchSpec, b: &LaunchSpec| -> Vec<String> {
+        a.env.iter().filter(|(name, value)| b.env.get(*name) != Some(value)).map(|(name, _)| name.clone()).collect()
+    };
+    if *env != new.env {
+        let mut names = [names(old, new), names(new, old)].concat();
+        names.sort();
+        names.dedup();
+        found.push(format!("environment ({})", names.join(", ")));
+    }
+    if *role != new.role {
+        found.push(format!("role {}", new.role));
+    }
+    if *ports != new.ports {
+        found.push("ports".to_owned());
+    }
+    if *readiness != new.readiness {
+        found.push("when it counts as ready".to_owned());
+    }
+    if *stop_timeout_ms != new.stop_timeout_ms {
+        found.push("stop timeout".to_owned());
+    }
+    let differs = |name: &&String| files.get(*name) != new.files.get(*name);
+    let mut changed: Vec<&String> = files.keys().chain(new.files.keys()).filter(differs).collect();
+    changed.sort();
+    changed.dedup();
+    found.extend(changed.into_iter().cloned());
+    found
+}
+
+fn shown(program: &Program) -> &str {
+    match program {
+        Program::Path(path) => path,
+        Program::Simulated => "simulated",
+    }
+}
