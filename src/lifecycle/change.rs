@@ -495,7 +495,7 @@ impl Lifecycle {
             (Some(given_up), _) => Some(given_up.reason.clone()),
             (None, None) => Some("not part of the configuration any more".to_owned()),
             (None, Some(record)) if record.want != Want::Up => Some("stopped by a later command".to_owned()),
-            (None, Some(_)) => self.seen.nodes.get(name).and_then(|n| n.blocked.as_ref()).map(|b| b.reason.clone()),
+            (None, Some(_)) => self.seen.nodes.get(name).and_then(|node| node.obstacle(least)),
         };
         let pending = one.error.is_none();
         (one, pending)

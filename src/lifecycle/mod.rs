@@ -20,6 +20,7 @@ mod decision;
 mod dispatch;
 mod durable;
 mod effect;
+mod health;
 mod input;
 mod nodes;
 mod query;
@@ -324,8 +325,9 @@ impl Lifecycle {
             Note::Blocked { node, reason, at } => {
                 let node = self.seen.node(&node);
                 node.place = Place::Clear;
-                node.blocked = Some(seen::Blocked { reason, at });
+                node.blocked = Some(seen::Blocked { by: seen::Obstacle::Lock, reason, at, is_told: true });
             }
+            Note::EarlyExit { node, exit } => self.seen.node(&node).early_exit = exit,
             Note::Overdue { node } => self.seen.node(&node).overdue = true,
             Note::Forgotten { node } => {
                 self.seen.nodes.remove(&node);

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod health;
+
 use super::*;
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port};
 use crate::api::event::{Incoming, Request, ResultData, Route, Source};
@@ -518,7 +520,7 @@ fn at_the_deadline_pending_nodes_are_named_and_supervision_goes_on() {
     bench.obey(effects);
     assert!(responses(&bench.ready("w1")).is_empty());
     let incarnation = bench.incarnation("w2");
-    let effects = bench.report("w2", incarnation, exited(ExitCause::Code(1)));
+    let effects = bench.report("w2", incarnation, exited(ExitCause::Code(3)));
     bench.obey(effects);
     let answer = only_response(&bench.pass(7_000));
     let [timed_out, w1, w2] = answer.results.as_slice() else { panic!("{answer:?}") };

@@ -14,7 +14,7 @@
 //!
 //! - [`shim`] is the process between agent and node; [`protocol`] what it says to the agent; [`files`] what both write down;
 //!   [`sys`] what needs `unsafe`; [`output`] and [`notify`] its ears.
-//! - [`launch`] takes the lock and spawns shims; [`adopt`] finds out what is left of a node; [`process`] proves.
+//! - [`launch`] takes the lock and spawns shims, unless [`ports`] are taken; [`adopt`] finds out what is left of a node; [`process`] proves.
 //! - [`node_files`] writes what a node finds in its directory; [`probe`] asks a program what it is.
 //! - [`task`] is the event loop per node, [`handle`] the way to all of them.
 //! - [`sim_node`] stands in for Zeek.
@@ -27,6 +27,7 @@ mod link;
 mod node_files;
 mod notify;
 pub mod output;
+mod ports;
 pub mod probe;
 mod process;
 mod protocol;

@@ -13,6 +13,7 @@ mod broker_tls;
 mod commands;
 mod crash;
 mod failures;
+mod health;
 mod limits;
 mod order;
 mod peers;
