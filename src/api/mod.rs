@@ -9,6 +9,7 @@ pub mod event;
 pub mod ids;
 pub mod launch;
 pub mod report;
+pub mod rights;
 pub mod status;
 pub mod supervision;
 pub mod time;

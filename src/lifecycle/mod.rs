@@ -37,12 +37,14 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::api::configuration::ClusterRole;
 use crate::api::event::{Dialect, Notification, Response};
 use crate::api::ids::{InstanceName, NodeName, Seq};
 use crate::api::launch::{Program, Readiness};
+use crate::api::rights::Rights;
 use crate::api::status::NodeState;
 use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
@@ -71,6 +73,8 @@ pub struct Options {
     /// What else it needs.
     pub profile: Profile,
     pub readiness: Readiness,
+    /// User and limits, where a role has any of its own.
+    pub rights: BTreeMap<ClusterRole, Rights>,
     /// Not ready after this: said once, as notify_error.
     pub ready_timeout_ms: u64,
     pub stop_timeout_ms: u64,

@@ -181,6 +181,7 @@ fn options() -> Options {
         args: Vec::new(),
         profile: Profile::Plain,
         readiness: Readiness::Checkin,
+        rights: BTreeMap::new(),
         ready_timeout_ms: 60_000,
         stop_timeout_ms: 10_000,
         stop_timeout_writers_ms: 15_000,

@@ -23,7 +23,7 @@ use serde_bytes::ByteBuf;
 
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Proven;
-use super::{Context, create_private, node_files, ports, shim, sim_node};
+use super::{Context, create_private, node_files, ownership, ports, shim, sim_node};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
@@ -147,6 +147,10 @@ fn try_prepare(
     let node_dir = context.node_dir(node);
     create_private(&node_dir)
         .map_err(|error| format!("cannot create its working directory {}: {error}", node_dir.display()))?;
+    if let Some(user) = &order.spec.rights.user {
+        ownership::give(&node_dir, user)
+            .map_err(|error| format!("cannot give {} to user {}: {error}", node_dir.display(), user.name))?;
+    }
     let path = context.run_dir(node);
     let cannot = |what: &'static str| {
         let path = path.clone();
@@ -230,6 +234,7 @@ fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, 
             .map(|(name, value)| (ByteBuf::from(name.into_vec()), ByteBuf::from(value.into_vec())))
             .collect(),
         directory: bytes(context.node_dir(node).as_os_str()),
+        umask: context.options.umask,
     })
 }
 

@@ -19,6 +19,7 @@ mod order;
 mod peers;
 mod power_loss;
 mod requests;
+mod rights;
 mod support;
 mod tail;
 mod tls;
