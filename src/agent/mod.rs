@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
 use crate::api::ids::ReqId;
+use crate::api::rights::User;
 use crate::api::supervision::Finding;
 use crate::control::message::Welcome;
 use crate::control::server;
@@ -58,8 +59,8 @@ pub struct Options {
     pub control: server::Options,
     /// `None`: WebSocket clients are not served.
     pub websocket: Option<websocket::server::Options>,
-    /// Nodes run as a user of their own, who has to get through the state directory to the nodes' directories.
-    pub nodes_pass: bool,
+    /// If nodes run as somebody else: who has to get through the state directory to the nodes' directories.
+    pub node_user: Option<User>,
     /// `None`: the agent neither accepts Broker peers nor dials a controller.
     pub broker: Option<peers::Options>,
     /// How long another agent's hold of the state directory is waited for.
@@ -579,15 +580,29 @@ fn make_state_dir(options: &Options) -> Result<(), Error> {
         std::os::unix::fs::chown(dir, None, Some(group)).map_err(failed)?;
     }
     close_inside(dir).map_err(failed)?;
-    match (options.nodes_pass, options.control.group) {
-        (true, _) => {
+    match (&options.node_user, options.control.group) {
+        (Some(user), _) => {
             open_to_pass(dir).map_err(failed)?;
-            DirBuilder::new().recursive(true).mode(0o711).create(&options.supervisor.node_dir).map_err(failed)?;
-            open_to_pass(&options.supervisor.node_dir).map_err(failed)
+            make_passable(&options.supervisor.node_dir).map_err(failed)?;
+            make_log_queue(dir, user).map_err(failed)
         }
-        (false, Some(_)) => std::fs::set_permissions(dir, Permissions::from_mode(0o710)).map_err(failed),
-        (false, None) => Ok(()),
+        (None, Some(_)) => std::fs::set_permissions(dir, Permissions::from_mode(0o710)).map_err(failed),
+        (None, None) => Ok(()),
     }
+}
+
+/// Where nodes put rotated logs. A node that runs as the agent does makes it itself.
+fn make_log_queue(state_dir: &Path, user: &User) -> io::Result<()> {
+    let spool = state_dir.join("spool");
+    make_passable(&spool)?;
+    let queue = spool.join("log-queue");
+    DirBuilder::new().recursive(true).mode(0o700).create(&queue)?;
+    supervisor::give(&queue, user)
+}
+
+fn make_passable(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+    open_to_pass(dir)
 }
 
 fn open_to_pass(dir: &Path) -> io::Result<()> {

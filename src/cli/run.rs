@@ -50,7 +50,7 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
         tracing::warn!("{warning}");
     }
     options.warnings = warnings;
-    options.nodes_pass = rights.values().any(|rights| rights.user.is_some());
+    options.node_user = rights.values().find_map(|rights| rights.user.clone());
     options.lifecycle.rights = rights;
     // What the agent makes is nobody else's to read; what nodes make is theirs to decide, as before.
     options.supervisor.umask = Some(rustix::process::umask(Mode::from_raw_mode(0o077)).as_raw_mode());
@@ -252,7 +252,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
             patience: server::Patience::default(),
         },
         websocket: None,
-        nodes_pass: false,
+        node_user: None,
         broker: None,
         lock_wait,
         commit_timeout: settings.commit_timeout.duration(),

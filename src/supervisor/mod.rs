@@ -48,6 +48,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub use handle::Handle;
+pub use ownership::give;
 pub use process::boot_id;
 pub use shim::NAME as SHIM_NAME;
 

@@ -66,12 +66,18 @@ fn nodes_run_as_their_user_with_exactly_what_capture_needs() {
         assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "0\n");
     }
     let state = host.state_dir();
-    for theirs in ["nodes/w1", "nodes/w1/stdout", "nodes/w1/stderr", "nodes/logger"] {
+    for theirs in ["nodes/w1", "nodes/w1/stdout", "nodes/w1/stderr", "nodes/logger", "spool/log-queue"] {
         assert_eq!(owner(state.join(theirs)).0, uid, "{theirs}");
     }
     assert_eq!(owner(&state), (0, 0o711), "they have to get through");
-    assert_eq!(owner(state.join("nodes")), (0, 0o711));
-    for ours in fs::read_dir(&state).unwrap().flatten().filter(|entry| entry.file_name() != "nodes") {
+    for way in ["nodes", "spool"] {
+        assert_eq!(owner(state.join(way)), (0, 0o711), "{way}");
+    }
+    for ours in fs::read_dir(&state)
+        .unwrap()
+        .flatten()
+        .filter(|entry| !["nodes", "spool"].iter().any(|way| entry.file_name() == *way))
+    {
         let (owner, mode) = owner(ours.path());
         assert_eq!((owner, mode & 0o077), (0, 0), "{:?} is nobody else's business", ours.file_name());
     }
