@@ -15,6 +15,7 @@ mod crash;
 mod failures;
 mod health;
 mod limits;
+mod migrations;
 mod order;
 mod peers;
 mod power_loss;
