@@ -6,10 +6,12 @@
 pub mod audit;
 pub mod configuration;
 pub mod event;
+pub mod head;
 pub mod ids;
 pub mod launch;
 pub mod plan;
 pub mod report;
+pub mod rights;
 pub mod status;
 pub mod supervision;
 pub mod time;

@@ -20,6 +20,7 @@ mod decision;
 mod dispatch;
 mod durable;
 mod effect;
+mod health;
 mod input;
 mod nodes;
 mod plan;
@@ -37,16 +38,18 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::api::configuration::ClusterRole;
 use crate::api::event::{Dialect, Notification, Response};
 use crate::api::ids::{InstanceName, NodeName, Seq};
 use crate::api::launch::{Program, Readiness};
+use crate::api::rights::Rights;
 use crate::api::status::NodeState;
 use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
-use crate::journal::entry::{Digest, Entry, Known, Life, Numbered, Record, Recovered, Sealed};
+use crate::journal::entry::{Answer, Digest, Entry, Known, Life, Numbered, Record, Recovered, Sealed};
 use crate::zeek;
 
 use decision::{Decision, Note};
@@ -74,6 +77,8 @@ pub struct Options {
     /// Which nodes a configuration with another id replaces.
     pub deploy_strategy: DeployStrategy,
     pub readiness: Readiness,
+    /// User and limits, where a role has any of its own.
+    pub rights: BTreeMap<ClusterRole, Rights>,
     /// Not ready after this: said once, as notify_error.
     pub ready_timeout_ms: u64,
     pub stop_timeout_ms: u64,
@@ -328,8 +333,9 @@ impl Lifecycle {
             Note::Blocked { node, reason, at } => {
                 let node = self.seen.node(&node);
                 node.place = Place::Clear;
-                node.blocked = Some(seen::Blocked { reason, at });
+                node.blocked = Some(seen::Blocked { by: seen::Obstacle::Lock, reason, at, is_told: true });
             }
+            Note::EarlyExit { node, exit } => self.seen.node(&node).early_exit = exit,
             Note::Overdue { node } => self.seen.node(&node).overdue = true,
             Note::Forgotten { node } => {
                 self.seen.nodes.remove(&node);
@@ -373,15 +379,18 @@ impl Lifecycle {
     ) {
         let Waiting { routes, .. } = self.seen.waiting.remove(&of).unwrap_or_default();
         self.seen.dispatches.remove(&of);
-        let outcome =
-            numbered.iter().find(|one| matches!(&one.entry, Entry::RequestCompleted { of: f, .. } if *f == of));
+        let outcome = numbered.iter().find(|one| match &one.entry {
+            Entry::RequestCompleted { of: completed, .. } => *completed == of,
+            Entry::RequestAnswered { .. } => one.seq == of,
+            _other => false,
+        });
         let key = outcome.map_or(self.durable.last, |one| one.seq);
         let response = Arc::new(response);
         for (route, dialect) in &routes {
             effects.push(Effect::Respond { route: *route, dialect: *dialect, response: Arc::clone(&response) });
         }
         if !response.reqid.is_empty() {
-            let known = Known { seq: of, digest, outcome: Some((key, (*response).clone())) };
+            let known = Known { seq: of, digest, outcome: Some((key, Answer::Kept((*response).clone()))) };
             self.seen.fresh.insert(response.reqid.clone(), known);
         }
         let routes = routes.into_iter().map(|(route, _)| route).collect();

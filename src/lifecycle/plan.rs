@@ -162,7 +162,7 @@ fn preview_of(planned: Planned) -> NodePlan {
 
 /// What a process of `new` would have differently, in words. No value is told: an environment holds secrets.
 fn differences(old: &LaunchSpec, new: &LaunchSpec) -> Vec<String> {
-    let LaunchSpec { program, args, env, role, ports, readiness, stop_timeout_ms, files } = old;
+    let LaunchSpec { program, args, env, role, ports, readiness, stop_timeout_ms, files, rights } = old;
     let mut found = Vec::new();
     if *program != new.program {
         found.push(format!("program {}", shown(&new.program)));
@@ -190,6 +190,9 @@ fn differences(old: &LaunchSpec, new: &LaunchSpec) -> Vec<String> {
     }
     if *stop_timeout_ms != new.stop_timeout_ms {
         found.push("stop timeout".to_owned());
+    }
+    if *rights != new.rights {
+        found.push("user, rights, limits or CPU".to_owned());
     }
     let differs = |name: &&String| files.get(*name) != new.files.get(*name);
     let mut changed: Vec<&String> = files.keys().chain(new.files.keys()).filter(differs).collect();
