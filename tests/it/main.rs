@@ -12,6 +12,7 @@ mod order;
 mod peers;
 mod power_loss;
 mod requests;
+mod sim_node;
 mod support;
 mod tls;
 mod websocket;
