@@ -1,9 +1,9 @@
-//! `cargo bench --bench transports`: what a request costs over WebSocket, beside the control socket.
+//! `cargo bench --bench transports`: what a request costs over native Broker and over WebSocket, beside the control socket.
 //!
 //! The same welcome requests to the same agent, the real binary, in the same rounds. Each client is a thread with a
-//! blocking connection, and clients and agent share this machine's CPUs. Over WebSocket a response goes to every
-//! subscriber of the agent's topic, as the protocol has it: with 64 clients, each of them reads 64 times what it asked
-//! for. The control socket answers its requester alone. What came in all is printed, too.
+//! blocking connection, without TLS, and clients and agent share this machine's CPUs. Over Broker and WebSocket a
+//! response goes to every subscriber of the agent's topic, as the protocols have it: with 64 clients, each of them reads
+//! 64 times what it asked for. The control socket answers its requester alone. What came in all is printed, too.
 
 #[path = "journal/agent.rs"]
 #[allow(dead_code, reason = "shared with the journal's benchmark, which needs more of it")]
@@ -11,6 +11,8 @@ mod agent;
 #[path = "journal/figures.rs"]
 #[allow(dead_code, reason = "shared with the journal's benchmark, which needs more of it")]
 mod figures;
+#[path = "transports/over_broker.rs"]
+mod over_broker;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -25,6 +27,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 use zeek_cluster_agent::api::event::{Dialect, Request, Response};
 use zeek_cluster_agent::api::ids::ReqId;
+use zeek_cluster_agent::broker::data::Data;
 use zeek_cluster_agent::broker::json::{self, Limits};
 use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
 use zeek_cluster_agent::dialect::event::unpack;
@@ -33,6 +36,7 @@ use zeek_cluster_agent::websocket::PATH;
 
 use crate::agent::Agent;
 use crate::figures::{Sample, median, print_machine};
+use crate::over_broker::OverBroker;
 
 const DIALECT: Dialect = Dialect::Management;
 /// Rounds of everything; results are medians.
@@ -66,11 +70,13 @@ fn run() -> Result<()> {
     print_machine(scratch.path())?;
     let dir = scratch.path();
     let mut command = agent::command(dir, agent::BINARY);
-    command.env("ZCA_WEBSOCKET", "127.0.0.1:0");
+    command.env("ZCA_WEBSOCKET", "127.0.0.1:0").env("ZCA_LISTEN", "127.0.0.1:0").env("ZCA_DISABLE_SSL", "true");
     let agent = Agent::start_with(dir, command)?;
-    let bench = Bench { agent: &agent, address: websocket_address(dir)?, reqids: AtomicU64::new(0) };
+    let websocket = address_in_log(dir, "are served at ws://")?;
+    let broker = address_in_log(dir, "Broker peers are accepted at ")?;
+    let bench = Bench { agent: &agent, websocket, broker, reqids: AtomicU64::new(0) };
 
-    let transports = [Transport::Control, Transport::WebSocket];
+    let transports = [Transport::Control, Transport::WebSocket, Transport::Broker];
     let mut samples: Vec<Vec<(Sample, f64)>> = vec![Vec::new(); SHAPES.len() * transports.len()];
     for _ in 0..ROUNDS {
         let mut slots = samples.iter_mut();
@@ -109,12 +115,12 @@ fn run() -> Result<()> {
 }
 
 /// Where the agent says that it listens.
-fn websocket_address(dir: &Path) -> Result<SocketAddr> {
+fn address_in_log(dir: &Path, mark: &str) -> Result<SocketAddr> {
     let log = dir.join("agent.log");
     let begun = Instant::now();
     loop {
         let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
-        let place = text.lines().find_map(|line| line.split_once("are served at ws://")?.1.split('/').next());
+        let place = text.lines().find_map(|line| line.split_once(mark)?.1.split(['/', ',']).next());
         if let Some(place) = place {
             return place.parse().with_context(|| format!("{place:?} is no address"));
         }
@@ -127,6 +133,7 @@ fn websocket_address(dir: &Path) -> Result<SocketAddr> {
 enum Transport {
     Control,
     WebSocket,
+    Broker,
 }
 
 impl Transport {
@@ -134,13 +141,15 @@ impl Transport {
         match self {
             Self::Control => "control socket",
             Self::WebSocket => "WebSocket",
+            Self::Broker => "Broker",
         }
     }
 }
 
 struct Bench<'a> {
     agent: &'a Agent,
-    address: SocketAddr,
+    websocket: SocketAddr,
+    broker: SocketAddr,
     reqids: AtomicU64,
 }
 
@@ -153,7 +162,8 @@ impl Bench<'_> {
                 Transport::Control => {
                     Box::new(OverControl { client: self.agent.client()?, flying: VecDeque::new(), received: 0 })
                 }
-                Transport::WebSocket => Box::new(OverWebSocket::connect(self.address)?),
+                Transport::WebSocket => Box::new(OverWebSocket::connect(self.websocket)?),
+                Transport::Broker => Box::new(OverBroker::connect(self.broker)?),
             };
             // The connection is up on both sides before anything is measured.
             caller.send(self.reqid())?;
@@ -275,7 +285,10 @@ impl Caller for OverWebSocket {
             self.received += 1;
             // What others asked is not looked at any closer.
             if text.as_str().contains(&wanted) {
-                return succeeded(&response(text.as_str())?);
+                match json::read_message(text.as_bytes(), &Limits::default())? {
+                    json::Message::Data { data, .. } => return succeeded(&response(data)?),
+                    other => bail!("the agent sent {other:?}"),
+                }
             }
         }
     }
@@ -285,10 +298,7 @@ impl Caller for OverWebSocket {
     }
 }
 
-fn response(text: &str) -> Result<Response> {
-    let json::Message::Data { data, .. } = json::read_message(text.as_bytes(), &Limits::default())? else {
-        bail!("the agent sent {text}");
-    };
+fn response(data: Data) -> Result<Response> {
     let event = unpack(data).events.into_iter().next().context("no event")?;
     let event = event.map_err(|error| anyhow::anyhow!("an event cannot be read: {error:?}"))?;
     match dialect::decode(&event) {

@@ -50,8 +50,7 @@ impl Agent {
         fs::create_dir_all(dir)?;
         let log = OpenOptions::new().create(true).append(true).open(dir.join("agent.log"))?;
         let started = Instant::now();
-        let mut child =
-            command.args(["run", "--simulate-nodes", "--listen", "off"]).stdout(Stdio::null()).stderr(log).spawn()?;
+        let mut child = command.args(["run", "--simulate-nodes"]).stdout(Stdio::null()).stderr(log).spawn()?;
         loop {
             if let Ok(mut client) = Client::connect(&socket(dir), "bench")
                 && client.status(within_ms(10_000)).is_ok_and(|status| status.serving)
@@ -129,6 +128,7 @@ pub fn command(dir: &Path, program: &str) -> Command {
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("ZCA_STATE_DIR", dir.join("state"))
         .env("ZEEK_AGENT_NAME", "bench")
+        .env("ZCA_LISTEN", "off")
         .stdin(Stdio::null());
     command
 }

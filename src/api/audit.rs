@@ -51,7 +51,7 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
     pub reqid: Option<String>,
-    /// With or without `_request`, without module.
+    /// With or without `_request`, with or without `agent_`, without module.
     pub event: Option<String>,
     pub state: Option<RequestState>,
     /// Part of the source, as it is printed.
@@ -81,6 +81,17 @@ pub enum Row {
     Request(Box<RequestRow>),
     Event(Box<EventRow>),
     Unreadable(Unreadable),
+}
+
+impl Row {
+    /// The number of its entry.
+    pub fn seq(&self) -> Seq {
+        match self {
+            Self::Request(row) => row.seq,
+            Self::Event(row) => row.seq,
+            Self::Unreadable(row) => row.seq,
+        }
+    }
 }
 
 /// A moment and a sender: one duplicate.

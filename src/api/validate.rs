@@ -5,6 +5,8 @@
 //! further looks at it. Problems reject the configuration; warnings do not. Reading files and filling in ports is
 //! left to the cluster files; a controller fills ports in before it asks.
 
+mod prefixes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -231,6 +233,7 @@ impl<'a> Check<'a> {
             self.node(node);
         }
         self.names();
+        self.prefixes();
         self.port_conflicts();
     }
 
@@ -311,6 +314,18 @@ impl<'a> Check<'a> {
         for node in config.nodes.iter().filter(|node| !instances.contains_key(node.instance.as_str())) {
             let text = format!("instance {:?} is not among the instances of the configuration", shown(&node.instance));
             self.problems.push(Subject::Node(shown(&node.name)), text);
+        }
+    }
+
+    /// Names that Zeek's agents would mistake for each other.
+    fn prefixes(&mut self) {
+        for (name, beginning) in prefixes::pairs(self.config) {
+            let text = format!(
+                "its name begins with that of instance {}, and so does its Broker topic: agents that do not compare \
+                 topics in full, as Zeek's, act upon its requests, too",
+                shown(beginning)
+            );
+            self.warnings.push(Subject::Instance(shown(name)), text);
         }
     }
 
@@ -725,6 +740,12 @@ mod tests {
             warning(|c| c.nodes.push(second)),
             "configuration: has 2 managers: the other nodes of a Zeek cluster follow one of them"
         );
+    }
+
+    #[test]
+    fn a_name_that_begins_with_another_is_a_warning() {
+        let text = warning(|c| c.instances.push(instance("here-2", [192, 0, 2, 3])));
+        assert!(text.starts_with("instance here-2: its name begins with that of instance here, "), "{text}");
     }
 
     #[test]

@@ -270,6 +270,8 @@ pub struct Notify {
 pub enum Journal {
     /// Print requests and what became of them
     Dump(Box<Dump>),
+    /// Print the newest, and with -f what comes; a request that was unfinished is printed again with its outcome
+    Tail(Box<Tail>),
     /// Everything about one request
     Show {
         reqid: String,
@@ -290,13 +292,9 @@ pub struct JournalFrom {
     pub dir: Option<PathBuf>,
 }
 
+/// Which rows.
 #[derive(Debug, Args)]
-pub struct Dump {
-    #[command(flatten)]
-    pub from: JournalFrom,
-    /// [default: table on a terminal, else json, which is one object a line]
-    #[arg(long, value_enum)]
-    pub format: Option<DumpFormat>,
+pub struct Select {
     /// From this time on: RFC 3339, a local date and time, `2h` (ago), `yesterday`
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
@@ -305,7 +303,7 @@ pub struct Dump {
     pub until: Option<String>,
     #[arg(long, value_name = "ID")]
     pub reqid: Option<String>,
-    /// An event's name, with or without `_request`
+    /// An event's name, with or without `agent_` and `_request`
     #[arg(long)]
     pub event: Option<String>,
     #[arg(long, value_enum)]
@@ -319,6 +317,20 @@ pub struct Dump {
     /// What concerns this node
     #[arg(long)]
     pub node: Option<String>,
+    /// Requests, what happened to nodes, or all with the agent's own starts and stops
+    #[arg(long, value_enum, default_value_t = Kind::Request)]
+    pub kind: Kind,
+}
+
+#[derive(Debug, Args)]
+pub struct Dump {
+    #[command(flatten)]
+    pub from: JournalFrom,
+    /// [default: table on a terminal, else json, which is one object a line]
+    #[arg(long, value_enum)]
+    pub format: Option<DumpFormat>,
+    #[command(flatten)]
+    pub select: Select,
     /// Only the newest N
     #[arg(short = 'n', long, value_name = "N")]
     pub last: Option<usize>,
@@ -329,9 +341,26 @@ pub struct Dump {
     pub from_seq: Option<u64>,
     #[arg(long, value_name = "SEQ")]
     pub to_seq: Option<u64>,
-    /// Requests, what happened to nodes, or all with the agent's own starts and stops
-    #[arg(long, value_enum, default_value_t = Kind::Request)]
-    pub kind: Kind,
+}
+
+#[derive(Debug, Args)]
+pub struct Tail {
+    #[command(flatten)]
+    pub from: JournalFrom,
+    /// [default: table on a terminal, else json, which is one object a line]
+    #[arg(long, value_enum)]
+    pub format: Option<DumpFormat>,
+    #[command(flatten)]
+    pub select: Select,
+    /// Begin with the newest N [default: 10; with a cursor file that exists, all since]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+    /// Go on with what comes, through the agent's ends and starts
+    #[arg(short, long, conflicts_with = "dir")]
+    pub follow: bool,
+    /// Begin where this file says, and keep in it how far it came
+    #[arg(long, value_name = "FILE")]
+    pub cursor_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

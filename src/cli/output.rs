@@ -113,6 +113,11 @@ impl<'a> Table<'a> {
 
     /// Writes what is left. A table without rows has no header either.
     pub fn finish(mut self, out: &mut impl Write) -> io::Result<()> {
+        self.flush(out)
+    }
+
+    /// Writes what waits; widths follow what has come so far. A table without rows has no header either.
+    pub fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
         if self.widths.is_none() && !self.waiting.is_empty() {
             self.begin(out)?;
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::outcome::{Exit, Failure};
 use crate::api::configuration::ClusterRole;
 use crate::lifecycle::Profile;
-use crate::settings::{Setting, Settings, Surroundings};
+use crate::settings::{NodeScripts, Setting, Settings, Surroundings};
 use crate::supervisor::{self, probe};
 use crate::zeek::{self, Version};
 
@@ -51,6 +51,13 @@ pub fn profile(
         args,
         path: path(settings, surroundings, supervisor)?,
         listen_address: settings.zeek_listen_address.0,
+        scripts: match *settings.node_scripts {
+            NodeScripts::Own => zeek::NodeScripts::Own,
+            NodeScripts::Management => zeek::NodeScripts::Management,
+            NodeScripts::None => zeek::NodeScripts::None,
+        },
+        program: own_program(),
+        state_dir: settings.state_dir.display().to_string(),
     };
     Ok((Profile::Zeek(options), warning))
 }
@@ -76,4 +83,11 @@ fn path(
         Failure::new(Exit::Configuration, format!("{problem} ({reason}); set ZEEKPATH in the agent's environment"))
     })?;
     Ok(Some([settings.zeek_path.join(":"), rest].join(":")))
+}
+
+/// This program, as nodes find it; after an upgrade of the package that is the new one.
+fn own_program() -> String {
+    const NAME: &str = "zeek-cluster-agent";
+    let path = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_else(|_| NAME.to_owned());
+    path.strip_suffix(" (deleted)").unwrap_or(&path).to_owned()
 }

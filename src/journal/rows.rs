@@ -82,8 +82,10 @@ pub(super) fn may_match(filter: &Filter, numbered: &Numbered) -> bool {
     filter.event.as_ref().is_none_or(|wanted| same_event(wanted, event_name(&numbered.entry)))
 }
 
+/// `_request` and the `agent_` in front may be left out: the command line's words are `welcome` and `standby`.
 fn same_event(wanted: &str, name: &str) -> bool {
-    wanted == name || name.strip_suffix("_request").is_some_and(|short| short == wanted)
+    let short = name.strip_suffix("_request").unwrap_or(name);
+    wanted == name || wanted == short || short.strip_prefix("agent_") == Some(wanted)
 }
 
 /// The event of a request; the entry's name in snake case for everything else.

@@ -28,6 +28,9 @@ const OUTPUTS_BYTES: usize = 640 << 10;
 /// Nodes whose output is asked for at one deadline. More of them would hardly fit.
 const OUTPUTS_LIMIT: usize = 256;
 
+/// Warnings about one configuration that are told one by one.
+const WARNINGS_TOLD: usize = 16;
+
 /// Nodes with the incarnation that each has to reach.
 type Targets = Vec<(NodeName, Incarnation)>;
 
@@ -58,8 +61,7 @@ impl Lifecycle {
     /// The running configuration (told by its id) is left alone unless `force` is set: controllers deploy it again on
     /// each reconnect. Only nodes that were given up are tried again then, and answered for.
     fn plan_configuration(&self, received: &Received, config: &Configuration, force: bool) -> Decision {
-        let facts = HostFacts { instance: &self.options.instance, cpus: self.options.cpus };
-        let report = validate::check(config, &facts);
+        let report = self.check(config);
         if !report.problems.is_empty() {
             return self.complete(received, Outcome::Rejected, self.rejection(received, &report.problems));
         }
@@ -89,8 +91,10 @@ impl Lifecycle {
         let kept: BTreeSet<&NodeName> = targets.iter().map(|(name, _)| name).collect();
         let gone = self.durable.nodes.keys().filter(|name| !kept.contains(name));
         changes.extend(gone.map(|name| (name.clone(), WantChange::Gone)));
-        let decision =
-            self.supersede(received, None).and(self.desire(received, ConfigChange::Set(Packed(config)), changes));
+        let decision = self
+            .supersede(received, None)
+            .and(self.desire(received, ConfigChange::Set(Packed(config)), changes))
+            .and(self.doubts(&report));
         if targets.is_empty() {
             let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
             return decision.and(self.complete(received, Outcome::Completed, done));
@@ -233,6 +237,24 @@ impl Lifecycle {
             })),
             None => changed,
         }
+    }
+
+    pub(super) fn check(&self, config: &Configuration) -> validate::Report {
+        validate::check(config, &HostFacts { instance: &self.options.instance, cpus: self.options.cpus })
+    }
+
+    /// What of a configuration will work and may not be meant.
+    pub(super) fn doubts(&self, report: &validate::Report) -> Decision {
+        let warnings = &report.warnings;
+        let told = warnings.iter().take(WARNINGS_TOLD).map(|warning| format!("warning: {warning}"));
+        let more = warnings
+            .len()
+            .checked_sub(WARNINGS_TOLD + 1)
+            .map(|more| format!("warning: {} more about this configuration; `config check` shows them", more + 1));
+        told.chain(more).fold(Decision::default(), |decision, msg| {
+            let instance = self.options.instance.to_string();
+            decision.effect(Effect::Notify(Notification::NotifyLog { instance, msg, node: String::new() }))
+        })
     }
 
     /// Somebody said what they want: the agent may start and stop nodes again.

@@ -38,6 +38,9 @@ impl Lifecycle {
                     node: String::new(),
                 }));
         }
+        if let Some(config) = &self.durable.desired.config {
+            decision = decision.and(self.doubts(&self.check(&config.0)));
+        }
         for (seq, one) in &self.durable.unfinished {
             let timeout_ms = match &one.record.stage {
                 Stage::Waiting { goal: Goal::Down, targets } => self.stop_deadline_ms(targets),

@@ -176,7 +176,7 @@ impl<A: Agent> Link<A> {
                 })?;
                 self.tls = match tls::subject(stream.ssl()) {
                     Some(subject) => {
-                        self.source.peer = format!("{} {subject}", self.source.peer);
+                        self.source.peer = format!("{} subject={subject}", self.source.peer);
                         format!("{}, {subject}", stream.ssl().version_str())
                     }
                     None => format!("{}, anonymous", stream.ssl().version_str()),
@@ -220,6 +220,8 @@ impl<A: Agent> Link<A> {
                     match read {
                         Ok(0) => return Err(self.closed(heard)),
                         Ok(count) => reader.feed(buffer.get(..count).unwrap_or_default()),
+                        // Closed, with something of ours unread.
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(self.closed(heard)),
                         Err(error) => return Err(Ending::handshake(lost(&error))),
                     }
                     heard = true;

@@ -2,7 +2,7 @@
 //!
 //! Answers for sockets, TLS, queues and retries, around the state machines of [`broker`](crate::broker). Each connection is
 //! one task ([`connection`]), which reads and writes at the same time, so that pings are answered however much waits to be
-//! sent. What is sent to whom, and what a request leads to, is the [`hub`](crate::hub)'s affair. Nothing is forwarded.
+//! sent. What is sent to whom, and what a request leads to, is the [`hub`]'s affair. Nothing is forwarded.
 //!
 //! Promises: a peer's mistake costs its own connection at most; memory is bounded by the number of connections, by each
 //! queue's bytes, and by one budget for all long frames that are being received; a clean end says BYE to all peers together
@@ -18,7 +18,7 @@ mod nodes;
 mod outbox;
 mod server;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -172,8 +172,8 @@ struct Shared {
     settled: watch::Sender<u64>,
     peered: Mutex<BTreeMap<u64, Peered>>,
     controller: Mutex<Option<ControllerReport>>,
-    /// The last trouble with peers from an address, so that it is logged once.
-    troubles: Mutex<BTreeMap<IpAddr, String>>,
+    /// The troubles with peers from an address, so that each is logged once.
+    troubles: Mutex<BTreeMap<IpAddr, BTreeSet<String>>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -203,16 +203,17 @@ impl Shared {
         }
     }
 
-    /// Whether this trouble with an address is news.
+    /// Whether this trouble with an address is news, since there last was a peer at it.
     fn is_news(&self, address: SocketAddr, trouble: &str) -> bool {
-        /// Addresses whose trouble is remembered. Beyond, the oldest address by number is forgotten.
+        /// Addresses whose troubles are remembered, and how many of each. What is beyond is not worth a line.
         const REMEMBERED: usize = 256;
+        const OF_EACH: usize = 8;
         let mut troubles = locked(&self.troubles);
-        let before = troubles.insert(address.ip(), trouble.to_owned());
-        if troubles.len() > REMEMBERED {
-            troubles.pop_first();
+        if troubles.len() >= REMEMBERED && !troubles.contains_key(&address.ip()) {
+            return false;
         }
-        before.as_deref() != Some(trouble)
+        let told = troubles.entry(address.ip()).or_default();
+        told.len() < OF_EACH && told.insert(trouble.to_owned())
     }
 }
 

@@ -24,7 +24,11 @@ use crate::broker::handshake::Registry;
 use crate::broker::wire::{EndpointId, Filter};
 use crate::dialect::node;
 use crate::hub::{self, Direction, Hub};
+use crate::telemetry::seldom::Seldom;
 use crate::tls;
+
+/// The least between log lines about peers that are turned away.
+const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
 
 /// A bound listener, if one is wanted; nobody is served or dialled until [`Server::run`].
 pub struct Server {
@@ -128,13 +132,27 @@ async fn accept<A: Agent>(
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) {
+    let mut turned_away = Seldom::new(TURNED_AWAY_EVERY);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
+            () = turned_away.due() => {
+                let more = turned_away.take(std::time::Instant::now()).unwrap_or_default();
+                tracing::warn!("{more} more Broker peers were turned away: {CONNECTIONS_LIMIT} connections are the most");
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((tcp, address)) => take(tcp, address, shared, agent, tracker, stop),
+            Ok((tcp, address)) => {
+                if !take(tcp, address, shared, agent, tracker, stop) && turned_away.happened(std::time::Instant::now())
+                {
+                    tracing::warn!(
+                        %address,
+                        "Broker peer turned away: {CONNECTIONS_LIMIT} connections are open, which is the most"
+                    );
+                }
+            }
             Err(error) => {
                 // Out of descriptors or memory. The pending connection stays pending, so pause instead of spinning.
                 tracing::error!(%error, "cannot accept Broker peers; trying again in 100 ms");
@@ -147,6 +165,7 @@ async fn accept<A: Agent>(
     }
 }
 
+/// `false`: there is no place for it.
 fn take<A: Agent>(
     tcp: TcpStream,
     address: SocketAddr,
@@ -154,11 +173,8 @@ fn take<A: Agent>(
     agent: &Arc<A>,
     tracker: &TaskTracker,
     stop: &CancellationToken,
-) {
-    let Some(link) = Link::register(shared, agent, &tcp, Direction::Accepted, address) else {
-        tracing::warn!(%address, "Broker peer turned away: {CONNECTIONS_LIMIT} connections are open, which is the most");
-        return;
-    };
+) -> bool {
+    let Some(link) = Link::register(shared, agent, &tcp, Direction::Accepted, address) else { return false };
     let (shared, agent, stop) = (Arc::clone(shared), Arc::clone(agent), stop.clone());
     tracker.spawn(async move {
         let source = link.source().clone();
@@ -176,4 +192,5 @@ fn take<A: Agent>(
             }
         }
     });
+    true
 }

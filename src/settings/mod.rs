@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 pub use file::File;
 pub use value::{
-    Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, OptionalAddress, OptionalPath, ProgramName,
-    Ready, Secret, Setting, Size, Span,
+    Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, NodeScripts, OptionalAddress, OptionalPath,
+    ProgramName, Ready, Secret, Setting, Size, Span,
 };
 
 use crate::api::ids::InstanceName;
@@ -461,6 +461,8 @@ settings! {
     /// What nodes are prepared for: Zeek (cluster layout, interface, scripts, options), or nothing. With auto it is Zeek if
     /// node_program is called zeek.
     node_profile: NodeProfile, "ZCA_NODE_PROFILE", "auto" => NodeProfile::Auto;
+    /// What Zeek nodes load to work with the agent: its own scripts, those of Zeek's management framework, or none.
+    node_scripts: NodeScripts, "ZCA_NODE_SCRIPTS", "own" => NodeScripts::Own;
     /// Load the site's local.zeek in every node, before the scripts of the configuration.
     zeek_local: bool, "ZCA_ZEEK_LOCAL", "false" => false;
     /// Let Zeek check the checksums of packets; false is its -C.

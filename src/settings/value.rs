@@ -545,6 +545,8 @@ macro_rules! choices {
 choices! {
     /// What nodes are prepared for.
     NodeProfile = "auto, zeek or plain" { Auto = "auto", Zeek = "zeek", Plain = "plain" }
+    /// Which scripts Zeek nodes load for the agent's sake.
+    NodeScripts = "own, management or none" { Own = "own", Management = "management", None = "none" }
     /// When a node that runs counts as ready.
     Ready = "checkin or alive" { Checkin = "checkin", Alive = "alive" }
     LogFormat = "text or json" { Text = "text", Json = "json" }

@@ -17,6 +17,14 @@ pub use version::Version;
 
 /// Selects Broker as the cluster backend.
 const BROKER_BACKEND: &str = "policy/frameworks/cluster/backend/broker";
+/// Zeek's own node script, and what keeps it from calling into the Supervisor (`management/log.zeek`), which would end a
+/// node that has none.
+const MANAGEMENT: [&str; 2] = ["policy/frameworks/management/node", "Management::Log::level=Management::Log::ERROR"];
+/// Our scripts, by the name under which they are loaded. The node's directory is the first place where Zeek looks.
+const LOGS: &str = "zeek-cluster-agent-logs";
+const NODE: &str = "zeek-cluster-agent-node";
+const LOGS_TEXT: &str = include_str!("../../share/zeek/zeek-cluster-agent-logs.zeek");
+const NODE_TEXT: &str = include_str!("../../share/zeek/zeek-cluster-agent-node.zeek");
 
 /// What the settings say about Zeek.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,17 +40,37 @@ pub struct Options {
     pub path: Option<String>,
     /// The one address at which nodes listen, for Broker and metrics. `None`: all.
     pub listen_address: Option<IpAddr>,
+    pub scripts: NodeScripts,
+    /// The agent's own program, which nodes run to say that they are ready.
+    pub program: String,
+    pub state_dir: String,
+}
+
+/// Which scripts nodes load for the agent's sake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeScripts {
+    /// Ours: check-in, dispatches, log rotation.
+    Own,
+    /// Zeek's own node script, and our log rotation.
+    Management,
+    None,
 }
 
 /// Files that all nodes of a configuration share; made once, however many nodes there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedFiles {
     layout: NodeFile,
+    logs: NodeFile,
+    node: NodeFile,
 }
 
 impl SharedFiles {
     pub fn of(options: &Options, config: &Configuration) -> Self {
-        Self { layout: NodeFile::new(layout::layout(config, options.version)) }
+        Self {
+            layout: NodeFile::new(layout::layout(config, options.version)),
+            logs: NodeFile::new(LOGS_TEXT.to_owned()),
+            node: NodeFile::new(NODE_TEXT.to_owned()),
+        }
     }
 }
 
@@ -93,6 +121,25 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
     if let Some(address) = options.listen_address {
         env.entry("ZEEK_DEFAULT_LISTEN_ADDRESS".to_owned()).or_insert_with(|| address.to_string());
     }
+    match options.scripts {
+        NodeScripts::None => return Recipe { args: list, env, files },
+        NodeScripts::Own => {
+            list.extend([LOGS.to_owned(), NODE.to_owned()]);
+            files.insert(format!("{NODE}.zeek"), shared.node.clone());
+            env.insert("ZCA_PROGRAM".to_owned(), options.program.clone());
+            // The name under which it checks in; not each has one in the cluster.
+            env.insert("ZCA_NODE".to_owned(), node.name.clone());
+        }
+        NodeScripts::Management => {
+            list.push(LOGS.to_owned());
+            list.extend(MANAGEMENT.map(str::to_owned));
+            let spool = format!("{}/spool", options.state_dir);
+            env.insert("ZEEK_MANAGEMENT_SPOOL_DIR".to_owned(), spool);
+            env.insert("ZEEK_MANAGEMENT_STATE_DIR".to_owned(), options.state_dir.clone());
+        }
+    }
+    files.insert(format!("{LOGS}.zeek"), shared.logs.clone());
+    env.insert("ZCA_LOG_QUEUE".to_owned(), format!("{}/spool/log-queue", options.state_dir));
     Recipe { args: list, env, files }
 }
 

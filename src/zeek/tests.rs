@@ -16,7 +16,17 @@ fn cluster() -> Configuration {
 }
 
 fn options(version: Version) -> Options {
-    Options { version, checksums: true, local: false, args: BTreeMap::new(), path: None, listen_address: None }
+    Options {
+        version,
+        checksums: true,
+        local: false,
+        args: BTreeMap::new(),
+        path: None,
+        listen_address: None,
+        scripts: NodeScripts::Own,
+        program: "/usr/bin/zeek-cluster-agent".to_owned(),
+        state_dir: "/var/lib/zeek-cluster-agent".to_owned(),
+    }
 }
 
 /// The layout, and each node's arguments, environment and files, as a golden file has them.
@@ -56,9 +66,21 @@ fn every_setting_has_its_place() {
         args: [(ClusterRole::Worker, vec!["-B".to_owned(), "main-loop".to_owned()])].into(),
         path: Some("/site/scripts:.:/usr/share/zeek".to_owned()),
         listen_address: Some([127, 0, 0, 1].into()),
+        scripts: NodeScripts::Management,
         ..options(Version::new(8, 1))
     };
     assert_eq!(shown(&options, &["-p".to_owned(), "site".to_owned()]), data("every-setting.txt"));
+}
+
+#[test]
+fn scripts_can_be_left_out() {
+    let config = cluster();
+    let worker = config.nodes.iter().find(|node| node.name == "worker-1").unwrap();
+    let options = Options { scripts: NodeScripts::None, ..options(Version::new(8, 0)) };
+    let Recipe { args, env, files } = recipe(&options, &SharedFiles::of(&options, &config), worker, &[]);
+    assert_eq!(args.last().unwrap(), "Site::name=two words");
+    assert!(!env.keys().any(|name| name.starts_with("ZCA_")));
+    assert_eq!(files.into_keys().collect::<Vec<_>>(), [LAYOUT]);
 }
 
 #[test]

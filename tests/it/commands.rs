@@ -319,6 +319,8 @@ fn a_dump_is_filtered_and_printed_in_each_form() {
     assert_eq!(reqids(&["--reqid", "read"]), ["read", "read"]);
     assert_eq!(reqids(&["--event", "get_nodes"]), ["read"]);
     assert_eq!(reqids(&["--event", "get_nodes_request"]), ["read"]);
+    assert_eq!(reqids(&["--event", "welcome"]), reqids(&["--event", "agent_welcome_request"]));
+    assert_eq!(reqids(&["--event", "welcome"]), ["read"], "the conflict");
     assert_eq!(reqids(&["--state", "conflict"]), ["read"]);
     assert_eq!(reqids(&["--state", "rejected"]), ["elsewhere"]);
     assert_eq!(reqids(&["--state", "completed"]), ["set", "read", "dispatch", "stop"]);

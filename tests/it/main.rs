@@ -4,6 +4,12 @@
 
 mod adoption;
 mod architecture;
+mod broker;
+mod broker_hostile;
+mod broker_network;
+mod broker_nodes;
+mod broker_replay;
+mod broker_tls;
 mod commands;
 mod crash;
 mod failures;
@@ -14,6 +20,7 @@ mod power_loss;
 mod requests;
 mod sim_node;
 mod support;
+mod tail;
 mod tls;
 mod websocket;
 mod zeek;

@@ -237,7 +237,7 @@ fn names_and_channels_that_are_not_there() {
     let _agent = host.start();
     let file = host.cluster_file("a.ini", &[("w1", ""), ("w2", "env = SIM_NOT_READY=1")]);
     host.run(&["request", "set-configuration", &file, "--timeout", "1"]);
-    let said = host.run(&["--json", "request", "get-id-value", "Log::x", "--reqid", "i"]);
+    let said = host.run(&["--json", "request", "get-id-value", "Log::x", "--reqid", "i", "--timeout", "1"]);
     assert_eq!(said.code, 1, "{said:?}");
     let errors: Vec<String> = said.json()["results"]
         .as_array()
@@ -245,7 +245,7 @@ fn names_and_channels_that_are_not_there() {
         .iter()
         .map(|one| format!("{}: {}", one["node"].as_str().unwrap(), one["error"].as_str().unwrap()))
         .collect();
-    assert!(errors[0].starts_with("w1: no channel to node yet"), "{errors:?}");
+    assert!(errors[0].starts_with("w1: request timed out: w1 runs, but has no peering"), "{errors:?}");
     assert!(errors[1].starts_with("w2: ") && errors[1].contains("not in running state"), "{errors:?}");
     assert_eq!(dump(&host, "i")[0]["event"], "node_dispatch_request");
 

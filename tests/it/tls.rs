@@ -9,7 +9,7 @@ use zeek_cluster_agent::api::audit::{Kind, Row};
 use crate::support::{AGENT, Host, Said, eventually};
 
 #[path = "../../src/tls/testing.rs"]
-mod certificates;
+pub mod certificates;
 
 use certificates::{Authority, Issued};
 

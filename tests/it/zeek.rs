@@ -22,11 +22,14 @@ fn stand_in() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-in/zeek")
 }
 
-/// A host whose nodes are this release of Zeek, ready once they have run for a moment.
+/// The agent's scripts, which every node loads last.
+const SCRIPTS: [&str; 2] = ["zeek-cluster-agent-logs", "zeek-cluster-agent-node"];
+
+/// A host whose nodes are this release of Zeek. Its agent does not listen for Broker peers: nodes check in by running its
+/// program.
 fn host(version: &str) -> Host {
     let mut host = Host::new();
-    host.run_program(&stand_in()).set("STAND_IN_VERSION", version);
-    host.set("ZCA_READY", "alive").set("ZCA_ALIVE_SECS", "100ms").set("ZCA_STAGE_WAIT", "500ms");
+    host.run_program(&stand_in()).set("STAND_IN_VERSION", version).set("ZCA_LISTEN", "off");
     host
 }
 
@@ -36,8 +39,12 @@ fn given(host: &Host, node: &str) -> Vec<String> {
     fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
 }
 
+/// The arguments before our scripts, which come last.
 fn arguments(host: &Host, node: &str) -> Vec<String> {
-    given(host, node).iter().filter_map(|line| line.strip_prefix("argument ").map(str::to_owned)).collect()
+    let mut all: Vec<String> =
+        given(host, node).iter().filter_map(|line| line.strip_prefix("argument ").map(str::to_owned)).collect();
+    assert_eq!(all.split_off(all.len() - SCRIPTS.len()), SCRIPTS);
+    all
 }
 
 #[test]
@@ -60,6 +67,50 @@ fn every_release_starts_what_the_agent_prepares() {
         assert!(!given(&host, "tap").iter().any(|line| line.starts_with("CLUSTER_NODE=")));
         assert!(host.read_log().contains(&format!("nodes are Zeek {}", &version[..3])), "{}", host.read_log());
     }
+}
+
+/// Zeek's own node script needs Zeek's own variables, and a word that keeps it from ending a node without a Supervisor.
+#[test]
+fn the_scripts_of_zeeks_management_framework_can_take_the_place_of_ours() {
+    let mut host = host("7.0.4");
+    host.set("ZCA_NODE_SCRIPTS", "management").set("ZCA_READY", "alive").set("ZCA_ALIVE_SECS", "100ms");
+    let _agent = host.start();
+    let file = host.cluster_file("a.ini", &[("w1", "interface = lo")]);
+    assert_eq!(host.run(&["request", "deploy", &file]).code, 0);
+    let (given, state) = (given(&host, "w1"), host.state_dir().display().to_string());
+    for line in [
+        "argument policy/frameworks/management/node".to_owned(),
+        format!("ZEEK_MANAGEMENT_SPOOL_DIR={state}/spool"),
+        format!("ZEEK_MANAGEMENT_STATE_DIR={state}"),
+    ] {
+        assert!(given.contains(&line), "{given:#?}");
+    }
+    assert!(!host.state_dir().join("nodes/w1/zeek-cluster-agent-node.zeek").exists());
+}
+
+/// By the grammar of Zeek's own formatter. It knows the syntax, not the names.
+#[test]
+fn our_scripts_parse() {
+    let Some(python) = std::env::var_os("ZCA_TEST_PYTHON") else {
+        println!("not run: ZCA_TEST_PYTHON names no Python with tests/clients/requirements.txt; scripts/test sets it");
+        return;
+    };
+    let parse = |script: &Path| {
+        let mut command = Command::new(Path::new(&python).with_file_name("zeek-script"));
+        command.arg("parse").arg(script);
+        Said::of(command)
+    };
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("share/zeek");
+    let mut count = 0;
+    for entry in fs::read_dir(scripts).unwrap() {
+        let said = parse(&entry.unwrap().path());
+        assert!(said.code == 0 && !said.stdout.contains("[error"), "{said:?}");
+        count += 1;
+    }
+    assert_eq!(count, SCRIPTS.len());
+    let broken = tempfile::NamedTempFile::new().unwrap();
+    fs::write(broken.path(), "event zeek_init() { print 1 }").unwrap();
+    assert_ne!(parse(broken.path()).code, 0);
 }
 
 #[test]
@@ -153,7 +204,7 @@ fn the_stand_in_refuses_what_zeek_refuses() {
     let broken = good.replace("],\n}", "]\n}");
     let backend = "policy/frameworks/cluster/backend/broker";
     type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
-    let cases: [Case; 12] = [
+    let cases: [Case; 14] = [
         ("8.0.1", "", &[("CLUSTER_NODE", "w1")], &[], "can't find cluster-layout"),
         ("8.0.1", good, &[("CLUSTER_NODE", "w1"), ("ZEEKPATH", "/nowhere")], &[], "can't find cluster-layout"),
         ("8.0.1", good, &[("CLUSTER_NODE", "w2")], &[], "w2 is not in Cluster::nodes"),
@@ -162,6 +213,8 @@ fn the_stand_in_refuses_what_zeek_refuses() {
         ("6.0.1", good, &[("CLUSTER_NODE", "w1")], &[], "no such field"),
         ("8.1.0", good, &[("CLUSTER_NODE", "w1")], &[], "no cluster backend"),
         ("8.0.1", good, &[("CLUSTER_NODE", "w1")], &[backend], "can't find policy"),
+        ("8.0.1", "", &[], &["zeek-cluster-agent-node"], "can't find zeek-cluster-agent-node"),
+        ("8.0.1", "", &[], &["policy/frameworks/management/node"], "errors occurred while initializing"),
         ("8.0.1", "", &[], &["/nowhere/script.zeek"], "can't find /nowhere"),
         ("8.0.1", "", &[("ZEEK_AGENT_PORT", "2151")], &[], "not a port"),
         ("8.0.1", "", &[("ZEEK_AGENT_PORT", "x/tcp")], &[], "not a port"),

@@ -2,15 +2,16 @@
 
 use jiff::ZonedDateTime;
 
-use super::rows::Printer;
+use super::rows::{self, Printer};
 use super::source::{More, Source};
 use super::{Context, time};
 use crate::api::audit::{Filter, Kind, RequestState};
 use crate::api::ids::Seq;
-use crate::cli::flags::{self, Dump, DumpFormat};
+use crate::cli::flags::{self, Dump, Select};
 use crate::cli::outcome::{Exit, Failure, Outcome};
 
-fn filter(dump: &Dump, now: &ZonedDateTime) -> Result<Filter, Failure> {
+/// The flags that say which rows, as what the journal is asked.
+pub(super) fn filter(select: &Select, now: &ZonedDateTime) -> Result<Filter, Failure> {
     let moment = |flag: &str, text: &Option<String>| match text {
         None => Ok(None),
         Some(text) => match time::parse(text, now) {
@@ -18,7 +19,7 @@ fn filter(dump: &Dump, now: &ZonedDateTime) -> Result<Filter, Failure> {
             Err(problem) => Err(Failure::new(Exit::Usage, format!("{flag}: {problem}"))),
         },
     };
-    let state = dump.state.map(|state| match state {
+    let state = select.state.map(|state| match state {
         flags::State::Accepted => RequestState::Accepted,
         flags::State::Handling => RequestState::Handling,
         flags::State::Completed => RequestState::Completed,
@@ -27,57 +28,48 @@ fn filter(dump: &Dump, now: &ZonedDateTime) -> Result<Filter, Failure> {
         flags::State::Abandoned => RequestState::Abandoned,
     });
     Ok(Filter {
-        kind: match dump.kind {
+        kind: match select.kind {
             flags::Kind::Request => Kind::Request,
             flags::Kind::Node => Kind::Node,
             flags::Kind::All => Kind::All,
         },
-        since: moment("--since", &dump.since)?,
-        until: moment("--until", &dump.until)?,
-        reqid: dump.reqid.clone(),
-        event: dump.event.clone(),
+        since: moment("--since", &select.since)?,
+        until: moment("--until", &select.until)?,
+        reqid: select.reqid.clone(),
+        event: select.event.clone(),
         state,
-        source: dump.source.clone(),
-        failed: dump.failed,
-        node: dump.node.clone(),
-        from_seq: dump.from_seq.map(Seq),
-        to_seq: dump.to_seq.map(Seq),
-        reverse: dump.reverse,
+        source: select.source.clone(),
+        failed: select.failed,
+        node: select.node.clone(),
+        ..Filter::default()
     })
 }
 
 pub(super) fn run(context: &Context, dump: &Dump) -> Outcome {
-    let mut filter = filter(dump, &ZonedDateTime::now())?;
+    let mut filter = filter(&dump.select, &ZonedDateTime::now())?;
+    filter.from_seq = dump.from_seq.map(Seq);
+    filter.to_seq = dump.to_seq.map(Seq);
+    filter.reverse = dump.reverse;
     let mut source = Source::open(context, &dump.from)?;
     let screen = context.screen();
-    let format = match (dump.format, screen.json) {
-        (Some(format), _) => format,
-        (None, true) => DumpFormat::Json,
-        (None, false) if screen.is_terminal => DumpFormat::Table,
-        (None, false) => DumpFormat::Json,
-    };
     let out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut printer = Printer::new(format, &screen, out);
-    match dump.last {
-        None => source.rows(&filter, |row| printer.print(&row).map(|()| More::Yes))?,
-        Some(last) => {
-            filter.reverse = true;
-            let mut newest = Vec::new();
-            source.rows(&filter, |row| {
-                if newest.len() < last {
-                    newest.push(row);
-                }
-                Ok(if newest.len() < last { More::Yes } else { More::No })
-            })?;
-            if !dump.reverse {
-                newest.reverse();
-            }
-            for row in &newest {
-                printer.print(row)?;
-            }
+    let mut printer = Printer::new(rows::form(dump.format, &screen), &screen, out);
+    let mut left = dump.last.unwrap_or(usize::MAX);
+    if let (Some(last), false) = (dump.last, dump.reverse) {
+        // Found from the end, printed in order: nothing has to be kept meanwhile.
+        match source.nth_newest(&filter, last)? {
+            Some(first) => filter.from_seq = Some(first),
+            None => left = 0,
         }
     }
-    printer.finish()?;
+    if left > 0 {
+        source.rows(&filter, |row| {
+            printer.print(&row)?;
+            left -= 1;
+            Ok(if left > 0 { More::Yes } else { More::No })
+        })?;
+    }
+    printer.flush()?;
     Ok(Exit::Done)
 }
 
@@ -89,22 +81,20 @@ mod tests {
     fn flags_become_a_filter() {
         use clap::Parser;
         let line = "zeek-cluster-agent journal dump --since 2026-11-22T08:31:00Z --state conflict --kind node --failed \
-                    --from-seq 3 --reverse --event deploy";
+                    --event deploy";
         let cli = flags::Cli::try_parse_from(line.split_whitespace()).unwrap();
         let flags::Command::Journal(flags::Journal::Dump(dump)) = cli.command else { panic!("another command") };
-        let found = filter(&dump, &ZonedDateTime::now()).unwrap();
+        let found = filter(&dump.select, &ZonedDateTime::now()).unwrap();
         let expected = Filter {
             kind: Kind::Node,
             since: Some(crate::api::time::Timestamp(1_795_336_260_000_000)),
             state: Some(RequestState::Conflict),
             failed: true,
-            from_seq: Some(Seq(3)),
-            reverse: true,
             event: Some("deploy".into()),
             ..Filter::default()
         };
         assert_eq!(found, expected);
-        let bad = Dump { since: Some("soon".into()), ..*dump };
+        let bad = Select { since: Some("soon".into()), ..dump.select };
         assert!(matches!(filter(&bad, &ZonedDateTime::now()), Err(Failure::Said { exit: Exit::Usage, .. })));
     }
 }

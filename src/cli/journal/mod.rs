@@ -3,6 +3,7 @@
 mod dump;
 mod rows;
 mod source;
+mod tail;
 
 use std::io::Write;
 
@@ -22,6 +23,7 @@ const VERIFY_MS: u64 = 600_000;
 pub fn run(context: &Context, command: flags::Journal) -> Outcome {
     match command {
         flags::Journal::Dump(dump) => dump::run(context, &dump),
+        flags::Journal::Tail(tail) => tail::run(context, &tail),
         flags::Journal::Show { reqid, from } => show(context, reqid, &from),
         flags::Journal::Verify { from } => verify(context, &from),
     }

@@ -78,21 +78,33 @@ impl<'a, W: Write> Printer<'a, W> {
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Result<(), Failure> {
+    /// Writes all that was printed.
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
         match self {
-            Self::Table(table, mut out) => {
-                table.finish(&mut out)?;
+            Self::Table(table, out) => {
+                table.flush(out)?;
                 out.flush()?;
             }
-            Self::Json(mut out) => out.flush()?,
-            Self::Csv(mut writer, begun) => {
-                if !begun {
+            Self::Json(out) => out.flush()?,
+            Self::Csv(writer, begun) => {
+                if !*begun {
                     writer.write_record(CSV).map_err(csv_failure)?;
+                    *begun = true;
                 }
                 writer.flush()?;
             }
         }
         Ok(())
+    }
+}
+
+/// The form that was asked for, or what suits standard output.
+pub(super) fn form(asked: Option<DumpFormat>, screen: &Screen) -> DumpFormat {
+    match (asked, screen.json) {
+        (Some(format), _) => format,
+        (None, true) => DumpFormat::Json,
+        (None, false) if screen.is_terminal => DumpFormat::Table,
+        (None, false) => DumpFormat::Json,
     }
 }
 
@@ -326,7 +338,8 @@ mod tests {
         for row in rows {
             printer.print(row).unwrap();
         }
-        printer.finish().unwrap();
+        printer.flush().unwrap();
+        drop(printer);
         String::from_utf8(out).unwrap()
     }
 

@@ -41,6 +41,11 @@ impl Source {
         Err(nobody.into())
     }
 
+    /// Through the agent or not at all.
+    pub(super) fn agent(context: &Context) -> Result<Self, Failure> {
+        Ok(Self::Agent(Box::new(connect::connect(context)?)))
+    }
+
     fn directory(opened: Result<Inspection, inspect::InspectError>, directory: &Path) -> Result<Self, Failure> {
         let inspection = opened.map_err(|error| Failure::because(Exit::Failed, directory.display(), &error))?;
         match inspection.opening() {
@@ -68,6 +73,32 @@ impl Source {
                 inspection.verify().map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error))
             }
         }
+    }
+
+    /// The newest durable entry.
+    pub(super) fn last(&mut self) -> Result<Seq, Failure> {
+        match self {
+            Self::Agent(client) => {
+                client.status(within_ms(PAGE_MS)).map(|status| Seq(status.journal.last)).map_err(connect::failed)
+            }
+            Self::Directory(inspection) => {
+                inspection.last().map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error))
+            }
+        }
+    }
+
+    /// Where the newest `count` rows that match begin; `None` if there is none of them.
+    pub(super) fn nth_newest(&mut self, filter: &Filter, count: usize) -> Result<Option<Seq>, Failure> {
+        let backwards = Filter { reverse: true, ..filter.clone() };
+        let (mut first, mut found) = (None, 0);
+        if count > 0 {
+            self.rows(&backwards, |row| {
+                first = Some(row.seq());
+                found += 1;
+                Ok(if found < count { More::Yes } else { More::No })
+            })?;
+        }
+        Ok(first)
     }
 
     /// Hands every row that matches to `each`, until it wants no more.

@@ -12,7 +12,7 @@ import sys
 from . import management, wire
 from .management import DIALECTS, NODE_TOPIC, Event
 from .peer import Closed, Endpoint, Refused
-from .values import read
+from .values import decode, read
 
 endpoints, peerings = {}, {}
 
@@ -92,6 +92,12 @@ class Orders:
     def events(self, peering):
         """All that was said so far."""
         return [management.describe(topic, event) for topic, event in list(peerings[peering].events)]
+
+    def describe(self, hex):
+        """What a recorded frame says, without its length; no event if it is another message of Zeek's."""
+        envelope = wire.read_envelope(bytes.fromhex(hex))
+        event = Event.of(decode(envelope.body))
+        return {"topic": envelope.topic} if event is None else management.describe(envelope.topic, event)
 
     def subscribe(self, peering, filter):
         """Replaces the filter, as a routing update does."""
