@@ -99,7 +99,12 @@ impl Peer {
             if let Some(trouble) = trouble
                 && known.as_ref() != Some(&trouble)
             {
-                eprintln!("no peering with the agent at {}: {trouble}; dialling again each second", self.agent);
+                // Whoever does not read it misses nothing else.
+                let _ = writeln!(
+                    io::stderr(),
+                    "no peering with the agent at {}: {trouble}; dialling again each second",
+                    self.agent
+                );
                 known = Some(trouble);
             }
             thread::sleep(REDIAL);
