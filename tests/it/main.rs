@@ -5,6 +5,7 @@
 mod adoption;
 mod architecture;
 mod broker;
+mod broker_crash;
 mod broker_hostile;
 mod broker_network;
 mod broker_nodes;
