@@ -14,15 +14,16 @@ use crate::peers::Peers;
 use crate::support::{AGENT, Host, eventually};
 
 /// Ids that are below, and above, any that an agent draws.
-const LOW: &str = "00000000000000000000000000000001";
-const HIGH: &str = "fffffffffffffffffffffffffffffffe";
+pub const LOW: &str = "00000000000000000000000000000001";
+pub const HIGH: &str = "fffffffffffffffffffffffffffffffe";
 pub const CONTROLLER: [&str; 2] = ["zeek/management/agent", "zeek/cluster-control/agent"];
 
 /// Without TLS, and at a port of its own.
 pub fn host() -> Host {
     let mut host = Host::new();
-    // A test's peers are those that it plays itself.
-    host.set("ZCA_LISTEN", "127.0.0.1:0").set("ZCA_DISABLE_SSL", "true").set("SIM_NO_PEERING", "1");
+    host.set("ZCA_LISTEN", "127.0.0.1:0").set("ZCA_DISABLE_SSL", "true");
+    // Nodes inherit it: the peers of these tests are played.
+    host.set("SIM_NO_PEERING", "1");
     host
 }
 
@@ -91,7 +92,7 @@ fn success(results: &Value) -> bool {
 }
 
 /// A request of each kind; what names it is new in each round.
-fn every_request(peers: &mut Peers, peering: &str, round: &str) -> BTreeMap<String, Value> {
+pub fn every_request(peers: &mut Peers, peering: &str, round: &str) -> BTreeMap<String, Value> {
     let mut answers = BTreeMap::new();
     let mut ask = |dialect: &str, request: &str, more: Value| {
         let reqid = format!("{round}-{dialect}-{}-{request}", answers.len());

@@ -252,3 +252,52 @@ fn nodes_are_told_where_the_agent_listens_and_it_is_not_part_of_what_they_are() 
     assert_eq!(peers.ask("again", "management", "restart", "r", json!({"nodes": ["w1"]}))[0]["success"], true);
     assert_eq!((told(&host, first), told(&host, second)), (usize::from(first == second), 1));
 }
+
+#[cfg(feature = "crash-points")]
+#[test]
+fn a_dispatch_has_one_outcome_wherever_the_agent_is_killed() {
+    // The second response is the dispatch's, the first that of the deploy before it.
+    for point in ["before_dispatch_sent", "after_dispatch_sent", "before_response_sent:2", "after_response_sent:2"] {
+        let mut host = host();
+        let once = host.dir.path().join("crashed");
+        host.set("ZCA_CRASH_AT", point).set("ZCA_CRASH_ONCE", &once.display().to_string());
+        let agent = host.start();
+        let mut peers = Peers::start();
+        let port = keep_port(&mut host);
+        peers.controller("c", port);
+        peers.begin("c", "management", "deploy", "d", silent("c1", &["w1"]));
+        eventually("the node to be started", || (host.pids().len() == 1).then_some(()));
+        peers.node("n", port);
+        peers.hello("n", "w1");
+        assert!(peers.answer("c", "management", "deploy", "d")[0]["success"] == true);
+        let ask = || json!({"action": ["get_id_value", "x"]});
+        peers.begin("c", "management", "node_dispatch", "v", ask());
+        let is_asked = |peers: &mut Peers, peering: &str| {
+            // Its end, too, ends the wait.
+            let asked = peers.asked(peering);
+            if asked.is_object() {
+                let answer = json!({"peering": peering, "node": "w1", "reqid": asked["reqid"], "data": "17"});
+                // The agent may be gone by now.
+                let _ = peers.order("node_answer", answer);
+            }
+            asked.is_object()
+        };
+        let was_asked = is_asked(&mut peers, "n");
+        agent.wait_crashed(&host);
+        let _agent = host.start();
+        peers.controller("again", port);
+        peers.node("m", port);
+        peers.hello("m", "w1");
+        let is_asked_again = is_asked(&mut peers, "m");
+        assert_eq!(is_asked_again, point.contains("dispatch"), "{point}");
+        assert!(was_asked || point == "before_dispatch_sent" || point == "after_dispatch_sent", "{point}");
+        let expected = json!([
+            {"reqid": "v", "success": true, "instance": "a1", "data": "17", "error": null, "node": "w1"},
+        ]);
+        assert_eq!(peers.answer("again", "management", "node_dispatch", "v"), expected, "{point}: nobody repeats it");
+        peers.controller("third", port);
+        assert_eq!(peers.ask("third", "management", "node_dispatch", "v", ask()), expected, "{point}");
+        assert_eq!(host.requests("v").len(), 1, "{point}");
+        host.verify();
+    }
+}

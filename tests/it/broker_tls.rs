@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::broker::{CONTROLLER, host, port};
+use crate::broker::{CONTROLLER, HIGH, LOW, every_request, host, port};
 use crate::peers::Peers;
 use crate::support::{AGENT, Host, eventually};
 use crate::tls::certificates::{Authority, Issued};
@@ -38,10 +38,14 @@ fn peers_with_a_certificate_of_the_authority_are_let_in_and_named() {
     let _agent = host.start();
     let port = port(&host);
     let mut peers = Peers::start();
-    peers.ok("endpoint", json!({"name": "c", "filter": CONTROLLER}));
-    let about = peers.ok("dial", json!({"endpoint": "c", "name": "c", "port": port, "tls": tls}));
-    assert_eq!(about["cipher"][0], "TLSv1.3", "{about}");
-    assert_eq!(peers.ask("c", "management", "agent_welcome", "w", json!({}))[0]["success"], true);
+    for (role, id) in [("originator", LOW), ("responder", HIGH)] {
+        peers.ok("endpoint", json!({"name": role, "filter": CONTROLLER, "id": id}));
+        let about = peers.ok("dial", json!({"endpoint": role, "name": role, "port": port, "tls": tls}));
+        assert_eq!((&about["role"], &about["cipher"][0]), (&json!(role), &json!("TLSv1.3")), "{about}");
+        every_request(&mut peers, role, role);
+        peers.is_content(role);
+    }
+    assert_eq!(peers.ask("originator", "management", "agent_welcome", "w", json!({}))[0]["success"], true);
     let subject = "subject=CN=whatever";
     let source = host.requests("w")[0].source.clone();
     assert!(source.peer.contains(subject), "{source:?}");
