@@ -3,6 +3,8 @@
 // Helpers of tests are tests to everybody but clippy.
 #![allow(clippy::unwrap_used)]
 
+#[path = "journal/attack.rs"]
+mod attack;
 #[path = "journal/basics.rs"]
 mod basics;
 #[path = "journal/corpus.rs"]

@@ -431,9 +431,10 @@ impl World {
     /// P2 and P3.
     fn check_response(&mut self, response: &Response, route: Option<Route>) {
         let stored = self.is_durable(|one| match &one.entry {
-            Entry::RequestCompleted { response: stored, .. } | Entry::RequestConflicted { response: stored, .. } => {
-                stored.0 == *response
+            Entry::RequestCompleted { response: stored, .. } | Entry::RequestAnswered { response: stored, .. } => {
+                stored.kept() == Some(response)
             }
+            Entry::RequestConflicted { response: stored, .. } => stored.0 == *response,
             _ => false,
         });
         assert!(stored, "left before it was durable: {response:?}");
@@ -450,7 +451,8 @@ impl World {
     /// Somebody has this outcome.
     fn note_told(&mut self, response: &Response) {
         let outcomes = self.entries().iter().filter_map(|one| match &one.entry {
-            Entry::RequestCompleted { of, response: stored, .. } if stored.0 == *response => Some(*of),
+            Entry::RequestCompleted { of, response: stored, .. } if stored.kept() == Some(response) => Some(*of),
+            Entry::RequestAnswered { response: stored, .. } if stored.kept() == Some(response) => Some(one.seq),
             _ => None,
         });
         let outcomes: Vec<Seq> = outcomes.collect();
@@ -792,7 +794,7 @@ impl World {
         for (reqid, request) in self.asked.clone() {
             let accepted = self.is_durable(|one| {
                 matches!(&one.entry, Entry::RequestReceived { reqid: r, digest: d, .. }
-                    if *r == reqid && *d == digest(&request.clone().canonical()))
+                    | Entry::RequestAnswered { reqid: r, digest: d, .. } if *r == reqid && *d == digest(&request.clone().canonical()))
             });
             if accepted {
                 let known = self.journal.lookup(&reqid).expect("an accepted request is known");
@@ -801,6 +803,7 @@ impl World {
         }
         let completions = self.entries().iter().filter_map(|one| match one.entry {
             Entry::RequestCompleted { of, .. } => Some(of),
+            Entry::RequestAnswered { .. } => Some(one.seq),
             _ => None,
         });
         let mut once = BTreeSet::new();

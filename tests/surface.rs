@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use zeek_cluster_agent::api::audit::{EventRow, Filter, Page, Row};
 use zeek_cluster_agent::api::event::{Incoming, Request, Response, Result as ApiResult, Route};
+use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
 use zeek_cluster_agent::api::report::{JournalReport, StatusReport, VerifyReport};
 use zeek_cluster_agent::control::logs;
@@ -133,8 +134,14 @@ impl server::Agent for Fake {
         Ok(Page { rows, next: next.map(Seq) })
     }
 
-    async fn verify(&self) -> Result<VerifyReport, String> {
-        Ok(VerifyReport { entries: 3, first: 1, last: 3, problems: vec!["entry 2: checksum".into()] })
+    async fn verify(&self, _anchor: Option<Anchor>) -> Result<VerifyReport, String> {
+        Ok(VerifyReport {
+            entries: 3,
+            first: 1,
+            last: 3,
+            problems: vec!["entry 2: checksum".into()],
+            ..VerifyReport::default()
+        })
     }
 
     async fn logs(&self, node: NodeName, query: LogQuery) -> Result<LogChunk, String> {

@@ -9,17 +9,19 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use redb::{Database, TableDefinition};
 use rusqlite::Connection;
-use zeek_cluster_agent::api::event::{Dialect, Request, Response, Result as Answer, Source};
+use zeek_cluster_agent::api::event::{Dialect, Request, Response, Result as ApiResult, Source};
 use zeek_cluster_agent::api::ids::{ReqId, Seq};
 use zeek_cluster_agent::api::time::Timestamp;
-use zeek_cluster_agent::journal::entry::{Entry, Numbered, Outcome, Packed, Sealed, digest};
+use zeek_cluster_agent::journal::entry::{Answer, Digest, Entry, Numbered, Packed, Sealed, digest};
 use zeek_cluster_agent::journal::{Journal, Options};
 
 /// A request, and what it is answered.
 #[derive(Debug, Clone)]
 pub struct Item {
     pub reqid: String,
-    request: Entry,
+    request: Request,
+    digest: Digest,
+    source: Source,
     response: Response,
 }
 
@@ -28,7 +30,7 @@ impl Item {
     pub fn welcome(reqid: String) -> Self {
         let request = Request::AgentWelcome {};
         let id = ReqId::new(reqid.as_str()).expect("a bench's reqid is short");
-        let answer = Answer {
+        let answer = ApiResult {
             reqid: id.clone(),
             success: true,
             instance: Some("agent-1".to_owned()),
@@ -39,24 +41,27 @@ impl Item {
         Self {
             reqid,
             response: Response { event: request.response_event().to_owned(), reqid: id.clone(), results: vec![answer] },
-            request: Entry::RequestReceived {
-                reqid: id,
-                digest: digest(&request),
-                request: Packed(request),
-                dialect: Dialect::Management,
-                source: Source { transport: "control".to_owned(), peer: "uid=0 pid=4242".to_owned() },
-            },
+            digest: digest(&request),
+            request,
+            source: Source { transport: "control".to_owned(), peer: "uid=0 pid=4242".to_owned() },
         }
     }
 
-    fn completed(&self, of: Seq) -> Entry {
-        let response = Packed(self.response.clone());
-        Entry::RequestCompleted { of, outcome: Outcome::Completed, attempts: 1, response }
+    fn entry(&self) -> Entry {
+        Entry::RequestAnswered {
+            reqid: self.response.reqid.clone(),
+            request: Packed(self.request.clone()),
+            digest: self.digest,
+            dialect: Dialect::Management,
+            source: self.source.clone(),
+            response: Answer::Kept(self.response.clone()),
+        }
     }
 
     /// Both as bytes, for stores that know nothing of entries.
     fn bytes(&self) -> Result<(Vec<u8>, Vec<u8>)> {
-        Ok((rmp_serde::to_vec(&self.request)?, rmp_serde::to_vec(&self.response)?))
+        let request = (&self.reqid, &self.request, &self.digest, Dialect::Management, &self.source);
+        Ok((rmp_serde::to_vec(&request)?, rmp_serde::to_vec(&self.response)?))
     }
 }
 
@@ -197,9 +202,8 @@ impl Ours {
 impl Store for Ours {
     fn commit(&mut self, items: &[Item]) -> Result<()> {
         for item in items {
-            let received = self.number(item.request.clone());
-            let completed = self.number(item.completed(received.seq));
-            let free = self.journal.stage(Sealed::new(self.last, vec![received, completed], vec![()]));
+            let answered = self.number(item.entry());
+            let free = self.journal.stage(Sealed::new(self.last, vec![answered], vec![()]));
             ensure!(free.is_empty(), "an effect left before its entries were durable");
         }
         let free = self.journal.commit(Vec::new())?;

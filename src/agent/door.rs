@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::audit::{Filter, Page};
 use crate::api::event::{Dialect, Incoming, Request, Route, Source};
+use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, Seq};
 use crate::api::report::{JournalReport, PeerReport, StatusReport, VerifyReport, chain};
 use crate::api::time::{Now, Timestamp};
@@ -169,9 +170,9 @@ impl server::Agent for Door {
         }
     }
 
-    async fn verify(&self) -> Result<VerifyReport, String> {
+    async fn verify(&self, anchor: Option<Anchor>) -> Result<VerifyReport, String> {
         let reader = self.reader.clone();
-        match tokio::task::spawn_blocking(move || reader.verify()).await {
+        match tokio::task::spawn_blocking(move || reader.verify(anchor.as_ref())).await {
             Ok(report) => report.map_err(|error| chain(&error)),
             Err(error) => Err(format!("verifying the journal failed: {error}")),
         }

@@ -397,13 +397,15 @@ fn step_name(entry: &Entry) -> Option<&'static str> {
         Entry::NodeStarted { .. } => Some("fact"),
         Entry::NodeReady { .. } => Some("ready"),
         Entry::NodeExited { .. } => Some("exit"),
-        Entry::RequestCompleted { .. } => Some("outcome"),
+        Entry::RequestCompleted { .. } | Entry::RequestAnswered { .. } => Some("outcome"),
         Entry::AgentStarted { .. }
         | Entry::AgentStopped { .. }
         | Entry::AgentSettled
         | Entry::HoldEntered { .. }
         | Entry::HoldEnded { .. }
         | Entry::Salvaged { .. }
+        | Entry::FormatChanged { .. }
+        | Entry::Pruned { .. }
         | Entry::RequestConflicted { .. }
         | Entry::InputRejected { .. }
         | Entry::RequestWaits { .. }

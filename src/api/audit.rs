@@ -126,6 +126,9 @@ pub struct RequestRow {
     pub duration_ms: Option<f64>,
     pub success: Option<bool>,
     pub response: Option<Response>,
+    /// BLAKE3 of a response whose body retention has dropped, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_digest: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

@@ -107,6 +107,17 @@ pub struct VerifyReport {
     /// The first and the newest entry; 0 in an empty journal.
     pub first: u64,
     pub last: u64,
+    /// The newest entry and its hash, as `SEQ:HASH`: who notes it elsewhere can prove later that nothing before it was
+    /// altered. Empty in an empty journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub head: String,
+    /// The head noted elsewhere that this journal continues, as `SEQ:HASH`, if one was asked about and it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
+    /// What narrows down what the chain proves, one line each: entries removed by retention or lost in a salvage, a change
+    /// of format. No problems: the journal itself tells of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What is wrong, one line each; empty means that every record decodes, the sequence has no gap, indexes agree and
     /// digests match.
     pub problems: Vec<String>,

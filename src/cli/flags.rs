@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::api::head::Anchor;
+
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 the request or a node failed; 2 usage; 3 agent not reachable; \
 4 timeout (still being handled: ask again with the same --reqid); 5 conflict (the reqid is taken by another request); \
 78 bad configuration or settings.";
@@ -278,8 +280,14 @@ pub enum Journal {
         #[command(flatten)]
         from: JournalFrom,
     },
-    /// Prove that every record reads and none is missing; 1 if not
+    /// Prove that no entry was altered, removed or moved; 1 if one was
+    ///
+    /// Every entry holds the hash of the one before it. Note the head that this prints somewhere else: with --anchor it
+    /// proves later that the journal of then was not rewritten.
     Verify {
+        /// A head noted earlier, SEQ:HASH or HASH: prove that this journal continues it
+        #[arg(long, value_name = "HASH")]
+        anchor: Option<Anchor>,
         #[command(flatten)]
         from: JournalFrom,
     },

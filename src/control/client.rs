@@ -19,6 +19,7 @@ use super::message::{
 };
 use crate::api::audit::{Filter, Page};
 use crate::api::event::{Dialect, Request, Response};
+use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::report::{StatusReport, VerifyReport};
 
@@ -166,8 +167,9 @@ impl Client {
         }
     }
 
-    pub fn verify(&mut self, deadline: Deadline) -> Result<VerifyReport, Error> {
-        let call = self.call(|call| ClientFrame::JournalVerify { call })?;
+    pub fn verify(&mut self, anchor: Option<Anchor>, deadline: Deadline) -> Result<VerifyReport, Error> {
+        let anchor = anchor.map(|anchor| anchor.to_string());
+        let call = self.call(|call| ClientFrame::JournalVerify { call, anchor })?;
         match self.wait(call, deadline)? {
             ServerFrame::Verified { report, .. } => Ok(report),
             other => Err(unexpected(other)),

@@ -59,8 +59,11 @@ pub enum ClientFrame {
         #[serde(default)]
         cursor: Option<Seq>,
     },
+    /// `anchor`: a head noted elsewhere, `SEQ:HASH` or `HASH`.
     JournalVerify {
         call: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        anchor: Option<String>,
     },
     Logs {
         call: u64,

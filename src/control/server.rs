@@ -34,6 +34,7 @@ use super::message::{
 };
 use crate::api::audit::{Filter, Page};
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
+use crate::api::head::{Anchor, AnchorError};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::report::{StatusReport, VerifyReport};
 
@@ -124,7 +125,7 @@ pub trait Agent: Send + Sync + 'static {
     fn check_in(&self, node: NodeName, credentials: Credentials) -> impl Future<Output = Result<(), String>> + Send;
     fn status(&self) -> impl Future<Output = StatusReport> + Send;
     fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
-    fn verify(&self) -> impl Future<Output = Result<VerifyReport, String>> + Send;
+    fn verify(&self, anchor: Option<Anchor>) -> impl Future<Output = Result<VerifyReport, String>> + Send;
     /// [`super::logs::read`] does the reading.
     fn logs(&self, node: NodeName, query: LogQuery) -> impl Future<Output = Result<LogChunk, String>> + Send;
 }
@@ -607,10 +608,13 @@ impl<A: Agent> Peer<A> {
                 };
                 self.reply(answer).await;
             }
-            ClientFrame::JournalVerify { call } => {
-                let answer = match self.agent.verify().await {
-                    Ok(report) => ServerFrame::Verified { call, report },
-                    Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+            ClientFrame::JournalVerify { call, anchor } => {
+                let answer = match anchor.map(|anchor| anchor.parse()).transpose() {
+                    Ok(anchor) => match self.agent.verify(anchor).await {
+                        Ok(report) => ServerFrame::Verified { call, report },
+                        Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+                    },
+                    Err(error) => invalid(call, AnchorError::to_string(&error)),
                 };
                 self.reply(answer).await;
             }

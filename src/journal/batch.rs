@@ -1,21 +1,29 @@
 //! Entries and records to the writes that store them: one batch, all or nothing. Pure but for the reads it needs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, btree_map};
 
-use super::codec::{self, EncodeError};
+use super::codec::{self, EncodeError, Encoded, Hash, Head};
 use super::entry::{Entry, Numbered, Record};
 use super::keys;
-use super::table::{ReadError, Table};
-use super::versions::v1::{DuplicatesRecord, OutcomeRecord, ReqidRecord, Stored};
-use crate::api::event::Source;
+use super::table::{ReadError, Table, Whole};
+use super::versions::kind;
+use super::versions::records::{DuplicatesRecord, HistoryRecord, OutcomeRecord, ReqidRecord, Stored};
+use crate::api::event::Request;
 use crate::api::ids::Seq;
-use crate::api::time::Timestamp;
 
 /// A row to be written, or removed.
 pub(super) type Write = (Vec<u8>, Option<Vec<u8>>);
 
 /// The pieces of each record that has any, so that rewriting one removes what it does not need any more.
 pub(super) type Pieces = HashMap<Vec<u8>, u32>;
+
+/// What a batch is built upon beside the table. It runs ahead of the disk as batches are built; one that fails ends the
+/// journal.
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    pub(super) history: HistoryRecord,
+    pub(super) pieces: Pieces,
+}
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BatchError {
@@ -28,50 +36,17 @@ pub(super) enum BatchError {
 /// What `entries` and `records` come to. Of several records for one thing the last counts.
 pub(super) fn build(
     table: &impl Table,
-    pieces: &mut Pieces,
+    state: &mut State,
     entries: &[Numbered],
     records: &[Record],
 ) -> Result<Vec<Write>, BatchError> {
-    let mut batch = Builder { writes: BTreeMap::new(), pieces };
-    let mut duplicates: BTreeMap<Seq, DuplicatesRecord> = BTreeMap::new();
+    let mut batch = Builder::new(state);
     for numbered in entries {
         batch.entry(numbered)?;
-        match &numbered.entry {
-            Entry::RequestReceived { reqid, digest, .. } if !reqid.is_empty() => {
-                let key = keys::reqid(reqid);
-                // The first keeps its reqid, whatever the core believes.
-                if !batch.writes.contains_key(&key) && table.get(&key)?.is_none() {
-                    batch.record(key, &ReqidRecord { seq: numbered.seq, digest: *digest })?;
-                }
-            }
-            Entry::RequestCompleted { of, .. } => {
-                batch.record(keys::outcome(*of), &OutcomeRecord { completed: numbered.seq })?;
-            }
-            Entry::DuplicateSeen { of, source } => {
-                add_duplicate(table, &mut duplicates, *of, numbered.at, source)?;
-            }
-            Entry::AgentStarted { .. }
-            | Entry::AgentStopped { .. }
-            | Entry::AgentSettled
-            | Entry::HoldEntered { .. }
-            | Entry::HoldEnded { .. }
-            | Entry::Salvaged { .. }
-            | Entry::RequestReceived { .. }
-            | Entry::RequestConflicted { .. }
-            | Entry::InputRejected { .. }
-            | Entry::RequestBegun { .. }
-            | Entry::RequestWaits { .. }
-            | Entry::DesiredChanged { .. }
-            | Entry::LaunchIntended { .. }
-            | Entry::NodeStarted { .. }
-            | Entry::NodeReady { .. }
-            | Entry::NodeExited { .. }
-            | Entry::NodeAdopted { .. }
-            | Entry::NodeRetried { .. } => {}
+        batch.index(table, numbered)?;
+        if let Entry::Pruned { upto, trimmed, .. } = &numbered.entry {
+            batch.prune(table, *upto, *trimmed)?;
         }
-    }
-    for (of, record) in &duplicates {
-        batch.record(keys::duplicates(*of), record)?;
     }
     for record in records {
         match record {
@@ -83,40 +58,96 @@ pub(super) fn build(
             Record::Unfinished(seq, None) => batch.remove(keys::unfinished(*seq)),
         }
     }
-    Ok(batch.writes.into_iter().collect())
+    Ok(batch.finish()?)
 }
 
-fn add_duplicate(
-    table: &impl Table,
-    duplicates: &mut BTreeMap<Seq, DuplicatesRecord>,
-    of: Seq,
-    at: Timestamp,
-    source: &Source,
-) -> Result<(), ReadError> {
-    let record = match duplicates.entry(of) {
-        std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-        std::collections::btree_map::Entry::Vacant(vacant) => {
-            vacant.insert(table.record(&keys::duplicates(of))?.unwrap_or_default())
-        }
-    };
-    record.add(at, source.clone());
-    Ok(())
-}
-
-/// Collects writes. Also for what is no part of a commit: the format record, a salvage.
+/// Collects writes. Also for what is no part of a commit: the format record, a salvage, a migration.
 pub(super) struct Builder<'a> {
-    pub(super) writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    pub(super) pieces: &'a mut Pieces,
+    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    state: &'a mut State,
+    duplicates: BTreeMap<Seq, DuplicatesRecord>,
+    has_entries: bool,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a> {
+    pub(super) fn new(state: &'a mut State) -> Self {
+        Self { writes: BTreeMap::new(), state, duplicates: BTreeMap::new(), has_entries: false }
+    }
+
+    /// All writes; with entries among them, the record of history too.
+    pub(super) fn finish(mut self) -> Result<Vec<Write>, EncodeError> {
+        for (of, record) in std::mem::take(&mut self.duplicates) {
+            self.record(keys::duplicates(of), &record)?;
+        }
+        if self.has_entries {
+            let history = self.state.history.clone();
+            self.record(keys::HISTORY.to_vec(), &history)?;
+        }
+        Ok(self.writes.into_iter().collect())
+    }
+
+    /// Appends an entry to the chain.
     pub(super) fn entry(&mut self, numbered: &Numbered) -> Result<(), EncodeError> {
-        let encoded = codec::encode_entry(numbered)?;
-        let key = keys::entry(numbered.seq);
+        let (encoded, hash) = codec::encode_entry(numbered, self.state.history.hash)?;
+        self.append(numbered.seq, encoded, hash);
+        Ok(())
+    }
+
+    /// Takes an entry over as it is stored elsewhere, with its place in the chain if it has one.
+    pub(super) fn copied(&mut self, whole: &Whole) -> Result<(), EncodeError> {
+        match whole.link {
+            Some(link) => {
+                self.append(whole.numbered.seq, codec::copy(&whole.head, &whole.stored), link.hash);
+                Ok(())
+            }
+            None => self.entry(&whole.numbered),
+        }
+    }
+
+    fn append(&mut self, seq: Seq, encoded: Encoded, hash: Hash) {
+        let key = keys::entry(seq);
+        let history = &mut self.state.history;
+        history.last = seq;
+        history.hash = hash;
+        history.requests += u64::from(encoded.value.first().is_some_and(|first| kind::is_request(*first)));
+        history.bytes += encoded_bytes(&key, &encoded);
+        self.has_entries = true;
+        self.put(key, encoded);
+    }
+
+    fn put(&mut self, key: Vec<u8>, encoded: Encoded) {
         for (index, piece) in (0..).zip(encoded.pieces) {
             self.writes.insert(keys::chunk(&key, index), Some(piece));
         }
         self.writes.insert(key, Some(encoded.value));
+    }
+
+    /// The rows by which an entry is found again.
+    pub(super) fn index(&mut self, table: &impl Table, numbered: &Numbered) -> Result<(), BatchError> {
+        match &numbered.entry {
+            Entry::RequestReceived { reqid, digest, .. } | Entry::RequestAnswered { reqid, digest, .. }
+                if !reqid.is_empty() =>
+            {
+                let key = keys::reqid(reqid);
+                // The first keeps its reqid, whatever the core believes.
+                if !self.writes.contains_key(&key) && table.get(&key)?.is_none() {
+                    self.record(key, &ReqidRecord { seq: numbered.seq, digest: *digest })?;
+                }
+            }
+            Entry::RequestCompleted { of, .. } => {
+                self.record(keys::outcome(*of), &OutcomeRecord { completed: numbered.seq })?;
+            }
+            Entry::DuplicateSeen { of, source } => {
+                let record = match self.duplicates.entry(*of) {
+                    btree_map::Entry::Occupied(known) => known.into_mut(),
+                    btree_map::Entry::Vacant(vacant) => {
+                        vacant.insert(table.record(&keys::duplicates(*of))?.unwrap_or_default())
+                    }
+                };
+                record.add(numbered.at, source.clone());
+            }
+            _other => {}
+        }
         Ok(())
     }
 
@@ -124,13 +155,10 @@ impl Builder<'_> {
         let encoded = codec::encode_record(&key, record)?;
         let count = u32::try_from(encoded.pieces.len()).expect("the body's limit allows some thousands of pieces");
         self.drop_pieces(&key, count);
-        for (index, piece) in (0..).zip(encoded.pieces) {
-            self.writes.insert(keys::chunk(&key, index), Some(piece));
-        }
         if count > 0 {
-            self.pieces.insert(key.clone(), count);
+            self.state.pieces.insert(key.clone(), count);
         }
-        self.writes.insert(key, Some(encoded.value));
+        self.put(key, encoded);
         Ok(())
     }
 
@@ -141,10 +169,102 @@ impl Builder<'_> {
 
     /// Removes the pieces from `keep` on.
     fn drop_pieces(&mut self, key: &[u8], keep: u32) {
-        if let Some(old) = self.pieces.remove(key) {
+        if let Some(old) = self.state.pieces.remove(key) {
             for index in keep..old {
                 self.writes.insert(keys::chunk(key, index), None);
             }
         }
     }
+
+    /// Carries out what retention decided: removes the entries up to `upto` with the rows by which they are found, and
+    /// the bodies of reads' responses up to `trimmed`.
+    fn prune(&mut self, table: &impl Table, upto: Seq, trimmed: Seq) -> Result<(), BatchError> {
+        while self.state.history.first <= upto {
+            let seq = self.state.history.first;
+            let key = keys::entry(seq);
+            // A salvage may have left a gap here.
+            if let Some(value) = table.get(&key)? {
+                let whole = table.read_entry(seq, &value)?;
+                self.forget(table, &whole.numbered)?;
+                self.remove_entry(key, &value, &whole.head);
+            }
+            self.state.history.first = seq.next();
+        }
+        let history = &mut self.state.history;
+        let mut seq = history.trimmed.next().max(history.first);
+        history.trimmed = history.trimmed.max(trimmed);
+        while seq <= trimmed {
+            let key = keys::entry(seq);
+            if let Some(value) = table.get(&key)?
+                && value.first().is_some_and(|first| matches!(*first, kind::REQUEST_ANSWERED | kind::REQUEST_COMPLETED))
+            {
+                let whole = table.read_entry(seq, &value)?;
+                if is_reads_outcome(&whole.numbered.entry)
+                    && let Some(bare) = codec::without_payload(&whole.head, &whole.stored)
+                {
+                    let bytes = encoded_bytes(&key, &bare);
+                    self.remove_entry(key.clone(), &value, &whole.head);
+                    self.state.history.requests += u64::from(kind::is_request(whole.head.kind));
+                    self.state.history.bytes += bytes;
+                    self.put(key, bare);
+                }
+            }
+            seq = seq.next();
+        }
+        Ok(())
+    }
+
+    fn remove_entry(&mut self, key: Vec<u8>, value: &[u8], head: &Head) {
+        for index in 0..head.pieces() {
+            self.writes.insert(keys::chunk(&key, index), None);
+        }
+        let history = &mut self.state.history;
+        history.bytes = history.bytes.saturating_sub(stored_bytes(&key, value, head));
+        history.requests = history.requests.saturating_sub(u64::from(kind::is_request(head.kind)));
+        self.writes.insert(key, None);
+    }
+
+    /// Removes the rows by which a request is found.
+    fn forget(&mut self, table: &impl Table, numbered: &Numbered) -> Result<(), BatchError> {
+        let (Entry::RequestReceived { reqid, .. } | Entry::RequestAnswered { reqid, .. }) = &numbered.entry else {
+            return Ok(());
+        };
+        let key = keys::reqid(reqid);
+        if !reqid.is_empty()
+            && let Some(ReqidRecord { seq, .. }) = table.record(&key)?
+            && seq == numbered.seq
+        {
+            self.writes.insert(key, None);
+        }
+        self.writes.insert(keys::outcome(numbered.seq), None);
+        self.remove(keys::duplicates(numbered.seq));
+        Ok(())
+    }
+}
+
+/// Whether retention drops the response of such a request early.
+pub(super) fn is_trimmed(request: &Request) -> bool {
+    // A welcome's answer is no larger than its digest.
+    matches!(request, Request::GetNodes {} | Request::NodeDispatch { .. })
+}
+
+/// Whether the entry holds what a request that reads was answered, whose body retention drops early.
+pub(super) fn is_reads_outcome(entry: &Entry) -> bool {
+    match entry {
+        Entry::RequestAnswered { response, .. } | Entry::RequestCompleted { response, .. } => response
+            .kept()
+            .is_some_and(|kept| matches!(kept.event.as_str(), "get_nodes_response" | "node_dispatch_response")),
+        _other => false,
+    }
+}
+
+fn encoded_bytes(key: &[u8], encoded: &Encoded) -> u64 {
+    let pieces: usize = encoded.pieces.iter().map(|piece| key.len() + 4 + piece.len()).sum();
+    (key.len() + encoded.value.len() + pieces) as u64
+}
+
+/// What an entry under `key` takes, its pieces included.
+pub(super) fn stored_bytes(key: &[u8], value: &[u8], head: &Head) -> u64 {
+    let pieces = head.pieces() as usize * (key.len() + 4) + if head.pieces() > 0 { head.stored_length() } else { 0 };
+    (key.len() + value.len() + pieces) as u64
 }

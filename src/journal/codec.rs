@@ -1,28 +1,44 @@
 //! Values of the journal's tree: bytes to bodies and back. Pure.
 //!
 //! ```text
-//! kind u8 · version u8 · form u8 · length u32 LE · checksum 16 bytes · body (only with form 0)
+//! kind u8 · version u8 · form u8 · length u32 LE · checksum 16 bytes
+//!     · entries from version 2 on: hash of the entry before 32 bytes
+//!     · with a payload: its length u32 LE · its BLAKE3 32 bytes
+//!     · body · payload
 //! ```
 //!
-//! `form` 0: the body follows. 1: it lies in pieces of 4 KiB of its own (see [`keys::chunk`]), so that no value comes
-//! near the size at which sled moves pages into files that it never syncs. The checksum is the first half of BLAKE3
-//! over kind, version, key length, key and body: a value that turns up under another key does not pass. It is checked
-//! before anything is made of kind and version, so a kind or version that is not known here was really written so, by
-//! a newer release, and is refused rather than dropped.
+//! Bits of `form`: 1, body and payload lie in pieces of 4 KiB of their own (see [`keys::chunk`]), so that no value comes
+//! near the size at which sled moves pages into files that it never syncs; 2, there is a payload; 4, it was dropped.
+//!
+//! An entry's hash is BLAKE3 over kind, version, key, the hash of the entry before, body and the payload's length and
+//! digest: the chain. Its first half is the entry's checksum. That of a record, and of an entry of version 1, is the
+//! first half of BLAKE3 over kind, version, key and body. So a value that turns up under another key does not pass, and
+//! an entry's payload can be dropped without a change to any hash. Checksums are checked before anything is made of kind
+//! and version: a kind or version that is not known here was really written so, by a newer release, and is refused
+//! rather than dropped.
 
 use super::entry::Numbered;
 use super::keys::{self, Key};
-use super::versions::v1::{self, Stored};
+use super::versions::v2::{Parts, Payload};
+use super::versions::{
+    self, kind,
+    records::{self, Stored},
+    v1, v2,
+};
 use crate::api::ids::Seq;
 
-/// A longer body is cut into pieces.
+/// More than this is cut into pieces.
 pub(super) const INLINE_LIMIT: usize = 3 << 10;
 pub(super) const CHUNK: usize = 4 << 10;
 
 const HEAD: usize = 23;
 const CHECKSUM: usize = 16;
-const FORM_INLINE: u8 = 0;
-const FORM_CHUNKED: u8 = 1;
+const IN_PIECES: u8 = 1;
+const WITH_PAYLOAD: u8 = 2;
+const DROPPED: u8 = 4;
+
+/// A link of the chain. Zeros stand before the first entry.
+pub type Hash = [u8; 32];
 
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -42,7 +58,7 @@ pub enum DecodeError {
 
 /// Why something cannot be stored. A fault of our own: what comes from outside is limited long before.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} cannot be encoded, most likely because it exceeds {} bytes", v1::BODY_LIMIT)]
+#[error("{what} cannot be encoded, most likely because it exceeds {} bytes", versions::BODY_LIMIT)]
 pub struct EncodeError {
     pub what: String,
     pub source: bincode::Error,
@@ -60,113 +76,267 @@ pub(super) struct Encoded {
 pub(super) struct Head {
     pub(super) kind: u8,
     pub(super) version: u8,
-    chunked: bool,
+    in_pieces: bool,
+    /// Of the body.
     length: usize,
     checksum: [u8; CHECKSUM],
+    /// The hash of the entry before.
+    previous: Option<Hash>,
+    payload: Option<PayloadHead>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PayloadHead {
+    length: usize,
+    digest: Hash,
+    kept: bool,
+}
+
+/// An entry's place in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Link {
+    /// The hash of the entry before it, as this one has it.
+    pub(super) previous: Hash,
+    /// Its own.
+    pub(super) hash: Hash,
 }
 
 impl Head {
-    /// How many pieces the body is in; 0 if it follows the head.
+    /// How many pieces body and payload are in; 0 if they follow the head.
     pub(super) fn pieces(&self) -> u32 {
-        if !self.chunked {
+        if !self.in_pieces {
             return 0;
         }
-        u32::try_from(self.length.div_ceil(CHUNK)).expect("the length is at most BODY_LIMIT")
+        u32::try_from(self.stored_length().div_ceil(CHUNK)).expect("both lengths are at most BODY_LIMIT")
     }
 
-    pub(super) fn body_length(&self) -> usize {
-        self.length
+    /// The bytes of body and payload, as far as they are kept.
+    pub(super) fn stored_length(&self) -> usize {
+        self.length + self.payload.filter(|payload| payload.kept).map_or(0, |payload| payload.length)
     }
 
     /// The length that piece `index` must have.
     fn piece_length(&self, index: u32) -> usize {
-        self.length.saturating_sub(index as usize * CHUNK).min(CHUNK)
+        self.stored_length().saturating_sub(index as usize * CHUNK).min(CHUNK)
+    }
+
+    fn is_linked(kind: u8, version: u8) -> bool {
+        kind < kind::FIRST_RECORD && version > 1
+    }
+
+    /// Body and payload of what was stored behind this head.
+    fn split<'a>(&self, stored: &'a [u8]) -> Result<(&'a [u8], Option<&'a [u8]>), DecodeError> {
+        let (body, payload) = stored.split_at_checked(self.length).ok_or(DecodeError::Malformed)?;
+        Ok((body, self.payload.filter(|head| head.kept).map(|_| payload)))
+    }
+
+    /// The hash that makes the checksum: for entries, their link of the chain.
+    fn hash(&self, key: &[u8], body: &[u8]) -> Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[self.kind, self.version]);
+        hasher.update(&(key.len() as u64).to_le_bytes());
+        hasher.update(key);
+        if let Some(previous) = &self.previous {
+            hasher.update(previous);
+            hasher.update(&(body.len() as u64).to_le_bytes());
+        }
+        hasher.update(body);
+        if let Some(payload) = &self.payload {
+            hasher.update(&u32_length(payload.length));
+            hasher.update(&payload.digest);
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// The value and its pieces.
+    fn store(&self, stored: &[u8]) -> Encoded {
+        let form = u8::from(self.in_pieces) * IN_PIECES
+            + self.payload.map_or(0, |payload| WITH_PAYLOAD + u8::from(!payload.kept) * DROPPED);
+        let mut value = Vec::with_capacity(HEAD + 68 + if self.in_pieces { 0 } else { stored.len() });
+        value.extend_from_slice(&[self.kind, self.version, form]);
+        value.extend_from_slice(&u32_length(self.length));
+        value.extend_from_slice(&self.checksum);
+        if let Some(previous) = &self.previous {
+            value.extend_from_slice(previous);
+        }
+        if let Some(payload) = &self.payload {
+            value.extend_from_slice(&u32_length(payload.length));
+            value.extend_from_slice(&payload.digest);
+        }
+        if self.in_pieces {
+            return Encoded { value, pieces: stored.chunks(CHUNK).map(<[u8]>::to_vec).collect() };
+        }
+        value.extend_from_slice(stored);
+        Encoded { value, pieces: Vec::new() }
     }
 }
 
-fn checksum(key: &[u8], kind: u8, version: u8, body: &[u8]) -> [u8; CHECKSUM] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&[kind, version]);
-    hasher.update(&(key.len() as u64).to_le_bytes());
-    hasher.update(key);
-    hasher.update(body);
-    let mut half = [0; CHECKSUM];
-    half.copy_from_slice(&hasher.finalize().as_bytes()[..CHECKSUM]);
-    half
+fn u32_length(length: usize) -> [u8; 4] {
+    u32::try_from(length).expect("the body's limit is far below 4 GiB").to_le_bytes()
 }
 
-fn encode(key: &[u8], kind: u8, body: &[u8]) -> Encoded {
-    let chunked = body.len() > INLINE_LIMIT;
-    let length = u32::try_from(body.len()).expect("the body's limit is far below 4 GiB");
-    let mut value = Vec::with_capacity(HEAD + if chunked { 0 } else { body.len() });
-    value.extend_from_slice(&[kind, v1::VERSION, if chunked { FORM_CHUNKED } else { FORM_INLINE }]);
-    value.extend_from_slice(&length.to_le_bytes());
-    value.extend_from_slice(&checksum(key, kind, v1::VERSION, body));
-    if chunked {
-        return Encoded { value, pieces: body.chunks(CHUNK).map(<[u8]>::to_vec).collect() };
-    }
-    value.extend_from_slice(body);
-    Encoded { value, pieces: Vec::new() }
+fn half(hash: &Hash) -> [u8; CHECKSUM] {
+    std::array::from_fn(|index| hash[index])
 }
 
-pub(super) fn encode_entry(numbered: &Numbered) -> Result<Encoded, EncodeError> {
-    let body = v1::encode_entry(numbered.at, &numbered.entry)
+fn seal(mut head: Head, key: &[u8], body: &[u8], stored: &[u8]) -> (Encoded, Hash) {
+    head.in_pieces = stored.len() > INLINE_LIMIT;
+    let hash = head.hash(key, body);
+    head.checksum = half(&hash);
+    (head.store(stored), hash)
+}
+
+/// Encodes an entry that comes after the one with the hash `previous`; gives its own hash, too.
+pub(super) fn encode_entry(numbered: &Numbered, previous: Hash) -> Result<(Encoded, Hash), EncodeError> {
+    let Parts { mut body, payload } = v2::encode_entry(numbered.at, &numbered.entry)
         .map_err(|source| EncodeError { what: format!("entry {}", numbered.seq), source })?;
-    Ok(encode(&keys::entry(numbered.seq), v1::entry_kind(&numbered.entry), &body))
+    let length = body.len();
+    let payload = payload.map(|payload| match payload {
+        Payload::Bytes(bytes) => {
+            let head = PayloadHead { length: bytes.len(), digest: *blake3::hash(&bytes).as_bytes(), kept: true };
+            body.extend_from_slice(&bytes);
+            head
+        }
+        Payload::Dropped { digest, length } => PayloadHead { length: length as usize, digest, kept: false },
+    });
+    let head = Head {
+        kind: v2::entry_kind(&numbered.entry),
+        version: v2::VERSION,
+        in_pieces: false,
+        length,
+        checksum: [0; CHECKSUM],
+        previous: Some(previous),
+        payload,
+    };
+    let (bare, _) = body.split_at(length);
+    Ok(seal(head, &keys::entry(numbered.seq), bare, &body))
 }
 
 pub(super) fn encode_record<T: Stored>(key: &[u8], record: &T) -> Result<Encoded, EncodeError> {
-    let body = v1::to_bytes(record).map_err(|source| EncodeError { what: keys::describe(key), source })?;
-    Ok(encode(key, T::KIND, &body))
+    let body = versions::to_bytes(record).map_err(|source| EncodeError { what: keys::describe(key), source })?;
+    let head = Head {
+        kind: T::KIND,
+        version: T::VERSION,
+        in_pieces: false,
+        length: body.len(),
+        checksum: [0; CHECKSUM],
+        previous: None,
+        payload: None,
+    };
+    Ok(seal(head, key, &body, &body).0)
 }
 
-/// Reads what stands before the body, and the body if it is there too.
-pub(super) fn head(value: &[u8]) -> Result<(Head, &[u8]), DecodeError> {
-    let (head, body) = value.split_at_checked(HEAD).ok_or(DecodeError::Malformed)?;
-    let [kind, version, form, l0, l1, l2, l3, rest @ ..] = head else { return Err(DecodeError::Malformed) };
-    let checksum = rest.try_into().map_err(|_| DecodeError::Malformed)?;
-    let length = u32::from_le_bytes([*l0, *l1, *l2, *l3]);
-    if u64::from(length) > v1::BODY_LIMIT {
-        return Err(DecodeError::Malformed);
+/// The same entry without its payload, if it has one; hash and checksum stay.
+pub(super) fn without_payload(head: &Head, stored: &[u8]) -> Option<Encoded> {
+    let payload = head.payload.filter(|payload| payload.kept)?;
+    let body = stored.get(..head.length)?;
+    let bare =
+        Head { in_pieces: body.len() > INLINE_LIMIT, payload: Some(PayloadHead { kept: false, ..payload }), ..*head };
+    Some(bare.store(body))
+}
+
+/// The same value, to be stored elsewhere.
+pub(super) fn copy(head: &Head, stored: &[u8]) -> Encoded {
+    head.store(stored)
+}
+
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (bytes, rest) = self.0.split_first_chunk::<N>().ok_or(DecodeError::Malformed)?;
+        self.0 = rest;
+        Ok(*bytes)
     }
-    let length = length as usize;
-    let chunked = match *form {
-        FORM_INLINE if body.len() == length => false,
-        FORM_CHUNKED if body.is_empty() => true,
+
+    fn length(&mut self) -> Result<usize, DecodeError> {
+        let length = u32::from_le_bytes(self.take()?);
+        if u64::from(length) > versions::BODY_LIMIT {
+            return Err(DecodeError::Malformed);
+        }
+        Ok(length as usize)
+    }
+}
+
+/// Reads what stands before the body, and what follows it if it is there too.
+pub(super) fn head(value: &[u8]) -> Result<(Head, &[u8]), DecodeError> {
+    let mut cursor = Cursor(value);
+    let [kind, version, form] = cursor.take()?;
+    let length = cursor.length()?;
+    let checksum = cursor.take()?;
+    let previous = if Head::is_linked(kind, version) { Some(cursor.take()?) } else { None };
+    let payload = match form & (WITH_PAYLOAD | DROPPED) {
+        0 => None,
+        bits if bits & WITH_PAYLOAD != 0 && previous.is_some() => {
+            Some(PayloadHead { length: cursor.length()?, digest: cursor.take()?, kept: bits & DROPPED == 0 })
+        }
         _ => return Err(DecodeError::Malformed),
     };
-    Ok((Head { kind: *kind, version: *version, chunked, length, checksum }, body))
+    if form & !(IN_PIECES | WITH_PAYLOAD | DROPPED) != 0 {
+        return Err(DecodeError::Malformed);
+    }
+    let head = Head { kind, version, in_pieces: form & IN_PIECES != 0, length, checksum, previous, payload };
+    let expected = if head.in_pieces { 0 } else { head.stored_length() };
+    if cursor.0.len() != expected {
+        return Err(DecodeError::Malformed);
+    }
+    Ok((head, cursor.0))
 }
 
-/// Puts the pieces of a body together; `piece` fetches one.
+/// Puts the pieces of body and payload together; `piece` fetches one.
 pub(super) fn assemble<E: From<DecodeError>>(
     head: &Head,
     mut piece: impl FnMut(u32) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Vec<u8>, E> {
     // Not allocated up front: the length is believed no further than pieces turn up.
-    let mut body = Vec::new();
+    let mut stored = Vec::new();
     for index in 0..head.pieces() {
         match piece(index)? {
-            Some(bytes) if bytes.len() == head.piece_length(index) => body.extend_from_slice(&bytes),
+            Some(bytes) if bytes.len() == head.piece_length(index) => stored.extend_from_slice(&bytes),
             Some(_) | None => return Err(DecodeError::Piece { index }.into()),
         }
     }
-    Ok(body)
+    Ok(stored)
 }
 
-fn check(key: &[u8], head: &Head, body: &[u8]) -> Result<(), DecodeError> {
-    if checksum(key, head.kind, head.version, body) != head.checksum {
+fn check(key: &[u8], head: &Head, body: &[u8]) -> Result<Hash, DecodeError> {
+    let hash = head.hash(key, body);
+    if half(&hash) != head.checksum {
         return Err(DecodeError::Checksum);
     }
-    let known = head.version == v1::VERSION && (v1::is_entry(head.kind) || v1::is_record(head.kind));
-    if known { Ok(()) } else { Err(DecodeError::Newer { kind: head.kind, version: head.version }) }
+    let known = match head.version {
+        1 if v1::is_entry(head.kind) => true,
+        v2::VERSION if v2::is_entry(head.kind) => true,
+        version => records::is_known(head.kind, version),
+    };
+    if known { Ok(hash) } else { Err(DecodeError::Newer { kind: head.kind, version: head.version }) }
 }
 
-pub(super) fn decode_entry(seq: Seq, head: &Head, body: &[u8]) -> Result<Numbered, DecodeError> {
-    check(&keys::entry(seq), head, body)?;
+/// An entry, and its link of the chain if its version has one. `stored`: what lies behind the head.
+pub(super) fn decode_entry(seq: Seq, head: &Head, stored: &[u8]) -> Result<(Numbered, Option<Link>), DecodeError> {
+    let (body, payload) = head.split(stored)?;
+    let hash = check(&keys::entry(seq), head, body)?;
+    let payload = match (&head.payload, payload) {
+        (None, _) => None,
+        (Some(PayloadHead { digest, .. }), Some(bytes)) if blake3::hash(bytes).as_bytes() == digest => {
+            Some(Payload::Bytes(bytes.to_vec()))
+        }
+        (Some(_), Some(_)) => return Err(DecodeError::Checksum),
+        (Some(PayloadHead { digest, length, .. }), None) => {
+            let length = u32::from_le_bytes(u32_length(*length));
+            Some(Payload::Dropped { digest: *digest, length })
+        }
+    };
     let Head { kind, version, .. } = *head;
-    match v1::decode_entry(kind, body) {
-        Some(Ok((at, entry))) => Ok(Numbered { seq, at, entry }),
+    let decoded = match version {
+        1 => v1::decode_entry(kind, body),
+        _ => v2::decode_entry(kind, body, payload),
+    };
+    match decoded {
+        Some(Ok((at, entry))) => {
+            let link = head.previous.map(|previous| Link { previous, hash });
+            Ok((Numbered { seq, at, entry }, link))
+        }
         Some(Err(source)) => Err(DecodeError::Body { kind, version, source }),
         None => Err(DecodeError::Kind { found: kind }),
     }
@@ -178,14 +348,14 @@ pub(super) fn decode_record<T: Stored>(key: &[u8], head: &Head, body: &[u8]) -> 
     if kind != T::KIND {
         return Err(DecodeError::Kind { found: kind });
     }
-    v1::from_bytes(body).map_err(|source| DecodeError::Body { kind, version, source })
+    T::read(version, body).map_err(|source| DecodeError::Body { kind, version, source })
 }
 
 /// Whether a value reads as whatever its kind says, for readers that want to know no more.
 pub(super) fn check_record(key: &[u8], head: &Head, body: &[u8]) -> Result<(), DecodeError> {
     check(key, head, body)?;
     let Head { kind, version, .. } = *head;
-    match v1::record_reads(kind, body) {
+    match records::reads(kind, version, body) {
         Some(read) => read.map_err(|source| DecodeError::Body { kind, version, source }),
         None => Err(DecodeError::Kind { found: kind }),
     }
@@ -201,16 +371,19 @@ pub fn try_decode(key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
     if let Some((kind, body)) = value.split_first() {
         // The bodies' readers must hold even where a checksum would have stopped the bytes.
         drop(v1::decode_entry(*kind, body));
-        drop(v1::record_reads(*kind, body));
+        drop(v2::decode_entry(*kind, body, None));
+        let payload = || Some(Payload::Bytes(body.to_vec()));
+        drop(v2::decode_entry(*kind, &body[..body.len() / 2], payload()));
+        drop(records::reads(*kind, 1, body));
     }
     let (head, inline) = head(value)?;
     let assembled = assemble(&head, |index| {
         let start = index as usize * CHUNK;
         Ok::<_, DecodeError>(value.get(start..).map(|rest| rest[..rest.len().min(CHUNK)].to_vec()))
     })?;
-    let body = if head.chunked { &assembled } else { inline };
+    let stored = if head.in_pieces { &assembled } else { inline };
     match seq {
-        Some(seq) => decode_entry(seq, &head, body).map(drop),
-        None => check_record(key, &head, body),
+        Some(seq) => decode_entry(seq, &head, stored).map(drop),
+        None => check_record(key, &head, stored),
     }
 }

@@ -57,7 +57,7 @@ pub struct Numbered {
 }
 
 /// A fact. Named as what happened; every variant is one row of the history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     AgentStarted {
         boot_id: String,
@@ -83,6 +83,21 @@ pub enum Entry {
         recovered: u64,
         missing: Vec<(Seq, Seq)>,
     },
+    /// The journal was rewritten in a newer format. The hashes of all entries before this one were computed then.
+    FormatChanged {
+        from: u32,
+        to: u32,
+    },
+    /// Retention's anchor: the entries up to `upto`, whose hash was `hash`, are gone, `entries` of them with `requests`
+    /// requests this time, and the responses of reads up to `trimmed` are kept as digests only. What is older than the
+    /// oldest kept entry and not told of by one of these was removed by somebody else.
+    Pruned {
+        upto: Seq,
+        hash: Digest,
+        trimmed: Seq,
+        entries: u64,
+        requests: u64,
+    },
 
     RequestReceived {
         reqid: ReqId,
@@ -90,6 +105,15 @@ pub enum Entry {
         digest: Digest,
         dialect: Dialect,
         source: Source,
+    },
+    /// A request that changes nothing and its outcome, in one: there is no effect to be kept back in between.
+    RequestAnswered {
+        reqid: ReqId,
+        request: Packed<Request>,
+        digest: Digest,
+        dialect: Dialect,
+        source: Source,
+        response: Answer,
     },
     /// A known reqid with another event or other arguments (P4). `response` is what its sender was told.
     RequestConflicted {
@@ -125,7 +149,7 @@ pub enum Entry {
         of: Seq,
         outcome: Outcome,
         attempts: u32,
-        response: Packed<Response>,
+        response: Answer,
     },
     /// The same request again; answered from the first.
     DuplicateSeen {
@@ -178,6 +202,26 @@ pub enum Entry {
     NodeRetried {
         node: NodeName,
     },
+}
+
+/// A response as the journal keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Kept(Response),
+    /// Retention has dropped its body. The digest that it had proves what a copy of it says.
+    Dropped {
+        digest: Digest,
+        length: u32,
+    },
+}
+
+impl Answer {
+    pub fn kept(&self) -> Option<&Response> {
+        match self {
+            Self::Kept(response) => Some(response),
+            Self::Dropped { .. } => None,
+        }
+    }
 }
 
 /// How a request ended.
@@ -356,7 +400,7 @@ pub struct Known {
     pub seq: Seq,
     pub digest: Digest,
     /// The stored response and the number of the entry that holds it.
-    pub outcome: Option<(Seq, Response)>,
+    pub outcome: Option<(Seq, Answer)>,
 }
 
 /// Effects that stay shut in until the entries that justify them are durable: only the journal can open it, so acting

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::codec::Hash;
 use super::lock::{LockError, StateLock};
 use super::mark;
+use super::migrate;
 use super::open::{DIR, OpenError, Options};
 use super::reader::Reader;
 use super::recover;
@@ -19,8 +21,9 @@ use super::store::{self, Database, StorageError};
 use super::table::ReadError;
 use super::versions;
 use crate::api::audit::{Filter, Page};
+use crate::api::head::Anchor;
 use crate::api::ids::Seq;
-use crate::api::report::VerifyReport;
+use crate::api::report::{VerifyReport, chain};
 
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
@@ -43,7 +46,7 @@ pub enum InspectError {
 #[derive(Debug)]
 pub struct Inspection {
     reader: Option<Reader>,
-    high: Option<Seq>,
+    noted: Option<(Seq, Option<Hash>)>,
     dir: PathBuf,
     how: Opening,
     _lock: Option<StateLock>,
@@ -97,16 +100,16 @@ fn inspect(
         let dir = journal.display().to_string();
         return Err(OpenError::NewerFormat { dir, found: mark.format, known: versions::FORMAT }.into());
     }
-    let high = known.map(|mark| mark.high);
+    let noted = known.map(|mark| (mark.high, mark.head));
     match open_copy(journal, options, &|_| true) {
-        Ok((reader, dir)) => Ok(Inspection { reader: Some(reader), high, dir, how: Opening::Whole, _lock: lock }),
+        Ok((reader, dir)) => Ok(Inspection { reader: Some(reader), noted, dir, how: Opening::Whole, _lock: lock }),
         Err(Unopened::Storage(first)) if first.is_damage() => {
             let snapshots = store::snapshots(journal).map_err(OpenError::io("listing", journal))?;
             let wanted = |path: &Path| !snapshots.iter().any(|snapshot| snapshot == path);
             match open_copy(journal, options, &wanted) {
                 Ok((reader, dir)) => {
                     let reader = Some(reader);
-                    Ok(Inspection { reader, high, dir, how: Opening::WithoutSnapshots, _lock: lock })
+                    Ok(Inspection { reader, noted, dir, how: Opening::WithoutSnapshots, _lock: lock })
                 }
                 Err(Unopened::Storage(source)) if source.is_damage() => {
                     Err(InspectError::Damaged { dir: journal.display().to_string(), source })
@@ -142,12 +145,19 @@ fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -
             .map_err(|error| Unopened::Other(OpenError::io("clearing up in", &dir)(error)))?;
         let database = Database::open(&dir, options.store()).map_err(Unopened::Storage)?;
         match recover::format(&database) {
-            Ok(Some(found)) if found != versions::FORMAT => {
+            Ok(Some(found)) if found > versions::FORMAT => {
                 let dir = journal.display().to_string();
                 Err(Unopened::Other(OpenError::NewerFormat { dir, found, known: versions::FORMAT }))
             }
+            Ok(Some(found)) => {
+                // Entries of an older format read as well as new ones; the rest of this copy is brought up to date.
+                if let Err(error) = migrate::migrate(&database, found) {
+                    tracing::warn!(error = %chain(&error), "the copy could not be brought to this release's format");
+                }
+                Ok(Reader::new(Arc::new(database)))
+            }
             // What is wrong with a damaged one is found by reading on.
-            Ok(_) | Err(_) => Ok(Reader::new(Arc::new(database))),
+            Ok(None) | Err(_) => Ok(Reader::new(Arc::new(database))),
         }
     });
     match opened {
@@ -177,9 +187,9 @@ impl Inspection {
         self.reader().page(filter, cursor)
     }
 
-    /// Checks everything, against the side file too.
-    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
-        self.reader().verify_to(self.high)
+    /// Checks everything, against the side file too, and whether the journal continues `anchor`.
+    pub fn verify(&self, anchor: Option<&Anchor>) -> Result<VerifyReport, ReadError> {
+        self.reader().verify_to(self.noted, anchor)
     }
 
     pub fn last(&self) -> Result<Seq, ReadError> {

@@ -5,9 +5,10 @@
 //! L seq                      an entry; gapless from 1
 //! C seq index                the body of an entry over 3 KiB, in pieces of 4 KiB
 //! R reqid                    the first request with this reqid that was no conflict: its seq and digest
-//! P seq                      the entry that completed request `seq`
+//! P seq                      the entry that completed request `seq`, if that is another one
 //! U seq                      request `seq` has no outcome yet: how far it is
 //! X seq                      the duplicates of request `seq`: how many, the first 16, the last 16
+//! H                          where history begins and ends, its newest hash, what it comes to
 //! A                          the agent, over all its runs
 //! W                          the desired configuration
 //! N name                     one node
@@ -21,6 +22,7 @@ use std::ops::Range;
 use crate::api::ids::{NodeName, ReqId, Seq};
 
 pub(super) const FORMAT: &[u8] = b"F";
+pub(super) const HISTORY: &[u8] = b"H";
 pub(super) const AGENT: &[u8] = b"A";
 pub(super) const DESIRED: &[u8] = b"W";
 
@@ -43,6 +45,7 @@ pub(super) enum Key<'a> {
     Outcome(Seq),
     Unfinished(Seq),
     Duplicates(Seq),
+    History,
     Agent,
     Desired,
     Node(&'a [u8]),
@@ -170,6 +173,7 @@ pub(super) fn parse(key: &[u8]) -> Option<Key<'_>> {
         NODE => (!rest.is_empty()).then_some(Key::Node(rest)),
         prefix => match (rest.is_empty(), [prefix].as_slice()) {
             (true, FORMAT) => Some(Key::Format),
+            (true, HISTORY) => Some(Key::History),
             (true, AGENT) => Some(Key::Agent),
             (true, DESIRED) => Some(Key::Desired),
             _ => None,
@@ -187,6 +191,7 @@ pub(super) fn describe(key: &[u8]) -> String {
         Some(Key::Outcome(seq)) => format!("the outcome row of request {seq}"),
         Some(Key::Unfinished(seq)) => format!("the unfinished row of request {seq}"),
         Some(Key::Duplicates(seq)) => format!("the duplicates row of request {seq}"),
+        Some(Key::History) => "the record of history".to_owned(),
         Some(Key::Agent) => "the agent record".to_owned(),
         Some(Key::Desired) => "the desired-state record".to_owned(),
         Some(Key::Node(name)) => format!("the record of node {:?}", String::from_utf8_lossy(name)),
@@ -211,6 +216,7 @@ mod tests {
         assert_eq!(parse(&chunk(&entry, 3)), Some(Key::EntryChunk(Seq(7), 3)));
         assert_eq!(parse(&chunk(&node, 3)), Some(Key::RecordChunk(&node, 3)));
         assert_eq!(parse(FORMAT), Some(Key::Format));
+        assert_eq!(parse(HISTORY), Some(Key::History));
         assert_eq!(parse(AGENT), Some(Key::Agent));
         assert_eq!(parse(DESIRED), Some(Key::Desired));
         for strange in [b"".as_slice(), b"Z", b"L", b"L1234567", b"L123456789", b"K", b"K\0\x09abc", b"Fx", b"R"] {

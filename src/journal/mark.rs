@@ -1,28 +1,35 @@
 //! The side file: how far the journal had come, kept outside of it so that a lost tail is noticed.
 //!
 //! sled loses a torn or cut tail without a word. After each commit the number of the newest durable entry is written
-//! here, and with it how far responses have been sent. Not synced: after a power cut it may be behind, which only makes
-//! it notice less; it is never ahead of what was durable.
+//! here with its hash, and how far responses have been sent. Not synced: after a power cut it may be behind, which only
+//! makes it notice less; it is never ahead of what was durable.
 //!
 //! ```text
-//! two slots of 64 bytes at 0 and 512, written in turn, the valid one with the higher generation counts:
-//! magic "ZCAMARK1" · format u32 LE · 0 u32 · generation u64 LE · high u64 LE · sent u64 LE · checksum 16 bytes
+//! two slots of 112 bytes at 0 and 512, written in turn, the valid one with the higher generation counts:
+//! magic "ZCAMARK1" · format u32 LE · 0 u32 · generation u64 LE · high u64 LE · sent u64 LE · checksum 16 bytes · 0 u64
+//!     · hash of the newest entry 32 bytes · checksum 16 bytes
 //! ```
+//!
+//! The first 64 bytes are those of format 1, whose release knows from them that it has to leave this journal alone.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::codec::Hash;
 use super::versions;
 use crate::api::ids::Seq;
 
 pub(super) const FILE: &str = "journal.mark";
 
 const MAGIC: &[u8; 8] = b"ZCAMARK1";
-const SLOT: usize = 64;
+/// The slot of format 1, with which every later one begins.
+const FIRST: usize = 64;
+const SLOT: usize = 112;
 const SLOTS: [u64; 2] = [0, 512];
 const BODY: usize = 40;
+const HASHED: usize = FIRST + 32;
 
 /// What the side file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +41,8 @@ pub(super) struct Mark {
     pub(super) high: Seq,
     /// The responses of completions up to here have been sent.
     pub(super) sent: Seq,
+    /// The hash of entry `high`, if it is known.
+    pub(super) head: Option<Hash>,
 }
 
 fn encode(mark: &Mark) -> [u8; SLOT] {
@@ -45,18 +54,26 @@ fn encode(mark: &Mark) -> [u8; SLOT] {
     slot[32..40].copy_from_slice(&mark.sent.0.to_le_bytes());
     let checksum = blake3::hash(&slot[..BODY]);
     slot[BODY..BODY + 16].copy_from_slice(&checksum.as_bytes()[..16]);
+    if let Some(head) = &mark.head {
+        slot[FIRST..HASHED].copy_from_slice(head);
+        let checksum = blake3::hash(&slot[..HASHED]);
+        slot[HASHED..].copy_from_slice(&checksum.as_bytes()[..16]);
+    }
     slot
 }
 
 fn decode(slot: &[u8; SLOT]) -> Option<Mark> {
     let (body, rest) = slot.split_at(BODY);
     let valid = body.starts_with(MAGIC) && rest.starts_with(&blake3::hash(body).as_bytes()[..16]);
+    let (hashed, checksum) = slot.split_at(HASHED);
+    let head = blake3::hash(hashed).as_bytes().starts_with(checksum).then(|| std::array::from_fn(|i| slot[FIRST + i]));
     let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| slot[at + index]));
     valid.then(|| Mark {
         format: u32::from_le_bytes(std::array::from_fn(|index| slot[8 + index])),
         generation: number(16),
         high: Seq(number(24)),
         sent: Seq(number(32)),
+        head,
     })
 }
 
@@ -70,10 +87,15 @@ pub(super) fn read(state_dir: &Path) -> io::Result<Option<Mark>> {
     let mut newest: Option<Mark> = None;
     for at in SLOTS {
         let mut slot = [0; SLOT];
-        match file.read_exact_at(&mut slot, at) {
+        // The last slot of format 1 is shorter.
+        match file.read_exact_at(&mut slot[..FIRST], at) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
             Err(error) => return Err(error),
+        }
+        match file.read_exact_at(&mut slot[FIRST..], at + FIRST as u64) {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            Ok(()) | Err(_) => {}
         }
         if let Some(mark) = decode(&slot)
             && newest.is_none_or(|newest| newest.generation < mark.generation)
@@ -93,12 +115,12 @@ pub(super) struct MarkFile {
 
 impl MarkFile {
     /// Opens or creates it, and writes where the journal stands now.
-    pub(super) fn open(state_dir: &Path, known: Option<Mark>, high: Seq) -> io::Result<Self> {
+    pub(super) fn open(state_dir: &Path, known: Option<Mark>, high: Seq, head: Option<Hash>) -> io::Result<Self> {
         let path = state_dir.join(FILE);
         let created = !path.exists();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         let (generation, sent) = known.map_or((0, Seq(0)), |mark| (mark.generation, mark.sent));
-        let mark = Mark { format: versions::FORMAT, generation, high, sent: sent.min(high) };
+        let mark = Mark { format: versions::FORMAT, generation, high, sent: sent.min(high), head };
         let mut side = Self { file, mark };
         side.write()?;
         if created {
@@ -108,9 +130,14 @@ impl MarkFile {
         Ok(side)
     }
 
-    pub(super) fn set_high(&mut self, high: Seq) -> io::Result<()> {
+    pub(super) fn set_high(&mut self, high: Seq, head: Hash) -> io::Result<()> {
         self.mark.high = high;
+        self.mark.head = Some(head);
         self.write()
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
     }
 
     /// Never goes back.
@@ -137,22 +164,23 @@ mod tests {
     fn the_newest_whole_slot_counts() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
-        let mut side = MarkFile::open(dir.path(), None, Seq(0)).unwrap();
+        let mut side = MarkFile::open(dir.path(), None, Seq(0), None).unwrap();
         for high in 1..=5 {
-            side.set_high(Seq(high)).unwrap();
+            side.set_high(Seq(high), [7; 32]).unwrap();
         }
         side.set_sent(Seq(4)).unwrap();
         side.set_sent(Seq(3)).unwrap();
         let mark = read(dir.path()).unwrap().unwrap();
         assert_eq!((mark.high, mark.sent, mark.format), (Seq(5), Seq(4), versions::FORMAT));
+        assert_eq!(mark.head, Some([7; 32]));
     }
 
     #[test]
     fn a_torn_slot_leaves_the_one_before_it() {
         let dir = tempfile::tempdir().unwrap();
-        let mut side = MarkFile::open(dir.path(), None, Seq(0)).unwrap();
-        side.set_high(Seq(1)).unwrap();
-        side.set_high(Seq(2)).unwrap();
+        let mut side = MarkFile::open(dir.path(), None, Seq(0), None).unwrap();
+        side.set_high(Seq(1), [1; 32]).unwrap();
+        side.set_high(Seq(2), [2; 32]).unwrap();
         let newest = SLOTS[usize::from(side.mark.generation.is_multiple_of(2))];
         for cut in 0..BODY as u64 + 16 {
             let torn = dir.path().join("torn");

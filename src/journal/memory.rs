@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::batch::{self, Builder, Pieces};
+use super::batch::{self, Builder, State};
 use super::entry::{Known, Numbered, Record, Recovered, Sealed};
 use super::keys;
 use super::reader;
 use super::recover;
 use super::table::{ReadError, Row, Table};
 use super::verify;
-use super::versions::{self, v1::FormatRecord};
+use super::versions::{self, records::FormatRecord};
 use super::writer::Queue;
 use crate::api::audit::{Filter, Page};
 use crate::api::ids::{ReqId, Seq};
@@ -28,10 +28,10 @@ impl Memory {
     /// With the format record and no more.
     pub(super) fn formatted() -> Self {
         let mut memory = Self::default();
-        let mut pieces = Pieces::new();
-        let mut batch = Builder { writes: BTreeMap::new(), pieces: &mut pieces };
+        let mut state = State::default();
+        let mut batch = Builder::new(&mut state);
         batch.record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::FORMAT }).expect(SOUND);
-        memory.apply(batch.writes.into_iter().collect());
+        memory.apply(batch.finish().expect(SOUND));
         memory
     }
 
@@ -59,7 +59,7 @@ impl Table for Memory {
 #[derive(Debug)]
 pub struct MemoryJournal<E> {
     table: Memory,
-    pieces: Pieces,
+    state: State,
     queue: Queue<E>,
     sent: Seq,
     entries: Vec<Numbered>,
@@ -84,7 +84,7 @@ impl<E> MemoryJournal<E> {
     pub fn new() -> Self {
         Self {
             table: Memory::formatted(),
-            pieces: Pieces::new(),
+            state: State::default(),
             queue: Queue::new(Seq(0)),
             sent: Seq(0),
             entries: Vec::new(),
@@ -107,7 +107,7 @@ impl<E> MemoryJournal<E> {
         self.queue.check().expect("entries are numbered without gaps");
         assert!(self.under_way.is_none(), "one commit at a time");
         let (entries, upto) = self.queue.take();
-        let writes = batch::build(&self.table, &mut self.pieces, &entries, &records).expect(SOUND);
+        let writes = batch::build(&self.table, &mut self.state, &entries, &records).expect(SOUND);
         self.under_way = Some(UnderWay { writes, entries, upto });
     }
 
@@ -156,7 +156,7 @@ impl<E> MemoryJournal<E> {
     }
 
     pub fn verify(&self) -> VerifyReport {
-        verify::verify(&self.table, Some(self.queue.durable)).expect(SOUND)
+        verify::verify(&self.table, Some((self.queue.durable, Some(self.state.history.hash))), None).expect(SOUND)
     }
 
     /// The process dies: staged entries and waiting effects are gone. A commit under way was `written`, or was not.
@@ -164,7 +164,7 @@ impl<E> MemoryJournal<E> {
         let reached = if written { self.write() } else { None };
         self.under_way = None;
         self.queue = Queue::new(reached.unwrap_or(self.queue.durable));
-        self.pieces = recover::recover(&self.table, self.sent).expect(SOUND).1;
+        self.state = recover::recover(&self.table, self.sent).expect(SOUND).1;
     }
 
     /// What a start takes in.

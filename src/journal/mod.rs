@@ -20,6 +20,7 @@ mod keys;
 pub mod lock;
 mod mark;
 pub mod memory;
+mod migrate;
 pub mod open;
 pub mod reader;
 mod recover;
@@ -34,7 +35,7 @@ mod verify;
 mod versions;
 mod writer;
 
-pub use codec::{DecodeError, EncodeError, try_decode};
+pub use codec::{DecodeError, EncodeError, Hash, try_decode};
 pub use open::{Condition, OpenError, Opened, Options};
 pub use reader::Reader;
 pub use space::Space;

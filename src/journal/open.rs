@@ -10,18 +10,18 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::batch::Builder;
-use super::batch::Pieces;
+use super::batch::{Builder, State};
 use super::entry::{Entry, Numbered, Recovered};
 use super::identity;
 use super::keys;
 use super::mark::{self, Mark, MarkFile};
+use super::migrate::{self, MigrateError};
 use super::recover;
 use super::salvage;
 use super::space;
 use super::store::{self, Database, OpenOptions, StorageError};
 use super::table::{ReadError, Table};
-use super::versions::{self, v1::FormatRecord};
+use super::versions::{self, records::FormatRecord};
 use super::writer::{Journal, Parts};
 use crate::api::ids::Seq;
 use crate::api::report::chain;
@@ -228,7 +228,7 @@ impl<E> Journal<E> {
 pub(super) struct Usable {
     pub(super) database: Database,
     pub(super) recovered: Recovered,
-    pub(super) pieces: Pieces,
+    pub(super) state: State,
 }
 
 fn open<E>(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> {
@@ -242,6 +242,14 @@ fn open<E>(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> 
         return Err(OpenError::NewerFormat { dir, found: format, known: versions::FORMAT });
     }
     salvage::finish_interrupted(state_dir)?;
+    if let Some(mark) = known
+        && mark.format < versions::FORMAT
+    {
+        // From here on the release before must not touch it any more, however far the migration comes.
+        MarkFile::open(state_dir, known, mark.high, None)
+            .and_then(|side| side.sync())
+            .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
+    }
     let existed = store::main_file(&dir).exists();
     let high = known.map_or(Seq(0), |mark| mark.high);
     let sent = known.map_or(Seq(0), |mark| mark.sent);
@@ -284,7 +292,8 @@ fn open<E>(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> 
             None => Condition::Intact,
         };
     let last = usable.recovered.last;
-    let mark = MarkFile::open(state_dir, known, last)
+    let head = (last > Seq(0)).then_some(usable.state.history.hash);
+    let mark = MarkFile::open(state_dir, known, last, head)
         .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
     let journal = Journal::new(Parts {
         database: usable.database,
@@ -293,8 +302,7 @@ fn open<E>(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> 
         request_floor: options.request_floor,
         fact_floor: options.fact_floor,
         mark,
-        pieces: usable.pieces,
-        last,
+        state: usable.state,
         open_time: started.elapsed(),
     });
     Ok(Opened { journal, recovered: usable.recovered, condition })
@@ -338,7 +346,7 @@ pub(super) fn attempt(dir: &Path, options: &Options, sent: Seq, deep: bool) -> R
         .map_err(|error| Failure::Other(OpenError::io("removing an unfinished snapshot in", dir)(error)))?;
     let database = Database::open(dir, options.store()).map_err(|error| Failure::storage(dir, error))?;
     match read(&database, sent, deep) {
-        Ok((recovered, pieces)) => Ok(Usable { database, recovered, pieces }),
+        Ok((recovered, state)) => Ok(Usable { database, recovered, state }),
         Err(Unread::Newer { found }) => {
             let dir = dir.display().to_string();
             Err(Failure::Other(OpenError::NewerFormat { dir, found, known: versions::FORMAT }))
@@ -360,17 +368,27 @@ enum Unread {
     Read(ReadError),
 }
 
+impl From<MigrateError> for Unread {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Read(error) => Self::Read(error),
+            MigrateError::Storage(error) => Self::Storage(error),
+            MigrateError::Encode(error) => Self::Storage(StorageError::Store(chain(&error))),
+        }
+    }
+}
+
 impl From<ReadError> for Unread {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
     }
 }
 
-fn read(database: &Database, sent: Seq, deep: bool) -> Result<(Recovered, Pieces), Unread> {
+fn read(database: &Database, sent: Seq, deep: bool) -> Result<(Recovered, State), Unread> {
     match recover::format(database)? {
         None => write_format(database).map_err(Unread::Storage)?,
-        Some(versions::FORMAT) => {}
-        Some(found) => return Err(Unread::Newer { found }),
+        Some(found) if found > versions::FORMAT => return Err(Unread::Newer { found }),
+        Some(found) => migrate::migrate(database, found)?,
     }
     if deep {
         recover::read_everything(database)?;
@@ -379,12 +397,13 @@ fn read(database: &Database, sent: Seq, deep: bool) -> Result<(Recovered, Pieces
 }
 
 pub(super) fn write_format(database: &Database) -> Result<(), StorageError> {
-    let mut pieces = Pieces::new();
-    let mut batch = Builder { writes: std::collections::BTreeMap::new(), pieces: &mut pieces };
-    batch
+    let mut state = State::default();
+    let mut batch = Builder::new(&mut state);
+    let written = batch
         .record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::FORMAT })
+        .and_then(|()| batch.finish())
         .expect("the format record is four bytes");
-    database.write(batch.writes.into_iter().collect())
+    database.write(written)
 }
 
 /// Makes the loss of everything after the newest entry an entry, so that no number is given out twice.
@@ -393,14 +412,18 @@ fn note_loss(dir: &Path, usable: &mut Usable, from: &str, high: Seq) -> Result<(
     let missing = if high > last { vec![(last.next(), high)] } else { Vec::new() };
     let entry = Entry::Salvaged { from: from.to_owned(), recovered: last.0, missing };
     let numbered = Numbered { seq: last.max(high).next(), at: salvage::now(), entry };
-    salvage::append(&usable.database, &numbered).map_err(|error| OpenError::storage(dir, error))?;
+    salvage::append(&usable.database, &mut usable.state, &numbered).map_err(|error| OpenError::storage(dir, error))?;
     usable.recovered.last = numbered.seq;
     Ok(())
 }
 
 /// The condition that the newest entry stands for, if it tells of a loss that nobody has acted on yet.
 fn newest_salvage(table: &impl Table, last: Seq) -> Result<Option<Condition>, ReadError> {
-    let Some(Numbered { entry: Entry::Salvaged { from, recovered, missing }, seq, .. }) = table.entry(last)? else {
+    let mut newest = table.entry(last)?;
+    if let Some(Numbered { entry: Entry::FormatChanged { .. }, seq, .. }) = newest {
+        newest = table.entry(Seq(seq.0 - 1))?;
+    }
+    let Some(Numbered { entry: Entry::Salvaged { from, recovered, missing }, seq, .. }) = newest else {
         return Ok(None);
     };
     Ok(Some(match from.as_str() {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::codec;
+use super::codec::{self, Hash};
 use super::entry::{Entry, Known, Numbered};
 use super::keys;
 use super::recover;
@@ -13,8 +13,9 @@ use super::rows::{self, Fate};
 use super::store::Database;
 use super::table::{Entries, ReadError, Table};
 use super::verify;
-use super::versions::v1::{DuplicatesRecord, OutcomeRecord, ReqidRecord};
+use super::versions::records::{DuplicatesRecord, OutcomeRecord, ReqidRecord};
 use crate::api::audit::{Filter, Page, Row};
+use crate::api::head::Anchor;
 use crate::api::ids::{ReqId, Seq};
 use crate::api::report::{VerifyReport, chain};
 
@@ -50,14 +51,18 @@ impl Reader {
         recover::lookup(self.database.as_ref(), reqid)
     }
 
-    /// Checks everything (see [`verify`]). Takes as long as reading the whole journal.
-    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
-        verify::verify(self.database.as_ref(), None)
+    /// Checks everything (see [`verify`]), and whether the journal continues `anchor`. Takes as long as reading the whole journal.
+    pub fn verify(&self, anchor: Option<&Anchor>) -> Result<VerifyReport, ReadError> {
+        verify::verify(self.database.as_ref(), None, anchor)
     }
 
     /// As [`Self::verify`], knowing how far the journal had come.
-    pub(super) fn verify_to(&self, high: Option<Seq>) -> Result<VerifyReport, ReadError> {
-        verify::verify(self.database.as_ref(), high)
+    pub(super) fn verify_to(
+        &self,
+        noted: Option<(Seq, Option<Hash>)>,
+        anchor: Option<&Anchor>,
+    ) -> Result<VerifyReport, ReadError> {
+        verify::verify(self.database.as_ref(), noted, anchor)
     }
 
     /// Lets go without waiting for a damaged database to close.
@@ -103,6 +108,10 @@ impl Draft<'_> {
         }
         let (fate, bytes) = match &numbered.entry {
             Entry::RequestReceived { .. } => fate(table, seq)?,
+            Entry::RequestAnswered { .. } => {
+                let duplicates = table.record::<DuplicatesRecord>(&keys::duplicates(seq))?.unwrap_or_default();
+                (Fate { duplicates, ..Fate::default() }, 0)
+            }
             _other => (Fate::default(), 0),
         };
         let row = rows::row(self.filter, numbered, fate);
@@ -114,7 +123,7 @@ impl Draft<'_> {
 }
 
 fn length(value: &[u8]) -> usize {
-    codec::head(value).map_or(0, |(head, _)| head.body_length())
+    codec::head(value).map_or(0, |(head, _)| head.stored_length())
 }
 
 /// What became of request `seq`, and how many bytes that took.
@@ -131,7 +140,7 @@ fn fate(table: &impl Table, seq: Seq) -> Result<(Fate, usize), ReadError> {
         if let Numbered { at, entry: Entry::RequestCompleted { outcome, attempts, response, .. }, .. } =
             table.decode_entry(completed, &value)?
         {
-            fate.outcome = Some((at, outcome, attempts, response.0));
+            fate.outcome = Some((at, outcome, attempts, response));
         }
     }
     Ok((fate, bytes))

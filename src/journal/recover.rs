@@ -2,12 +2,13 @@
 //!
 //! Reads what is unfinished, the nodes and the newest entries; how long the history is makes no difference.
 
-use super::batch::Pieces;
+use super::batch::{Pieces, State};
 use super::codec;
-use super::entry::{AgentRecord, DesiredRecord, Entry, Known, Numbered, Received, Recovered, UnfinishedRecord};
+use super::entry::{AgentRecord, Answer, DesiredRecord, Entry, Known, Numbered, Received, Recovered, UnfinishedRecord};
 use super::keys::{self, Family, Key};
 use super::table::{ReadError, Table, entry_seq};
-use super::versions::v1::{self, FormatRecord, OutcomeRecord, ReqidRecord};
+use super::versions::kind;
+use super::versions::records::{FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, Stored};
 use crate::api::event::{Dialect, Response};
 use crate::api::ids::{NodeName, ReqId, Seq};
 
@@ -34,10 +35,25 @@ pub(super) fn format(table: &impl Table) -> Result<Option<u32>, ReadError> {
     }
 }
 
-/// Everything, and the pieces of the records that have any. `sent`: responses of completions up to there have left.
-pub(super) fn recover(table: &impl Table, sent: Seq) -> Result<(Recovered, Pieces), ReadError> {
-    let mut pieces = Pieces::new();
+/// Where history stands. The record and the entries are of one batch: that they differ is damage.
+pub(super) fn history(table: &impl Table) -> Result<HistoryRecord, ReadError> {
     let last = table.last()?;
+    let absent = |what: String, because: String| Err(ReadError::Absent { what, because });
+    match table.record::<HistoryRecord>(keys::HISTORY)? {
+        Some(history) if history.last == last => Ok(history),
+        Some(history) if history.last > last => {
+            absent(format!("entry {}", history.last), format!("{} ends with it", keys::describe(keys::HISTORY)))
+        }
+        None if last == Seq(0) => Ok(HistoryRecord::default()),
+        Some(_) | None => absent(keys::describe(keys::HISTORY), format!("there is an entry {last}")),
+    }
+}
+
+/// Everything, and what commits build upon. `sent`: responses of completions up to there have left.
+pub(super) fn recover(table: &impl Table, sent: Seq) -> Result<(Recovered, State), ReadError> {
+    let mut pieces = Pieces::new();
+    let history = history(table)?;
+    let last = history.last;
     let mut recovered = Recovered { last, ..Recovered::default() };
     if let Some(value) = table.get(keys::AGENT)? {
         recovered.agent = read::<AgentRecord>(table, &mut pieces, keys::AGENT, &value)?;
@@ -66,10 +82,10 @@ pub(super) fn recover(table: &impl Table, sent: Seq) -> Result<(Recovered, Piece
     }
     recovered.unsent = unsent(table, last, sent)?;
     spot_check(table, last)?;
-    Ok((recovered, pieces))
+    Ok((recovered, State { history, pieces }))
 }
 
-fn read<T: v1::Stored>(table: &impl Table, pieces: &mut Pieces, key: &[u8], value: &[u8]) -> Result<T, ReadError> {
+fn read<T: Stored>(table: &impl Table, pieces: &mut Pieces, key: &[u8], value: &[u8]) -> Result<T, ReadError> {
     let record = table.decode_record(key, value)?;
     if let Ok((head, _)) = codec::head(value)
         && head.pieces() > 0
@@ -121,14 +137,20 @@ fn unsent(table: &impl Table, last: Seq, sent: Seq) -> Result<Vec<(Seq, Dialect,
         }
         let (key, value) = row?;
         let seq = entry_seq(&key)?;
-        if !is_kind(&value, v1::REQUEST_COMPLETED) {
+        if !is_kind(&value, kind::REQUEST_COMPLETED) && !is_kind(&value, kind::REQUEST_ANSWERED) {
             continue;
         }
-        if let Entry::RequestCompleted { of, response, .. } = table.decode_entry(seq, &value)?.entry
-            // Without its request (salvaged journals) nobody can say in which dialect it would go out.
-            && let Some(dialect) = dialect_of(table, of)?
-        {
-            unsent.push((seq, dialect, response.0));
+        match table.decode_entry(seq, &value)?.entry {
+            Entry::RequestCompleted { of, response: Answer::Kept(response), .. } => {
+                // Without its request (salvaged journals) nobody can say in which dialect it would go out.
+                if let Some(dialect) = dialect_of(table, of)? {
+                    unsent.push((seq, dialect, response));
+                }
+            }
+            Entry::RequestAnswered { dialect, response: Answer::Kept(response), .. } => {
+                unsent.push((seq, dialect, response));
+            }
+            _other => {}
         }
     }
     unsent.reverse();
@@ -143,11 +165,12 @@ fn spot_check(table: &impl Table, last: Seq) -> Result<(), ReadError> {
     let first = Seq(last.0.saturating_sub(SPOT_CHECK) + 1);
     for row in table.range(keys::entries(first, last)) {
         let (key, value) = row?;
-        if !is_kind(&value, v1::REQUEST_RECEIVED) {
+        if !is_kind(&value, kind::REQUEST_RECEIVED) && !is_kind(&value, kind::REQUEST_ANSWERED) {
             continue;
         }
         let seq = entry_seq(&key)?;
-        if let Entry::RequestReceived { reqid, .. } = table.decode_entry(seq, &value)?.entry
+        if let Entry::RequestReceived { reqid, .. } | Entry::RequestAnswered { reqid, .. } =
+            table.decode_entry(seq, &value)?.entry
             && !reqid.is_empty()
             && table.record::<ReqidRecord>(&keys::reqid(&reqid))?.is_none()
         {
@@ -170,19 +193,28 @@ pub(super) fn lookup(table: &impl Table, reqid: &ReqId) -> Result<Option<Known>,
         return Ok(None);
     }
     let Some(ReqidRecord { seq, digest }) = table.record(&keys::reqid(reqid))? else { return Ok(None) };
-    let outcome = match table.record(&keys::outcome(seq))? {
-        None => None,
-        Some(OutcomeRecord { completed }) => match table.entry(completed)? {
-            Some(Numbered { entry: Entry::RequestCompleted { response, .. }, .. }) => Some((completed, response.0)),
-            Some(_) | None => {
-                return Err(ReadError::Absent {
-                    what: format!("entry {completed}, the outcome of request {seq}"),
-                    because: format!("{} names it", keys::describe(&keys::outcome(seq))),
-                });
-            }
-        },
+    Ok(Some(Known { seq, digest, outcome: outcome(table, seq)? }))
+}
+
+/// The outcome of request `seq`, and the number of the entry that holds it.
+pub(super) fn outcome(table: &impl Table, seq: Seq) -> Result<Option<(Seq, Answer)>, ReadError> {
+    let absent = |of: Seq, because: &[u8]| ReadError::Absent {
+        what: format!("entry {of}, the outcome of request {seq}"),
+        because: format!("{} names it", keys::describe(because)),
     };
-    Ok(Some(Known { seq, digest, outcome }))
+    let answered_at_once = table.get(&keys::entry(seq))?.filter(|value| is_kind(value, kind::REQUEST_ANSWERED));
+    if let Some(value) = answered_at_once {
+        return match table.decode_entry(seq, &value)?.entry {
+            Entry::RequestAnswered { response, .. } => Ok(Some((seq, response))),
+            _other => Ok(None),
+        };
+    }
+    let key = keys::outcome(seq);
+    let Some(OutcomeRecord { completed }) = table.record(&key)? else { return Ok(None) };
+    match table.entry(completed)? {
+        Some(Numbered { entry: Entry::RequestCompleted { response, .. }, .. }) => Ok(Some((completed, response))),
+        Some(_) | None => Err(absent(completed, &key)),
+    }
 }
 
 /// Reads every row once. The first that does not read is the error.
@@ -199,6 +231,7 @@ pub(super) fn read_everything(table: &impl Table) -> Result<(), ReadError> {
                 | Key::Outcome(_)
                 | Key::Unfinished(_)
                 | Key::Duplicates(_)
+                | Key::History
                 | Key::Agent
                 | Key::Desired
                 | Key::Node(_),

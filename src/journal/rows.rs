@@ -2,8 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::entry::{ConfigChange, Digest, Entry, Numbered, Outcome, Stage, UnfinishedRecord, Verdict, WantChange};
-use super::versions::v1::{self, DuplicatesRecord};
+use super::entry::{
+    Answer, ConfigChange, Digest, Entry, Numbered, Outcome, Stage, UnfinishedRecord, Verdict, WantChange,
+};
+use super::versions::records::DuplicatesRecord;
+use super::versions::{kind, v2};
 use crate::api::audit::{EventRow, Filter, Kind, RequestRow, RequestState, Row, Sighting};
 use crate::api::event::{Request, Response, Source};
 use crate::api::ids::{Incarnation, NodeName, Seq};
@@ -14,7 +17,7 @@ use crate::api::time::Timestamp;
 #[derive(Debug, Default)]
 pub(super) struct Fate {
     /// When, how, in how many attempts, and what was answered.
-    pub(super) outcome: Option<(Timestamp, Outcome, u32, Response)>,
+    pub(super) outcome: Option<(Timestamp, Outcome, u32, Answer)>,
     pub(super) unfinished: Option<UnfinishedRecord>,
     pub(super) duplicates: DuplicatesRecord,
 }
@@ -51,14 +54,15 @@ fn sightings(seen: &[(Timestamp, Source)]) -> Vec<Sighting> {
 
 /// Whether entries of this kind are rows at all in this view; the others are folded into the rows of their requests.
 /// Kinds that this release does not know are kept, to be told as unreadable.
-pub(super) fn wanted_kind(kind: Kind, stored: u8) -> bool {
-    let request = matches!(stored, v1::REQUEST_RECEIVED | v1::REQUEST_CONFLICTED | v1::INPUT_REJECTED);
-    let folded = matches!(stored, v1::REQUEST_BEGUN | v1::REQUEST_WAITS | v1::REQUEST_COMPLETED | v1::DUPLICATE_SEEN);
-    let node = (v1::FIRST_OF_NODES..=v1::LAST_OF_NODES).contains(&stored);
-    if !v1::is_entry(stored) {
+pub(super) fn wanted_kind(wanted: Kind, stored: u8) -> bool {
+    let request = kind::is_request(stored);
+    let folded =
+        matches!(stored, kind::REQUEST_BEGUN | kind::REQUEST_WAITS | kind::REQUEST_COMPLETED | kind::DUPLICATE_SEEN);
+    let node = (kind::FIRST_OF_NODES..=kind::LAST_OF_NODES).contains(&stored);
+    if !v2::is_entry(stored) {
         return true;
     }
-    match kind {
+    match wanted {
         Kind::Request => request,
         Kind::Node => node,
         Kind::All => !folded,
@@ -72,7 +76,9 @@ pub(super) fn may_match(filter: &Filter, numbered: &Numbered) -> bool {
     }
     if let Some(wanted) = &filter.reqid {
         let same = match &numbered.entry {
-            Entry::RequestReceived { reqid, .. } | Entry::RequestConflicted { reqid, .. } => reqid.as_str() == wanted,
+            Entry::RequestReceived { reqid, .. }
+            | Entry::RequestAnswered { reqid, .. }
+            | Entry::RequestConflicted { reqid, .. } => reqid.as_str() == wanted,
             _other => false,
         };
         if !same {
@@ -91,7 +97,9 @@ fn same_event(wanted: &str, name: &str) -> bool {
 /// The event of a request; the entry's name in snake case for everything else.
 fn event_name(entry: &Entry) -> &str {
     match entry {
-        Entry::RequestReceived { request, .. } | Entry::RequestConflicted { request, .. } => request.0.event(),
+        Entry::RequestReceived { request, .. }
+        | Entry::RequestAnswered { request, .. }
+        | Entry::RequestConflicted { request, .. } => request.0.event(),
         Entry::InputRejected { event, .. } => event,
         Entry::AgentStarted { .. } => "agent_started",
         Entry::AgentStopped { .. } => "agent_stopped",
@@ -99,6 +107,8 @@ fn event_name(entry: &Entry) -> &str {
         Entry::HoldEntered { .. } => "hold_entered",
         Entry::HoldEnded { .. } => "hold_ended",
         Entry::Salvaged { .. } => "salvaged",
+        Entry::FormatChanged { .. } => "format_changed",
+        Entry::Pruned { .. } => "pruned",
         Entry::RequestBegun { .. } => "request_begun",
         Entry::RequestWaits { .. } => "request_waits",
         Entry::RequestCompleted { .. } => "request_completed",
@@ -155,6 +165,13 @@ fn nodes_of<'a>(request: &'a Request, response: Option<&'a Response>) -> Vec<&'a
 /// The row of an entry, if the filter wants it. `fate` counts for requests alone.
 pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row> {
     let Numbered { seq, at, entry } = numbered;
+    let (entry, fate) = match entry {
+        Entry::RequestAnswered { reqid, request, digest, dialect, source, response } => {
+            let fate = Fate { outcome: Some((at, Outcome::Completed, 1, response)), ..fate };
+            (Entry::RequestReceived { reqid, request, digest, dialect, source }, fate)
+        }
+        other => (other, fate),
+    };
     match entry {
         Entry::RequestReceived { reqid, request, digest, dialect, source } => {
             let (state, attempts) = match (&fate.outcome, &fate.unfinished) {
@@ -170,7 +187,12 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 }
             };
             let completed_at = fate.outcome.as_ref().map(|(at, ..)| *at);
-            let response = fate.outcome.map(|(_, _, _, response)| response);
+            let answer = fate.outcome.map(|(_, _, _, answer)| answer);
+            let (response, dropped) = match answer {
+                Some(Answer::Kept(response)) => (Some(response), None),
+                Some(Answer::Dropped { digest, .. }) => (None, Some(hex(&digest))),
+                None => (None, None),
+            };
             let named = nodes_of(&request.0, response.as_ref());
             let row = Row::Request(Box::new(RequestRow {
                 seq,
@@ -195,6 +217,7 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                     .filter(|_| matches!(state, RequestState::Rejected | RequestState::Abandoned))
                     .and_then(first_error),
                 response: response.clone(),
+                response_digest: dropped,
             }));
             matches(filter, &row, &named).then_some(row)
         }
@@ -220,6 +243,7 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 success: Some(false),
                 error: first_error(&response.0),
                 response: Some(response.0),
+                response_digest: None,
             }));
             matches(filter, &row, &named).then_some(row)
         }
@@ -246,6 +270,7 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 duration_ms: Some(0.0),
                 success: Some(false),
                 response: None,
+                response_digest: None,
                 error: Some(error),
             }));
             matches(filter, &row, &[]).then_some(row)
@@ -301,6 +326,14 @@ fn tell(entry: Entry) -> Told {
             let summary = super::salvage::summary(recovered, &missing);
             agent(json!({ "from": from, "recovered": recovered, "missing": missing }), summary)
         }
+        Entry::FormatChanged { from, to } => agent(
+            json!({ "from": from, "to": to }),
+            format!("journal rewritten from format {from} to {to}; the hashes of all entries before are of this day"),
+        ),
+        Entry::Pruned { upto, hash, trimmed, entries, requests } => agent(
+            json!({ "upto": upto, "hash": hex(&hash), "trimmed": trimmed, "entries": entries, "requests": requests }),
+            format!("retention: entries up to {upto} removed ({entries}, {requests} requests among them)"),
+        ),
         Entry::DesiredChanged { by, config, nodes } => {
             let config = match config {
                 ConfigChange::Keep => "keep",
@@ -354,9 +387,10 @@ fn tell(entry: Entry) -> Told {
             node(name, None, json!({}), "tried again after it was given up".to_owned())
         }
         // Rows of their own, or folded into the rows of their requests.
-        Entry::RequestReceived { .. } | Entry::RequestConflicted { .. } | Entry::InputRejected { .. } => {
-            Told::default()
-        }
+        Entry::RequestReceived { .. }
+        | Entry::RequestAnswered { .. }
+        | Entry::RequestConflicted { .. }
+        | Entry::InputRejected { .. } => Told::default(),
         Entry::RequestBegun { of, attempt } => {
             agent(json!({ "of": of, "attempt": attempt }), format!("attempt {attempt} at request {of}"))
         }

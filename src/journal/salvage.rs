@@ -20,15 +20,18 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::batch::{self, BatchError, Builder, Pieces};
+use super::batch::{self, BatchError, Builder, State};
 use super::entry::{
-    AgentRecord, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Packed, Record, Stage, UnfinishedRecord,
+    AgentRecord, Answer, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Record, Stage, UnfinishedRecord,
 };
 use super::keys::{self, Family, Key};
 use super::open::{self, DIR, Failure, OpenError, Options};
 use super::store::{self, Database, StorageError};
-use super::table::{ReadError, Table};
-use super::versions::v1::{OutcomeRecord, ReqidRecord, Stored};
+use super::table::{ReadError, Table, Whole};
+use super::versions::{
+    self,
+    records::{HistoryRecord, OutcomeRecord, ReqidRecord, Stored},
+};
 use crate::api::event::{Request, Response, Result as ApiResult, ResultData};
 use crate::api::ids::{NodeName, ReqId, Seq};
 use crate::api::report::chain;
@@ -52,11 +55,11 @@ pub(super) fn now() -> Timestamp {
 }
 
 /// Writes one entry outside of a commit.
-pub(super) fn append(database: &Database, numbered: &Numbered) -> Result<(), StorageError> {
-    let mut pieces = Pieces::new();
-    let mut batch = Builder { writes: BTreeMap::new(), pieces: &mut pieces };
-    batch.entry(numbered).map_err(|error| StorageError::Store(chain(&error)))?;
-    database.write(batch.writes.into_iter().collect())
+pub(super) fn append(database: &Database, state: &mut State, numbered: &Numbered) -> Result<(), StorageError> {
+    let mut batch = Builder::new(state);
+    let writes =
+        batch.entry(numbered).and_then(|()| batch.finish()).map_err(|error| StorageError::Store(chain(&error)))?;
+    database.write(writes)
 }
 
 /// What a salvage came to, in words for people.
@@ -161,7 +164,8 @@ pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq) -> Result<
 
     let tag = tag(state_dir);
     let aside = state_dir.join(format!("{DAMAGED}{tag}"));
-    let mut rebuild = Rebuild { sources: &sources, target: &database, pieces: Pieces::new(), recovered: 0 };
+    let mut rebuild =
+        Rebuild { sources: &sources, target: &database, state: State::default(), recovered: 0, older: None };
     let missing = rebuild.run(&aside, high).map_err(|error| match error {
         RebuildError::Batch(BatchError::Read(source)) => OpenError::read(&damaged, source),
         RebuildError::Batch(BatchError::Encode(source)) => failed(StorageError::Store(chain(&source))),
@@ -235,10 +239,14 @@ impl Sources {
         Ok(())
     }
 
-    fn entry(&self, seq: Seq) -> Result<Option<Numbered>, ReadError> {
+    fn entry(&self, seq: Seq) -> Result<Option<Whole>, ReadError> {
         for database in &self.databases {
-            match database.entry(seq) {
-                Ok(Some(numbered)) => return Ok(Some(numbered)),
+            let read = database.get(&keys::entry(seq)).and_then(|value| match value {
+                Some(value) => database.read_entry(seq, &value).map(Some),
+                None => Ok(None),
+            });
+            match read {
+                Ok(Some(whole)) => return Ok(Some(whole)),
                 Ok(None) => {}
                 Err(error) => only_damage(error)?,
             }
@@ -346,8 +354,10 @@ struct Pending {
 struct Rebuild<'a> {
     sources: &'a Sources,
     target: &'a Database,
-    pieces: Pieces,
+    state: State,
     recovered: u64,
+    /// The format of entries that get their place in the chain only now.
+    older: Option<u32>,
 }
 
 impl Rebuild<'_> {
@@ -363,6 +373,10 @@ impl Rebuild<'_> {
             seq = seq.next();
             closing.push(Numbered { seq, at: now(), entry: outcome_lost(of, lost) });
         }
+        if let Some(from) = self.older {
+            seq = seq.next();
+            closing.push(Numbered { seq, at: now(), entry: Entry::FormatChanged { from, to: versions::FORMAT } });
+        }
         let from = aside.display().to_string();
         let entry = Entry::Salvaged { from, recovered: self.recovered, missing: missing.clone() };
         closing.push(Numbered { seq: seq.next(), at: now(), entry });
@@ -377,19 +391,30 @@ impl Rebuild<'_> {
         pending: &mut BTreeMap<Seq, Pending>,
     ) -> Result<(Vec<(Seq, Seq)>, Seq), RebuildError> {
         let mut last = self.sources.last(high);
+        if let Found::Record(history) = self.sources.record::<HistoryRecord>(keys::HISTORY)? {
+            self.state.history.first = history.first;
+        }
         let mut missing: Vec<(Seq, Seq)> = Vec::new();
         let mut batch = Vec::new();
-        let mut seq = Seq(1);
+        let mut seq = self.state.history.first;
         while seq.0 <= last.0.saturating_add(GAP) {
-            if let Some(numbered) = self.sources.entry(seq)? {
+            if let Some(whole) = self.sources.entry(seq)? {
                 // What was taken to lie behind the end was not: those between are missing as well.
                 if seq > last.next() {
                     missing.push((last.next(), Seq(seq.0 - 1)));
                 }
                 last = last.max(seq);
-                follow(pending, &numbered);
+                if let Entry::Pruned { upto, trimmed, .. } = &whole.numbered.entry {
+                    let history = &mut self.state.history;
+                    history.first = history.first.max(upto.next());
+                    history.trimmed = history.trimmed.max(*trimmed);
+                }
+                follow(pending, &whole.numbered);
+                if whole.link.is_none() {
+                    self.older = Some(u32::from(whole.head.version));
+                }
                 self.recovered += 1;
-                batch.push(numbered);
+                batch.push(whole);
             } else if seq <= last {
                 match missing.last_mut() {
                     Some((_, end)) if end.next() == seq => *end = seq,
@@ -397,12 +422,18 @@ impl Rebuild<'_> {
                 }
             }
             if batch.len() == BATCH {
-                self.write(&batch, &[])?;
+                self.copy(&batch)?;
                 batch.clear();
             }
             seq = seq.next();
         }
-        self.write(&batch, &[])?;
+        self.copy(&batch)?;
+        // What retention had removed is not lost.
+        let first = self.state.history.first;
+        missing.retain_mut(|(from, to)| {
+            *from = first.max(*from);
+            *from <= *to
+        });
         Ok((missing, last))
     }
 
@@ -414,9 +445,9 @@ impl Rebuild<'_> {
             }
             let Found::Record(record) = self.sources.record::<ReqidRecord>(&key)? else { continue };
             if self.target.record::<OutcomeRecord>(&keys::outcome(record.seq))?.is_some() {
-                let mut batch = Builder { writes: BTreeMap::new(), pieces: &mut self.pieces };
+                let mut batch = Builder::new(&mut self.state);
                 batch.record(key, &record)?;
-                self.target.write(batch.writes.into_iter().collect())?;
+                self.target.write(batch.finish()?)?;
             }
         }
         Ok(())
@@ -462,11 +493,25 @@ impl Rebuild<'_> {
         Ok(records)
     }
 
+    /// Takes entries over with their places in the chain, so that heads that were noted elsewhere keep their meaning.
+    fn copy(&mut self, entries: &[Whole]) -> Result<(), RebuildError> {
+        let mut batch = Builder::new(&mut self.state);
+        for whole in entries {
+            batch.copied(whole)?;
+            batch.index(self.target, &whole.numbered)?;
+        }
+        let writes = batch.finish()?;
+        if !writes.is_empty() {
+            self.target.write(writes)?;
+        }
+        Ok(())
+    }
+
     fn write(&mut self, entries: &[Numbered], records: &[Record]) -> Result<(), RebuildError> {
         if entries.is_empty() && records.is_empty() {
             return Ok(());
         }
-        let writes = batch::build(self.target, &mut self.pieces, entries, records)?;
+        let writes = batch::build(self.target, &mut self.state, entries, records)?;
         Ok(self.target.write(writes)?)
     }
 }
@@ -492,6 +537,9 @@ fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
         | Entry::HoldEntered { .. }
         | Entry::HoldEnded { .. }
         | Entry::Salvaged { .. }
+        | Entry::FormatChanged { .. }
+        | Entry::Pruned { .. }
+        | Entry::RequestAnswered { .. }
         | Entry::RequestConflicted { .. }
         | Entry::InputRejected { .. }
         | Entry::RequestWaits { .. }
@@ -530,5 +578,10 @@ fn outcome_lost(of: Seq, lost: Pending) -> Entry {
     };
     let response =
         Response { event: lost.request.response_event().to_owned(), reqid: lost.reqid, results: vec![result] };
-    Entry::RequestCompleted { of, outcome: Outcome::Abandoned, attempts: lost.attempts, response: Packed(response) }
+    Entry::RequestCompleted {
+        of,
+        outcome: Outcome::Abandoned,
+        attempts: lost.attempts,
+        response: Answer::Kept(response),
+    }
 }

@@ -1,16 +1,15 @@
-//! One of every stored thing, as values. `migrations/0001_initial/entries` holds them as bytes, written when the format
-//! was made; whoever changes what these bytes mean finds out here.
+//! One of every stored thing, as values. `migrations/*/entries` hold them as bytes, written when the format was made;
+//! whoever changes what these bytes mean finds out here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use super::codec::{self, CHUNK, Encoded, Head};
+use super::codec::{self, CHUNK, Encoded, Hash, Head};
 use super::entry::*;
 use super::keys;
-use super::versions::v1::{
-    DuplicatesRecord, ENTRY_KINDS, FormatRecord, OutcomeRecord, ReqidRecord, Stored, entry_kind,
-};
+use super::versions::records::{DuplicatesRecord, FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, Stored};
+use super::versions::v2::{ENTRY_KINDS, entry_kind};
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port, Protocol, ScriptOption};
 use crate::api::event::{Dialect, Request, Response, Result as ApiResult, ResultData, Source};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
@@ -23,6 +22,9 @@ const WRITE_MISSING: &str = "WRITE_MISSING_SAMPLES";
 
 /// 2026-11-22T08:31:00.123456Z
 const AT: Timestamp = Timestamp(1_795_336_260_123_456);
+
+/// The hash of entry 16.
+const PREVIOUS: Hash = [0xa7; 32];
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
@@ -162,7 +164,22 @@ fn entries() -> Vec<(&'static str, Entry)> {
             (name("d"), WantChange::Gone),
         ],
     };
-    let outcome = |outcome| Entry::RequestCompleted { of: Seq(16), outcome, attempts: 2, response: Packed(response()) };
+    let completed = |outcome, response| Entry::RequestCompleted { of: Seq(16), outcome, attempts: 2, response };
+    let outcome = |outcome| completed(outcome, Answer::Kept(response()));
+    let answered = |response| Entry::RequestAnswered {
+        reqid: reqid("r-1"),
+        digest: digest(&Request::GetNodes {}),
+        request: Packed(Request::GetNodes {}),
+        dialect: Dialect::Management,
+        source: source(),
+        response,
+    };
+    let dropped = Answer::Dropped { digest: [0x5c; 32], length: 700 };
+    let long = || {
+        let mut response = response();
+        response.results[0].error = Some("e".repeat(5000));
+        Answer::Kept(response)
+    };
     vec![
         ("agent_started", Entry::AgentStarted { boot_id: process().boot_id, version: "0.1.0".to_owned(), pid: 4242 }),
         ("agent_stopped", Entry::AgentStopped { reason: "SIGTERM".to_owned() }),
@@ -177,6 +194,8 @@ fn entries() -> Vec<(&'static str, Entry)> {
                 missing: vec![(Seq(3), Seq(3)), (Seq(15), Seq(16))],
             },
         ),
+        ("format_changed", Entry::FormatChanged { from: 1, to: 2 }),
+        ("pruned", Entry::Pruned { upto: Seq(9), hash: [0x3e; 32], trimmed: Seq(12), entries: 200, requests: 80 }),
         (
             "request_received-set_configuration",
             received(Dialect::ClusterAgent, Request::SetConfiguration { config: configuration(10) }),
@@ -230,6 +249,11 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("request_completed-completed", outcome(Outcome::Completed)),
         ("request_completed-rejected", outcome(Outcome::Rejected)),
         ("request_completed-abandoned", outcome(Outcome::Abandoned)),
+        ("request_completed-in_pieces", completed(Outcome::Completed, long())),
+        ("request_completed-dropped", completed(Outcome::Completed, dropped.clone())),
+        ("request_answered", answered(Answer::Kept(response()))),
+        ("request_answered-in_pieces", answered(long())),
+        ("request_answered-dropped", answered(dropped)),
         ("duplicate_seen", Entry::DuplicateSeen { of: Seq(16), source: source() }),
         ("desired_changed-keep", changed(ConfigChange::Keep)),
         ("desired_changed-set", changed(ConfigChange::Set(Packed(configuration(1))))),
@@ -291,10 +315,11 @@ enum Sample {
     Duplicates(DuplicatesRecord),
     Reqid(ReqidRecord),
     Outcome(OutcomeRecord),
+    History(HistoryRecord),
 }
 
-/// File, key, value.
-fn samples() -> Vec<(String, Vec<u8>, Sample)> {
+/// File, key, value. `format`: which one the format record names.
+fn samples(format: u32) -> Vec<(String, Vec<u8>, Sample)> {
     let mut samples: Vec<(String, Vec<u8>, Sample)> = entries()
         .into_iter()
         .map(|(file, entry)| {
@@ -319,7 +344,7 @@ fn samples() -> Vec<(String, Vec<u8>, Sample)> {
     let desired = |padding| DesiredRecord { by: Seq(16), config: Some(Packed(configuration(padding))) };
     let worker = keys::node(&name("worker-1"));
     let records = [
-        ("record-format", keys::FORMAT.to_vec(), Sample::Format(FormatRecord { version: 1 })),
+        ("record-format", keys::FORMAT.to_vec(), Sample::Format(FormatRecord { version: format })),
         ("record-agent", keys::AGENT.to_vec(), Sample::Agent(agent)),
         ("record-desired", keys::DESIRED.to_vec(), Sample::Desired(desired(1))),
         ("record-desired-in_pieces", keys::DESIRED.to_vec(), Sample::Desired(desired(9000))),
@@ -343,18 +368,35 @@ fn samples() -> Vec<(String, Vec<u8>, Sample)> {
             Sample::Reqid(ReqidRecord { seq: Seq(16), digest: digest(&Request::GetNodes {}) }),
         ),
         ("record-outcome", keys::outcome(Seq(16)), Sample::Outcome(OutcomeRecord { completed: Seq(17) })),
+        (
+            "record-history",
+            keys::HISTORY.to_vec(),
+            Sample::History(HistoryRecord {
+                first: Seq(10),
+                last: Seq(17),
+                hash: PREVIOUS,
+                trimmed: Seq(12),
+                requests: 3,
+                bytes: 4567,
+            }),
+        ),
     ];
     samples.extend(records.map(|(file, key, sample)| (file.to_owned(), key, sample)));
     samples
 }
 
-fn directory() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("migrations/0001_initial/entries")
+fn directory(format: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("migrations").join(format).join("entries")
+}
+
+fn files(format: &str) -> BTreeSet<String> {
+    let files = std::fs::read_dir(directory(format)).unwrap();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 fn encode(key: &[u8], sample: &Sample) -> Encoded {
     match sample {
-        Sample::Entry(numbered) => codec::encode_entry(numbered),
+        Sample::Entry(numbered) => codec::encode_entry(numbered, PREVIOUS).map(|(encoded, _)| encoded),
         Sample::Format(record) => codec::encode_record(key, record),
         Sample::Agent(record) => codec::encode_record(key, record),
         Sample::Desired(record) => codec::encode_record(key, record),
@@ -363,6 +405,7 @@ fn encode(key: &[u8], sample: &Sample) -> Encoded {
         Sample::Duplicates(record) => codec::encode_record(key, record),
         Sample::Reqid(record) => codec::encode_record(key, record),
         Sample::Outcome(record) => codec::encode_record(key, record),
+        Sample::History(record) => codec::encode_record(key, record),
     }
     .unwrap()
 }
@@ -375,17 +418,21 @@ fn flat(encoded: &Encoded) -> Vec<u8> {
 }
 
 fn assert_decodes(file: &str, key: &[u8], bytes: &[u8], sample: &Sample) {
-    let value = if bytes[2] == 0 { bytes } else { &bytes[..23] };
+    let linked = if bytes[0] < 0x80 && bytes[1] > 1 { 32 } else { 0 };
+    let behind = 23 + linked + if bytes[2] & 2 != 0 { 36 } else { 0 };
+    let value = if bytes[2] & 1 == 0 { bytes } else { &bytes[..behind] };
     let (head, inline) = codec::head(value).unwrap();
     let assembled = codec::assemble(&head, |index| {
-        let piece = bytes[23..].chunks(CHUNK).nth(index as usize);
+        let piece = bytes[behind..].chunks(CHUNK).nth(index as usize);
         Ok::<_, codec::DecodeError>(piece.map(<[u8]>::to_vec))
     })
     .unwrap();
     let body = if head.pieces() == 0 { inline } else { &assembled };
     match sample {
         Sample::Entry(numbered) => {
-            assert_eq!(codec::decode_entry(numbered.seq, &head, body).unwrap(), **numbered, "{file}");
+            let (decoded, link) = codec::decode_entry(numbered.seq, &head, body).unwrap();
+            assert_eq!(decoded, **numbered, "{file}");
+            assert_eq!(link.map(|link| link.previous), (linked > 0).then_some(PREVIOUS), "{file}");
         }
         Sample::Format(record) => assert_record(file, key, &head, body, record),
         Sample::Agent(record) => assert_record(file, key, &head, body, record),
@@ -395,6 +442,7 @@ fn assert_decodes(file: &str, key: &[u8], bytes: &[u8], sample: &Sample) {
         Sample::Duplicates(record) => assert_record(file, key, &head, body, record),
         Sample::Reqid(record) => assert_record(file, key, &head, body, record),
         Sample::Outcome(record) => assert_record(file, key, &head, body, record),
+        Sample::History(record) => assert_record(file, key, &head, body, record),
     }
 }
 
@@ -404,8 +452,18 @@ fn assert_record<T: Stored + PartialEq + Debug>(file: &str, key: &[u8], head: &H
 
 #[test]
 fn the_bytes_of_format_1_mean_what_they_meant() {
-    for (file, key, sample) in samples() {
-        let path = directory().join(format!("{file}.bin"));
+    let samples = samples(1);
+    for file in files("0001_initial") {
+        let bytes = std::fs::read(directory("0001_initial").join(&file)).unwrap();
+        let (name, key, sample) = samples.iter().find(|(name, ..)| format!("{name}.bin") == file).unwrap();
+        assert_decodes(name, key, &bytes, sample);
+    }
+}
+
+#[test]
+fn the_bytes_of_format_2_mean_what_they_meant() {
+    for (file, key, sample) in samples(2) {
+        let path = directory("0002_chain").join(format!("{file}.bin"));
         // For a new entry, before its release. A sample that exists is never changed.
         if std::env::var_os(WRITE_MISSING).is_some() && !path.exists() {
             std::fs::write(&path, flat(&encode(&key, &sample))).unwrap();
@@ -418,19 +476,52 @@ fn the_bytes_of_format_1_mean_what_they_meant() {
 
 #[test]
 fn every_sample_is_of_this_list_and_every_kind_has_one() {
-    let expected: BTreeSet<String> = samples().iter().map(|(file, ..)| format!("{file}.bin")).collect();
-    let found: BTreeSet<String> = std::fs::read_dir(directory())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    assert_eq!(found, expected);
+    let expected: BTreeSet<String> = samples(2).iter().map(|(file, ..)| format!("{file}.bin")).collect();
+    assert_eq!(files("0002_chain"), expected);
     let kinds: BTreeSet<u8> = entries().iter().map(|(_, entry)| entry_kind(entry)).collect();
     assert_eq!(kinds, ENTRY_KINDS.iter().copied().collect());
 }
 
+/// Retention drops a response; the entry's hash, and so the chain, stays.
+#[test]
+fn a_dropped_response_leaves_the_hash_as_it_was() {
+    for (file, key, sample) in samples(2) {
+        let Sample::Entry(numbered) = &sample else { continue };
+        let encoded = encode(&key, &sample);
+        let stored = match encoded.pieces.is_empty() {
+            true => codec::head(&encoded.value).unwrap().1.to_vec(),
+            false => encoded.pieces.concat(),
+        };
+        let (head, _) = codec::head(&encoded.value).unwrap();
+        let (_, link) = codec::decode_entry(numbered.seq, &head, &stored).unwrap();
+        let Some(bare) = codec::without_payload(&head, &stored) else {
+            assert!(!file.starts_with("request_completed") || file.ends_with("dropped"), "{file}");
+            continue;
+        };
+        let (head, stored) = codec::head(&bare.value).unwrap();
+        let (decoded, after) = codec::decode_entry(numbered.seq, &head, stored).unwrap();
+        assert_eq!(after, link, "{file}");
+        match decoded.entry {
+            Entry::RequestCompleted { response, .. } | Entry::RequestAnswered { response, .. } => {
+                assert!(matches!(response, Answer::Dropped { .. }), "{file}");
+            }
+            other => panic!("{file}: {other:?}"),
+        }
+        // The same as if it had been written so.
+        let again =
+            codec::encode_entry(&Numbered { entry: decoded_again(&bare, numbered.seq), ..**numbered }, PREVIOUS);
+        assert_eq!(again.unwrap().0, bare, "{file}");
+    }
+}
+
+fn decoded_again(bare: &Encoded, seq: Seq) -> Entry {
+    let (head, stored) = codec::head(&bare.value).unwrap();
+    codec::decode_entry(seq, &head, stored).unwrap().0.entry
+}
+
 #[test]
 fn a_value_does_not_pass_under_another_key_kind_or_version() {
-    let (_, key, sample) = samples().remove(0);
+    let (_, key, sample) = samples(2).remove(0);
     let Encoded { value, .. } = encode(&key, &sample);
     let (head, body) = codec::head(&value).unwrap();
     assert!(codec::decode_entry(Seq(17), &head, body).is_ok());
@@ -445,9 +536,9 @@ fn a_value_does_not_pass_under_another_key_kind_or_version() {
 
 #[test]
 fn cut_and_arbitrary_values_are_errors() {
-    for (_, key, sample) in samples() {
+    for (_, key, sample) in samples(2) {
         let bytes = flat(&encode(&key, &sample));
-        assert!(codec::try_decode(&key, &bytes).is_ok() || bytes[2] == 1);
+        assert!(codec::try_decode(&key, &bytes).is_ok() || bytes[2] & 1 == 1);
         for cut in 0..bytes.len().min(64) {
             assert!(codec::try_decode(&key, &bytes[..cut]).is_err());
         }

@@ -5,11 +5,11 @@
 
 use std::ops::Range;
 
-use super::codec::{self, DecodeError, Head};
+use super::codec::{self, DecodeError, Head, Link};
 use super::entry::Numbered;
 use super::keys::{self, Family, Key};
 use super::store::StorageError;
-use super::versions::v1::Stored;
+use super::versions::records::Stored;
 use crate::api::ids::Seq;
 
 /// Why something in the journal cannot be read.
@@ -43,6 +43,16 @@ impl ReadError {
     }
 }
 
+/// An entry, and how it is stored.
+pub(super) struct Whole {
+    pub(super) numbered: Numbered,
+    /// `None` for an entry of version 1.
+    pub(super) link: Option<Link>,
+    pub(super) head: Head,
+    /// Its body, and its payload if that is kept.
+    pub(super) stored: Vec<u8>,
+}
+
 pub(super) type Row = Result<(Vec<u8>, Vec<u8>), ReadError>;
 
 pub(super) trait Table: Sized {
@@ -65,9 +75,16 @@ pub(super) trait Table: Sized {
     }
 
     fn decode_entry(&self, seq: Seq, value: &[u8]) -> Result<Numbered, ReadError> {
+        self.read_entry(seq, value).map(|whole| whole.numbered)
+    }
+
+    /// As [`Table::decode_entry`], with all that is known of how it is stored.
+    fn read_entry(&self, seq: Seq, value: &[u8]) -> Result<Whole, ReadError> {
         let key = keys::entry(seq);
-        let (head, body) = self.body(&key, value)?;
-        codec::decode_entry(seq, &head, &body).map_err(|source| ReadError::decode(&key, source))
+        let (head, stored) = self.body(&key, value)?;
+        let (numbered, link) =
+            codec::decode_entry(seq, &head, &stored).map_err(|source| ReadError::decode(&key, source))?;
+        Ok(Whole { numbered, link, head, stored })
     }
 
     fn entry(&self, seq: Seq) -> Result<Option<Numbered>, ReadError> {

@@ -1,41 +1,61 @@
-//! Whether the journal is what it should be: every record reads, numbers are gapless, indexes agree both ways, digests
-//! match their requests.
+//! Whether the journal is what it should be: every record reads, numbers are gapless, each entry continues the one before
+//! it, indexes agree both ways, digests match their requests.
+//!
+//! An entry holds the hash of the one before; what the newest entry's hash has to be, the record of history says. Who can
+//! rewrite all of that is found out by a head that was noted elsewhere.
 //!
 //! Works beside the writer: entries after the newest at the start are left alone, and what looks wrong about a request
 //! is looked at again, since there is no snapshot to read from. Memory does not grow with the journal.
 
+mod links;
+
 use std::fmt;
 
-use super::codec;
+use super::batch;
+use super::codec::{self, Hash};
 use super::entry::{AgentRecord, DesiredRecord, Digest, Entry, NodeRecord, Numbered, UnfinishedRecord, digest};
 use super::keys::{self, Family, Key};
 use super::rows;
-use super::table::{Entries, ReadError, Table};
+use super::salvage;
+use super::table::{Entries, ReadError, Table, Whole};
 use super::versions::{
-    self,
-    v1::{DuplicatesRecord, FormatRecord, OutcomeRecord, ReqidRecord, SIGHTINGS},
+    self, kind,
+    records::{DuplicatesRecord, FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, SIGHTINGS},
 };
 use crate::api::event::Request;
+use crate::api::head::Anchor;
 use crate::api::ids::{ReqId, Seq};
 use crate::api::report::{VerifyReport, chain};
 use crate::api::time::Timestamp;
 
+use links::{Links, Place};
+
 /// Problems told one by one; of further ones there is only the count.
 const TOLD: usize = 1000;
 
-/// Checks everything. `high`: how far the journal had come according to the side file. An error is no finding about
-/// the journal: the device did not deliver it.
-pub(super) fn verify(table: &impl Table, high: Option<Seq>) -> Result<VerifyReport, ReadError> {
+/// Checks everything. `noted`: the newest entry and its hash according to the side file. `anchor`: a head noted elsewhere,
+/// which the journal has to continue. An error is no finding about the journal: the device did not deliver it.
+pub(super) fn verify(
+    table: &impl Table,
+    noted: Option<(Seq, Option<Hash>)>,
+    anchor: Option<&Anchor>,
+) -> Result<VerifyReport, ReadError> {
     let mut check = Check {
         table,
         report: VerifyReport::default(),
         problems: Vec::new(),
         untold: 0,
+        history: HistoryRecord::default(),
+        links: Links::new(anchor),
+        pruned: Pruned::default(),
         gaps: Vec::new(),
         missing: Vec::new(),
         undelivered: None,
     };
-    check.run(high);
+    check.run(noted);
+    if let Some(anchor) = anchor {
+        check.anchor(anchor);
+    }
     if let Some(error) = check.undelivered {
         return Err(error);
     }
@@ -71,10 +91,23 @@ struct Check<'a, T> {
     report: VerifyReport,
     problems: Vec<Problem>,
     untold: u64,
+    /// As the record of history has it.
+    history: HistoryRecord,
+    links: Links,
+    /// What retention has told of last.
+    pruned: Pruned,
     /// Ranges of numbers without an entry, and those that salvages have told of.
     gaps: Vec<(Seq, Seq)>,
     missing: Vec<(Seq, Seq)>,
     undelivered: Option<ReadError>,
+}
+
+/// Entries removed up to `upto`, and the hash of that one; responses removed up to `trimmed`.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pruned {
+    upto: Seq,
+    hash: Hash,
+    trimmed: Seq,
 }
 
 impl<T: Table> Check<'_, T> {
@@ -83,6 +116,12 @@ impl<T: Table> Check<'_, T> {
             self.problems.push(Problem { seq, at: at.map(rows::time), what });
         } else {
             self.untold += 1;
+        }
+    }
+
+    fn note(&mut self, what: String) {
+        if self.report.notes.len() < TOLD {
+            self.report.notes.push(what);
         }
     }
 
@@ -101,21 +140,44 @@ impl<T: Table> Check<'_, T> {
         }
     }
 
-    fn run(&mut self, high: Option<Seq>) {
+    fn run(&mut self, noted: Option<(Seq, Option<Hash>)>) {
         let format = self.table.record::<FormatRecord>(keys::FORMAT);
         match self.read(None, format) {
             Some(Some(FormatRecord { version: versions::FORMAT })) | None => {}
             Some(Some(FormatRecord { version })) => self.problem(None, None, format!("the format is {version}")),
             Some(None) => self.problem(None, None, "the format record is missing".to_owned()),
         }
-        let last = self.table.last();
-        let known = self.read(None, last);
+        let newest = self.table.last();
+        let newest = self.read(None, newest);
+        // Read after the newest entry, so that a commit in between does no harm.
+        let history = self.table.record::<HistoryRecord>(keys::HISTORY);
+        let history = self.read(None, history);
+        if let (Some(None), Some(newest)) = (&history, newest)
+            && newest > Seq(0)
+        {
+            self.problem(None, None, "the record of history is missing".to_owned());
+        }
+        let history = history.flatten();
+        let known = history.as_ref().map(|history| history.last).or(newest);
         // Without a known end all that reads is looked at, up to where the side file says it ends.
-        let last = known.or(high).unwrap_or(Seq(u64::MAX));
+        let last = known.or(noted.map(|(high, _)| high)).unwrap_or(Seq(u64::MAX));
+        self.history = history.clone().unwrap_or_default();
         self.report.last = known.unwrap_or_default().0;
-        self.entries(last);
+        self.entries(last, noted);
+        let head = history.as_ref().filter(|history| Some(history.last) == self.links.newest().map(|head| head.seq));
+        if let Some(altered) = self.links.end(head.map(|history| history.hash)) {
+            self.altered(altered);
+        }
+        self.report.head = self.links.newest().map(|head| head.to_string()).unwrap_or_default();
+        if let (Some(newest), Some(last)) = (newest, known)
+            && newest > last
+        {
+            let what = format!("the journal ends with entry {last}, and there is one after it");
+            self.problem(Some(newest), None, what);
+        }
+        self.later_pruning(last);
         self.account_for_gaps();
-        if let (Some(high), Some(last)) = (high, known)
+        if let (Some((high, _)), Some(last)) = (noted, known)
             && high > last
         {
             let what = format!("the journal ends at {last}, and had come to {high}: its newest entries are lost");
@@ -129,7 +191,7 @@ impl<T: Table> Check<'_, T> {
         self.pieces(last);
     }
 
-    fn entries(&mut self, last: Seq) {
+    fn entries(&mut self, last: Seq, noted: Option<(Seq, Option<Hash>)>) {
         let mut expected = Seq(1);
         for (seq, value) in Entries::new(self.table, Seq(1), last, false) {
             if seq > expected {
@@ -139,16 +201,132 @@ impl<T: Table> Check<'_, T> {
             if self.report.first == 0 {
                 self.report.first = seq.0;
             }
-            let read = value.and_then(|value| self.table.decode_entry(seq, &value));
-            if let Some(numbered) = self.read(Some(seq), read) {
-                self.report.entries += 1;
-                self.entry(&numbered);
+            let read = value.and_then(|value| self.table.read_entry(seq, &value));
+            let read = match read {
+                Err(error) if error.is_damage() => self.read_again(seq, error),
+                read => read.map(Some),
+            };
+            let Some(Some(whole)) = self.read(Some(seq), read) else {
+                self.links.interrupt();
+                continue;
+            };
+            self.report.entries += 1;
+            let at = whole.numbered.at;
+            match whole.link {
+                Some(link) => {
+                    if let Some(altered) = self.links.take(seq, at, link) {
+                        self.altered(altered);
+                    }
+                    if seq == Seq(1) && link.previous != Hash::default() {
+                        self.problem(Some(seq), Some(at), "it is the first entry, and continues another".to_owned());
+                    }
+                    if let Some((high, Some(head))) = noted
+                        && high == seq
+                        && head != link.hash
+                    {
+                        let what = "it is not the entry whose hash the side file has noted".to_owned();
+                        self.problem(Some(seq), Some(at), what);
+                    }
+                }
+                None => self.problem(Some(seq), Some(at), "it is of an older format and has no hash".to_owned()),
             }
+            self.entry(&whole.numbered);
+        }
+        if expected <= last && last.0 < u64::MAX {
+            self.gaps.push((expected, last));
         }
     }
 
-    /// Gaps that a salvage has told of are no problem.
+    /// Retention may have taken its response, or all of it, between two reads; `None` for the latter.
+    fn read_again(&self, seq: Seq, error: ReadError) -> Result<Option<Whole>, ReadError> {
+        match self.table.get(&keys::entry(seq))? {
+            Some(value) => self.table.read_entry(seq, &value).map(Some),
+            None => match self.table.record::<HistoryRecord>(keys::HISTORY)? {
+                Some(now) if seq < now.first => Ok(None),
+                Some(_) | None => Err(error),
+            },
+        }
+    }
+
+    fn altered(&mut self, Place { seq, at, .. }: Place) {
+        let what = "it was altered: its hash is not the one that the journal goes on from".to_owned();
+        self.problem(Some(seq), Some(at), what);
+    }
+
+    /// Whether the journal continues a head that was noted elsewhere, and if not, what can be said.
+    fn anchor(&mut self, anchor: &Anchor) {
+        self.report.anchor = self.links.found.map(|head| head.to_string());
+        if self.report.anchor.is_some() {
+            return;
+        }
+        let pruned = self.history.first;
+        let (seq, what) = match anchor.seq {
+            Some(seq) if seq.0 > self.report.last => {
+                let last = self.report.last;
+                (
+                    Some(seq),
+                    format!("it was noted elsewhere, and the journal ends at {last}: its newest entries are lost"),
+                )
+            }
+            Some(seq) if seq < pruned => {
+                let what = "retention has removed it since it was noted elsewhere, so that nothing proves any more what \
+                            came after it; hold the journal against a younger head";
+                (None, format!("entry {seq}: {what}"))
+            }
+            Some(seq) => (Some(seq), "it is not the entry whose hash was noted elsewhere: it was rewritten".to_owned()),
+            None if pruned > Seq(1) => {
+                let what = format!(
+                    "no entry has the hash {anchor} that was noted elsewhere: it was rewritten, or it is one of those \
+                     before {pruned} that retention has removed"
+                );
+                (None, what)
+            }
+            None => (None, format!("no entry has the hash {anchor} that was noted elsewhere: it was rewritten")),
+        };
+        self.problem(seq, None, what);
+    }
+
+    /// What retention has removed since the walk began is told by entries that the walk did not come to.
+    fn later_pruning(&mut self, last: Seq) {
+        let history = self.table.record::<HistoryRecord>(keys::HISTORY);
+        let Some(Some(now)) = self.read(None, history) else { return };
+        for (seq, value) in Entries::new(self.table, last.next(), now.last, false) {
+            if let Ok(value) = value
+                && value.first() == Some(&kind::PRUNED)
+                && let Ok(Numbered { entry: Entry::Pruned { upto, hash, trimmed, .. }, .. }) =
+                    self.table.decode_entry(seq, &value)
+            {
+                self.pruned = Pruned { upto, hash, trimmed };
+            }
+        }
+        if now.first != self.pruned.upto.next() || now.trimmed != self.pruned.trimmed {
+            let what = format!(
+                "the record of history says that entries before {} and responses up to {} were removed; the entries \
+                 tell of entries before {} and responses up to {}",
+                now.first,
+                now.trimmed,
+                self.pruned.upto.next(),
+                self.pruned.trimmed
+            );
+            self.problem(None, None, what);
+        }
+        if let Some((Place { seq, at, .. }, previous)) = self.links.first
+            && seq == self.pruned.upto.next()
+            && self.pruned.hash != Hash::default()
+            && previous != self.pruned.hash
+        {
+            let what = "it does not continue the newest entry that retention has removed".to_owned();
+            self.problem(Some(seq), Some(at), what);
+        }
+        self.history = now;
+    }
+
+    /// Gaps that a salvage or retention has told of are no problem.
     fn account_for_gaps(&mut self) {
+        if self.pruned.upto > Seq(0) {
+            self.missing.push((Seq(1), self.pruned.upto));
+            self.note(format!("retention has removed the entries up to {}", self.pruned.upto));
+        }
         for (first, last) in std::mem::take(&mut self.gaps) {
             let mut at = first;
             while at <= last {
@@ -178,14 +356,32 @@ impl<T: Table> Check<'_, T> {
         match entry {
             Entry::RequestReceived { reqid, request, digest, .. } => {
                 self.digest(*seq, *at, &request.0, digest);
-                self.request(*seq, *at, reqid, digest);
+                self.reqid(*seq, *at, reqid, digest);
+                self.progress(*seq, *at);
+            }
+            Entry::RequestAnswered { reqid, request, digest, response, .. } => {
+                self.digest(*seq, *at, &request.0, digest);
+                self.reqid(*seq, *at, reqid, digest);
+                if response.kept().is_none() {
+                    self.dropped(*seq, *at, Some(&request.0));
+                }
             }
             Entry::RequestConflicted { first, request, digest, .. } => {
                 self.digest(*seq, *at, &request.0, digest);
                 self.earlier(*seq, *at, *first);
             }
-            Entry::RequestCompleted { of, .. } => {
+            Entry::RequestCompleted { of, response, .. } => {
                 self.earlier(*seq, *at, *of);
+                if response.kept().is_none() {
+                    let request = match self.table.entry(*of) {
+                        Ok(Some(Numbered { entry: Entry::RequestReceived { request, .. }, .. })) => Some(request.0),
+                        Ok(_) | Err(_) => None,
+                    };
+                    self.dropped(*seq, *at, request.as_ref());
+                }
+                if *of < self.history.first {
+                    return;
+                }
                 let row = self.table.record(&keys::outcome(*of));
                 match self.read(Some(*seq), row) {
                     Some(Some(OutcomeRecord { completed })) if completed == *seq => {}
@@ -202,6 +398,9 @@ impl<T: Table> Check<'_, T> {
             }
             Entry::DuplicateSeen { of, .. } => {
                 self.earlier(*seq, *at, *of);
+                if *of < self.history.first {
+                    return;
+                }
                 let row = self.table.record::<DuplicatesRecord>(&keys::duplicates(*of));
                 if let Some(None) = self.read(Some(*seq), row) {
                     let what = format!("it is a duplicate of request {of}, which is not known to have any");
@@ -209,7 +408,24 @@ impl<T: Table> Check<'_, T> {
                 }
             }
             Entry::RequestBegun { of, .. } | Entry::RequestWaits { of, .. } => self.earlier(*seq, *at, *of),
-            Entry::Salvaged { missing, .. } => self.missing.extend(missing),
+            Entry::Salvaged { recovered, missing, .. } => {
+                self.missing.extend(missing);
+                if !missing.is_empty() {
+                    let summary = salvage::summary(*recovered, missing);
+                    let at = rows::time(*at);
+                    self.note(format!(
+                        "entry {seq} of {at} tells of a loss: {summary}; the chain does not reach across"
+                    ));
+                }
+            }
+            Entry::FormatChanged { from, .. } => {
+                let at = rows::time(*at);
+                self.note(format!("the hashes up to entry {seq} were computed on {at}, when format {from} was left"));
+            }
+            Entry::Pruned { upto, hash, trimmed, .. } => {
+                self.pruned = Pruned { upto: *upto, hash: *hash, trimmed: *trimmed };
+                self.links.vouch(*upto, *hash);
+            }
             Entry::AgentStarted { .. }
             | Entry::AgentStopped { .. }
             | Entry::AgentSettled
@@ -238,7 +454,25 @@ impl<T: Table> Check<'_, T> {
         }
     }
 
-    fn request(&mut self, seq: Seq, at: Timestamp, reqid: &ReqId, digest: &Digest) {
+    /// Retention drops responses of reads, and says so; nobody else does.
+    fn dropped(&mut self, seq: Seq, at: Timestamp, request: Option<&Request>) {
+        if request.is_some_and(|request| !batch::is_trimmed(request)) {
+            self.problem(Some(seq), Some(at), "its response was removed, and retention keeps such".to_owned());
+            return;
+        }
+        if seq <= self.history.trimmed {
+            return;
+        }
+        let now = self.table.record::<HistoryRecord>(keys::HISTORY);
+        if let Some(Some(now)) = self.read(None, now)
+            && seq > now.trimmed
+        {
+            let what = "its response was removed, and retention has not come to it".to_owned();
+            self.problem(Some(seq), Some(at), what);
+        }
+    }
+
+    fn reqid(&mut self, seq: Seq, at: Timestamp, reqid: &ReqId, digest: &Digest) {
         if !reqid.is_empty() {
             let text = reqid.as_str();
             let row = self.table.record(&keys::reqid(reqid));
@@ -256,6 +490,9 @@ impl<T: Table> Check<'_, T> {
                 None => {}
             }
         }
+    }
+
+    fn progress(&mut self, seq: Seq, at: Timestamp) {
         // Its outcome may be committed between two reads: what looks wrong is looked at again.
         let mut state = self.state(seq);
         if !matches!(state, Ok((true, false) | (false, true))) {
@@ -310,19 +547,24 @@ impl<T: Table> Check<'_, T> {
     fn reqid_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
         let row = self.table.record(key);
         let Some(Some(ReqidRecord { seq, .. })) = self.read(None, row) else { return };
-        if seq > last || self.is_missing(seq) {
+        if seq > last || self.is_missing(seq) && seq >= self.history.first {
             return;
         }
         let entry = self.table.entry(seq);
         // What does not read was told of in its turn.
         let Ok(entry) = entry else { return };
         let same = match (&entry, parsed) {
-            (Some(Numbered { entry: Entry::RequestReceived { reqid, .. }, .. }), Key::Reqid(indexed)) => {
-                reqid.as_str().as_bytes() == indexed
-            }
+            (
+                Some(Numbered {
+                    entry: Entry::RequestReceived { reqid, .. } | Entry::RequestAnswered { reqid, .. },
+                    ..
+                }),
+                Key::Reqid(indexed),
+            ) => reqid.as_str().as_bytes() == indexed,
             (Some(_) | None, _) => false,
         };
-        if !same {
+        // Retention may have removed both in between.
+        if !same && matches!(self.table.get(key), Ok(Some(_))) {
             let what = format!("{} points at it, and it is no request with this reqid", keys::describe(key));
             self.problem(Some(seq), entry.map(|entry| entry.at), what);
         }
@@ -371,7 +613,11 @@ impl<T: Table> Check<'_, T> {
             return;
         }
         if let Ok(entry) = self.table.entry(of)
-            && !matches!(&entry, Some(Numbered { entry: Entry::RequestReceived { .. }, .. }))
+            && !matches!(
+                &entry,
+                Some(Numbered { entry: Entry::RequestReceived { .. } | Entry::RequestAnswered { .. }, .. })
+            )
+            && matches!(self.table.get(key), Ok(Some(_)))
         {
             let what = format!("{} stands for it, and it is no request", keys::describe(key));
             self.problem(Some(of), entry.map(|entry| entry.at), what);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::batch::{self, BatchError, Pieces};
-use super::codec::EncodeError;
+use super::batch::{self, BatchError, State};
+use super::codec::{EncodeError, Hash};
 use super::entry::{Known, Numbered, Record, Sealed};
 use super::mark::MarkFile;
 use super::reader::Reader;
@@ -17,6 +17,7 @@ use super::recover;
 use super::space::{self, Space};
 use super::store::{Database, StorageError};
 use super::table::ReadError;
+use super::versions::records::HistoryRecord;
 use crate::api::ids::{ReqId, Seq};
 use crate::crash_point;
 
@@ -74,6 +75,8 @@ pub struct Journal<E> {
     dir: PathBuf,
     state_dir: PathBuf,
     floors: (u64, u64),
+    /// The hash of the newest durable entry.
+    hash: Hash,
     queue: Queue<E>,
     /// Away while a commit is under way beside us.
     committer: Option<Box<Committer>>,
@@ -124,27 +127,28 @@ pub(super) struct Parts {
     pub(super) request_floor: u64,
     pub(super) fact_floor: u64,
     pub(super) mark: MarkFile,
-    pub(super) pieces: Pieces,
-    pub(super) last: Seq,
+    pub(super) state: State,
     pub(super) open_time: Duration,
 }
 
 impl<E> Journal<E> {
     pub(super) fn new(parts: Parts) -> Self {
         let database = Arc::new(parts.database);
+        let HistoryRecord { last, hash, .. } = parts.state.history;
         let committer = Committer {
             database: Arc::clone(&database),
             state_dir: parts.state_dir.clone(),
             mark: parts.mark,
             mark_failed: false,
-            pieces: parts.pieces,
+            state: parts.state,
         };
         Self {
             database,
             dir: parts.dir,
             state_dir: parts.state_dir,
             floors: (parts.request_floor, parts.fact_floor),
-            queue: Queue::new(parts.last),
+            queue: Queue::new(last),
+            hash,
             committer: Some(Box::new(committer)),
             under_way: None,
             writer: None,
@@ -221,11 +225,13 @@ impl<E> Journal<E> {
 
     fn take_back(&mut self, done: Done, upto: Seq) -> Result<Vec<E>, CommitError> {
         let Done { committer, took, outcome } = done;
+        let hash = committer.state.history.hash;
         self.committer = Some(committer);
         if let Err(error) = outcome {
             self.queue.fail();
             return Err(error);
         }
+        self.hash = hash;
         self.commits += 1;
         if self.durations.len() == MEASURED {
             self.durations.pop_front();
@@ -237,6 +243,12 @@ impl<E> Journal<E> {
     /// The newest durable entry.
     pub fn durable(&self) -> Seq {
         self.queue.durable
+    }
+
+    /// The newest durable entry and its hash: who notes them elsewhere can prove later that this journal was not
+    /// rewritten.
+    pub fn head(&self) -> (Seq, Hash) {
+        (self.queue.durable, self.hash)
     }
 
     /// The newest entry taken in, durable or not: the next has the number after it.
@@ -320,7 +332,7 @@ struct Committer {
     state_dir: PathBuf,
     mark: MarkFile,
     mark_failed: bool,
-    pieces: Pieces,
+    state: State,
 }
 
 impl Batch {
@@ -330,7 +342,10 @@ impl Batch {
         crash_point!("during_commit");
         let outcome = committer.write(&entries, &records);
         match &outcome {
-            Ok(()) => committer.mark(|mark| mark.set_high(upto)),
+            Ok(()) => {
+                let hash = committer.state.history.hash;
+                committer.mark(|mark| mark.set_high(upto, hash));
+            }
             Err(error) if error.is_damage() => suspect(&committer.state_dir),
             Err(_) => {}
         }
@@ -341,7 +356,7 @@ impl Batch {
 impl Committer {
     fn write(&mut self, entries: &[Numbered], records: &[Record]) -> Result<(), CommitError> {
         let writes =
-            batch::build(self.database.as_ref(), &mut self.pieces, entries, records).map_err(|error| match error {
+            batch::build(self.database.as_ref(), &mut self.state, entries, records).map_err(|error| match error {
                 BatchError::Encode(error) => CommitError::Encode(error),
                 BatchError::Read(error) => CommitError::Read(error),
             })?;

@@ -45,7 +45,7 @@ use crate::api::launch::{Program, Readiness};
 use crate::api::status::NodeState;
 use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
-use crate::journal::entry::{Digest, Entry, Known, Life, Numbered, Record, Recovered, Sealed};
+use crate::journal::entry::{Answer, Digest, Entry, Known, Life, Numbered, Record, Recovered, Sealed};
 use crate::zeek;
 
 use decision::{Decision, Note};
@@ -369,15 +369,18 @@ impl Lifecycle {
     ) {
         let Waiting { routes, .. } = self.seen.waiting.remove(&of).unwrap_or_default();
         self.seen.dispatches.remove(&of);
-        let outcome =
-            numbered.iter().find(|one| matches!(&one.entry, Entry::RequestCompleted { of: f, .. } if *f == of));
+        let outcome = numbered.iter().find(|one| match &one.entry {
+            Entry::RequestCompleted { of: completed, .. } => *completed == of,
+            Entry::RequestAnswered { .. } => one.seq == of,
+            _other => false,
+        });
         let key = outcome.map_or(self.durable.last, |one| one.seq);
         let response = Arc::new(response);
         for (route, dialect) in &routes {
             effects.push(Effect::Respond { route: *route, dialect: *dialect, response: Arc::clone(&response) });
         }
         if !response.reqid.is_empty() {
-            let known = Known { seq: of, digest, outcome: Some((key, (*response).clone())) };
+            let known = Known { seq: of, digest, outcome: Some((key, Answer::Kept((*response).clone()))) };
             self.seen.fresh.insert(response.reqid.clone(), known);
         }
         let routes = routes.into_iter().map(|(route, _)| route).collect();

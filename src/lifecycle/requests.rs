@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
 use crate::api::ids::{ReqId, Seq};
 use crate::api::time::Now;
-use crate::journal::entry::{Digest, Entry, Known, Outcome, Packed, Received, Stage, digest};
+use crate::journal::entry::{Answer, Digest, Entry, Known, Outcome, Packed, Received, Stage, digest};
 
 use super::decision::{Decision, Note};
 use super::effect::Effect;
@@ -52,8 +52,12 @@ impl Lifecycle {
         let seen_again =
             Decision::default().entry(Entry::DuplicateSeen { of: known.seq, source: incoming.source.clone() });
         match &known.outcome {
-            Some((at, response)) => {
-                let mut answer = respond(incoming.route, incoming.dialect, response.clone());
+            Some((at, stored)) => {
+                let response = match stored {
+                    Answer::Kept(response) => response.clone(),
+                    Answer::Dropped { .. } => self.no_longer_kept(incoming),
+                };
+                let mut answer = respond(incoming.route, incoming.dialect, response);
                 answer.resting_on = Some(*at);
                 vec![answer, seen_again]
             }
@@ -66,6 +70,13 @@ impl Lifecycle {
                 vec![seen_again.note(Note::Wait { of: known.seq, route, dialect })]
             }
         }
+    }
+
+    /// What retention has left of an answer is no answer: whoever asks so late has to ask anew.
+    fn no_longer_kept(&self, incoming: &Incoming) -> Response {
+        let error =
+            "this request was answered before, and what it was answered is not kept any more; use a fresh reqid";
+        answer::failed(&self.options.instance, &incoming.reqid, &incoming.request, error.to_owned())
     }
 
     /// P4: the first outcome stays; the second sender is told, and the row is kept.
@@ -87,25 +98,13 @@ impl Lifecycle {
         Decision::default().entry(entry).and(respond(incoming.route, incoming.dialect, response))
     }
 
-    /// A new request. What changes nothing is answered in the same batch that journals it; a change waits until its
-    /// entry is durable, so that a request that kills the agent is known by name afterwards.
+    /// A new request. What changes nothing is journaled with its answer, in one; a change waits until its entry is
+    /// durable, so that a request that kills the agent is known by name afterwards.
     fn accept(&self, now: Now, incoming: &Incoming, digest: Digest) -> Decision {
         if self.durable.unfinished.len() >= UNFINISHED_LIMIT {
             return refuse(incoming.route, "busy: too many requests wait for their outcome");
         }
         let seq = self.durable.last.next();
-        let entry = Entry::RequestReceived {
-            reqid: incoming.reqid.clone(),
-            request: Packed(incoming.request.clone()),
-            digest,
-            dialect: incoming.dialect,
-            source: incoming.source.clone(),
-        };
-        let accepted = Decision::default().entry(entry).note(Note::Wait {
-            of: seq,
-            route: incoming.route,
-            dialect: incoming.dialect,
-        });
         let received = Received {
             seq,
             at: now.wall,
@@ -115,15 +114,23 @@ impl Lifecycle {
             dialect: incoming.dialect,
             source: incoming.source.clone(),
         };
+        let waits = Decision::default().note(Note::Wait { of: seq, route: incoming.route, dialect: incoming.dialect });
         match self.query(&received) {
             Some(response) => {
+                let answered = waits.and(answer_at_once(&received, response));
                 let welcomed = matches!(incoming.request, Request::AgentWelcome {});
-                let answered = accepted.and(complete(&received, 1, Outcome::Completed, response));
                 if welcomed { answered.note(Note::Welcomed) } else { answered }
             }
             None => {
                 let timeout_ms = incoming.timeout_ms.unwrap_or(self.options.request_timeout_ms);
-                accepted.note(Note::Deadline { of: seq, at: now.boot.plus_ms(timeout_ms) })
+                let entry = Entry::RequestReceived {
+                    reqid: received.reqid,
+                    request: Packed(received.request),
+                    digest,
+                    dialect: received.dialect,
+                    source: received.source,
+                };
+                waits.entry(entry).note(Note::Deadline { of: seq, at: now.boot.plus_ms(timeout_ms) })
             }
         }
     }
@@ -254,11 +261,31 @@ impl Lifecycle {
     }
 }
 
+/// Request and outcome in one entry, and word to those who wait.
+fn answer_at_once(received: &Received, response: Response) -> Decision {
+    let response = answer::bounded(response);
+    let entry = Entry::RequestAnswered {
+        reqid: received.reqid.clone(),
+        request: Packed(received.request.clone()),
+        digest: received.digest,
+        dialect: received.dialect,
+        source: received.source.clone(),
+        response: Answer::Kept(response.clone()),
+    };
+    let answered = Note::Answered { of: received.seq, digest: received.digest, response, dialect: received.dialect };
+    Decision::default().entry(entry).note(answered)
+}
+
 /// The request has its outcome: the entry, and word to those who wait.
 pub(super) fn complete(received: &Received, attempts: u32, outcome: Outcome, response: Response) -> Decision {
     let response = answer::bounded(response);
     Decision::default()
-        .entry(Entry::RequestCompleted { of: received.seq, outcome, attempts, response: Packed(response.clone()) })
+        .entry(Entry::RequestCompleted {
+            of: received.seq,
+            outcome,
+            attempts,
+            response: Answer::Kept(response.clone()),
+        })
         .note(Note::Answered { of: received.seq, digest: received.digest, response, dialect: received.dialect })
 }
 

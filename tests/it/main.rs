@@ -14,6 +14,7 @@ mod commands;
 mod crash;
 mod failures;
 mod limits;
+mod migrations;
 mod order;
 mod peers;
 mod power_loss;

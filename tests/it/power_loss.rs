@@ -109,12 +109,14 @@ fn missing(image: &Path, answered: &BTreeSet<&str>) -> Vec<String> {
     }
     for id in answered {
         let known = journal.lookup(&ReqId::new(*id).unwrap()).ok().flatten();
-        let stored = known.and_then(|known| known.outcome).is_some_and(|(_, response)| response.reqid.as_str() == *id);
+        let stored = known
+            .and_then(|known| known.outcome)
+            .is_some_and(|(_, answer)| answer.kept().is_some_and(|kept| kept.reqid.as_str() == *id));
         if !stored {
             missing.push((*id).to_owned());
         }
     }
-    missing.extend(journal.reader().verify().unwrap().problems);
+    missing.extend(journal.reader().verify(None).unwrap().problems);
     missing
 }
 

@@ -256,7 +256,7 @@ impl Host {
     }
 
     pub fn verify(&self) {
-        let report = self.client().verify(within_ms(10_000)).unwrap();
+        let report = self.client().verify(None, within_ms(10_000)).unwrap();
         assert!(report.problems.is_empty(), "{:?}", report.problems);
     }
 

@@ -93,7 +93,7 @@ fn what_is_committed_survives_a_kill_and_equals_the_journal_in_memory() {
             assert_eq!(known.seq, *seq);
             assert_eq!(Some(known), memory.lookup(&reqid(name)));
         }
-        let report = journal.reader().verify().unwrap();
+        let report = journal.reader().verify(None).unwrap();
         assert_eq!(report.problems, Vec::<String>::new());
         assert_eq!(report.entries, journal.durable().0);
         drop(journal);
@@ -125,7 +125,7 @@ fn a_request_of_four_mebibytes_is_stored_and_read_back() {
     assert_eq!(opened.recovered.desired.config, Some(Packed(config)));
     // A record that shrinks takes its pieces along.
     opened.journal.commit(vec![Record::Desired(DesiredRecord::default())]).unwrap();
-    let report = opened.journal.reader().verify().unwrap();
+    let report = opened.journal.reader().verify(None).unwrap();
     assert_eq!(report.problems, Vec::<String>::new());
 }
 
@@ -167,7 +167,7 @@ fn readers_beside_the_writer_see_whole_commits() {
             while !done.load(Ordering::Acquire) {
                 let rows = all_rows(&filter, |filter, cursor| reader.page(filter, cursor).unwrap());
                 assert!(rows.iter().all(|row| !matches!(row, Row::Unreadable(_))), "{rows:?}");
-                assert_eq!(reader.verify().unwrap().problems, Vec::<String>::new());
+                assert_eq!(reader.verify(None).unwrap().problems, Vec::<String>::new());
                 finished.fetch_add(1, Ordering::Release);
             }
         });

@@ -27,7 +27,8 @@ fn the_corpus_holds() {
 #[test]
 fn mutated_samples_hold() {
     let mut random = Random::new(1);
-    for file in files("migrations/0001_initial/entries") {
+    let samples = ["migrations/0001_initial/entries", "migrations/0002_chain/entries"];
+    for file in samples.into_iter().flat_map(files) {
         let mut seed = vec![9];
         seed.extend_from_slice(b"L\0\0\0\0\0\0\0\x11");
         seed.extend_from_slice(&fs::read(file).unwrap());

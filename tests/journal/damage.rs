@@ -11,7 +11,9 @@ use zeek_cluster_agent::api::audit::{Filter, Kind, Row};
 use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::ids::{InstanceName, Seq};
 use zeek_cluster_agent::api::time::Timestamp;
-use zeek_cluster_agent::journal::entry::{AgentRecord, Entry, Numbered, Record, Sealed, Stage, UnfinishedRecord};
+use zeek_cluster_agent::journal::entry::{
+    AgentRecord, Answer, Entry, Numbered, Record, Sealed, Stage, UnfinishedRecord,
+};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
 use zeek_cluster_agent::journal::{Condition, Journal, OpenError, Opened, identity};
 
@@ -109,7 +111,7 @@ fn check(state_dir: &Path, memory: &MemoryJournal<u64>, what: &str) -> Condition
             assert_eq!(memory.recover().nodes.get(name), Some(node), "{what}: {name}");
         }
     }
-    let problems = reader.verify().unwrap().problems;
+    let problems = reader.verify(None).unwrap().problems;
     match &condition {
         Condition::Fresh => panic!("{what}: taken for a new journal"),
         Condition::Intact => {
@@ -240,6 +242,22 @@ fn damaged_settings_of_the_store() {
     all_recovered(&conditions);
 }
 
+/// sled has everything in its log: what stands beside it may go.
+#[test]
+fn a_deleted_snapshot_or_settings_file_costs_nothing() {
+    for prefix in ["snap.", "conf"] {
+        let past = past();
+        for dir in [&past.closed, &past.killed] {
+            let journal = dir.join("journal");
+            let file = names(&journal).into_iter().find(|name| name.starts_with(prefix)).unwrap();
+            fs::remove_file(journal.join(file)).unwrap();
+            let opened = open(dir);
+            assert_eq!(opened.condition, Condition::Intact, "{prefix} of {}", dir.display());
+            assert_eq!(opened.recovered, past.memory.recover());
+        }
+    }
+}
+
 #[test]
 fn a_snapshot_that_a_killed_start_left_unfinished_is_no_damage() {
     let past = past();
@@ -262,7 +280,7 @@ fn a_missing_journal_in_a_directory_that_was_in_use() {
             assert_eq!(opened.condition, Condition::Missing);
             let first = if side_file { past.memory.durable().next() } else { Seq(1) };
             assert_eq!(opened.recovered.last, first, "numbers are not given out again");
-            assert_eq!(opened.journal.reader().verify().unwrap().problems, Vec::<String>::new());
+            assert_eq!(opened.journal.reader().verify(None).unwrap().problems, Vec::<String>::new());
         }
     }
 }
@@ -297,7 +315,7 @@ fn a_journal_from_yesterday_has_lost_its_tail() {
     let opened = open(dir.path());
     assert_eq!(opened.condition, Condition::LostTail { expected, found });
     assert_eq!(opened.recovered.last, expected.next());
-    assert_eq!(opened.journal.reader().verify().unwrap().problems, Vec::<String>::new());
+    assert_eq!(opened.journal.reader().verify(None).unwrap().problems, Vec::<String>::new());
 }
 
 #[test]
@@ -329,7 +347,7 @@ fn a_format_of_a_newer_release_is_refused_untouched() {
     // By the side file, before sled is asked.
     let mut slot = [0; 64];
     slot[..8].copy_from_slice(b"ZCAMARK1");
-    slot[8..12].copy_from_slice(&2u32.to_le_bytes());
+    slot[8..12].copy_from_slice(&3u32.to_le_bytes());
     slot[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
     let checksum = blake3::hash(&slot[..40]);
     slot[40..56].copy_from_slice(&checksum.as_bytes()[..16]);
@@ -342,7 +360,7 @@ fn a_format_of_a_newer_release_is_refused_untouched() {
     };
     let untouched = files();
     let error = Journal::<u64>::open(&past.closed, &options()).unwrap_err();
-    assert!(matches!(error, OpenError::NewerFormat { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::NewerFormat { found: 3, known: 2, .. }), "{error}");
     assert_eq!(files(), untouched);
 
     // By a record of the journal's own.
@@ -358,7 +376,15 @@ fn newer_version(state_dir: &Path, key: &[u8]) {
     rewrite(state_dir, key, |mut value| {
         value[1] = 9;
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&value[..2]).update(&(key.len() as u64).to_le_bytes()).update(key).update(&value[23..]);
+        hasher.update(&value[..2]).update(&(key.len() as u64).to_le_bytes()).update(key);
+        let body = if key[0] == b'L' {
+            // Entries: the hash of the one before, and the body's length.
+            hasher.update(&value[23..55]).update(&(value.len() as u64 - 55).to_le_bytes());
+            &value[55..]
+        } else {
+            &value[23..]
+        };
+        hasher.update(body);
         value[7..23].copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         value
     });
@@ -393,8 +419,8 @@ fn a_record_that_does_not_decode_leads_to_a_salvage_of_all_others() {
 fn damage_met_by_a_lookup_is_salvaged_at_the_next_start() {
     let past = past();
     let answered = past.memory.entries().iter().find_map(|numbered| match &numbered.entry {
-        Entry::RequestCompleted { of, response, .. } if !response.0.reqid.is_empty() => {
-            Some((numbered.seq, *of, response.0.reqid.clone()))
+        Entry::RequestCompleted { of, response, .. } if response.kept().is_some_and(|kept| !kept.reqid.is_empty()) => {
+            Some((numbered.seq, *of, response.kept().unwrap().reqid.clone()))
         }
         _ => None,
     });
@@ -414,9 +440,10 @@ fn damage_met_by_a_lookup_is_salvaged_at_the_next_start() {
     // The request is not left without an answer.
     let known = opened.journal.lookup(&reqid).unwrap().unwrap();
     assert_eq!(known.seq, request);
-    let (_, response) = known.outcome.unwrap();
+    let (_, answer) = known.outcome.unwrap();
+    let response = answer.kept().unwrap();
     assert!(response.results[0].error.as_ref().unwrap().contains("was lost"));
-    assert_eq!(opened.journal.reader().verify().unwrap().problems, Vec::<String>::new());
+    assert_eq!(opened.journal.reader().verify(None).unwrap().problems, Vec::<String>::new());
     let abandoned = Filter { reqid: Some(reqid.to_string()), ..Filter::default() };
     let rows = all_rows(&abandoned, |filter, cursor| opened.journal.reader().page(filter, cursor).unwrap());
     let [Row::Request(row)] = rows.as_slice() else { panic!("{rows:?}") };
@@ -444,9 +471,9 @@ fn an_answer_survives_the_loss_of_its_request() {
     let opened = open(dir.path());
     assert!(matches!(opened.condition, Condition::Salvaged { .. }));
     let known = opened.journal.lookup(&reqid("r")).unwrap().unwrap();
-    assert_eq!(known.outcome, Some((Seq(2), response("r", true))));
+    assert_eq!(known.outcome, Some((Seq(2), Answer::Kept(response("r", true)))));
     assert_eq!(opened.recovered.unfinished[&Seq(3)].1, record);
-    assert_eq!(opened.journal.reader().verify().unwrap().problems, Vec::<String>::new());
+    assert_eq!(opened.journal.reader().verify(None).unwrap().problems, Vec::<String>::new());
     assert!(!dir.path().join("journal.suspect").exists());
 }
 

@@ -79,5 +79,5 @@ fn fill_it(small: &Path) {
     println!("opened again at {}, ballast there: {}", opened.recovered.last, dir.join("journal.ballast").exists());
     assert_eq!(opened.condition, Condition::Intact);
     assert!(opened.recovered.last >= last);
-    assert_eq!(opened.journal.reader().verify().unwrap().problems, Vec::<String>::new());
+    assert_eq!(opened.journal.reader().verify(None).unwrap().problems, Vec::<String>::new());
 }

@@ -13,8 +13,8 @@ use zeek_cluster_agent::api::launch::{ExitCause, LaunchSpec, ProcessId, Program,
 use zeek_cluster_agent::api::status::{ManagementRole, NodeState, NodeStatus};
 use zeek_cluster_agent::api::time::{BootTime, Timestamp};
 use zeek_cluster_agent::journal::entry::{
-    AgentRecord, ConfigChange, DesiredRecord, Entry, Goal, Life, NodeRecord, Numbered, Outcome, Packed, Record, Sealed,
-    Stage, UnfinishedRecord, Verdict, Want, WantChange, digest,
+    AgentRecord, Answer, ConfigChange, DesiredRecord, Entry, Goal, Life, NodeRecord, Numbered, Outcome, Packed, Record,
+    Sealed, Stage, UnfinishedRecord, Verdict, Want, WantChange, digest,
 };
 use zeek_cluster_agent::journal::memory::MemoryJournal;
 use zeek_cluster_agent::journal::{Journal, Opened, Options};
@@ -132,7 +132,7 @@ pub fn response(reqid_text: &str, success: bool) -> Response {
 }
 
 pub fn completed(of: Seq, response: Response) -> Entry {
-    Entry::RequestCompleted { of, outcome: Outcome::Completed, attempts: 1, response: Packed(response) }
+    Entry::RequestCompleted { of, outcome: Outcome::Completed, attempts: 1, response: Answer::Kept(response) }
 }
 
 pub fn status_rows(count: usize) -> ResultData {

@@ -12,6 +12,7 @@ use super::outcome::{Exit, Failure, Outcome};
 use super::output::plain;
 use super::{Context, connect, print_json, time};
 use crate::api::audit::Filter;
+use crate::api::head::Anchor;
 use crate::control::client::within_ms;
 
 use rows::print_row;
@@ -25,7 +26,7 @@ pub fn run(context: &Context, command: flags::Journal) -> Outcome {
         flags::Journal::Dump(dump) => dump::run(context, &dump),
         flags::Journal::Tail(tail) => tail::run(context, &tail),
         flags::Journal::Show { reqid, from } => show(context, reqid, &from),
-        flags::Journal::Verify { from } => verify(context, &from),
+        flags::Journal::Verify { anchor, from } => verify(context, anchor, &from),
     }
 }
 
@@ -53,8 +54,13 @@ fn show(context: &Context, reqid: String, from: &JournalFrom) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn verify(context: &Context, from: &JournalFrom) -> Outcome {
-    let report = Source::open(context, from)?.verify(within_ms(VERIFY_MS))?;
+fn verify(context: &Context, anchor: Option<Anchor>, from: &JournalFrom) -> Outcome {
+    let report = Source::open(context, from)?.verify(anchor, within_ms(VERIFY_MS))?;
+    if anchor.is_some() && report.anchor.is_none() && report.problems.is_empty() {
+        let what =
+            "the agent is of a release that cannot hold its journal against a noted head; restart it with this one";
+        return Err(Failure::new(Exit::Failed, what.to_owned()));
+    }
     let screen = context.screen();
     let exit = if report.problems.is_empty() { Exit::Done } else { Exit::Failed };
     if screen.json {
@@ -65,10 +71,19 @@ fn verify(context: &Context, from: &JournalFrom) -> Outcome {
     for problem in &report.problems {
         writeln!(out, "{}: {}", screen.paint("31", "problem"), plain(problem))?;
     }
+    for note in &report.notes {
+        writeln!(out, "note: {}", plain(note))?;
+    }
     let verdict = match exit {
         Exit::Done => screen.paint("32", "whole"),
         _ => screen.paint("31", &format!("{} problems", report.problems.len())),
     };
     writeln!(out, "{} entries, {} to {}: {verdict}", report.entries, report.first, report.last)?;
+    if let Some(anchor) = &report.anchor {
+        writeln!(out, "it continues {anchor}")?;
+    }
+    if !report.head.is_empty() {
+        writeln!(out, "head {}", report.head)?;
+    }
     Ok(exit)
 }

@@ -316,6 +316,7 @@ mod tests {
             duration_ms: Some(812.45),
             success: Some(true),
             response: None,
+            response_digest: None,
             error: None,
         };
         let event = EventRow {

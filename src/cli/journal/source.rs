@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Context, connect};
 use crate::api::audit::{Filter, Page, Row};
+use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::report::VerifyReport;
 use crate::cli::flags::JournalFrom;
@@ -66,12 +67,12 @@ impl Source {
         }
     }
 
-    pub(super) fn verify(&mut self, deadline: Deadline) -> Result<VerifyReport, Failure> {
+    pub(super) fn verify(&mut self, anchor: Option<Anchor>, deadline: Deadline) -> Result<VerifyReport, Failure> {
         match self {
-            Self::Agent(client) => client.verify(deadline).map_err(connect::failed),
-            Self::Directory(inspection) => {
-                inspection.verify().map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error))
-            }
+            Self::Agent(client) => client.verify(anchor, deadline).map_err(connect::failed),
+            Self::Directory(inspection) => inspection
+                .verify(anchor.as_ref())
+                .map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error)),
         }
     }
 

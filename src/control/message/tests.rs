@@ -67,7 +67,8 @@ fn client_frames() -> Vec<ClientFrame> {
             },
             cursor: Some(Seq(17)),
         },
-        ClientFrame::JournalVerify { call: 10 },
+        ClientFrame::JournalVerify { call: 10, anchor: None },
+        ClientFrame::JournalVerify { call: 10, anchor: Some("7:cd".into()) },
         ClientFrame::Logs {
             call: 11,
             node: "w1".into(),
@@ -130,6 +131,7 @@ fn server_frames() -> Vec<ServerFrame> {
         duration_ms: Some(812.5),
         success: Some(true),
         response: Some(response()),
+        response_digest: None,
         error: None,
     };
     let event = EventRow {
@@ -217,7 +219,25 @@ fn server_frames() -> Vec<ServerFrame> {
         },
         ServerFrame::Verified {
             call: 10,
-            report: VerifyReport { entries: 18, first: 1, last: 18, problems: vec!["p".into()] },
+            report: VerifyReport {
+                entries: 18,
+                first: 1,
+                last: 18,
+                problems: vec!["p".into()],
+                ..VerifyReport::default()
+            },
+        },
+        ServerFrame::Verified {
+            call: 10,
+            report: VerifyReport {
+                entries: 18,
+                first: 1,
+                last: 18,
+                head: "18:ab".into(),
+                anchor: Some("7:cd".into()),
+                notes: vec!["n".into()],
+                problems: vec![],
+            },
         },
         ServerFrame::Logs {
             call: 11,

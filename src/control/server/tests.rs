@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::api::event::Result as ApiResult;
+use crate::api::head::Anchor;
 use crate::api::ids::ReqId;
 use crate::api::report::JournalReport;
 use crate::control::client::{self, Answer, Client, within_ms};
@@ -87,8 +88,8 @@ impl Agent for Fake {
         if filter.failed { Err("the journal cannot be read".into()) } else { Ok(Page::default()) }
     }
 
-    async fn verify(&self) -> Result<VerifyReport, String> {
-        Ok(VerifyReport { entries: 3, first: 1, last: 3, problems: Vec::new() })
+    async fn verify(&self, _anchor: Option<Anchor>) -> Result<VerifyReport, String> {
+        Ok(VerifyReport { entries: 3, first: 1, last: 3, problems: Vec::new(), ..VerifyReport::default() })
     }
 
     async fn logs(&self, _node: NodeName, _query: LogQuery) -> Result<LogChunk, String> {
@@ -224,7 +225,7 @@ fn calls_are_answered_and_the_source_is_recorded() {
         client.page(&failed, None, within_ms(10_000)),
         Err(client::Error::Agent { code: ErrorCode::Failed, .. })
     ));
-    assert_eq!(client.verify(within_ms(10_000)).unwrap().entries, 3);
+    assert_eq!(client.verify(None, within_ms(10_000)).unwrap().entries, 3);
     client.notify_ready("w1", within_ms(10_000)).unwrap();
     assert!(client.notify_ready("w2", within_ms(10_000)).is_err());
     assert!(client.notify_ready("../w1", within_ms(10_000)).is_err());

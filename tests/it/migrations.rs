@@ -1,0 +1,140 @@
+//! The journal of a released format, brought to this one by the real binary and killed on the way at every named point.
+//!
+//! `migrations/*/database.tgz` is a state directory that an agent of that release left when it was killed.
+
+#![cfg(feature = "crash-points")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use zeek_cluster_agent::api::event::Request;
+use zeek_cluster_agent::control::client::Client;
+
+use crate::support::{Host, Said, errors, eventually};
+
+/// The entries that the first format's fixture has.
+const ENTRIES: &str = "100";
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/0001_initial")
+}
+
+/// A host with the state directory of the fixture.
+fn host() -> Host {
+    let mut host = Host::new();
+    host.set("ZEEK_AGENT_NAME", "sensor-1");
+    fs::create_dir(host.state_dir()).unwrap();
+    let archive = folder().join("database.tgz");
+    let done = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(host.state_dir()).status().unwrap();
+    assert!(done.success());
+    host
+}
+
+/// The old entries as this build reads them from the directory, and as that release printed them.
+fn assert_reads_as_written(host: &Host, when: &str) {
+    let said = host.run(&["journal", "dump", "--kind", "all", "--format", "json", "--to-seq", ENTRIES]);
+    assert_eq!(said.code, 0, "{when}: {said:?}");
+    let written = fs::read_to_string(folder().join("database.jsonl")).unwrap();
+    assert_eq!(said.stdout, written, "{when}");
+}
+
+/// The formats that the valid slots of the side file name.
+fn marked_formats(host: &Host) -> Vec<u32> {
+    let mark = fs::read(host.state_dir().join("journal.mark")).unwrap();
+    let slots = [0, 512].into_iter().filter_map(|at| mark.get(at..at + 64));
+    let newest = slots
+        .filter(|slot| slot.starts_with(b"ZCAMARK1") && blake3::hash(&slot[..40]).as_bytes()[..16] == slot[40..56])
+        .max_by_key(|slot| u64::from_le_bytes(slot[16..24].try_into().unwrap()));
+    newest.map(|slot| u32::from_le_bytes(slot[8..12].try_into().unwrap())).into_iter().collect()
+}
+
+/// Lets `run` die at `point`, looks at what it left, and lets the next one finish.
+fn killed_at(point: &str) {
+    let mut host = host();
+    let once = host.dir.path().join("crashed");
+    host.set("ZCA_CRASH_AT", point).set("ZCA_CRASH_ONCE", &once.display().to_string());
+    let mut agent = host.spawn();
+    eventually(&format!("the crash at {point}"), || once.exists().then_some(()));
+    eventually("the agent's end", || agent.child.try_wait().unwrap());
+    assert_eq!(marked_formats(&host), [2], "{point}: the release before would open what is half rewritten");
+    assert_reads_as_written(&host, point);
+    let _agent = host.start();
+    finished(&host, point);
+}
+
+/// What has to hold once an agent of this build serves.
+fn finished(host: &Host, when: &str) {
+    let report = host.json(&["journal", "verify", "--json"]);
+    assert_eq!(report["problems"], Value::Array(Vec::new()), "{when}");
+    let changes = host.events("format_changed");
+    assert_eq!(changes.len(), 1, "{when}: one change of format, whatever happened on the way: {changes:?}");
+    // A request of the old release is a duplicate of itself, and answered from its journal.
+    let answer = host.ask("welcome-1", Request::AgentWelcome {});
+    assert!(answer.success(), "{when}: {}", errors(&answer));
+    // The one that was under way when that agent was killed has an outcome.
+    let rows = host.requests("restart-2");
+    assert_eq!(rows.len(), 1, "{when}");
+    // The head noted now is continued by what comes after it.
+    let head = report["head"].as_str().unwrap().to_owned();
+    host.ask("after", Request::GetNodes {});
+    // A duplicate's own entry rides in a later commit than its answer.
+    let rows = host.requests("welcome-1");
+    assert_eq!((rows.len(), rows[0].seq.0, rows[0].duplicates), (1, 2, 21), "{when}");
+    let said: Said = host.run(&["journal", "verify", "--anchor", &head]);
+    assert!(said.code == 0 && said.stdout.contains(&format!("it continues {head}")), "{when}: {said:?}");
+}
+
+#[test]
+fn a_journal_of_the_first_format_is_rewritten_once_and_goes_on() {
+    let host = host();
+    // Looked at before an agent runs: a copy is rewritten, the directory is not.
+    assert_reads_as_written(&host, "before");
+    assert_eq!(marked_formats(&host), [1]);
+    let agent = host.start();
+    finished(&host, "at once");
+    assert!(host.read_log().contains("rewritten from format 1 to 2"), "{}", host.read_log());
+    agent.kill();
+    let _agent = host.start();
+    assert_eq!(host.events("format_changed").len(), 1);
+    host.verify();
+}
+
+macro_rules! killed_at {
+    ($($name:ident $point:literal)*) => {
+        mod killed {
+            $(#[test] fn $name() { super::killed_at($point); })*
+        }
+    };
+}
+
+killed_at! {
+    before_the_first_step "before_migration_step:1"
+    after_the_first_step "after_migration_step:1"
+    before_the_last_step "before_migration_step:2"
+    after_the_last_step "after_migration"
+}
+
+/// Killed after each step, again and again, it still comes to an end: each start begins where the last one was killed.
+#[test]
+fn a_migration_that_is_killed_at_every_step_comes_to_an_end() {
+    let mut host = host();
+    for starts in 1.. {
+        assert!(starts < 20, "it does not get on");
+        host.set("ZCA_CRASH_AT", "after_migration_step");
+        let mut agent = host.spawn();
+        let died = eventually("the agent to die or serve", || match agent.child.try_wait().unwrap() {
+            Some(_) => Some(true),
+            None => Client::connect(&host.socket(), "test").ok().map(|_| false),
+        });
+        if !died {
+            assert!(starts > 2, "there was more than one step to die after");
+            finished(&host, "in the end");
+            return;
+        }
+        // The command that reads would die in its own copy as well.
+        host.set("ZCA_CRASH_AT", "none");
+        assert_reads_as_written(&host, &format!("after start {starts}"));
+    }
+}
