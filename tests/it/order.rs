@@ -1,5 +1,6 @@
 //! The order of system calls, as strace sees it: fdatasync on the journal returns before the first byte of a response
-//! leaves, over whatever transport, before a node is asked anything, and before the first shim is spawned. And no signal ever goes to a process that a forged file names.
+//! leaves, over whatever transport, before a node is asked anything, and before the first shim is spawned. And no signal
+//! ever goes to a process that a forged file names.
 
 use std::fs;
 use std::path::Path;
