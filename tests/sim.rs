@@ -179,6 +179,7 @@ fn options() -> Options {
         readiness: Readiness::Checkin,
         ready_timeout_ms: 60_000,
         stop_timeout_ms: 10_000,
+        rights: std::collections::BTreeMap::new(),
         stop_timeout_writers_ms: 15_000,
         stage_wait_ms: 1_000,
         request_timeout_ms: 7_000,

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use zeek_cluster_agent::api::configuration::ClusterRole;
 use zeek_cluster_agent::api::ids::{Incarnation, NodeName, Seq};
 use zeek_cluster_agent::api::launch::{ExitCause, LaunchSpec, ProcessId, Program, Readiness};
+use zeek_cluster_agent::api::rights::Rights;
 use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
 use zeek_cluster_agent::supervisor::{Handle, Options};
 use zeek_cluster_agent::tasks::Tasks;
@@ -197,7 +198,18 @@ fn spec(program: Program, env: &[(&str, &str)]) -> LaunchSpec {
     let readiness = Readiness::Checkin;
     let role = ClusterRole::Worker;
     let files = BTreeMap::new();
-    LaunchSpec { program, args: Vec::new(), env, role, ports: Vec::new(), readiness, stop_timeout_ms: 10_000, files }
+    let rights = Box::<Rights>::default();
+    LaunchSpec {
+        program,
+        args: Vec::new(),
+        env,
+        role,
+        ports: Vec::new(),
+        readiness,
+        stop_timeout_ms: 10_000,
+        rights,
+        files,
+    }
 }
 
 fn simulated(env: &[(&str, &str)]) -> LaunchSpec {
@@ -355,7 +367,10 @@ async fn a_flood_of_output_neither_blocks_the_node_nor_fills_the_disk() {
 #[tokio::test]
 async fn output_goes_nowhere_rather_than_block_when_it_cannot_be_written() {
     let (host, w1) = (Host::new(), node("w1"));
-    fs::create_dir_all(host.path().join("nodes/w1/stdout")).unwrap();
+    // In the way, and cannot be moved out of it.
+    for directory in ["stdout", "stdout.1", "stdout.2/full"] {
+        fs::create_dir_all(host.path().join("nodes/w1").join(directory)).unwrap();
+    }
     let mut agent = host.agent();
     agent.launch(&w1, 1, &simulated(&[("SIM_FLOOD", "5000000")])).await;
     agent.ready(&w1, 1).await;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
 use crate::api::ids::ReqId;
+use crate::api::rights::User;
 use crate::api::supervision::Finding;
 use crate::control::message::Welcome;
 use crate::control::server;
@@ -58,6 +59,8 @@ pub struct Options {
     pub control: server::Options,
     /// `None`: WebSocket clients are not served.
     pub websocket: Option<websocket::server::Options>,
+    /// If nodes run as somebody else: who has to get through the state directory to the nodes' directories.
+    pub node_user: Option<User>,
     /// `None`: the agent neither accepts Broker peers nor dials a controller.
     pub broker: Option<peers::Options>,
     /// How long another agent's hold of the state directory is waited for.
@@ -225,7 +228,7 @@ struct Started {
 /// Locks, opens, looks for the nodes, and takes in what an earlier run left unfinished.
 async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Response>)>) -> Result<Started, Error> {
     let name = &options.lifecycle.instance;
-    make_state_dir(&options.state_dir, options.control.group)?;
+    make_state_dir(options)?;
     let lock = {
         let (dir, wait) = (options.state_dir.clone(), options.lock_wait);
         blocking("locking the state directory", move || lock::StateLock::acquire(&dir, wait)).await??
@@ -561,9 +564,10 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::System { what, source: io::Error::other(error) })
 }
 
-/// Makes the state directory: the owner's alone, or passable for the control group, whose members have to reach the
-/// socket in it.
-fn make_state_dir(dir: &Path, group: Option<u32>) -> Result<(), Error> {
+/// Makes the state directory: the owner's alone, or passable for the control group, whose members have to reach the socket in
+/// it, or for everybody, if nodes run as somebody else. What is in it stays the owner's alone, but for what is theirs.
+fn make_state_dir(options: &Options) -> Result<(), Error> {
+    let dir = &options.state_dir;
     let failed = |source| Error::StateDir { dir: dir.display().to_string(), source };
     let made: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
@@ -572,9 +576,63 @@ fn make_state_dir(dir: &Path, group: Option<u32>) -> Result<(), Error> {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
     }
-    if let Some(group) = group {
+    if let Some(group) = options.control.group {
         std::os::unix::fs::chown(dir, None, Some(group)).map_err(failed)?;
-        std::fs::set_permissions(dir, Permissions::from_mode(0o710)).map_err(failed)?;
+    }
+    close_inside(dir).map_err(failed)?;
+    match (&options.node_user, options.control.group) {
+        (Some(user), _) => {
+            open_to_pass(dir).map_err(failed)?;
+            make_passable(&options.supervisor.node_dir).map_err(failed)?;
+            make_log_queue(dir, user).map_err(failed)
+        }
+        (None, Some(_)) => std::fs::set_permissions(dir, Permissions::from_mode(0o710)).map_err(failed),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Where nodes put rotated logs. A node that runs as the agent does makes it itself.
+fn make_log_queue(state_dir: &Path, user: &User) -> io::Result<()> {
+    let spool = state_dir.join("spool");
+    make_passable(&spool)?;
+    let queue = spool.join("log-queue");
+    DirBuilder::new().recursive(true).mode(0o700).create(&queue)?;
+    supervisor::give(&queue, user)
+}
+
+fn make_passable(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
+    open_to_pass(dir)
+}
+
+fn open_to_pass(dir: &Path) -> io::Result<()> {
+    match std::fs::metadata(dir)?.permissions().mode() {
+        mode if mode & 0o111 == 0o111 => Ok(()),
+        mode => std::fs::set_permissions(dir, Permissions::from_mode(mode | 0o111)),
+    }
+}
+
+/// Others may pass now, or soon; earlier releases made files in the state directory trusting that nobody could.
+fn close_inside(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        // A socket has its own rights, and needs no reading; no link is ours.
+        let kind = entry.file_type()?;
+        if PASSABLE.iter().any(|name| entry.file_name() == *name) || !(kind.is_dir() || kind.is_file()) {
+            continue;
+        }
+        let closed = entry.metadata().and_then(|metadata| match metadata.permissions().mode() {
+            mode if mode & 0o077 == 0 => Ok(()),
+            mode => std::fs::set_permissions(entry.path(), Permissions::from_mode(mode & 0o700)),
+        });
+        match closed {
+            // Another agent's, for whose lock nobody has waited yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            closed => closed?,
+        }
     }
     Ok(())
 }
+
+/// What nodes have something to do with, in the state directory.
+const PASSABLE: [&str; 2] = ["nodes", "spool"];

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::configuration::ClusterRole;
+use super::rights::Rights;
 
 /// What is executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,9 @@ pub struct LaunchSpec {
     pub readiness: Readiness,
     /// How long the node may take to end after SIGTERM.
     pub stop_timeout_ms: u64,
+    /// Boxed: most of a plan's entries have none to carry.
+    #[serde(default, skip_serializing_if = "Rights::is_default")]
+    pub rights: Box<Rights>,
     /// Files of its working directory, by name; written before each launch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, NodeFile>,

@@ -10,6 +10,7 @@ pub mod head;
 pub mod ids;
 pub mod launch;
 pub mod report;
+pub mod rights;
 pub mod status;
 pub mod supervision;
 pub mod time;

@@ -7,8 +7,8 @@ use super::launch::{ExitCause, LaunchSpec, ProcessId};
 /// is meant. The newest order of a kind replaces an older one, so none ever waits in a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeOrder {
-    /// Take the lock, bind the shim's socket, write the launch file. Answered by `Prepared`, `Blocked` or `Exited`
-    /// with [`ExitCause::NotStarted`].
+    /// Take the lock, bind the shim's socket, write the launch file. Answered by `Prepared`, `Blocked`, `PortTaken` or
+    /// `Exited` with [`ExitCause::NotStarted`].
     Prepare { incarnation: Incarnation, spec: Box<LaunchSpec>, by: Seq },
     /// Spawn the shim of the prepared incarnation; its intent is durable. Answered by `Started` or `Exited`.
     Launch { incarnation: Incarnation },
@@ -33,6 +33,10 @@ pub enum NodeHappening {
     Prepared,
     /// Nothing was started because something that is not proven ours holds the node's lock.
     Blocked {
+        reason: String,
+    },
+    /// Nothing was started because somebody listens on a port that the node needs.
+    PortTaken {
         reason: String,
     },
     Started {

@@ -90,7 +90,7 @@ mod tests {
 
     fn sockets_of(variables: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Vec<String> {
         let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let surroundings = Surroundings { environment, is_root: false, hostname: "h".to_owned() };
+        let surroundings = Surroundings { environment, is_root: false, hostname: "h".to_owned(), has_zeek_user: false };
         let flags = flags.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
         let settings = Settings::resolve(&flags, &surroundings, None).unwrap();
         sockets(&settings, &surroundings).iter().map(|path| path.display().to_string()).collect()

@@ -9,6 +9,7 @@ mod config;
 mod connect;
 mod demo;
 mod flags;
+mod host;
 mod journal;
 mod nodes;
 mod outcome;

@@ -1,12 +1,15 @@
 //! `run`, and `shutdown --nodes` where no agent runs: settings become the agent's options.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::fs::Mode;
+
 use super::flags::Run;
 use super::outcome::{Exit, Failure};
-use super::{Context, broker, zeek};
+use super::{Context, broker, host, zeek};
 use crate::agent::{self, Announcement};
 use crate::api::event::Response;
 use crate::api::ids::ReqId;
@@ -32,7 +35,9 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     let websocket = websocket(&settings)?;
     let broker = broker::options(&settings)?;
     let mut warnings = Settings::strange_variables(&context.surroundings);
-    warnings.extend(warnings_of_the_place(context.surroundings.is_root, std::process::id()));
+    warnings.extend(warning_of_process_1(std::process::id()));
+    let (rights, more) = host::rights(&settings, context.surroundings.is_root)?;
+    warnings.extend(more);
     if settings.websocket_client_ca.0.is_none() {
         warnings.extend(websocket.iter().map(open_to_all));
     }
@@ -45,6 +50,10 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
         tracing::warn!("{warning}");
     }
     options.warnings = warnings;
+    options.node_user = rights.values().find_map(|rights| rights.user.clone());
+    options.lifecycle.rights = rights;
+    // What the agent makes is nobody else's to read; what nodes make is theirs to decide, as before.
+    options.supervisor.umask = Some(rustix::process::umask(Mode::from_raw_mode(0o077)).as_raw_mode());
     match agent::run(options) {
         Ok(()) => Ok(ExitCode::from(Exit::Done.code())),
         Err(error) => {
@@ -55,19 +64,12 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
 }
 
 /// What the place in which the agent runs takes from its promises.
-fn warnings_of_the_place(is_root: bool, pid: u32) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if pid == 1 {
-        warnings.push(
-            "the agent is process 1 of its container: when it ends, the kernel ends all nodes with it; run it under an \
+fn warning_of_process_1(pid: u32) -> Option<String> {
+    (pid == 1).then(|| {
+        "the agent is process 1 of its container: when it ends, the kernel ends all nodes with it; run it under an \
              init process to let nodes outlive it"
-                .to_owned(),
-        );
-    }
-    if is_root {
-        warnings.push("the agent runs as root, and so do its nodes".to_owned());
-    }
-    warnings
+            .to_owned()
+    })
 }
 
 /// Stops the nodes of a state directory that no agent serves.
@@ -218,6 +220,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
             args: settings.node_args.value.clone(),
             profile: Profile::Plain,
             readiness: settings.readiness(),
+            rights: BTreeMap::new(),
             ready_timeout_ms: settings.ready_timeout.ms,
             stop_timeout_ms: settings.stop_timeout.ms,
             stop_timeout_writers_ms: settings.stop_timeout_manager_logger.ms,
@@ -249,6 +252,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
             patience: server::Patience::default(),
         },
         websocket: None,
+        node_user: None,
         broker: None,
         lock_wait,
         commit_timeout: settings.commit_timeout.duration(),

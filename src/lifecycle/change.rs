@@ -9,6 +9,7 @@ use crate::api::configuration::{ClusterRole, Configuration, Node};
 use crate::api::event::{Notification, Request, Response, Result, ResultData};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::LaunchSpec;
+use crate::api::rights::Rights;
 use crate::api::time::Now;
 use crate::api::validate::{self, HostFacts};
 use crate::journal::entry::{
@@ -370,6 +371,17 @@ impl Lifecycle {
             readiness: self.options.readiness,
             stop_timeout_ms,
             files,
+            rights: Box::new(self.rights(node)),
+        }
+    }
+
+    /// What its role may, and what the node itself asks for.
+    fn rights(&self, node: &Node) -> Rights {
+        let granted = self.options.rights.get(&node.role).cloned().unwrap_or_default();
+        Rights {
+            captures: node.interface.is_some() && granted.user.is_some(),
+            cpu: node.cpu_affinity.and_then(|cpu| u32::try_from(cpu).ok()),
+            ..granted
         }
     }
 
@@ -495,7 +507,7 @@ impl Lifecycle {
             (Some(given_up), _) => Some(given_up.reason.clone()),
             (None, None) => Some("not part of the configuration any more".to_owned()),
             (None, Some(record)) if record.want != Want::Up => Some("stopped by a later command".to_owned()),
-            (None, Some(_)) => self.seen.nodes.get(name).and_then(|n| n.blocked.as_ref()).map(|b| b.reason.clone()),
+            (None, Some(_)) => self.seen.nodes.get(name).and_then(|node| node.obstacle(least)),
         };
         let pending = one.error.is_none();
         (one, pending)

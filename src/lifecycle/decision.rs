@@ -10,7 +10,7 @@ use crate::journal::entry::{Digest, Entry};
 
 use super::dispatch::Questioned;
 use super::effect::Effect;
-use super::seen::Place;
+use super::seen::{EarlyExit, Place};
 
 #[derive(Debug, Default)]
 pub(super) struct Decision {
@@ -106,6 +106,11 @@ pub(super) enum Note {
         node: NodeName,
         reason: String,
         at: BootTime,
+    },
+    /// How its last process ended, if that says something about the configuration.
+    EarlyExit {
+        node: NodeName,
+        exit: Option<EarlyExit>,
     },
     /// It was said that the node is not ready in time.
     Overdue {

@@ -20,6 +20,7 @@ mod decision;
 mod dispatch;
 mod durable;
 mod effect;
+mod health;
 mod input;
 mod nodes;
 mod query;
@@ -36,12 +37,14 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::api::configuration::ClusterRole;
 use crate::api::event::{Dialect, Notification, Response};
 use crate::api::ids::{InstanceName, NodeName, Seq};
 use crate::api::launch::{Program, Readiness};
+use crate::api::rights::Rights;
 use crate::api::status::NodeState;
 use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
@@ -70,6 +73,8 @@ pub struct Options {
     /// What else it needs.
     pub profile: Profile,
     pub readiness: Readiness,
+    /// User and limits, where a role has any of its own.
+    pub rights: BTreeMap<ClusterRole, Rights>,
     /// Not ready after this: said once, as notify_error.
     pub ready_timeout_ms: u64,
     pub stop_timeout_ms: u64,
@@ -324,8 +329,9 @@ impl Lifecycle {
             Note::Blocked { node, reason, at } => {
                 let node = self.seen.node(&node);
                 node.place = Place::Clear;
-                node.blocked = Some(seen::Blocked { reason, at });
+                node.blocked = Some(seen::Blocked { by: seen::Obstacle::Lock, reason, at, is_told: true });
             }
+            Note::EarlyExit { node, exit } => self.seen.node(&node).early_exit = exit,
             Note::Overdue { node } => self.seen.node(&node).overdue = true,
             Note::Forgotten { node } => {
                 self.seen.nodes.remove(&node);

@@ -11,12 +11,11 @@ use crate::journal::entry::{ConfigChange, Entry, Life, NodeRecord, Packed, Verdi
 
 use super::decision::{Decision, Note};
 use super::effect::Effect;
-use super::restart;
-use super::seen::{Blocked, NodeSeen, Place};
+use super::seen::{NodeSeen, Obstacle, Place};
 use super::wake::Wake;
-use super::{Lifecycle, SETTLED_MS};
+use super::{Lifecycle, SETTLED_MS, health, restart};
 
-/// A node whose lock somebody else holds is tried again after this long.
+/// A node in whose way somebody stands is tried again after this long.
 const BLOCKED_RETRY_MS: u64 = 5_000;
 /// Hellos: until the controller welcomed us, and after (a late peer loss makes a controller forget us).
 const HELLO_MS: u64 = 15_000;
@@ -42,13 +41,17 @@ impl Lifecycle {
             }
             NodeHappening::Blocked { reason } => {
                 node.place = Place::Clear;
-                node.blocked = Some(Blocked { reason: reason.clone(), at: now.boot });
+                node.block(Obstacle::Lock, reason, now.boot);
+            }
+            NodeHappening::PortTaken { reason } => {
+                node.place = Place::Clear;
+                node.block(Obstacle::Port, reason, now.boot);
             }
             NodeHappening::Started { .. } => {
                 node.place = Place::Present { incarnation: *incarnation };
                 node.blocked = None;
             }
-            NodeHappening::Ready => {}
+            NodeHappening::Ready => node.early_exit = None,
             NodeHappening::Exited { stdout, stderr, .. } => {
                 let current = match node.place {
                     Place::Preparing { incarnation: at, .. }
@@ -76,10 +79,10 @@ impl Lifecycle {
         match what {
             NodeHappening::Started { process } => self.started(name, *incarnation, process),
             NodeHappening::Ready => self.ready(name, *incarnation),
-            NodeHappening::Exited { cause, process, .. } => {
-                self.exited(now, name, *incarnation, cause, process.as_ref())
+            NodeHappening::Exited { cause, process, stdout: _, stderr } => {
+                self.exited(now, name, *incarnation, cause, process.as_ref(), stderr)
             }
-            NodeHappening::Blocked { reason } => self.notify_error(name, reason),
+            NodeHappening::Blocked { .. } | NodeHappening::PortTaken { .. } => self.tell_obstacle(name),
             NodeHappening::Silent => {
                 self.notify_error(name, "its shim does not answer; nothing is done to it until it does")
             }
@@ -131,6 +134,7 @@ impl Lifecycle {
         incarnation: Incarnation,
         cause: &ExitCause,
         process: Option<&ProcessId>,
+        stderr: &str,
     ) -> Decision {
         let acknowledge = Decision::default()
             .effect(Effect::Order { node: name.clone(), order: NodeOrder::AcknowledgeExit { incarnation } });
@@ -156,15 +160,16 @@ impl Lifecycle {
         } else {
             restart::verdict(&self.options.restart, name, incarnation, record, cause, ran_ms, now.boot)
         };
+        let early = if asked { None } else { health::early_exit(incarnation, cause, ran_ms, stderr) };
         let known = match &record.life {
             Life::Up { process, .. } => Some(process.clone()),
             Life::Intended | Life::Down => None,
         };
+        let how = early.as_ref().map_or_else(|| format!("ended ({cause})"), |early| early.what.clone());
         let message = match &verdict {
             Verdict::Rest => None,
-            Verdict::RestartAt(at) => {
-                Some(format!("{name} ended ({cause}); starting it again in {} ms", at.ms_since(now.boot)))
-            }
+            Verdict::RestartAt(at) => Some(format!("{name} {how}; starting it again in {} ms", at.ms_since(now.boot))),
+            Verdict::GiveUp { reason } if early.is_some() => Some(format!("{name} failed: {reason}; it {how}")),
             Verdict::GiveUp { reason } => Some(format!("{name} failed: {reason}")),
         };
         let entry = Entry::NodeExited {
@@ -177,7 +182,8 @@ impl Lifecycle {
             when: now.boot,
             verdict,
         };
-        let decision = Decision::default().entry(entry).and(acknowledge);
+        let early = Note::EarlyExit { node: name.clone(), exit: early };
+        let decision = Decision::default().entry(entry).note(early).and(acknowledge);
         match message {
             Some(message) => decision.and(self.notify_error(name, &message)),
             None => decision,
@@ -286,7 +292,7 @@ impl Lifecycle {
         if let Life::Up { process, .. } = &record.life {
             // It was blocked, and now the lock is free: what the journal has running is gone.
             let process = process.clone();
-            return Some(self.exited(now, name, record.incarnation, &ExitCause::Lost, Some(&process)));
+            return Some(self.exited(now, name, record.incarnation, &ExitCause::Lost, Some(&process), ""));
         }
         if !self.wants_up(name, record) {
             let order = NodeOrder::Forget { incarnation };
@@ -321,7 +327,9 @@ impl Lifecycle {
         record: &NodeRecord,
         node: &NodeSeen,
     ) -> Option<Decision> {
-        if let Some(blocked) = &node.blocked {
+        if let Some(blocked) = &node.blocked
+            && (blocked.by == Obstacle::Lock || self.wants_up(name, record))
+        {
             // Also without being wanted: what the journal has running or intended has to come to its end.
             let open = self.wants_up(name, record) || record.life != Life::Down;
             return (open && wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS))).then(|| self.prepare(name, record));
@@ -330,7 +338,7 @@ impl Lifecycle {
             // The intent of a launch that never came about, and is not wanted any more.
             let forsaken = record.life == Life::Intended && !self.is_held(name);
             let cause = ExitCause::NotStarted("not wanted any more".to_owned());
-            return forsaken.then(|| self.exited(now, name, record.incarnation, &cause, None));
+            return forsaken.then(|| self.exited(now, name, record.incarnation, &cause, None, ""));
         }
         if let Some(given_up) = &record.given_up {
             let retry_ms = self.options.restart.failed_retry_ms;
@@ -381,7 +389,8 @@ impl Lifecycle {
         let Some(record) = self.durable.nodes.get(name) else { return NodeState::Stopped };
         let fallback = NodeSeen::default();
         let node = self.seen.nodes.get(name).unwrap_or(&fallback);
-        if node.blocked.is_some() || node.silent {
+        let may_run = node.blocked.as_ref().is_some_and(|blocked| blocked.by == Obstacle::Lock);
+        if may_run || node.silent {
             return NodeState::Unknown;
         }
         match &record.life {

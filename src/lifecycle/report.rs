@@ -41,6 +41,8 @@ impl Lifecycle {
                 Some(given_up.reason.clone())
             } else if self.is_held(name) && record.want == Want::Up && pid.is_none() {
                 Some("not started in hold mode".to_owned())
+            } else if let Some(early) = &node.early_exit {
+                Some(format!("{}; see `nodes logs {name} --stderr`", early.what))
             } else if node.overdue {
                 Some("has not checked in".to_owned())
             } else {

@@ -55,7 +55,7 @@ pub(super) struct NodeSeen {
     pub ports: Vec<u16>,
     /// The stop that was ordered, and when.
     pub stop_sent: Option<(Incarnation, BootTime)>,
-    /// Something that is not proven ours holds the node's lock.
+    /// Something that is not ours stands in the way of its start.
     pub blocked: Option<Blocked>,
     /// Its shim does not answer.
     pub silent: bool,
@@ -70,6 +70,8 @@ pub(super) struct NodeSeen {
     /// Its turn to start came then.
     pub eligible: Option<BootTime>,
     pub outputs: Option<NodeOutputs>,
+    /// Of its last process, until one gets ready.
+    pub early_exit: Option<EarlyExit>,
 }
 
 impl Default for NodeSeen {
@@ -87,6 +89,7 @@ impl Default for NodeSeen {
             was_adopted: false,
             eligible: None,
             outputs: None,
+            early_exit: None,
         }
     }
 }
@@ -110,8 +113,26 @@ pub(super) enum Place {
 
 #[derive(Debug, Clone)]
 pub(super) struct Blocked {
+    pub by: Obstacle,
     pub reason: String,
     pub at: BootTime,
+    /// It was said before.
+    pub is_told: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// Its lock is held by what is not proven ours: some process of it may run.
+    Lock,
+    /// Somebody listens on a port that it needs. Nothing of it runs.
+    Port,
+}
+
+/// An end so soon after the start that it says something about the configuration.
+#[derive(Debug, Clone)]
+pub(super) struct EarlyExit {
+    pub incarnation: Incarnation,
+    pub what: String,
 }
 
 /// Who waits for the outcome of a request, and until when.

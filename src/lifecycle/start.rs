@@ -98,9 +98,9 @@ impl Lifecycle {
                     decision
                 }
             }
-            Finding::Exited { incarnation, process, cause, .. } => {
+            Finding::Exited { incarnation, process, cause, stdout: _, stderr } => {
                 let clear = Decision::default().note(Note::Place { node: name.clone(), place: Place::Clear });
-                clear.and(self.exited(now, name, *incarnation, cause, process.as_ref()))
+                clear.and(self.exited(now, name, *incarnation, cause, process.as_ref(), stderr))
             }
             Finding::Absent => {
                 let clear = Decision::default().note(Note::Place { node: name.clone(), place: Place::Clear });
@@ -111,7 +111,7 @@ impl Lifecycle {
                 } else {
                     ExitCause::HostRestarted
                 };
-                clear.and(self.exited(now, name, record.incarnation, &cause, Some(process)))
+                clear.and(self.exited(now, name, record.incarnation, &cause, Some(process), ""))
             }
             Finding::Unprovable { reason } => Decision::default()
                 .note(Note::Blocked { node: name.clone(), reason: reason.clone(), at: now.boot })

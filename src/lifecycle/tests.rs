@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod health;
+
 use super::*;
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port};
 use crate::api::event::{Incoming, Request, ResultData, Route, Source};
@@ -179,6 +181,7 @@ fn options() -> Options {
         args: Vec::new(),
         profile: Profile::Plain,
         readiness: Readiness::Checkin,
+        rights: BTreeMap::new(),
         ready_timeout_ms: 60_000,
         stop_timeout_ms: 10_000,
         stop_timeout_writers_ms: 15_000,
@@ -519,7 +522,7 @@ fn at_the_deadline_pending_nodes_are_named_and_supervision_goes_on() {
     bench.obey(effects);
     assert!(responses(&bench.ready("w1")).is_empty());
     let incarnation = bench.incarnation("w2");
-    let effects = bench.report("w2", incarnation, exited(ExitCause::Code(1)));
+    let effects = bench.report("w2", incarnation, exited(ExitCause::Code(3)));
     bench.obey(effects);
     let answer = only_response(&bench.pass(7_000));
     let [timed_out, w1, w2] = answer.results.as_slice() else { panic!("{answer:?}") };

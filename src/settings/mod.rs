@@ -4,7 +4,9 @@
 //! two. Everything that is wrong is reported at once. What a value leads to is not known here: components get their own
 //! options.
 
+pub mod accounts;
 pub mod file;
+mod per_role;
 pub mod value;
 
 use std::collections::BTreeMap;
@@ -15,9 +17,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 pub use file::File;
+pub use per_role::PerRole;
 pub use value::{
     Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, NodeScripts, OptionalAddress, OptionalPath,
-    ProgramName, Ready, Secret, Setting, Size, Span,
+    ProgramName, Ready, Secret, Setting, Size, Span, UserName,
 };
 
 use crate::api::ids::InstanceName;
@@ -27,6 +30,9 @@ use crate::api::launch::{Program, Readiness};
 pub const SYSTEM_STATE_DIR: &str = "/var/lib/zeek-cluster-agent";
 /// The control socket's name in the state directory.
 pub const SOCKET_NAME: &str = "control.sock";
+
+/// The user whom packages of Zeek make for it.
+const ZEEK_USER: &str = "zeek";
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +121,8 @@ pub struct Surroundings {
     pub environment: BTreeMap<String, String>,
     pub is_root: bool,
     pub hostname: String,
+    /// The host has a user for Zeek.
+    pub has_zeek_user: bool,
 }
 
 impl Surroundings {
@@ -123,6 +131,7 @@ impl Surroundings {
         Self {
             environment: std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect(),
             is_root: rustix::process::geteuid().is_root(),
+            has_zeek_user: matches!(accounts::user(ZEEK_USER), Ok(Some(_))),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         }
     }
@@ -144,6 +153,11 @@ impl Surroundings {
     fn state_dir(&self) -> PathBuf {
         let own = if self.is_root { None } else { self.own_state_dir() };
         own.unwrap_or_else(|| PathBuf::from(SYSTEM_STATE_DIR))
+    }
+
+    /// Whom nodes run as unless the settings say so.
+    fn node_user(&self) -> UserName {
+        UserName((self.is_root && self.has_zeek_user).then(|| ZEEK_USER.to_owned()))
     }
 
     fn agent_name(&self) -> InstanceName {
@@ -473,6 +487,14 @@ settings! {
     zeek_listen_address: OptionalAddress, "ZCA_ZEEK_LISTEN_ADDRESS", "" => OptionalAddress::default();
     /// Run this binary's own simulated nodes instead of node_program: for dry runs and tests.
     simulate_nodes: bool, "ZCA_SIMULATE_NODES", "false" => false;
+    /// Whom nodes run as when the agent is root. Nodes with an interface keep CAP_NET_RAW and CAP_NET_ADMIN.
+    node_user: UserName, "ZCA_NODE_USER", "as root `zeek` if this host has that user, else none" => surroundings.node_user();
+    /// Their group, instead of the primary one of node_user.
+    node_group: Group, "ZCA_NODE_GROUP", "" => Group::default();
+    /// How many files a node may have open (RLIMIT_NOFILE).
+    node_open_files: PerRole, "ZCA_NODE_OPEN_FILES", "[]" => PerRole::default();
+    /// How large a core file of a node may get, in bytes (RLIMIT_CORE); 0 is none.
+    node_core: PerRole, "ZCA_NODE_CORE", "[]" => PerRole::default();
     /// When a node is ready: when it checks in, or when it has run for alive_secs.
     ready: Ready, "ZCA_READY", "checkin" => Ready::Checkin;
     /// How long a node has to run to be ready with `ready = "alive"`.

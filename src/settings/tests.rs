@@ -2,7 +2,7 @@ use super::*;
 
 fn surroundings(variables: &[(&str, &str)]) -> Surroundings {
     let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Surroundings { environment, is_root: true, hostname: "sensor".to_owned() }
+    Surroundings { environment, is_root: true, hostname: "sensor".to_owned(), has_zeek_user: true }
 }
 
 fn with_file(text: &str) -> Result<Settings, Problems> {

@@ -346,6 +346,33 @@ impl Setting for Group {
     }
 }
 
+/// A user of this host, by name or number; none unless set.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UserName(pub Option<String>);
+
+impl Setting for UserName {
+    const TYPE: &'static str = "a user's name or number";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Group::parse(text).map(|group| Self(group.0))
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match Group::from_toml(value) {
+            Ok(group) => Ok(Self(group.0)),
+            Err(_) => Err(unfit::<Self>(value)),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.clone().unwrap_or_default()
+    }
+
+    fn json(&self) -> Value {
+        json!(self.0)
+    }
+}
+
 /// Something that is never shown; none unless set.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(pub Option<String>);

@@ -71,6 +71,9 @@ pub struct Launch {
     pub env: Vec<(ByteBuf, ByteBuf)>,
     /// The node's working directory, where its output goes too.
     pub directory: ByteBuf,
+    /// The file mode creation mask of the node and its output; what the agent has if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub umask: Option<u32>,
 }
 
 impl Checked for Launch {
@@ -239,12 +242,14 @@ mod tests {
                 ports: vec![2200],
                 readiness: Readiness::Alive { after_ms: 1000 },
                 stop_timeout_ms: 10_000,
+                rights: Box::default(),
                 files: Default::default(),
             },
             program: Some(ByteBuf::from("/bin/zeek")),
             argv: vec![ByteBuf::from("/bin/zeek"), ByteBuf::from("-C")],
             env: vec![(ByteBuf::from("A"), ByteBuf::from("b"))],
             directory: ByteBuf::from("/n/w1"),
+            umask: None,
         }
     }
 

@@ -23,7 +23,7 @@ use serde_bytes::ByteBuf;
 
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Proven;
-use super::{Context, create_private, node_files, shim, sim_node};
+use super::{Context, create_private, node_files, ownership, ports, shim, sim_node};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
@@ -32,6 +32,9 @@ use crate::api::report::chain;
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at a lock, at most.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Names the one address at which Zeek listens (`base/frameworks/broker/main.zeek`, `default_listen_address`).
+const LISTEN_ADDRESS: &str = "ZEEK_DEFAULT_LISTEN_ADDRESS";
 
 /// Where programs are looked for if the agent has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -112,6 +115,8 @@ pub enum Preparation {
     Prepared(Prepared),
     /// Something of the node is still there, or holds its lock.
     Held,
+    /// Somebody has a port that it needs: who.
+    PortTaken(String),
     /// It cannot be started, and this is why.
     Impossible(String),
 }
@@ -127,8 +132,7 @@ pub struct Order {
 /// Prepares one incarnation; `last` is the node's last known process. Blocks for [`PATIENCE`] at most while the lock is held.
 pub fn prepare(context: &Context, node: &NodeName, order: &Order, last: Option<&ProcessId>) -> Preparation {
     match try_prepare(context, node, order, last) {
-        Ok(Some(prepared)) => Preparation::Prepared(prepared),
-        Ok(None) => Preparation::Held,
+        Ok(preparation) => preparation,
         Err(reason) => Preparation::Impossible(reason),
     }
 }
@@ -138,11 +142,15 @@ fn try_prepare(
     node: &NodeName,
     order: &Order,
     last: Option<&ProcessId>,
-) -> Result<Option<Prepared>, String> {
+) -> Result<Preparation, String> {
     let launch = resolve(context, node, order)?;
     let node_dir = context.node_dir(node);
     create_private(&node_dir)
         .map_err(|error| format!("cannot create its working directory {}: {error}", node_dir.display()))?;
+    if let Some(user) = &order.spec.rights.user {
+        ownership::give(&node_dir, user)
+            .map_err(|error| format!("cannot give {} to user {}: {error}", node_dir.display(), user.name))?;
+    }
     let path = context.run_dir(node);
     let cannot = |what: &'static str| {
         let path = path.clone();
@@ -150,14 +158,22 @@ fn try_prepare(
     };
     let directory = RunDir::create(path.clone()).map_err(cannot("create its run directory"))?;
     let Some(lock) = directory.lock_within(PATIENCE).map_err(cannot("take the lock in"))? else {
-        return Ok(None);
+        return Ok(Preparation::Held);
     };
     if let Some(last) = last {
         let alive = Proven::by_identity(last, &context.boot_id)
             .map_err(|error| format!("cannot tell whether its last process {} is gone: {error}", last.pid))?;
         if alive.is_some() {
-            return Ok(None);
+            return Ok(Preparation::Held);
         }
+    }
+    // With its own last process gone, whoever listens there is somebody else.
+    let address = order.spec.env.get(LISTEN_ADDRESS).and_then(|address| address.parse().ok());
+    match ports::taken(&order.spec.ports, address) {
+        Ok(None) => {}
+        Ok(Some(reason)) => return Ok(Preparation::PortTaken(reason)),
+        // The node finds out by itself, less politely.
+        Err(error) => tracing::warn!(%node, %error, "cannot tell whether its ports are free"),
     }
     // Nobody holds the lock, so nobody offers these, and the core has had its look before it ordered another start.
     for stale in [STATUS, SOCKET] {
@@ -166,7 +182,7 @@ fn try_prepare(
     node_files::write(&node_dir, &order.spec.files)?;
     let listener = UnixListener::bind(directory.socket()).map_err(cannot("bind the shim's socket in"))?;
     files::write(&path, &launch, Durability::PowerCut).map_err(|error| chain(&error))?;
-    Ok(Some(Prepared { incarnation: order.incarnation, directory, lock: lock.into(), listener }))
+    Ok(Preparation::Prepared(Prepared { incarnation: order.incarnation, directory, lock: lock.into(), listener }))
 }
 
 /// Spawns the shim of a prepared incarnation, which gets the lock and the listener; this process's own are closed.
@@ -218,6 +234,7 @@ fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, 
             .map(|(name, value)| (ByteBuf::from(name.into_vec()), ByteBuf::from(value.into_vec())))
             .collect(),
         directory: bytes(context.node_dir(node).as_os_str()),
+        umask: context.options.umask,
     })
 }
 

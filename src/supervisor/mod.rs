@@ -14,7 +14,8 @@
 //!
 //! - [`shim`] is the process between agent and node; [`protocol`] what it says to the agent; [`files`] what both write down;
 //!   [`sys`] what needs `unsafe`; [`output`] and [`notify`] its ears.
-//! - [`launch`] takes the lock and spawns shims; [`adopt`] finds out what is left of a node; [`process`] proves.
+//! - [`launch`] takes the lock and spawns shims, unless [`ports`] are taken; [`adopt`] finds out what is left of a node; [`process`] proves.
+//! - [`rights`] is what a process takes on before it becomes a node; [`ownership`] makes the node's directory its user's.
 //! - [`node_files`] writes what a node finds in its directory; [`probe`] asks a program what it is.
 //! - [`task`] is the event loop per node, [`handle`] the way to all of them.
 //! - [`sim_node`] stands in for Zeek.
@@ -27,9 +28,12 @@ mod link;
 mod node_files;
 mod notify;
 pub mod output;
+mod ownership;
+mod ports;
 pub mod probe;
 mod process;
 mod protocol;
+mod rights;
 mod shim;
 pub mod sim_node;
 mod sys;
@@ -44,6 +48,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub use handle::Handle;
+pub use ownership::give;
 pub use process::boot_id;
 pub use shim::NAME as SHIM_NAME;
 
@@ -60,6 +65,8 @@ pub struct Options {
     pub executable: PathBuf,
     /// What nodes inherit, before anything is taken away or laid over.
     pub environment: Vec<(OsString, OsString)>,
+    /// The nodes' file mode creation mask; the agent's own if there is none.
+    pub umask: Option<u32>,
     /// Where nodes reach this run of the agent over Broker. Not part of what a node is launched with: it may be another in
     /// the next run.
     pub agent_address: Option<SocketAddr>,
@@ -74,6 +81,7 @@ impl Options {
             state_dir,
             executable: "/proc/self/exe".into(),
             environment: std::env::vars_os().collect(),
+            umask: None,
             agent_address: None,
         }
     }

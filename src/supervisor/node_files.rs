@@ -11,6 +11,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
+use super::ownership;
 use crate::api::launch::NodeFile;
 
 /// The largest file that is read back. A layout of 4096 nodes has a tenth of that.
@@ -59,6 +60,7 @@ fn replace(directory: &OwnedFd, name: &str, content: &[u8]) -> io::Result<()> {
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(directory, &aside, flags, Mode::from_raw_mode(0o644))?);
+    ownership::give_new(directory, &file)?;
     file.write_all(content)?;
     drop(file);
     Ok(rustix::fs::renameat(directory, &aside, directory, name)?)

@@ -18,7 +18,8 @@ pub struct NotifySocket {
     socket: OwnedFd,
     /// With `@` for the zero byte, as in the environment.
     address: Vec<u8>,
-    uid: u32,
+    /// Besides root, these may speak.
+    uids: [u32; 2],
 }
 
 /// What one datagram said.
@@ -29,8 +30,8 @@ pub struct Notification {
 }
 
 impl NotifySocket {
-    /// A socket for a node that runs as this process's user.
-    pub fn bind() -> io::Result<Self> {
+    /// A socket for a node that runs as user `uid`, or as this process's.
+    pub fn bind(uid: Option<u32>) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         rustix::net::sockopt::set_socket_passcred(&socket, true)?;
@@ -39,7 +40,8 @@ impl NotifySocket {
         let address = SocketAddrUnix::try_from(rustix::net::getsockname(&socket)?)?;
         let name = address.abstract_name().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let address = [b"@", name].concat();
-        Ok(Self { socket, address, uid: rustix::process::geteuid().as_raw() })
+        let own = rustix::process::geteuid().as_raw();
+        Ok(Self { socket, address, uids: [own, uid.unwrap_or(own)] })
     }
 
     pub fn address(&self) -> &[u8] {
@@ -55,7 +57,8 @@ impl NotifySocket {
         loop {
             match sys::receive_with_credentials(self.socket.as_fd(), buffer) {
                 Ok(datagram)
-                    if datagram.is_cut || !matches!(datagram.uid, Some(uid) if uid == 0 || uid == self.uid) =>
+                    if datagram.is_cut
+                        || !matches!(datagram.uid, Some(uid) if uid == 0 || self.uids.contains(&uid)) =>
                 {
                     return Ok(Some(Notification::default()));
                 }
@@ -101,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_datagram_of_our_own_user_is_received() {
-        let socket = NotifySocket::bind().unwrap();
+        let socket = NotifySocket::bind(None).unwrap();
         assert!(socket.receive(&mut [0; 4096]).unwrap().is_none());
         let address = SocketAddr::from_abstract_name(&socket.address()[1..]).unwrap();
         let sender = UnixDatagram::unbound().unwrap();

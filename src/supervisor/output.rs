@@ -6,10 +6,12 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
+use super::ownership;
 use crate::api::status::NodeOutputs;
 
 /// The size at which a file is rotated.
@@ -40,10 +42,31 @@ impl Output {
         output
     }
 
+    /// The directory is the node's: a file that is there already has to be a regular one, of the directory's owner and without
+    /// a second name, or it is not written to. One made here is given to that owner, whoever this process is.
     fn open(&mut self) -> io::Result<()> {
-        let flags =
-            OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = File::from(rustix::fs::openat(&self.directory, self.name, flags, Mode::from_raw_mode(0o640))?);
+        let owner = rustix::fs::fstat(&self.directory)?;
+        let euid = rustix::process::geteuid();
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let new = flags | OFlags::CREATE | OFlags::EXCL;
+        let file = match rustix::fs::openat(&self.directory, self.name, new, Mode::from_raw_mode(0o640)) {
+            Ok(file) => {
+                ownership::give_new(&self.directory, &file)?;
+                file
+            }
+            Err(rustix::io::Errno::EXIST) => {
+                let file = rustix::fs::openat(&self.directory, self.name, flags, Mode::empty())?;
+                let stat = rustix::fs::fstat(&file)?;
+                let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1;
+                let is_its = stat.st_uid == owner.st_uid || !euid.is_root() && stat.st_uid == euid.as_raw();
+                if !is_file || !is_its {
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, "something else has its file's name"));
+                }
+                file
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let file = File::from(file);
         self.size = file.metadata()?.len();
         self.file = Some(file);
         Ok(())
@@ -62,8 +85,13 @@ impl Output {
             if self.size >= self.limit {
                 self.rotate()?;
             }
-            if self.file.is_none() {
-                self.open()?;
+            if self.file.is_none()
+                && let Err(error) = self.open()
+            {
+                match is_in_the_way(&error) {
+                    true => self.rotate()?,
+                    false => return Err(error),
+                }
             }
             let Some(file) = &mut self.file else {
                 return Err(io::ErrorKind::NotFound.into());
@@ -110,18 +138,26 @@ impl Output {
     }
 }
 
+/// Whether opening failed for what the node has put where its output goes: a link, a directory, a pipe, another's file. It is
+/// moved away as a full file is.
+fn is_in_the_way(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput
+        || matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EISDIR | libc::ENXIO))
+}
+
 fn numbered(name: &str, number: u32) -> String {
     format!("{name}.{number}")
 }
 
 /// Opens a file of a node's directory. The directory is the node's, which may have put anything there: a link is not followed,
-/// and what is no regular file is not read (a pipe would be waited for).
+/// what is no regular file is not read (a pipe would be waited for), nor what may be a second name of a file elsewhere.
 fn open_to_read(directory: impl AsFd, name: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?);
-    match file.metadata()?.is_file() {
+    let metadata = file.metadata()?;
+    match metadata.is_file() && metadata.nlink() == 1 {
         true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file with one name")),
     }
 }
 
@@ -208,7 +244,13 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, directory.path().join("stderr"), Mode::from_raw_mode(0o600)).unwrap();
         assert_eq!(tails(directory.path()), NodeOutputs::default());
         let mut stdout = output(directory.path(), 10);
-        assert!(stdout.write(b"x").is_err());
+        stdout.write(b"x").unwrap();
+        let second_name = directory.path().join("stdout");
+        std::fs::remove_file(&second_name).unwrap();
+        std::fs::hard_link(&secret, &second_name).unwrap();
+        let mut stdout = output(directory.path(), 10);
+        stdout.write(b"y").unwrap();
+        assert_eq!(std::fs::read(&second_name).unwrap(), b"y", "what was in the way is moved out of it");
         assert_eq!(std::fs::read(secret).unwrap(), b"secret\n");
     }
 

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
+use super::rights;
+
 /// Closes every descriptor from 3 up that is not in `keep`.
 ///
 /// Only for a process whose descriptors are all known to the caller: an owner elsewhere would be left with a dead number.
@@ -48,28 +50,76 @@ pub struct Program<'a> {
     pub stderr: BorrowedFd<'a>,
     /// Stays open in the program, at a high number where shells and scripts do not trip over it.
     pub lock: BorrowedFd<'a>,
-    /// Close-on-exec: silence and its end mean that the program runs, five bytes name the step that failed and errno.
+    pub rights: &'a rights::Prepared,
+    /// Close-on-exec: its end means that the program runs, five bytes name a step that failed and errno.
     pub failure: BorrowedFd<'a>,
 }
 
-/// The step before the program ran that failed.
+/// A step before the program ran that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Session,
     Directory,
     Descriptors,
+    OomScore,
+    Affinity,
+    Limits,
+    User,
+    Capabilities,
     ParentDeathSignal,
     Execute,
 }
 
 impl Step {
-    const ALL: [Self; 5] = [Self::Session, Self::Directory, Self::Descriptors, Self::ParentDeathSignal, Self::Execute];
+    const ALL: [Self; 10] = [
+        Self::Session,
+        Self::Directory,
+        Self::Descriptors,
+        Self::OomScore,
+        Self::Affinity,
+        Self::Limits,
+        Self::User,
+        Self::Capabilities,
+        Self::ParentDeathSignal,
+        Self::Execute,
+    ];
+    /// The length of a report.
+    pub const REPORT: usize = 5;
 
-    /// Reads what the child wrote on `failure`.
+    /// Whether the program runs all the same.
+    pub fn is_warning(self) -> bool {
+        matches!(self, Self::OomScore | Self::Affinity)
+    }
+
+    fn report(self, error: &io::Error) -> [u8; Self::REPORT] {
+        let [a, b, c, d] = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
+        [self as u8, a, b, c, d]
+    }
+
+    /// Reads one report that the child wrote on `failure`.
     pub fn parse(bytes: &[u8]) -> Option<(Self, io::Error)> {
         let (step, errno) = bytes.split_first()?;
         let step = *Self::ALL.get(usize::from(*step))?;
         Some((step, io::Error::from_raw_os_error(i32::from_ne_bytes(errno.try_into().ok()?))))
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Session => "cannot give it a session of its own",
+            Self::Directory => "cannot go to its directory",
+            Self::Descriptors => "cannot set up its descriptors",
+            Self::OomScore => "cannot set oom_score_adj to 0",
+            Self::Affinity => "cannot pin it to its CPU",
+            Self::Limits => "cannot set its limits (node_open_files, node_core)",
+            Self::User => "cannot become its user",
+            Self::Capabilities => {
+                "cannot leave it with just its capabilities (does the agent have them itself, and CAP_SETPCAP?)"
+            }
+            Self::ParentDeathSignal => "cannot tie its life to its shim's",
+            Self::Execute => "cannot execute it",
+        })
     }
 }
 
@@ -87,9 +137,7 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Pid> {
     match forked {
         0 => {
             let (step, error) = become_program(program, &argv, &env, parent);
-            let errno = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
-            let report = [step as u8, errno[0], errno[1], errno[2], errno[3]];
-            let _ = rustix::io::write(program.failure, &report);
+            let _ = rustix::io::write(program.failure, &step.report(&error));
             // SAFETY: ends the child at once, without running anything the parent registered.
             unsafe { libc::_exit(127) }
         }
@@ -122,7 +170,11 @@ fn become_program(
         // It has to outlive this function and the exec.
         mem::forget(lock);
         reset_dispositions();
-        // Last, since several of the steps above would clear it if a later version did them after.
+        let warn = |step: Step, error: rustix::io::Errno| {
+            let _ = rustix::io::write(program.failure, &step.report(&error.into()));
+        };
+        program.rights.take_on(warn)?;
+        // Last, since a change of the user clears it.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
             .map_err(|error| (Step::ParentDeathSignal, error))?;
         if rustix::process::getppid() != Some(parent) {

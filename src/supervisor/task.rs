@@ -335,6 +335,9 @@ impl NodeTask {
                     crash_point!("agent_after_prepare", self.node.as_str());
                     return self.tell(incarnation, NodeHappening::Prepared).await;
                 }
+                Preparation::PortTaken(reason) => {
+                    return self.tell(incarnation, NodeHappening::PortTaken { reason }).await;
+                }
                 Preparation::Impossible(reason) => {
                     return self.tell_exited(incarnation, None, not_started(reason)).await;
                 }

@@ -81,6 +81,7 @@ pub fn spec(padding: usize) -> LaunchSpec {
         ports: vec![2200],
         readiness: Readiness::Checkin,
         stop_timeout_ms: 10_000,
+        rights: Box::default(),
         files: BTreeMap::new(),
     }
 }

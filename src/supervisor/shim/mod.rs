@@ -287,32 +287,46 @@ impl Shim {
     /// Finds out whether the program was executed.
     fn read_exec(&mut self) -> Next {
         let Phase::Running(running) = &mut self.phase else { return Next::Wait };
-        let Exec::Awaited(failure) = &mut running.exec else { return Next::Wait };
-        let mut report = [0; 5];
-        match failure.read(&mut report) {
-            Ok(0) => {
-                running.exec = Exec::Done;
-                let process = running.process.clone();
-                let status = Status { incarnation: self.incarnation, process: Some(process.clone()), exit: None };
-                // Helps a later agent to find the node if this shim is killed; of no use after a power cut.
-                if let Err(error) = files::write(Path::new(HERE), &status, Durability::ProcessDeath) {
-                    self.log.line(chain(&error));
-                }
-                self.log.line(format_args!("incarnation {} runs as pid {}", self.incarnation, process.pid));
-                self.tell(&ToAgent::Started { process });
-            }
-            Ok(count) => {
-                let report = report.get(..count).and_then(sys::Step::parse);
-                running.exec = Exec::Failed(match report {
-                    Some((sys::Step::Execute, error)) => format!("cannot execute {}: {error}", running.program),
-                    Some((step, error)) => {
-                        format!("cannot prepare the process of {} ({step:?}): {error}", running.program)
+        if !matches!(running.exec, Exec::Awaited(_)) {
+            return Next::Wait;
+        }
+        let mut report = [0; sys::Step::REPORT];
+        while let Exec::Awaited(failure) = &mut running.exec {
+            match failure.read(&mut report) {
+                Ok(0) => running.exec = Exec::Done,
+                Ok(count) => match report.get(..count).and_then(sys::Step::parse) {
+                    Some((step, error)) if step.is_warning() => {
+                        let warning = format!("{step}: {error}; the node runs without");
+                        self.log.line(&warning);
+                        if let Some(stderr) = &mut self.streams.stderr {
+                            // Where Zeek's own supervisor says it, too. What the disk does not take is counted.
+                            let _ = stderr.output.write(format!("{NAME}: {warning}\n").as_bytes());
+                        }
                     }
-                    None => format!("cannot execute {}", running.program),
-                });
+                    Some((sys::Step::Execute, error)) => {
+                        running.exec = Exec::Failed(format!("cannot execute {}: {error}", running.program));
+                    }
+                    Some((step, error)) => {
+                        running.exec = Exec::Failed(format!("cannot run {}: {step}: {error}", running.program));
+                    }
+                    None => running.exec = Exec::Failed(format!("cannot execute {}", running.program)),
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Wait,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    running.exec = Exec::Failed(format!("cannot tell whether {} runs: {error}", running.program));
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => running.exec = Exec::Failed(format!("cannot tell whether {} runs: {error}", running.program)),
+        }
+        if let Exec::Done = running.exec {
+            let process = running.process.clone();
+            let status = Status { incarnation: self.incarnation, process: Some(process.clone()), exit: None };
+            // Helps a later agent to find the node if this shim is killed; of no use after a power cut.
+            if let Err(error) = files::write(Path::new(HERE), &status, Durability::ProcessDeath) {
+                self.log.line(chain(&error));
+            }
+            self.log.line(format_args!("incarnation {} runs as pid {}", self.incarnation, process.pid));
+            self.tell(&ToAgent::Started { process });
         }
         Next::Wait
     }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use super::super::files::{self, Launch};
 use super::super::notify::NotifySocket;
 use super::super::output::{FILE_LIMIT, Output};
-use super::super::{process, sys};
+use super::super::{process, rights, sys};
 use super::HERE;
 use super::streams::{Stream, Streams};
 use crate::api::ids::{Incarnation, NodeName};
@@ -66,9 +66,14 @@ pub(super) fn start(
             launch.node, launch.incarnation
         ));
     }
-    let notify = NotifySocket::bind().map_err(|error| format!("cannot make its NOTIFY_SOCKET: {error}"))?;
+    if let Some(mask) = launch.umask {
+        rustix::process::umask(Mode::from_raw_mode(mask));
+    }
+    let notify = NotifySocket::bind(launch.spec.rights.user.as_ref().map(|user| user.uid))
+        .map_err(|error| format!("cannot make its NOTIFY_SOCKET: {error}"))?;
     let directory = OsStr::from_bytes(&launch.directory);
-    let directory = rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, Mode::empty())
         .map_err(|error| format!("cannot use its directory {}: {error}", directory.display()))?;
 
     let path: &[u8] = launch.program.as_ref().map_or(b"/proc/self/exe", |path| path.as_slice());
@@ -106,6 +111,7 @@ pub(super) fn start(
     let streams =
         Streams { stdout: stream(stdout, "stdout")?, stderr: stream(stderr, "stderr")?, notify: Some(notify) };
 
+    let rights = rights::Prepared::new(&launch.spec.rights)?;
     crash_point!("shim_before_fork", node.as_str());
     let pid = sys::spawn(&sys::Program {
         path: &path,
@@ -116,6 +122,7 @@ pub(super) fn start(
         stdout: stdout_end.as_fd(),
         stderr: stderr_end.as_fd(),
         lock,
+        rights: &rights,
         failure: failure_end.as_fd(),
     })
     .map_err(|error| format!("cannot fork: {error}"))?;

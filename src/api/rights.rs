@@ -1,0 +1,60 @@
+//! What a node's process may do and use on its host.
+
+use serde::{Deserialize, Serialize};
+
+/// The user and the limits of a node's process. The default changes nothing: it is as the agent is.
+///
+/// Part of [`LaunchSpec`](super::launch::LaunchSpec), so stored with field names: fields added later need a default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Rights {
+    /// Whom it runs as; the agent's own user if there is none. Needs an agent that is root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
+    /// Of root's capabilities it keeps CAP_NET_RAW and CAP_NET_ADMIN, which packet capture needs. Means something with a
+    /// `user` only: without, it has all that the agent has.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub captures: bool,
+    /// The CPU that it is pinned to, counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<u32>,
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
+}
+
+impl Rights {
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A user of this host, looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// For messages; the numbers count.
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// Resource limits, soft and hard (setrlimit(2)). One that is not there stays as the agent has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// RLIMIT_NOFILE: open files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+    /// RLIMIT_CORE in bytes; `u64::MAX` is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core_bytes: Option<u64>,
+}
+
+impl Limits {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}

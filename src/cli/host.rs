@@ -1,0 +1,158 @@
+//! What the settings mean on this very host: the nodes' user, their limits, and what packet capture lacks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Resource;
+
+use super::outcome::{Exit, Failure};
+use crate::api::configuration::ClusterRole;
+use crate::api::launch::Program;
+use crate::api::rights::{Limits, Rights, User};
+use crate::settings::{Origin, PerRole, Problem, Set, Settings, accounts};
+
+const ROLES: [ClusterRole; 5] =
+    [ClusterRole::None, ClusterRole::Logger, ClusterRole::Manager, ClusterRole::Proxy, ClusterRole::Worker];
+
+/// The rights of each role's nodes, and what there is to warn of.
+pub fn rights(settings: &Settings, is_root: bool) -> Result<(BTreeMap<ClusterRole, Rights>, Vec<String>), Failure> {
+    let problem = |problem: Problem| Failure::new(Exit::Configuration, problem.to_string());
+    let user = user(settings, is_root).map_err(problem)?;
+    check_open_files(&settings.node_open_files, is_root).map_err(problem)?;
+    check_core(&settings.node_core, is_root).map_err(problem)?;
+    let rights = |role: ClusterRole| Rights {
+        user: user.clone(),
+        limits: Limits { open_files: settings.node_open_files.of(role), core_bytes: settings.node_core.of(role) },
+        ..Rights::default()
+    };
+    let mut warnings = Vec::new();
+    match (&user, is_root) {
+        (Some(_), _) => {}
+        (None, true) => warnings.push(
+            "the agent runs as root, and so do its nodes; set node_user to a user of their own, or make one named zeek"
+                .to_owned(),
+        ),
+        (None, false) => warnings.extend(missing_for_capture(&settings.program())),
+    }
+    Ok((ROLES.into_iter().map(|role| (role, rights(role))).collect(), warnings))
+}
+
+/// Whom the nodes run as, if not as the agent itself.
+fn user(settings: &Settings, is_root: bool) -> Result<Option<User>, Problem> {
+    let Some(name) = &settings.node_user.0 else {
+        return match &settings.node_group.0 {
+            None => Ok(None),
+            Some(_) => Err(wrong("node_group", &settings.node_group, "means nothing without a node_user".to_owned())),
+        };
+    };
+    let found = accounts::user(name).map_err(|error| {
+        wrong("node_user", &settings.node_user, format!("is {name:?}, which cannot be looked up: {error}"))
+    })?;
+    let Some(mut user) = found else {
+        let text = format!("is {name:?}, and this host has no such user; make one, or give another");
+        return Err(wrong("node_user", &settings.node_user, text));
+    };
+    if let Some(name) = &settings.node_group.0 {
+        let gid = accounts::group(name).map_err(|error| {
+            wrong("node_group", &settings.node_group, format!("is {name:?}, which cannot be looked up: {error}"))
+        })?;
+        user.gid = gid.ok_or_else(|| {
+            wrong("node_group", &settings.node_group, format!("is {name:?}, and this host has no such group"))
+        })?;
+    }
+    if user.uid == rustix::process::geteuid().as_raw() {
+        return Ok(None);
+    }
+    if !is_root {
+        let text = format!("is {name:?}, and only an agent that runs as root can run its nodes as somebody else");
+        return Err(wrong("node_user", &settings.node_user, text));
+    }
+    Ok(Some(user))
+}
+
+fn wrong<T>(key: &'static str, set: &Set<T>, problem: String) -> Problem {
+    Problem::Value { key, origin: Origin::clone(&set.origin), problem }
+}
+
+/// No process can have more than fs.nr_open, and nobody but root more than the agent's own hard limit.
+fn check_open_files(limits: &Set<PerRole>, is_root: bool) -> Result<(), Problem> {
+    let Some(largest) = limits.largest() else { return Ok(()) };
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if let Some(most) = most.filter(|most| largest > *most) {
+        let text = format!("has {largest}; this host allows {most} (sysctl fs.nr_open)");
+        return Err(wrong("node_open_files", limits, text));
+    }
+    within_hard("node_open_files", limits, largest, Resource::Nofile, is_root)
+}
+
+fn check_core(limits: &Set<PerRole>, is_root: bool) -> Result<(), Problem> {
+    match limits.largest() {
+        Some(largest) => within_hard("node_core", limits, largest, Resource::Core, is_root),
+        None => Ok(()),
+    }
+}
+
+fn within_hard(
+    key: &'static str,
+    limits: &Set<PerRole>,
+    largest: u64,
+    resource: Resource,
+    is_root: bool,
+) -> Result<(), Problem> {
+    match rustix::process::getrlimit(resource).maximum {
+        Some(hard) if !is_root && largest > hard => {
+            let text = format!("has {largest}, and the agent, which is not root, has a hard limit of {hard} itself");
+            Err(wrong(key, limits, text))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// CAP_NET_ADMIN and CAP_NET_RAW (linux/capability.h).
+const CAPTURE: u64 = 1 << 12 | 1 << 13;
+
+/// What nodes of an agent that is not root lack to capture packets, and how to give it to them.
+fn missing_for_capture(program: &Program) -> Option<String> {
+    let Program::Path(program) = program else { return None };
+    // Ambient capabilities of the agent are its nodes', too.
+    let own = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ambient = own.lines().find_map(|line| line.strip_prefix("CapAmb:"));
+    let ambient = ambient.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let path = find(program);
+    if ambient & CAPTURE == CAPTURE || path.as_deref().is_some_and(has_file_capabilities) {
+        return None;
+    }
+    let path = path.map_or_else(|| program.clone(), |path| path.display().to_string());
+    Some(format!(
+        "nodes cannot capture packets: the agent is not root and {path} has no capabilities; run `setcap \
+         cap_net_raw,cap_net_admin=eip {path}` as root (then restart the agent, which looks when it starts)"
+    ))
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(program.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
+}
+
+/// The attribute is a `vfs_cap_data`: a word of version and flags, then the lower words of permitted and inheritable.
+fn has_file_capabilities(program: &Path) -> bool {
+    let mut bytes = [0; 64];
+    let Ok(length) = rustix::fs::getxattr(program, c"security.capability", bytes.as_mut_slice()) else { return false };
+    let permitted = bytes.get(4..8).filter(|_| length >= 8).and_then(|word| word.try_into().ok());
+    permitted.is_some_and(|word| u64::from(u32::from_le_bytes(word)) & CAPTURE == CAPTURE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_helps_names_the_program() {
+        let missing = missing_for_capture(&Program::Path("/opt/zeek/bin/zeek".into())).unwrap();
+        assert!(missing.contains("setcap cap_net_raw,cap_net_admin=eip /opt/zeek/bin/zeek"), "{missing}");
+        assert_eq!(missing_for_capture(&Program::Simulated), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! What keeps a node from getting ready, in words: who has its port or lock, and what it said before it ended at once.
+
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::ExitCause;
+use crate::api::time::BootTime;
+
+use super::Lifecycle;
+use super::decision::Decision;
+use super::seen::{Blocked, EarlyExit, NodeSeen, Obstacle};
+
+/// A program that ends with code 1 within this has, as Zeek does, found something wrong before it began.
+const EARLY_MS: u64 = 2_000;
+/// What is passed on of its last words.
+const LAST_LINES: usize = 5;
+const LAST_BYTES: usize = 1_000;
+
+/// What an exit says about the configuration, if it does.
+///
+/// Zeek ends with code 1 when a script, an initialisation or a port fails, and with another code, or by a signal, when it
+/// crashes. After two seconds it has come further than that.
+pub(super) fn early_exit(
+    incarnation: Incarnation,
+    cause: &ExitCause,
+    ran_ms: Option<u64>,
+    stderr: &str,
+) -> Option<EarlyExit> {
+    if *cause != ExitCause::Code(1) || ran_ms.is_none_or(|ms| ms >= EARLY_MS) {
+        return None;
+    }
+    let words = last_words(stderr);
+    let said = if words.is_empty() { "it said nothing on stderr".to_owned() } else { format!("it said: {words}") };
+    let seconds = EARLY_MS / 1000;
+    let what = format!(
+        "ended with code 1 within {seconds} s of its start, as for a fault of its configuration or a port in use; {said}"
+    );
+    Some(EarlyExit { incarnation, what })
+}
+
+/// The last lines in one, without what could drive a terminal.
+fn last_words(stderr: &str) -> String {
+    let mut lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.drain(..lines.len().saturating_sub(LAST_LINES));
+    let mut words: String = lines.join(" | ").chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    if words.len() > LAST_BYTES {
+        let excess = words.len() - LAST_BYTES;
+        let cut = (excess..=words.len()).find(|place| words.is_char_boundary(*place)).unwrap_or(0);
+        words.replace_range(..cut, "... ");
+    }
+    words
+}
+
+impl NodeSeen {
+    /// Something stands in the way of a start. The same again is not told again.
+    pub(super) fn block(&mut self, by: Obstacle, reason: &str, at: BootTime) {
+        let is_told = self.blocked.as_ref().is_some_and(|blocked| blocked.by == by && blocked.reason == reason);
+        self.blocked = Some(Blocked { by, reason: reason.to_owned(), at, is_told });
+    }
+
+    /// Why the node is not ready, as far as that is known, for whoever wants incarnation `least` or a later one.
+    pub(super) fn obstacle(&self, least: Incarnation) -> Option<String> {
+        let blocked = self.blocked.as_ref().map(|blocked| blocked.reason.clone());
+        blocked.or_else(|| {
+            self.early_exit.as_ref().filter(|early| early.incarnation >= least).map(|early| early.what.clone())
+        })
+    }
+}
+
+impl Lifecycle {
+    pub(super) fn tell_obstacle(&self, name: &NodeName) -> Decision {
+        let blocked = self.seen.nodes.get(name).and_then(|node| node.blocked.as_ref());
+        match blocked.filter(|blocked| !blocked.is_told) {
+            Some(Blocked { by: Obstacle::Lock, reason, .. }) => self.notify_error(name, reason),
+            Some(Blocked { by: Obstacle::Port, reason, .. }) => {
+                self.notify_error(name, &format!("{name} is not started: {reason}; it starts when that is free"))
+            }
+            None => Decision::default(),
+        }
+    }
+}

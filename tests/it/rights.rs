@@ -1,0 +1,182 @@
+//! A root agent's nodes run as a user of their own, with what capture needs and no more. Needs root; says so where there is
+//! none.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::json;
+use zeek_cluster_agent::api::event::Request;
+use zeek_cluster_agent::api::status::NodeState;
+
+use crate::support::{Host, cluster, errors, eventually, is_alive, kill, set};
+
+/// CAP_NET_ADMIN and CAP_NET_RAW.
+const CAPTURE: &str = "0000000000003000";
+const NOTHING: &str = "0000000000000000";
+const USER: &str = "nobody";
+
+/// A host whose nodes run as [`USER`]; `None`, and a line that says so, where that takes root.
+fn host(test: &str) -> Option<(Host, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        println!("NOT RUN: {test} needs root");
+        return None;
+    }
+    let uid = zeek_cluster_agent::settings::accounts::user(USER).unwrap().expect("every host has nobody").uid;
+    let mut host = Host::new();
+    host.set("ZCA_NODE_USER", USER);
+    // Scratch directories are their owner's alone, and the nodes have to get to theirs.
+    fs::set_permissions(host.dir.path(), Permissions::from_mode(0o711)).unwrap();
+    Some((host, uid))
+}
+
+fn status(pid: u32) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let pair = |line: &str| line.split_once(':').map(|(key, value)| (key.to_owned(), value.trim().to_owned()));
+    text.lines().filter_map(pair).collect()
+}
+
+fn assert_identity(pid: u32, uid: u32, capabilities: &str) {
+    let status = status(pid);
+    let four: Vec<&str> = status["Uid"].split_whitespace().collect();
+    assert_eq!(four, [uid.to_string().as_str(); 4], "real, effective, saved and file system uid");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(status[set], capabilities, "{set}");
+    }
+}
+
+fn owner(path: impl AsRef<Path>) -> (u32, u32) {
+    let metadata = fs::symlink_metadata(path.as_ref()).unwrap();
+    (metadata.uid(), metadata.mode() & 0o777)
+}
+
+#[test]
+fn nodes_run_as_their_user_with_exactly_what_capture_needs() {
+    let Some((host, uid)) = host("node_user") else { return };
+    let agent = host.start();
+    fs::write(format!("/proc/{}/oom_score_adj", agent.pid()), "200").unwrap();
+    let answer = host.ask("r", set(cluster(&[("w1", "interface = lo"), ("logger:logger", "")])));
+    assert!(answer.success(), "{}", errors(&answer));
+    let pids = host.pids();
+    assert_identity(pids["w1"], uid, CAPTURE);
+    assert_identity(pids["logger"], uid, NOTHING);
+    for pid in pids.values() {
+        assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap(), "0\n");
+    }
+    let state = host.state_dir();
+    for theirs in ["nodes/w1", "nodes/w1/stdout", "nodes/w1/stderr", "nodes/logger", "spool/log-queue"] {
+        assert_eq!(owner(state.join(theirs)).0, uid, "{theirs}");
+    }
+    assert_eq!(owner(&state), (0, 0o711), "they have to get through");
+    for way in ["nodes", "spool"] {
+        assert_eq!(owner(state.join(way)), (0, 0o711), "{way}");
+    }
+    for ours in fs::read_dir(&state)
+        .unwrap()
+        .flatten()
+        .filter(|entry| !["nodes", "spool"].iter().any(|way| entry.file_name() == *way))
+    {
+        let (owner, mode) = owner(ours.path());
+        assert_eq!((owner, mode & 0o077), (0, 0), "{:?} is nobody else's business", ours.file_name());
+    }
+    assert_eq!(owner(state.join("run/w1")), (0, 0o700));
+    assert_eq!(status(host.shim_of("w1"))["Uid"].split_whitespace().next(), Some("0"));
+    let report = host.status();
+    assert!(report.warnings.iter().all(|warning| !warning.contains("root")), "{:?}", report.warnings);
+    // Another user's processes are signalled and adopted like the agent's own.
+    agent.kill();
+    let _agent = host.start();
+    assert_eq!(host.pids(), pids);
+    assert!(host.ask("standby", Request::AgentStandby {}).success());
+    for pid in pids.values() {
+        assert!(!is_alive(*pid));
+    }
+}
+
+#[test]
+fn the_death_of_a_shim_never_leaves_two_of_another_users_node() {
+    let Some((host, uid)) = host("node_user with a dead shim") else { return };
+    let _agent = host.start();
+    let nodes = [("w1", "interface = lo"), ("w2", "interface = lo\nenv = SIM_CLEAR_PDEATHSIG=1 SIM_IGNORE_TERM=1")];
+    assert!(host.ask("r", set(cluster(&nodes))).success());
+    for node in ["w1", "w2"] {
+        let before = host.pids()[node];
+        let shim_mark = format!("ZCA_STATE_DIR={}", host.state_dir().display());
+        kill(host.shim_of(node), Signal::KILL, Some(&shim_mark));
+        let report = eventually("its successor", || {
+            let live = host.node_processes(node);
+            assert!(live.len() <= 1, "two of {node}: {live:?}");
+            let report = host.nodes().remove(node)?;
+            (report.state == NodeState::Running && report.pid != Some(before)).then_some(report)
+        });
+        assert!(!is_alive(before), "{node}'s first process lives on");
+        assert_identity(report.pid.unwrap(), uid, CAPTURE);
+    }
+}
+
+#[test]
+fn a_script_keeps_the_capabilities_and_gets_limits_mask_and_cpu() {
+    let Some((mut host, uid)) = host("node_user with a script") else { return };
+    let script = host.file(
+        "node.sh",
+        "#!/bin/sh\nulimit -n > nofile; ulimit -c > core; umask > mask; cat /proc/self/status > status\n\
+         echo absolute > \"$PWD/absolute\"; exec sleep 1000\n",
+    );
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    host.set("ZCA_READY", "alive").set("ZCA_ALIVE_SECS", "500ms").run_program(Path::new(&script));
+    host.set("ZCA_NODE_OPEN_FILES", "512 worker=777").set("ZCA_NODE_CORE", "0");
+    let _agent = host.start();
+    let answer = host.ask("r", set(cluster(&[("w1", "interface = lo\ncpu_affinity = 0"), ("logger:logger", "")])));
+    assert!(answer.success(), "{}", errors(&answer));
+    let nodes = host.state_dir().join("nodes");
+    let read = |file: &str| fs::read_to_string(nodes.join(file)).unwrap().trim().to_owned();
+    assert_eq!((read("w1/nofile"), read("logger/nofile"), read("w1/core")), ("777".into(), "512".into(), "0".into()));
+    assert_eq!(read("w1/mask"), "0022", "the agent's own mask is its own");
+    assert_eq!(read("w1/absolute"), "absolute");
+    assert_eq!(owner(nodes.join("w1/absolute")).0, uid);
+    let line = |key: &str| read("w1/status").lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+    assert!(line("CapEff").ends_with(CAPTURE) && line("CapAmb").ends_with(CAPTURE), "through the interpreter");
+    assert!(line("Cpus_allowed_list").ends_with("\t0"));
+}
+
+#[test]
+fn what_the_nodes_user_plants_does_not_reach_what_is_roots() {
+    let Some((host, uid)) = host("node_user as an attacker") else { return };
+    let _agent = host.start();
+    assert!(host.ask("r", set(cluster(&[("w1", "")]))).success());
+    let secret = host.dir.path().join("secret");
+    fs::write(&secret, "secret\n").unwrap();
+    let directory = host.state_dir().join("nodes/w1");
+    for name in ["stdout", "stderr"] {
+        fs::remove_file(directory.join(name)).unwrap();
+    }
+    symlink(&secret, directory.join("stdout")).unwrap();
+    fs::hard_link(&secret, directory.join("stderr")).unwrap();
+    assert!(host.ask("again", Request::Restart { nodes: ["w1".to_owned()].into() }).success());
+    host.wait_state("w1", NodeState::Running);
+    let pid = host.pids()["w1"];
+    let line = format!("node w1 runs as pid {pid}");
+    eventually("its output", || fs::read_to_string(directory.join("stdout")).ok()?.contains(&line).then_some(()));
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "secret\n");
+    assert_eq!(owner(&secret).0, 0);
+    assert_eq!(owner(directory.join("stdout")).0, uid);
+}
+
+#[test]
+fn a_user_that_cannot_be_had_is_exit_78_naming_it() {
+    let mut host = Host::new();
+    host.set("ZCA_NODE_USER", "no-such-user-here");
+    let said = host.run(&host.run_args());
+    assert_eq!(said.code, 78, "{said:?}");
+    assert!(said.stderr.contains("`node_user` is \"no-such-user-here\", and this host has no such user"), "{said:?}");
+    let mut host = Host::new();
+    host.set("ZCA_NODE_OPEN_FILES", "999999999999");
+    let said = host.run(&host.run_args());
+    assert_eq!(said.code, 78, "{said:?}");
+    assert!(said.stderr.contains("fs.nr_open"), "{said:?}");
+    let shown = host.set("ZCA_NODE_OPEN_FILES", "100 worker=200").json(&["settings", "--json"]);
+    let limit = shown.as_array().unwrap().iter().find(|one| one["key"] == "node_open_files").unwrap().clone();
+    assert_eq!(limit["value"], json!(["100", "worker=200"]));
+}
