@@ -130,7 +130,8 @@ impl server::Agent for Fake {
             30 => None,
             _ => unreachable!("no such page"),
         };
-        let rows = if from == 30 { (3..10).map(row).collect() } else { rows };
+        let mut rows: Vec<Row> = if from == 30 { (3..10).map(row).collect() } else { rows };
+        rows.retain(|row| filter.from_seq.is_none_or(|first| row.seq() >= first));
         Ok(Page { rows, next: next.map(Seq) })
     }
 
