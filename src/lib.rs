@@ -16,6 +16,7 @@ pub mod journal;
 pub mod lifecycle;
 pub mod peers;
 pub mod settings;
+pub mod sim_node;
 pub mod supervisor;
 pub mod tasks;
 pub mod telemetry;

@@ -1,10 +1,11 @@
 use std::process::ExitCode;
 
-use zeek_cluster_agent::{cli, supervisor};
+use zeek_cluster_agent::{cli, sim_node, supervisor};
 
 fn main() -> ExitCode {
     // Before anything else: a shim is no place for threads, allocations or parsed arguments.
-    match supervisor::hidden_mode(std::env::args_os()) {
+    let hidden = supervisor::hidden_mode(std::env::args_os()).or_else(|| sim_node::hidden_mode(std::env::args_os()));
+    match hidden {
         Some(code) => code,
         None => cli::main(std::env::args_os()),
     }

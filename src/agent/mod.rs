@@ -30,6 +30,7 @@ use crate::journal::entry::Life;
 use crate::journal::{self, Condition, Journal, Opened, identity, lock};
 use crate::lifecycle::{self, Effect, Input, Lifecycle, Peers};
 use crate::peers;
+use crate::sim_node;
 use crate::supervisor;
 use crate::tasks::{FatalDeath, Tasks};
 use crate::websocket;
@@ -263,6 +264,8 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let mut supervision = options.supervisor.clone();
     if let Some(address) = broker.as_ref().and_then(|(_, handle)| handle.listening()) {
         supervision.agent_address = Some(peers::reachable(address));
+        let mode = options.broker.as_ref().map(|broker| broker.tls.mode());
+        supervision.simulated_env = mode.and_then(sim_node::environment).into_iter().collect();
     }
     let supervisor = supervisor::Handle::start(supervision, events_tx, tasks.clone())?;
     let boot_id = supervisor.boot_id().to_owned();

@@ -128,7 +128,7 @@ impl Demo {
 
     fn start_agent(&mut self) -> Result<()> {
         let agent = self
-            .command(["run", "--simulate-nodes", "--name", "demo", "--listen", "127.0.0.1:0"], true)?
+            .command(["run", "--simulate-nodes", "--name", "demo", "--listen", "off"], true)?
             .stdout(Stdio::null())
             .stderr(std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log"))?)
             .spawn()

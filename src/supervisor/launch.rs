@@ -23,7 +23,7 @@ use serde_bytes::ByteBuf;
 
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Proven;
-use super::{Context, create_private, node_files, ownership, ports, shim, sim_node};
+use super::{Context, create_private, node_files, ownership, ports, shim, simulated};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
@@ -209,11 +209,14 @@ fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, 
     env.extend(context.options.agent_address.iter().flat_map(|address| whereabouts(*address)));
     let program = match &spec.program {
         Program::Path(program) => Some(find_program(program, env.get(OsStr::new("PATH")))?),
-        Program::Simulated => None,
+        Program::Simulated => {
+            env.extend(context.options.simulated_env.iter().cloned());
+            None
+        }
     };
     let mut argv: Vec<ByteBuf> = match &program {
         Some(path) => vec![bytes(path.as_os_str())],
-        None => vec![ByteBuf::from(sim_node::NAME), ByteBuf::from(sim_node::ARGUMENT)],
+        None => vec![ByteBuf::from(simulated::NAME), ByteBuf::from(simulated::ARGUMENT)],
     };
     argv.extend(spec.args.iter().map(|argument| ByteBuf::from(argument.as_bytes())));
     let has_zero = |text: &[u8]| text.contains(&0);

@@ -18,7 +18,7 @@
 //! - [`rights`] is what a process takes on before it becomes a node; [`ownership`] makes the node's directory its user's.
 //! - [`node_files`] writes what a node finds in its directory; [`probe`] asks a program what it is.
 //! - [`task`] is the event loop per node, [`handle`] the way to all of them.
-//! - [`sim_node`] stands in for Zeek.
+//! - [`simulated`] is what a stand-in for Zeek is started as, and what it needs of the kernel.
 
 mod adopt;
 mod files;
@@ -35,7 +35,7 @@ mod process;
 mod protocol;
 mod rights;
 mod shim;
-pub mod sim_node;
+pub mod simulated;
 mod sys;
 mod task;
 
@@ -70,6 +70,8 @@ pub struct Options {
     /// Where nodes reach this run of the agent over Broker. Not part of what a node is launched with: it may be another in
     /// the next run.
     pub agent_address: Option<SocketAddr>,
+    /// What simulated nodes are told beside that.
+    pub simulated_env: Vec<(OsString, OsString)>,
 }
 
 impl Options {
@@ -83,6 +85,7 @@ impl Options {
             environment: std::env::vars_os().collect(),
             umask: None,
             agent_address: None,
+            simulated_env: Vec::new(),
         }
     }
 }
@@ -135,16 +138,9 @@ fn create_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Runs the process as what it was started as, if that is not the agent or its command line: a shim, or a simulated
-/// node. To be called first in `main`, while there is one thread and nothing was done.
+/// Runs the process as a shim, if it was started as one. To be called first in `main`, while there is one thread and nothing
+/// was done.
 pub fn hidden_mode(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut args = args.into_iter();
-    if args.next()? == shim::NAME {
-        return Some(shim::main(args));
-    }
-    match args.next()?.to_str()? {
-        sim_node::ARGUMENT => Some(sim_node::main()),
-        sim_node::CHILD_ARGUMENT => Some(sim_node::child()),
-        _ => None,
-    }
+    (args.next()? == shim::NAME).then(|| shim::main(args))
 }

@@ -45,6 +45,16 @@ impl Context {
     }
 }
 
+impl Context {
+    /// The same over a stream that blocks. The deadline is that of the stream's reads and writes.
+    pub fn connect_blocking<S: Read + Write>(&self, stream: S) -> Result<ssl::SslStream<S>, HandshakeError> {
+        let mut stream = ssl::SslStream::new(Ssl::new(&self.ssl)?, stream)?;
+        let outcome = stream.connect();
+        finish(outcome, stream.ssl())?;
+        Ok(stream)
+    }
+}
+
 impl Client {
     /// Connects to the server of this name, or address; blocks. The deadline is that of the stream's reads and writes.
     pub fn connect<S: Read + Write>(&self, host: &str, stream: S) -> Result<ssl::SslStream<S>, HandshakeError> {

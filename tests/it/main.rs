@@ -5,6 +5,7 @@
 mod adoption;
 mod architecture;
 mod broker;
+mod broker_crash;
 mod broker_hostile;
 mod broker_network;
 mod broker_nodes;
@@ -22,6 +23,7 @@ mod plan;
 mod power_loss;
 mod requests;
 mod rights;
+mod sim_node;
 mod support;
 mod tail;
 mod tls;

@@ -1,12 +1,16 @@
 //! The order of system calls, as strace sees it: fdatasync on the journal returns before the first byte of a response
-//! leaves, and before the first shim is spawned. And no signal ever goes to a process that a forged file names.
+//! leaves, over whatever transport, before a node is asked anything, and before the first shim is spawned. And no signal
+//! ever goes to a process that a forged file names.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use zeek_cluster_agent::api::event::Request;
 
+use crate::peers::Peers;
 use crate::support::{Agent, Host, cluster, errors, eventually, is_alive, set};
 
 /// Starts an agent under strace; the trace has one line per call, with the process, in order.
@@ -50,6 +54,13 @@ fn a_response_leaves_after_the_journal_is_synced() {
         client.request(&reqid, Request::AgentWelcome {}, dialect, None, deadline).unwrap();
     }
     stop_traced(&host, agent);
+    let sent: Vec<_> = (0..20).map(|number| ("agent_welcome_response", format!("ordered-{number}"))).collect();
+    each_follows_a_sync(&trace, &sent);
+}
+
+/// What was sent, in this order, as an event's name and something that is in no earlier one of that name: before each,
+/// and after the one before it, the journal was synced.
+fn each_follows_a_sync(trace: &Path, sent: &[(&str, String)]) {
     let text = fs::read_to_string(trace).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let synced = returned(&lines, |line| {
@@ -58,21 +69,50 @@ fn a_response_leaves_after_the_journal_is_synced() {
             && (line.contains("/journal/db>") || line.contains("resumed"))
     });
     let mut previous = 0;
-    for number in 0..20 {
-        let reqid = format!("ordered-{number}");
+    for (event, what) in sent {
         let left = lines
             .iter()
-            .position(|line| {
-                line.contains("socket:") && line.contains("agent_welcome_response") && line.contains(&reqid)
-            })
-            .unwrap_or_else(|| panic!("{reqid} was never sent"));
+            .position(|line| line.contains("socket:") && line.contains(event) && line.contains(what))
+            .unwrap_or_else(|| panic!("{event} {what} was never sent"));
         let before = synced.iter().rev().find(|sync| **sync < left).copied().unwrap_or(0);
         assert!(
             before > previous,
-            "{reqid} left in line {left} of the trace, and since line {previous} no fdatasync of the journal returned"
+            "{event} {what} left in line {left} of the trace, and since line {previous} no fdatasync of the journal returned"
         );
         previous = left;
     }
+}
+
+#[test]
+fn what_leaves_over_broker_leaves_after_the_journal_is_synced() {
+    let host = crate::broker::host();
+    let (agent, trace) = start_traced(&host, "fdatasync,write,writev,sendto,sendmsg");
+    let mut peers = Peers::start();
+    let port = crate::broker::port(&host);
+    peers.controller("c", port);
+    let nodes = crate::broker::config("c1", &["w1"], &json!({"SIM_NOT_READY": "1"}));
+    peers.begin("c", "management", "deploy", "d", json!({"config": nodes}));
+    eventually("the node to be started", || (host.pids().len() == 1).then_some(()));
+    peers.controller("n", port);
+    peers.ok("subscribe", json!({"peering": "n", "filter": ["zeek/management/node"]}));
+    peers.ok("node_hello", json!({"peering": "n", "node": "w1"}));
+    peers.answer("c", "management", "deploy", "d");
+    let mut sent = vec![("deploy_response", "w1".to_owned())];
+    for number in 0..5 {
+        let (reqid, value) = (format!("ordered-{number}"), format!("value_{number}"));
+        peers.begin("c", "management", "node_dispatch", &reqid, json!({"action": ["get_id_value", value]}));
+        let asked = eventually("the question", || {
+            let events = peers.ok("events", json!({"peering": "n"}));
+            let is_it = |event: &&Value| event["args"][1] == json!(["get_id_value", value]);
+            events.as_array().unwrap().iter().find(is_it).cloned()
+        });
+        let answer = json!({"peering": "n", "node": "w1", "reqid": asked["args"][0], "data": "1"});
+        peers.ok("node_answer", answer);
+        peers.answer("c", "management", "node_dispatch", &reqid);
+        sent.extend([("node_dispatch_request", value), ("node_dispatch_response", reqid)]);
+    }
+    stop_traced(&host, agent);
+    each_follows_a_sync(&trace, &sent);
 }
 
 #[test]

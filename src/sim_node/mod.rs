@@ -1,15 +1,22 @@
 //! A simulated node: this binary in place of Zeek, for the demo, tests and dry runs (`run --simulate-nodes`).
 //!
-//! By default it prints a line, says READY=1 on its NOTIFY_SOCKET, and waits for SIGTERM, upon which it prints
-//! `terminating` and exits with 0. The node's environment makes it misbehave:
+//! By default it prints a line, checks in, and waits for SIGTERM, upon which it prints `terminating` and exits with 0. It checks
+//! in as Zeek does, over Broker ([`peer`]), if it is told where its agent is and that this takes no certificate; else with
+//! READY=1 on its NOTIFY_SOCKET. The node's environment makes it misbehave:
 //!
 //! | variable | effect |
 //! | --- | --- |
 //! | `SIM_EXIT=CODE` | exits with this code instead of waiting |
 //! | `SIM_EXIT_AFTER_MS=N` | waits so long before `SIM_EXIT` or `SIM_CRASH` (alone: exits with 0 then) |
 //! | `SIM_CRASH=SIGNAL` | kills itself with this signal (a number) instead of waiting |
-//! | `SIM_NOT_READY=1` | never says READY=1 |
-//! | `SIM_READY_AFTER_MS=N` | says it so much later |
+//! | `SIM_NOT_READY=1` | never checks in, and has no peering |
+//! | `SIM_READY_AFTER_MS=N` | checks in so much later |
+//! | `SIM_NO_PEERING=1` | does not dial its agent, and says READY=1 |
+//! | `SIM_NO_HELLO=1` | dials its agent, and never says hello |
+//! | `SIM_HELLO_AS=NAME` | says hello with this name |
+//! | `SIM_NO_ANSWER=1` | answers no dispatch |
+//! | `SIM_VALUE_BYTES=N` | answers every dispatch with a value of so many bytes |
+//! | `SIM_DROP_PEERING_MS=N` | closes each of its peerings after so long, without a word |
 //! | `SIM_IGNORE_TERM=1` | ignores SIGTERM |
 //! | `SIM_FORK=N` | starts so many children, which sleep and ignore SIGTERM |
 //! | `SIM_FORK_SESSION=1` | those children leave the node's process group |
@@ -19,7 +26,10 @@
 //! | `SIM_PORT=N` | listens on 127.0.0.1:N; exits with 1 if that port is taken |
 //! | `SIM_ONCE_FILE=PATH` | all of the above, but `SIM_PORT`, only if that file does not exist; it is created |
 
+mod peer;
+
 use std::env;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -27,18 +37,41 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::sys;
+use crate::supervisor::simulated::{self, ARGUMENT, NAME};
+use crate::tls::BrokerMode;
 
-/// What it is called in `ps`: not by the agent's name, so that killing that by name spares it.
-pub const NAME: &str = "zca-node";
-/// The first argument that makes this binary a simulated node.
-pub const ARGUMENT: &str = "__node";
+use peer::Peer;
+
 /// The first argument of a child that it starts.
-pub const CHILD_ARGUMENT: &str = "__node_child";
+const CHILD_ARGUMENT: &str = "__node_child";
+/// Tells it how its agent speaks Broker. What else it is told, Zeek nodes are told, too.
+const TLS_VARIABLE: &str = "SIM_BROKER_TLS";
+const TLS_OFF: &str = "off";
+const TLS_ANONYMOUS: &str = "anonymous";
+
+/// What simulated nodes have to find in their environment to peer with an agent that speaks Broker so; `None` if they cannot.
+pub fn environment(mode: BrokerMode) -> Option<(OsString, OsString)> {
+    let value = match mode {
+        BrokerMode::Plain => TLS_OFF,
+        BrokerMode::Anonymous => TLS_ANONYMOUS,
+        BrokerMode::Certificates => return None,
+    };
+    Some((TLS_VARIABLE.into(), value.into()))
+}
+
+/// Runs the process as a simulated node, or a child of one, if it was started as that.
+pub fn hidden_mode(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    match args.into_iter().nth(1)?.to_str()? {
+        ARGUMENT => Some(main()),
+        CHILD_ARGUMENT => Some(child()),
+        _ => None,
+    }
+}
 
 /// How it misbehaves.
 struct Behaviour {
@@ -61,6 +94,10 @@ impl Behaviour {
     fn number(&self, name: &str) -> Option<u64> {
         if self.is_bad { number(name) } else { None }
     }
+
+    fn text(&self, name: &str) -> Option<String> {
+        if self.is_bad { env::var(name).ok() } else { None }
+    }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -68,7 +105,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs as a simulated node.
-pub fn main() -> ExitCode {
+fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
@@ -79,8 +116,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs as a child of a simulated node: sleeps until it is killed.
-pub fn child() -> ExitCode {
-    sys::ignore(&[Signal::TERM]);
+fn child() -> ExitCode {
+    simulated::ignore(&[Signal::TERM]);
     if number("SIM_FORK_SESSION") == Some(1) {
         let _ = rustix::process::setsid();
     }
@@ -95,12 +132,12 @@ fn run() -> io::Result<ExitCode> {
         rustix::process::set_parent_process_death_signal(None)?;
     }
     if behaviour.is_set("SIM_CLOSE_LOCK") {
-        sys::close_all_but(&[])?;
+        simulated::close_all_but(&[])?;
     }
     if behaviour.is_set("SIM_IGNORE_TERM") {
-        sys::ignore(&[Signal::TERM]);
+        simulated::ignore(&[Signal::TERM]);
     } else {
-        sys::block(&[Signal::TERM])?;
+        simulated::block(&[Signal::TERM])?;
     }
     let name = env::var("CLUSTER_NODE").unwrap_or_else(|_| "without a name".into());
     say(format_args!("node {name} runs as pid {}", std::process::id()))?;
@@ -121,6 +158,7 @@ fn run() -> io::Result<ExitCode> {
     }
     flood(behaviour.number("SIM_FLOOD").unwrap_or(0))?;
 
+    let mut peer = Peer::of(&name, &behaviour)?;
     let started = Instant::now();
     let mut ready_at = match behaviour.is_set("SIM_NOT_READY") {
         true => None,
@@ -135,14 +173,18 @@ fn run() -> io::Result<ExitCode> {
         let elapsed = started.elapsed();
         if ready_at.is_some_and(|at| at <= elapsed) {
             ready_at = None;
-            notify_ready()?;
+            match peer.take() {
+                // SIGTERM is blocked there, too: it comes to this thread.
+                Some(peer) => drop(thread::Builder::new().name("peer".to_owned()).spawn(move || peer.run())?),
+                None => notify_ready()?,
+            }
         }
         if ends_at.is_some_and(|at| at <= elapsed) {
             return end(&behaviour);
         }
         let next = [ready_at, ends_at].into_iter().flatten().min();
         let wait = next.map(|at| at.saturating_sub(started.elapsed()));
-        match sys::wait_for_signal(&[Signal::TERM], wait) {
+        match simulated::wait_for_signal(&[Signal::TERM], wait) {
             Ok(None) => {}
             Ok(Some(_)) => {
                 say("terminating")?;
