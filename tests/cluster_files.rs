@@ -19,6 +19,9 @@ mod property;
 #[path = "cluster_files/node_cfg.rs"]
 mod node_cfg;
 
+#[path = "cluster_files/zeek_conf.rs"]
+mod zeek_conf;
+
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

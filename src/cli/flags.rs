@@ -399,12 +399,12 @@ pub enum Kind {
 pub enum Config {
     /// Check a cluster file; 78 if it is not valid
     Check {
-        /// Cluster file (INI or JSON) or zeekctl's node.cfg; - is standard input
+        /// Cluster file (INI or JSON), zeekctl's node.cfg, or zeek.conf; - is standard input
         file: PathBuf,
     },
     /// Show what deploying a cluster file would do to this host's nodes; 78 if it is not valid
     Diff {
-        /// Cluster file (INI or JSON) or zeekctl's node.cfg; - is standard input
+        /// Cluster file (INI or JSON), zeekctl's node.cfg, or zeek.conf; - is standard input
         file: PathBuf,
         /// As deploy --force would
         #[arg(long)]
@@ -412,7 +412,7 @@ pub enum Config {
     },
     /// Print a cluster file in another format, with ports and instances filled in
     Convert {
-        /// Cluster file (INI or JSON) or zeekctl's node.cfg; - is standard input
+        /// Cluster file (INI or JSON), zeekctl's node.cfg, or zeek.conf; - is standard input
         file: PathBuf,
         #[arg(long, value_enum)]
         to: ConfigFormat,

@@ -28,6 +28,7 @@ mod findings;
 mod ini;
 mod json;
 pub mod ports;
+mod zeek_conf;
 mod zeekctl;
 
 use crate::api::configuration::{Configuration, Port, Protocol};
@@ -64,6 +65,8 @@ impl Format {
 pub enum Foreign {
     /// zeekctl's `node.cfg`.
     NodeCfg,
+    /// The `zeek.conf` of Zeek's systemd generator.
+    ZeekConf,
 }
 
 impl Foreign {
@@ -73,7 +76,10 @@ impl Foreign {
             return None;
         }
         let text = std::str::from_utf8(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)).ok()?;
-        zeekctl::is_node_cfg(text).then_some(Self::NodeCfg)
+        if zeekctl::is_node_cfg(text) {
+            return Some(Self::NodeCfg);
+        }
+        zeek_conf::is_zeek_conf(text).then_some(Self::ZeekConf)
     }
 }
 
@@ -81,6 +87,7 @@ impl std::fmt::Display for Foreign {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NodeCfg => f.write_str("zeekctl's node.cfg"),
+            Self::ZeekConf => f.write_str("a zeek.conf of Zeek's systemd generator"),
         }
     }
 }
@@ -134,6 +141,7 @@ pub fn read_foreign(
     let configuration = plain_text(text, &mut findings).and_then(|plain| {
         let draft = match foreign {
             Foreign::NodeCfg => zeekctl::read(plain, ours, &mut findings),
+            Foreign::ZeekConf => zeek_conf::read(plain, ours, &mut findings),
         }?;
         draft.finish(ours, &mut findings)
     });
