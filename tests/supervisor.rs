@@ -627,8 +627,23 @@ async fn a_node_that_closed_the_lock_is_ended_by_its_identity() {
     assert!(!is_alive(process.pid));
 }
 
-#[tokio::test]
-async fn a_lock_held_by_who_knows_whom_blocks_and_nobody_is_signalled() {
+/// In a process of its own: what another test forks has this test's lock until it executes something, and would be taken
+/// for the node's.
+#[test]
+fn a_lock_held_by_who_knows_whom_blocks_and_nobody_is_signalled() {
+    const ALONE: &str = "ZCA_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let test = "a_lock_held_by_who_knows_whom_blocks_and_nobody_is_signalled";
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = alone.args(["--exact", test, "--nocapture"]).env(ALONE, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+        return;
+    }
+    tokio::runtime::Runtime::new().unwrap().block_on(a_lock_is_held());
+}
+
+async fn a_lock_is_held() {
     let (host, w1) = (Host::new(), node("w1"));
     fs::create_dir_all(host.run_dir("w1")).unwrap();
     let lock = fs::File::create(host.run_dir("w1").join("lock")).unwrap();
