@@ -17,5 +17,7 @@ mod fixtures;
 mod full_disk;
 #[path = "journal/reading.rs"]
 mod reading;
+#[path = "journal/retention.rs"]
+mod retention;
 #[path = "journal/support.rs"]
 mod support;

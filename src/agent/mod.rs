@@ -7,6 +7,7 @@ mod clock;
 mod door;
 mod driver;
 mod effects;
+mod retention;
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
@@ -27,17 +28,19 @@ use crate::api::supervision::Finding;
 use crate::control::message::Welcome;
 use crate::control::server;
 use crate::journal::entry::Life;
+use crate::journal::retention::Policy;
 use crate::journal::{self, Condition, Journal, Opened, identity, lock};
 use crate::lifecycle::{self, Effect, Input, Lifecycle, Peers};
 use crate::peers;
 use crate::sim_node;
 use crate::supervisor;
-use crate::tasks::{FatalDeath, Tasks};
+use crate::tasks::{Death, FatalDeath, Tasks};
 use crate::websocket;
 
 use door::{About, Door};
 use driver::{Driver, Inbox, Refusing};
 use effects::{OWN_CONNECTION, Performer};
+use retention::Retention;
 
 pub use effects::Topics;
 
@@ -56,6 +59,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     pub lifecycle: lifecycle::Options,
     pub journal: journal::Options,
+    /// How much of the journal is kept.
+    pub retention: Policy,
     pub supervisor: supervisor::Options,
     pub control: server::Options,
     /// `None`: WebSocket clients are not served.
@@ -401,6 +406,13 @@ impl Started {
             },
             refused: Arc::clone(&self.refused),
         });
+        let retention = Retention {
+            policy: options.retention,
+            reader: self.reader.clone(),
+            inputs: self.inputs.clone(),
+            commits: self.commits.clone(),
+        };
+        self.tasks.spawn("retention", Death::FatalByPanic, |token| retention.run(token));
         let (control_stop, websocket_stop, broker_stop) = (stop.clone(), stop.clone(), stop.clone());
         let serving = tokio::spawn(async move {
             let websocket = async {

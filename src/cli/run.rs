@@ -16,6 +16,7 @@ use crate::api::ids::ReqId;
 use crate::api::report::chain;
 use crate::control::server;
 use crate::journal::identity;
+use crate::journal::retention::Policy;
 use crate::lifecycle::{DeployStrategy, Profile};
 use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy};
 use crate::telemetry::systemd::Notifier;
@@ -246,6 +247,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
             request_floor: settings.space_floor_requests.bytes,
             fact_floor: settings.space_floor_facts.bytes,
         },
+        retention: retention(settings),
         supervisor: supervisor::Options {
             node_dir: settings.node_dir.value.clone(),
             ..supervisor::Options::new(settings.state_dir.value.clone())
@@ -263,6 +265,17 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
         warnings: Vec::new(),
         announce,
     })
+}
+
+/// What is kept of the journal.
+fn retention(settings: &Settings) -> Policy {
+    let limit = |value: u64| (value > 0).then_some(value);
+    Policy {
+        age_ms: limit(settings.retention_age.ms),
+        requests: limit(u64::from(*settings.retention_requests)),
+        bytes: limit(settings.retention_size.bytes),
+        reads_ms: limit(settings.retention_reads.ms),
+    }
 }
 
 /// Tells the service manager, if there is one.

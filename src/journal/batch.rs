@@ -77,6 +77,10 @@ impl<'a> Builder<'a> {
     /// All writes; with entries among them, the record of history too.
     pub(super) fn finish(mut self) -> Result<Vec<Write>, EncodeError> {
         for (of, record) in std::mem::take(&mut self.duplicates) {
+            // A duplicate of a request that retention has just removed.
+            if of < self.state.history.first {
+                continue;
+            }
             self.record(keys::duplicates(of), &record)?;
         }
         if self.has_entries {
@@ -258,7 +262,8 @@ pub(super) fn is_reads_outcome(entry: &Entry) -> bool {
     }
 }
 
-fn encoded_bytes(key: &[u8], encoded: &Encoded) -> u64 {
+/// What an encoded entry takes under `key`, its pieces included.
+pub(super) fn encoded_bytes(key: &[u8], encoded: &Encoded) -> u64 {
     let pieces: usize = encoded.pieces.iter().map(|piece| key.len() + 4 + piece.len()).sum();
     (key.len() + encoded.value.len() + pieces) as u64
 }

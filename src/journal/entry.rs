@@ -224,6 +224,16 @@ impl Answer {
     }
 }
 
+/// What retention takes away in one step; see [`Entry::Pruned`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Removal {
+    pub upto: Seq,
+    pub hash: Digest,
+    pub trimmed: Seq,
+    pub entries: u64,
+    pub requests: u64,
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {

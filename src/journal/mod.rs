@@ -24,6 +24,7 @@ mod migrate;
 pub mod open;
 pub mod reader;
 mod recover;
+pub mod retention;
 mod rows;
 mod salvage;
 #[cfg(test)]

@@ -6,18 +6,20 @@
 use std::sync::Arc;
 
 use super::codec::{self, Hash};
-use super::entry::{Entry, Known, Numbered};
+use super::entry::{Entry, Known, Numbered, Removal};
 use super::keys;
 use super::recover;
+use super::retention::{self, Policy, Step};
 use super::rows::{self, Fate};
 use super::store::Database;
 use super::table::{Entries, ReadError, Table};
 use super::verify;
-use super::versions::records::{DuplicatesRecord, OutcomeRecord, ReqidRecord};
+use super::versions::records::{DuplicatesRecord, HistoryRecord, OutcomeRecord, ReqidRecord};
 use crate::api::audit::{Filter, Page, Row};
 use crate::api::head::Anchor;
 use crate::api::ids::{ReqId, Seq};
 use crate::api::report::{VerifyReport, chain};
+use crate::api::time::Timestamp;
 
 /// A page ends when it has so many rows, …
 const ROWS: usize = 256;
@@ -63,6 +65,17 @@ impl Reader {
         anchor: Option<&Anchor>,
     ) -> Result<VerifyReport, ReadError> {
         verify::verify(self.database.as_ref(), noted, anchor)
+    }
+
+    /// The next step of retention towards `policy`; `None`: there is nothing to remove. Blocks on the disk.
+    pub fn next_removal(&self, policy: &Policy, now: Timestamp) -> Result<Option<Step>, ReadError> {
+        retention::next(self.database.as_ref(), policy, now)
+    }
+
+    /// Whether a step that was decided is durable.
+    pub fn is_removed(&self, removal: &Removal) -> Result<bool, ReadError> {
+        let history = self.database.record::<HistoryRecord>(keys::HISTORY)?.unwrap_or_default();
+        Ok(history.first > removal.upto && history.trimmed >= removal.trimmed)
     }
 
     /// Lets go without waiting for a damaged database to close.

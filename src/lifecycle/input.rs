@@ -6,7 +6,7 @@ use crate::api::event::{Dialect, Incoming, Route, Source};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent};
-use crate::journal::entry::Known;
+use crate::journal::entry::{Known, Removal};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
@@ -64,6 +64,8 @@ pub enum Input {
     Outputs {
         outputs: Vec<(NodeName, NodeOutputs)>,
     },
+    /// Retention has found what may go.
+    Prune(Removal),
     /// Time has passed.
     Tick,
     /// The agent is to end; its nodes stay.

@@ -49,7 +49,7 @@ use crate::api::rights::Rights;
 use crate::api::status::NodeState;
 use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
-use crate::journal::entry::{Answer, Digest, Entry, Known, Life, Numbered, Record, Recovered, Sealed};
+use crate::journal::entry::{Answer, Digest, Entry, Known, Life, Numbered, Record, Recovered, Removal, Sealed};
 use crate::zeek;
 
 use decision::{Decision, Note};
@@ -221,6 +221,7 @@ impl Lifecycle {
             Input::Found { finding: Finding::Absent | Finding::Unprovable { .. }, .. }
             | Input::Request { .. }
             | Input::Malformed { .. }
+            | Input::Prune(_)
             | Input::Tick
             | Input::Stop { .. } => {}
             // It may say so before its start is known here; what that leads to waits for it.
@@ -249,6 +250,7 @@ impl Lifecycle {
             Input::Node(event) => vec![self.node_event(now, event)],
             Input::CheckedIn { node } => vec![self.checked_in(node)],
             Input::Stop { reason } => vec![self.stop(reason)],
+            Input::Prune(removal) => vec![self.prune(removal)],
             Input::Adopted
             | Input::Delivered { .. }
             | Input::Disconnected { .. }
@@ -266,6 +268,14 @@ impl Lifecycle {
             return None;
         }
         self.advance_requests(now, wake).or_else(|| self.advance_nodes(now, wake)).or_else(|| self.advance_agent(wake))
+    }
+
+    fn prune(&self, removal: &Removal) -> Decision {
+        if self.seen.stopping {
+            return Decision::default();
+        }
+        let Removal { upto, hash, trimmed, entries, requests } = *removal;
+        Decision::default().entry(Entry::Pruned { upto, hash, trimmed, entries, requests })
     }
 
     fn stop(&self, reason: &str) -> Decision {

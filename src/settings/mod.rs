@@ -532,6 +532,14 @@ settings! {
     journal_open_timeout: Span, "ZCA_JOURNAL_OPEN_TIMEOUT", "1min" => Span::seconds(60);
     /// The journal's cache; its real use of memory can be several times as much.
     journal_cache: Size, "ZCA_JOURNAL_CACHE", "32MiB" => Size::mib(32);
+    /// What is older goes from the journal; 0 is never.
+    retention_age: Span, "ZCA_RETENTION_AGE", "90d" => Span::days(90);
+    /// So many requests are kept in the journal; 0 is without a limit.
+    retention_requests: u32, "ZCA_RETENTION_REQUESTS", "1000000" => 1_000_000;
+    /// So much is kept in the journal, in bytes of entries; its files are some times as large. 0 is without a limit.
+    retention_size: Size, "ZCA_RETENTION_SIZE", "1GiB" => Size::mib(1024);
+    /// After this, of the responses of get_nodes and node_dispatch only a digest is kept; 0 is never.
+    retention_reads: Span, "ZCA_RETENTION_READS", "1d" => Span::days(1);
     /// With less free space, new requests are refused.
     space_floor_requests: Size, "ZCA_SPACE_FLOOR_REQUESTS", "256MiB" => Size::mib(256);
     /// With less free space, nothing more is journaled and no node launched.

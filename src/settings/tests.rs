@@ -64,7 +64,7 @@ fn wrong_values_name_file_line_and_key() {
         ("name = 1", "/etc/z.toml:1: `name` has the TOML type integer, expected is a name: "),
         ("name = \"a b\"", "/etc/z.toml:1: `name` cannot be used: "),
         ("\nstop_timeout = \"soon\"", "/etc/z.toml:2: `stop_timeout` is \"soon\", expected is a time: "),
-        ("stop_timeout = -1", "/etc/z.toml:1: `stop_timeout` is -1 seconds; 0 to 30 days are possible"),
+        ("stop_timeout = -1", "/etc/z.toml:1: `stop_timeout` is -1 seconds; 0 to 3650 days are possible"),
         ("stop_timeout = true", "/etc/z.toml:1: `stop_timeout` has the TOML type boolean"),
         ("max_restarts = 1.5", "/etc/z.toml:1: `max_restarts` has the TOML type float"),
         ("node_args = \"-C\"", "/etc/z.toml:1: `node_args` has the TOML type string"),

@@ -47,7 +47,7 @@ fn integer(value: &DeValue<'_>) -> Option<i64> {
     }
 }
 
-/// A length of time, in milliseconds; at most 30 days.
+/// A length of time, in milliseconds; at most 3650 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
     pub ms: u64,
@@ -58,14 +58,18 @@ impl Span {
         Self { ms: seconds * 1000 }
     }
 
+    pub const fn days(days: u64) -> Self {
+        Self::seconds(days * 86_400)
+    }
+
     pub fn duration(self) -> std::time::Duration {
         std::time::Duration::from_millis(self.ms)
     }
 
     fn from_seconds(seconds: f64) -> Result<Self, String> {
-        const MOST: f64 = 30.0 * 86_400.0;
+        const MOST: f64 = 3650.0 * 86_400.0;
         if !(0.0..=MOST).contains(&seconds) {
-            return Err(format!("is {seconds} seconds; 0 to 30 days are possible"));
+            return Err(format!("is {seconds} seconds; 0 to 3650 days are possible"));
         }
         Ok(Self { ms: (seconds * 1000.0).round() as u64 })
     }
@@ -75,6 +79,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.ms {
             0 => f.write_str("0"),
+            ms if ms.is_multiple_of(86_400_000) => write!(f, "{}d", ms / 86_400_000),
             ms if ms.is_multiple_of(3_600_000) => write!(f, "{}h", ms / 3_600_000),
             ms if ms.is_multiple_of(60_000) => write!(f, "{}min", ms / 60_000),
             ms if ms.is_multiple_of(1000) => write!(f, "{}s", ms / 1000),
@@ -84,7 +89,7 @@ impl fmt::Display for Span {
 }
 
 impl Setting for Span {
-    const TYPE: &'static str = "a time: seconds, or a number with ms, s, min or h";
+    const TYPE: &'static str = "a time: seconds, or a number with ms, s, min, h or d";
 
     fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
@@ -95,6 +100,7 @@ impl Setting for Span {
             "ms" => 0.001,
             "m" | "min" => 60.0,
             "h" => 3600.0,
+            "d" => 86_400.0,
             _ => return Err(format!("is {text:?}, expected is {}", Self::TYPE)),
         };
         let number: f64 = number.parse().map_err(|_| format!("is {text:?}, expected is {}", Self::TYPE))?;

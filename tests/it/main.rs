@@ -22,6 +22,7 @@ mod peers;
 mod plan;
 mod power_loss;
 mod requests;
+mod retention;
 mod rights;
 mod sim_node;
 mod support;
