@@ -390,7 +390,7 @@ impl<'a> Check<'a> {
             if let Some(text) = bad_text("script", script) {
                 self.problems.push(subject, text);
             } else if script.starts_with('-') {
-                let text = format!("script {:?}: Zeek would take it for an option; write ./ before it", shown(script));
+                let text = format!("script {:?}: Zeek would take it for an option; give its whole path", shown(script));
                 self.problems.push(subject, text);
             } else if script.contains('=') {
                 let text =
@@ -412,6 +412,14 @@ impl<'a> Check<'a> {
             // An empty value is fine: so an option that is a string becomes the empty one.
             if option.value.chars().any(char::is_control) {
                 self.problems.push(subject(), format!("the value of option {name:?} holds a control character"));
+            }
+            match option_text(&option.value) {
+                Ok(()) => {}
+                Err(Unfit::Broken(why)) => self.problems.push(subject(), format!("the value of option {name:?} {why}")),
+                Err(Unfit::Cut(character)) => {
+                    let why = "Zeek ends the value there, unless the variable is a string";
+                    self.warnings.push(subject(), format!("the value of option {name:?} holds {character}: {why}"));
+                }
             }
             if option.name.len() + 1 + option.value.len() > PAIR_LIMIT {
                 self.problems.push(subject(), format!("option {name:?} is longer than {PAIR_LIMIT} bytes"));
@@ -505,6 +513,36 @@ fn bad_text(what: &str, text: &str) -> Option<String> {
     }
     let control = text.chars().any(char::is_control);
     control.then(|| format!("{what} {:?} holds a control character", shown(text)))
+}
+
+/// What is wrong with the value of an option.
+enum Unfit {
+    /// No variable can take it.
+    Broken(&'static str),
+    /// The rest from this character on is lost for all variables but strings.
+    Cut(char),
+}
+
+/// Whether Zeek takes all of a value: it reads `redef name = value;`, with quotes around the value if the variable is a string
+/// and has none (`src/scan.l`). An open quote or escape would take in what comes behind.
+fn option_text(value: &str) -> Result<(), Unfit> {
+    let (mut is_quoted, mut is_escaped, mut cut) = (false, false, None);
+    for character in value.chars() {
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            ';' | '#' if !is_quoted => cut = cut.or(Some(character)),
+            _ => {}
+        }
+    }
+    if is_escaped {
+        return Err(Unfit::Broken("ends in a \\ that escapes nothing: write \\\\ for one that stands for itself"));
+    }
+    if is_quoted {
+        return Err(Unfit::Broken("has a quote that is not closed: write \\\" for one that stands for itself"));
+    }
+    cut.map_or(Ok(()), |character| Err(Unfit::Cut(character)))
 }
 
 /// Whether a global of Zeek can have this name: parts of ASCII letters, digits and `_`, joined by `::`.
@@ -727,8 +765,15 @@ mod tests {
         }
         assert!(problem(options(&[("a", "1\n2")])).contains("holds a control character"));
         assert!(problem(options(&[("a", "1"), ("a", "2")])).contains("is given two values"));
+        assert!(problem(options(&[("a", "say \"hi")])).contains("a quote that is not closed"));
+        assert!(problem(options(&[("a", "C:\\")])).contains("escapes nothing"));
+        for (value, character) in [("1; redef b = 2", ';'), ("1 # one", '#')] {
+            assert!(warning(options(&[("a", value)])).contains(&format!("holds {character}: Zeek ends the value")));
+        }
         let mut config = good();
-        options(&[("Site::local_nets", "{10.0.0.0/8}"), ("_x1", ""), ("a::b::C9", "T")])(&mut config);
+        options(&[("Site::local_nets", "{10.0.0.0/8}"), ("_x1", ""), ("a::b::C9", "T"), ("s", "\"a;b #\\\"c\"")])(
+            &mut config,
+        );
         assert_eq!(checked(&config), Report::default());
     }
 
