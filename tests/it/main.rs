@@ -28,5 +28,6 @@ mod sim_node;
 mod support;
 mod tail;
 mod tls;
+mod variables;
 mod websocket;
 mod zeek;
