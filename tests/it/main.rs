@@ -25,6 +25,7 @@ mod requests;
 mod retention;
 mod rights;
 mod sim_node;
+mod staged;
 mod support;
 mod tail;
 mod tls;
