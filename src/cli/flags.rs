@@ -95,7 +95,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The agent's name, which is its instance's
+    /// The agent's name, which is its instance's [environment: ZEEK_AGENT_NAME]
     #[arg(long)]
     pub name: Option<String>,
     /// Where to serve WebSocket clients
@@ -104,10 +104,10 @@ pub struct Run {
     /// Serve WebSocket clients at any address, without TLS: everybody who reaches it can deploy
     #[arg(long = "websocket-insecure", visible_alias = "insecure")]
     pub websocket_insecure: bool,
-    /// Where to accept Broker peers
+    /// Where to accept Broker peers [environment: ZCA_LISTEN, or ZEEK_AGENT_ADDR and ZEEK_AGENT_PORT]
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub listen: Option<String>,
-    /// The controller to connect to
+    /// The controller to connect to [environment: ZCA_CONTROLLER, or ZEEK_CONTROLLER_ADDR and ZEEK_CONTROLLER_PORT]
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub controller: Option<String>,
     /// What runs as a node

@@ -8,6 +8,7 @@ pub mod accounts;
 pub mod file;
 mod per_role;
 pub mod value;
+mod zeek;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,7 @@ pub use value::{
 
 use crate::api::ids::InstanceName;
 use crate::api::launch::{Program, Readiness};
+use zeek::Pair;
 
 /// The state directory of an agent that runs as root.
 pub const SYSTEM_STATE_DIR: &str = "/var/lib/zeek-cluster-agent";
@@ -172,6 +174,8 @@ impl Surroundings {
 pub struct Key {
     pub name: &'static str,
     pub variable: &'static str,
+    /// Variables of Zeek's own that are read if that is not set.
+    pub zeek: &'static [&'static str],
     pub kind: &'static str,
     /// In words where it depends on the host.
     pub default: &'static str,
@@ -204,11 +208,19 @@ struct Layers<'a> {
 impl Layers<'_> {
     /// The value of the highest layer that has one. A bad value is a problem, and the default stands in for it until all
     /// problems are found.
-    fn pick<T: Setting>(&mut self, key: &'static str, variable: &'static str, default: T) -> Set<T> {
+    fn pick<T: Setting>(
+        &mut self,
+        key: &'static str,
+        variable: &'static str,
+        zeek: Option<&Pair>,
+        default: T,
+    ) -> Set<T> {
         let (read, origin) = if let Some((_, text)) = self.flags.iter().find(|(flag, _)| *flag == key) {
             (T::parse(text), Origin::Flag(format!("--{}", key.replace('_', "-"))))
         } else if let Some(text) = self.surroundings.variable(variable) {
             (T::parse(text), Origin::Environment(variable))
+        } else if let Some((text, variables)) = zeek.and_then(|pair| pair.read(self.surroundings)) {
+            (text.and_then(|text| T::parse(&text)), Origin::Environment(variables))
         } else if let Some(item) = self.items.get(key) {
             (T::from_toml(&item.value), Origin::File { path: self.path.clone(), line: item.line })
         } else {
@@ -313,16 +325,25 @@ impl Settings {
         found
     }
 
-    /// Variables that look like settings and are none.
+    /// Variables that look like settings and are none, and those that mean something else here.
     pub fn strange_variables(surroundings: &Surroundings) -> Vec<String> {
-        let known = |name: &str| name == CONFIG_VARIABLE || KEYS.iter().any(|key| key.variable == name);
+        let of_node = surroundings.node();
+        let known = |name: &str| {
+            let is_setting = name == CONFIG_VARIABLE || KEYS.iter().any(|key| key.variable == name);
+            is_setting || (of_node.is_some() && zeek::NODE_VARIABLES.contains(&name))
+        };
         let strange = surroundings.environment.keys().filter(|name| name.starts_with("ZCA_") && !known(name));
-        strange
-            .map(|name| {
-                let key = name.strip_prefix("ZCA_").unwrap_or(name).to_ascii_lowercase();
-                format!("environment {name} is no setting; the nearest one is `{}`", nearest(&key))
-            })
-            .collect()
+        let strange = strange.map(|name| {
+            let key = name.strip_prefix("ZCA_").unwrap_or(name).to_ascii_lowercase();
+            format!("environment {name} is no setting; the nearest one is `{}`", nearest(&key))
+        });
+        let of_node = of_node.map(|node| {
+            format!(
+                "this is the environment of the node {node}: its ZEEK_AGENT_ADDR and ZEEK_AGENT_PORT say where that \
+                 node's agent is, and are not read"
+            )
+        });
+        of_node.into_iter().chain(strange).collect()
     }
 
     /// What a node is run with.
@@ -381,11 +402,18 @@ impl Settings {
 pub const CONFIG_VARIABLE: &str = "ZCA_CONFIG";
 
 macro_rules! settings {
-    ($surroundings:ident; $($(#[doc = $doc:literal])* $key:ident: $type:ty, $variable:literal, $default:literal => $value:expr;)*) => {
+    (
+        $surroundings:ident;
+        $(
+            $(#[doc = $doc:literal])*
+            $key:ident: $type:ty, $variable:literal $(or $zeek:ident)?, $default:literal => $value:expr;
+        )*
+    ) => {
         /// Every setting, in the order of the table.
         pub const KEYS: &[Key] = &[$(Key {
             name: stringify!($key),
             variable: $variable,
+            zeek: settings!(@variables $($zeek)?),
             kind: <$type as Setting>::TYPE,
             default: $default,
             doc: &[$($doc),*],
@@ -400,7 +428,7 @@ macro_rules! settings {
         impl Settings {
             fn pick_all(layers: &mut Layers<'_>) -> Self {
                 let $surroundings = layers.surroundings;
-                $(let $key = layers.pick::<$type>(stringify!($key), $variable, $value);)*
+                $(let $key = layers.pick::<$type>(stringify!($key), $variable, settings!(@pair $($zeek)?), $value);)*
                 Self { $($key),* }
             }
 
@@ -415,6 +443,10 @@ macro_rules! settings {
             }
         }
     };
+    (@variables) => { &[] };
+    (@variables $zeek:ident) => { zeek::$zeek.variables };
+    (@pair) => { None };
+    (@pair $zeek:ident) => { Some(&zeek::$zeek) };
 }
 
 settings! {
@@ -444,9 +476,9 @@ settings! {
     /// In which of Zeek's event APIs the agent says what nobody asked for: Management, ClusterAgent, or both.
     notify_dialects: Dialects, "ZCA_NOTIFY_DIALECTS", "[\"Management\"]" => Dialects::default();
     /// Where to accept Broker peers: nodes, and controllers that connect to their agents. With port 0 at a free port.
-    listen: Address, "ZCA_LISTEN", "127.0.0.1:2151" => Address::At { host: "127.0.0.1".to_owned(), port: 2151 };
+    listen: Address, "ZCA_LISTEN" or AGENT, "127.0.0.1:2151" => Address::At { host: "127.0.0.1".to_owned(), port: 2151 };
     /// The controller to connect to.
-    controller: Address, "ZCA_CONTROLLER", "off" => Address::Off;
+    controller: Address, "ZCA_CONTROLLER" or CONTROLLER, "off" => Address::Off;
     /// Speak Broker without TLS, as all of its peers must then (`Broker::disable_ssl`).
     disable_ssl: bool, "ZCA_DISABLE_SSL", "false" => false;
     /// The agent's certificate for Broker, PEM, its own first. Without certificates TLS encrypts and authenticates nobody.

@@ -163,6 +163,33 @@ fn variables_that_look_like_settings_are_noticed() {
     let environment = surroundings(&[("ZCA_STATEDIR", "/s"), ("ZCA_CONFIG", "/c"), ("ZCA_READY", "alive")]);
     let strange = Settings::strange_variables(&environment);
     assert_eq!(strange, ["environment ZCA_STATEDIR is no setting; the nearest one is `state_dir`"]);
+    let environment = surroundings(&[("ZCA_NODE", "w1"), ("ZCA_PROGRAM", "/p"), ("ZEEK_AGENT_PORT", "1/tcp")]);
+    let strange = Settings::strange_variables(&environment);
+    assert!(strange.len() == 1 && strange[0].contains("environment of the node w1"), "{strange:?}");
+}
+
+#[test]
+fn zeeks_variables_come_after_ours_and_before_the_file() {
+    let file = File::of("/etc/z.toml", "listen = \"127.0.0.1:1\"\ncontroller = \"192.0.2.1:1\"");
+    let listen = |flags: Flags, variables: &[(&str, &str)]| {
+        let settings = Settings::resolve(&flags, &surroundings(variables), Some(&file)).unwrap();
+        (settings.listen.show(), settings.listen.origin.to_string())
+    };
+    let said = |address: &str, from: &str| (address.to_owned(), from.to_owned());
+    let zeek = [("ZEEK_AGENT_ADDR", "::1"), ("ZEEK_AGENT_PORT", "3/tcp")];
+    let flag = || vec![("listen", "127.0.0.1:4".to_owned())];
+    assert_eq!(listen(Flags::new(), &[]), said("127.0.0.1:1", "/etc/z.toml:1"));
+    let both = "environment ZEEK_AGENT_ADDR and ZEEK_AGENT_PORT";
+    assert_eq!(listen(Flags::new(), &zeek), said("[::1]:3", both));
+    let ours = [&zeek[..], &[("ZCA_LISTEN", "off")]].concat();
+    assert_eq!(listen(Flags::new(), &ours), said("off", "environment ZCA_LISTEN"));
+    assert_eq!(listen(flag(), &ours), said("127.0.0.1:4", "flag --listen"));
+    // Whoever is told where an agent is does not become it.
+    let node = [&zeek[..], &[("ZCA_NODE", "w1")]].concat();
+    assert_eq!(listen(Flags::new(), &node), said("127.0.0.1:1", "/etc/z.toml:1"));
+    let wrong = surroundings(&[("ZEEK_CONTROLLER_PORT", "2150/udp")]);
+    let problems = Settings::resolve(&Flags::new(), &wrong, Some(&file)).unwrap_err().to_string();
+    assert!(problems.starts_with("environment ZEEK_CONTROLLER_PORT: setting `controller` has the port"), "{problems}");
 }
 
 #[test]
@@ -187,7 +214,10 @@ fn table() -> String {
             value => format!("`{value}`"),
         };
         let doc: Vec<&str> = key.doc.iter().map(|line| line.trim()).collect();
-        table += &format!("| `{}` | `{}` | {} | {default} | {} |\n", key.name, key.variable, key.kind, doc.join(" "));
+        let variables: Vec<String> =
+            [key.variable].iter().chain(key.zeek).map(|variable| format!("`{variable}`")).collect();
+        let variables = variables.join(", ");
+        table += &format!("| `{}` | {variables} | {} | {default} | {} |\n", key.name, key.kind, doc.join(" "));
     }
     table
 }

@@ -206,7 +206,7 @@ pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Resu
 fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, String> {
     let spec = &order.spec;
     let mut env = environment(&context.options.environment, &spec.env);
-    env.extend(context.options.agent_address.iter().flat_map(|address| whereabouts(*address)));
+    env.extend(context.options.agent_address.iter().flat_map(|address| whereabouts(*address, node)));
     let program = match &spec.program {
         Program::Path(program) => Some(find_program(program, env.get(OsStr::new("PATH")))?),
         Program::Simulated => {
@@ -272,10 +272,15 @@ pub(super) fn environment(
     inherited.chain(node.iter().map(|(name, value)| (name.into(), value.into()))).collect()
 }
 
-/// What tells a node where to dial its agent, as Zeek's `management/agent/config.zeek` reads it.
-fn whereabouts(agent: SocketAddr) -> [(OsString, OsString); 2] {
-    [("ZEEK_AGENT_ADDR", agent.ip().to_string()), ("ZEEK_AGENT_PORT", format!("{}/tcp", agent.port()))]
-        .map(|(name, value)| (name.into(), value.into()))
+/// What tells a node where to dial its agent, as Zeek's `management/agent/config.zeek` reads it; and whom that is told, so that
+/// an agent that is started from there does not take the address for its own.
+fn whereabouts(agent: SocketAddr, node: &NodeName) -> [(OsString, OsString); 3] {
+    [
+        ("ZEEK_AGENT_ADDR", agent.ip().to_string()),
+        ("ZEEK_AGENT_PORT", format!("{}/tcp", agent.port())),
+        ("ZCA_NODE", node.to_string()),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
 }
 
 /// The file to execute, as an absolute path. The error names what was looked at.

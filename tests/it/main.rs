@@ -30,5 +30,6 @@ mod small;
 mod support;
 mod tail;
 mod tls;
+mod variables;
 mod websocket;
 mod zeek;
