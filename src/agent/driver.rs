@@ -4,7 +4,8 @@
 //! gathered, and decides and applies each in memory. If no commit is under way, one begins, on the journal's own thread,
 //! with all that is decided; when it is durable, its effects go. Meanwhile the turns go on, up to [`BATCH`] inputs for the
 //! next commit: what needs nothing new to be durable, such as the answer to a duplicate, goes at once. A failed commit ends
-//! the process: memory runs ahead of the disk, and only a restart finds out what is durable.
+//! the process: memory runs ahead of the disk, and only a restart finds out what is durable. But for a full or read-only
+//! disk: then the batch waits in the journal, nothing is taken in, and it is written when the disk takes it ([`space`]).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,23 +13,25 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::event::Incoming;
+use crate::api::report::chain;
 use crate::api::supervision::NodeEvent;
 use crate::api::time::Now;
 #[cfg(feature = "crash-points")]
 use crate::journal::entry::Entry;
 use crate::journal::entry::Sealed;
-use crate::journal::{CommitError, Journal, ReadError, Space};
+use crate::journal::{CommitError, Journal, ReadError, Step};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
+
+mod space;
 
 use super::clock;
 use super::effects::Performer;
+use space::Attempts;
 
 /// Inputs decided on for one commit: enough to share one fdatasync among all that a busy controller has in flight, few
 /// enough that the first of them does not wait noticeably for the last.
 const BATCH: usize = 256;
-/// Free space is looked at again after this.
-const SPACE_CHECK: Duration = Duration::from_millis(250);
-/// While not even facts may be journaled, it is looked at this often.
+/// While not even facts may be journaled, free space is looked at this often.
 const SPACE_WAIT: Duration = Duration::from_secs(1);
 
 /// Something to be read off the core and the journal between two turns. The core may be ahead of what is durable.
@@ -93,6 +96,8 @@ pub(super) struct Driver {
     space_checked: Option<Instant>,
     /// Nothing may be written at all.
     starved: bool,
+    /// When the disk is to be tried again, after a commit that it did not take.
+    attempts: Attempts,
     /// The agent was told to end: what is queued is turned away, and only the end itself is still written.
     ending: bool,
     /// Inputs taken in since the last commit began.
@@ -109,7 +114,7 @@ pub(super) struct Driver {
 enum Next {
     Input(Input),
     /// The commit under way has its outcome.
-    Committed(Result<Vec<Effect>, CommitError>),
+    Committed(Result<Step<Effect>, CommitError>),
     /// Something that needs no input.
     Nothing,
     /// Nothing can happen any more.
@@ -131,6 +136,7 @@ impl Driver {
             refusing,
             space_checked: None,
             starved: false,
+            attempts: Attempts::default(),
             ending: false,
             gathered: 0,
             commits,
@@ -150,7 +156,7 @@ impl Driver {
             let records = self.core.take_records();
             self.commits.send_modify(|commit| *commit += 1);
             self.pass_before();
-            let effects = self.journal.commit(records).map_err(Error::Commit)?;
+            let effects = self.journal.commit(records).or_else(|error| self.commit_again(error))?;
             self.committed(effects);
             if self.journal.staged() == self.journal.durable() {
                 break;
@@ -165,7 +171,7 @@ impl Driver {
         loop {
             match self.next(&mut inbox).await {
                 Next::Input(input) => self.take(input)?,
-                Next::Committed(effects) => self.committed(effects.map_err(Error::Commit)?),
+                Next::Committed(step) => self.finished(step)?,
                 Next::Nothing => {}
                 Next::End => break,
             }
@@ -179,9 +185,24 @@ impl Driver {
             self.look_at_space_now_and_then();
         }
         while self.journal.is_committing() {
-            let effects = self.journal.committed().await.map_err(Error::Commit)?;
-            self.committed(effects);
+            let step = self.journal.committed().await;
+            self.finished(step)?;
             self.submit()?;
+        }
+        Ok(())
+    }
+
+    /// What was under way is done.
+    fn finished(&mut self, step: Result<Step<Effect>, CommitError>) -> Result<(), Error> {
+        match step {
+            Ok(Step::Committed(effects)) => {
+                self.written();
+                self.committed(effects);
+            }
+            // What is kept is submitted next.
+            Ok(Step::Reopened) => {}
+            Err(error) if error.is_passing() && !self.ending => self.stall(&error),
+            Err(error) => return Err(Error::Commit(error)),
         }
         Ok(())
     }
@@ -201,7 +222,7 @@ impl Driver {
         };
         tokio::select! {
             biased;
-            effects = self.journal.committed(), if self.journal.is_committing() => Next::Committed(effects),
+            step = self.journal.committed(), if self.journal.is_committing() => Next::Committed(step),
             Some(question) = inbox.questions.recv() => {
                 question(&self.core, &self.journal, clock::now());
                 Next::Nothing
@@ -212,6 +233,11 @@ impl Driver {
             }
             Some(reason) = inbox.stops.recv() => {
                 self.ending = true;
+                if self.journal.is_stalled() {
+                    // Once more, whatever the floors say; the outcome is the end.
+                    self.attempts = Attempts::default();
+                    self.look_at_space();
+                }
                 Next::Input(Input::Stop { reason })
             }
             () = pause => {
@@ -257,16 +283,28 @@ impl Driver {
     /// Looks up what the journal knows of a request, or refuses it while there is no space for it.
     fn admit(&mut self, incoming: Box<Incoming>) -> Result<Option<Input>, Error> {
         self.look_at_space_now_and_then();
-        let known = self.journal.lookup(&incoming.reqid).map_err(Error::Read)?.map(Box::new);
+        let known = match self.journal.lookup(&incoming.reqid) {
+            Ok(known) => known.map(Box::new),
+            // The commit under way has met it too, and its failure is dealt with.
+            Err(error) if error.is_passing() => {
+                self.refuse(&incoming, format!("the journal takes nothing in at the moment: {}", chain(&error)));
+                return Ok(None);
+            }
+            Err(error) => return Err(Error::Read(error)),
+        };
         match (self.refusing.reason(), &known) {
             // What is stored can be answered without writing anything that matters.
             (Some(reason), None) => {
-                if let Some(route) = incoming.route {
-                    self.perform(vec![Effect::Refuse { route, reason }]);
-                }
+                self.refuse(&incoming, reason);
                 Ok(None)
             }
             (Some(_), Some(_)) | (None, _) => Ok(Some(Input::Request { incoming, known })),
+        }
+    }
+
+    fn refuse(&mut self, incoming: &Incoming, reason: String) {
+        if let Some(route) = incoming.route {
+            self.perform(vec![Effect::Refuse { route, reason }]);
         }
     }
 
@@ -276,42 +314,6 @@ impl Driver {
 
     fn takes_inputs(&self) -> bool {
         !self.takes_nothing() && self.gathered < BATCH
-    }
-
-    fn look_at_space_now_and_then(&mut self) {
-        if self.space_checked.is_none_or(|at| at.elapsed() >= SPACE_CHECK) {
-            self.look_at_space();
-        }
-    }
-
-    fn look_at_space(&mut self) {
-        self.space_checked = Some(Instant::now());
-        let space = match self.journal.space() {
-            Ok(space) => space,
-            Err(error) => {
-                tracing::warn!(%error, "free space of the state directory cannot be read");
-                return;
-            }
-        };
-        let Space { free, request_floor, fact_floor } = space;
-        self.starved = space.refuses_facts();
-        let reason = space.refuses_requests().then(|| {
-            format!(
-                "no space: {} MiB are free on the journal's file system and {} MiB have to be; free some, or lower \
-                 the floor in the settings",
-                free >> 20,
-                request_floor >> 20
-            )
-        });
-        match (&reason, self.refusing.reason()) {
-            (Some(reason), None) => tracing::error!("new requests are refused, nodes are not affected: {reason}"),
-            (None, Some(_)) => tracing::info!("there is space again: requests are taken in"),
-            (Some(_), Some(_)) | (None, None) => {}
-        }
-        if self.starved {
-            tracing::error!("below {} MiB free nothing is journaled: waiting for space", fact_floor >> 20);
-        }
-        self.refusing.set(reason.map(|reason| Refused { reason, everything: self.starved }));
     }
 
     fn stage(&mut self, sealed: Vec<Sealed<Effect>>) {
@@ -324,7 +326,9 @@ impl Driver {
 
     /// Begins to make durable what is decided, unless a commit is under way: then it shares the next.
     fn submit(&mut self) -> Result<(), Error> {
-        if !self.journal.is_committing() {
+        if self.journal.is_stalled() {
+            self.resubmit()?;
+        } else if !self.journal.is_committing() {
             self.gathered = 0;
             let records = self.core.take_records();
             if !records.is_empty() || self.journal.staged() != self.journal.durable() {
@@ -334,6 +338,14 @@ impl Driver {
             }
         }
         self.journal.mark_sent(self.core.sent_upto());
+        Ok(())
+    }
+
+    /// Writes again what was written in vain, if the store is open again.
+    fn resubmit(&mut self) -> Result<(), Error> {
+        if self.journal.resubmit().map_err(Error::Commit)? {
+            self.commits.send_modify(|commit| *commit += 1);
+        }
         Ok(())
     }
 

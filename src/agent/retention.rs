@@ -67,6 +67,9 @@ impl Retention {
             match ended {
                 Ok(()) => {}
                 Err(Ended::Agent) => return,
+                Err(Ended::Unread(error)) if error.is_passing() => {
+                    tracing::debug!(error = %chain(&error), "retention waits for a disk that takes something in");
+                }
                 Err(Ended::Unread(error)) => {
                     let error = chain(&error);
                     tracing::error!(

@@ -17,7 +17,7 @@ use super::open::{DIR, OpenError, Options};
 use super::reader::Reader;
 use super::recover;
 use super::salvage::copy_dir;
-use super::store::{self, Database, StorageError};
+use super::store::{self, Database, Shared, StorageError};
 use super::table::ReadError;
 use super::versions;
 use crate::api::audit::{Filter, Page};
@@ -154,10 +154,10 @@ fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -
                 if let Err(error) = migrate::migrate(&database, found) {
                     tracing::warn!(error = %chain(&error), "the copy could not be brought to this release's format");
                 }
-                Ok(Reader::new(Arc::new(database)))
+                Ok(Reader::new(Arc::new(Shared::new(database, dir.clone(), options.store()))))
             }
             // What is wrong with a damaged one is found by reading on.
-            Ok(None) | Err(_) => Ok(Reader::new(Arc::new(database))),
+            Ok(None) | Err(_) => Ok(Reader::new(Arc::new(Shared::new(database, dir.clone(), options.store())))),
         }
     });
     match opened {

@@ -18,8 +18,8 @@ use super::mark::{self, Mark, MarkFile};
 use super::migrate::{self, MigrateError};
 use super::recover;
 use super::salvage;
-use super::space;
-use super::store::{self, Database, OpenOptions, StorageError};
+use super::space::{self, Floors, Gauge};
+use super::store::{self, Database, OpenOptions, Shared, StorageError};
 use super::table::{ReadError, Table};
 use super::versions::{self, records::FormatRecord};
 use super::writer::{Journal, Parts};
@@ -46,7 +46,7 @@ pub struct Options {
     pub ballast_bytes: u64,
     /// Free space below which requests are refused.
     pub request_floor: u64,
-    /// Free space below which nothing is journaled.
+    /// Free space below which the ballast is given back, and nothing is journaled without it.
     pub fact_floor: u64,
 }
 
@@ -167,9 +167,11 @@ impl OpenError {
             StorageError::ReadOnly(_) => Self::ReadOnly { dir, source },
             StorageError::Locked => Self::Locked { dir },
             StorageError::Timeout(_) => Self::Timeout { dir, source },
-            StorageError::Damaged(_) | StorageError::Panicked(_) | StorageError::Io(_) | StorageError::Store(_) => {
-                Self::Storage { dir, source }
-            }
+            StorageError::Damaged(_)
+            | StorageError::Panicked(_)
+            | StorageError::Closed
+            | StorageError::Io(_)
+            | StorageError::Store(_) => Self::Storage { dir, source },
         }
     }
 
@@ -206,20 +208,19 @@ impl<E> Journal<E> {
     /// Opens or creates the journal of a state directory, whose lock the caller holds and whose identity it has
     /// checked. Blocks for as long as it takes; on a damaged journal that includes copying and salvaging it.
     pub fn open(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> {
-        let opened = match open(state_dir, options) {
+        let mut opened = match open(state_dir, options, false) {
             Err(error)
                 if error.is_no_space()
                     && space::release_ballast(state_dir)
                         .map_err(OpenError::io("removing the ballast file in", state_dir))? =>
             {
                 tracing::warn!("the file system of the journal is full; its ballast file was given back");
-                open(state_dir, options)
+                open(state_dir, options, true)
             }
             done => done,
         }?;
-        if let Err(error) = space::create_ballast(state_dir, options.ballast_bytes, options.request_floor) {
-            tracing::warn!(%error, "the ballast file, kept to be given back on a full disk, cannot be created");
-        }
+        let journal: &mut Journal<E> = &mut opened.journal;
+        journal.tend_space().map_err(OpenError::io("measuring the free space of", state_dir))?;
         Ok(opened)
     }
 }
@@ -231,7 +232,8 @@ pub(super) struct Usable {
     pub(super) state: State,
 }
 
-fn open<E>(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> {
+/// `given_back`: the ballast was, for this.
+fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> Result<Opened<E>, OpenError> {
     let started = Instant::now();
     let dir = state_dir.join(DIR);
     let known = mark::read(state_dir).map_err(OpenError::io("reading the journal's side file in", state_dir))?;
@@ -295,12 +297,12 @@ fn open<E>(state_dir: &Path, options: &Options) -> Result<Opened<E>, OpenError> 
     let head = (last > Seq(0)).then_some(usable.state.history.hash);
     let mark = MarkFile::open(state_dir, known, last, head)
         .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
+    let floors = Floors { requests: options.request_floor, facts: options.fact_floor, ballast: options.ballast_bytes };
     let journal = Journal::new(Parts {
-        database: usable.database,
+        gauge: Gauge::new(state_dir, &dir, floors, given_back),
+        database: Shared::new(usable.database, dir.clone(), options.store()),
         dir,
         state_dir: state_dir.to_owned(),
-        request_floor: options.request_floor,
-        fact_floor: options.fact_floor,
         mark,
         state: usable.state,
         open_time: started.elapsed(),

@@ -11,7 +11,7 @@ use super::keys;
 use super::recover;
 use super::retention::{self, Policy, Step};
 use super::rows::{self, Fate};
-use super::store::Database;
+use super::store::{Database, Shared};
 use super::table::{Entries, ReadError, Table};
 use super::verify;
 use super::versions::records::{DuplicatesRecord, HistoryRecord, OutcomeRecord, ReqidRecord};
@@ -31,31 +31,35 @@ const EXAMINED: usize = 4096;
 /// Reads while the journal is written to. Cheap to clone; every clone keeps the journal open.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    database: Arc<Database>,
+    database: Arc<Shared>,
 }
 
 impl Reader {
-    pub(super) fn new(database: Arc<Database>) -> Self {
+    pub(super) fn new(database: Arc<Shared>) -> Self {
         Self { database }
+    }
+
+    fn database(&self) -> Result<Arc<Database>, ReadError> {
+        self.database.get().map_err(|source| ReadError::Storage { what: "anything".to_owned(), source })
     }
 
     /// The rows that `filter` wants, from `cursor` (a page's `next`) or the beginning. Blocks on the disk.
     pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, ReadError> {
-        page(self.database.as_ref(), filter, cursor)
+        page(self.database()?.as_ref(), filter, cursor)
     }
 
     /// The newest entry.
     pub fn last(&self) -> Result<Seq, ReadError> {
-        self.database.last()
+        self.database()?.last()
     }
 
     pub fn lookup(&self, reqid: &ReqId) -> Result<Option<Known>, ReadError> {
-        recover::lookup(self.database.as_ref(), reqid)
+        recover::lookup(self.database()?.as_ref(), reqid)
     }
 
     /// Checks everything (see [`verify`]), and whether the journal continues `anchor`. Takes as long as reading the whole journal.
     pub fn verify(&self, anchor: Option<&Anchor>) -> Result<VerifyReport, ReadError> {
-        verify::verify(self.database.as_ref(), None, anchor)
+        verify::verify(self.database()?.as_ref(), None, anchor)
     }
 
     /// As [`Self::verify`], knowing how far the journal had come.
@@ -64,17 +68,17 @@ impl Reader {
         noted: Option<(Seq, Option<Hash>)>,
         anchor: Option<&Anchor>,
     ) -> Result<VerifyReport, ReadError> {
-        verify::verify(self.database.as_ref(), noted, anchor)
+        verify::verify(self.database()?.as_ref(), noted, anchor)
     }
 
     /// The next step of retention towards `policy`; `None`: there is nothing to remove. Blocks on the disk.
     pub fn next_removal(&self, policy: &Policy, now: Timestamp) -> Result<Option<Step>, ReadError> {
-        retention::next(self.database.as_ref(), policy, now)
+        retention::next(self.database()?.as_ref(), policy, now)
     }
 
     /// Whether a step that was decided is durable.
     pub fn is_removed(&self, removal: &Removal) -> Result<bool, ReadError> {
-        let history = self.database.record::<HistoryRecord>(keys::HISTORY)?.unwrap_or_default();
+        let history = self.database()?.record::<HistoryRecord>(keys::HISTORY)?.unwrap_or_default();
         Ok(history.first > removal.upto && history.trimmed >= removal.trimmed)
     }
 

@@ -11,7 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ pub enum StorageError {
     Locked,
     #[error("it did not open within {} s", .0.as_secs_f64())]
     Timeout(Duration),
+    /// By us, to be opened again.
+    #[error("it is closed until its file system takes something in again")]
+    Closed,
     #[error("its file system reports an error")]
     Io(#[source] io::Error),
     #[error("the store failed: {0}")]
@@ -46,7 +49,21 @@ impl StorageError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) | Self::Panicked(_) => true,
-            Self::NoSpace(_) | Self::ReadOnly(_) | Self::Locked | Self::Timeout(_) | Self::Io(_) | Self::Store(_) => {
+            Self::NoSpace(_)
+            | Self::ReadOnly(_)
+            | Self::Locked
+            | Self::Timeout(_)
+            | Self::Closed
+            | Self::Io(_)
+            | Self::Store(_) => false,
+        }
+    }
+
+    /// The file system takes nothing in at the moment, and may again: once it does, opening again is all that is needed.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::NoSpace(_) | Self::ReadOnly(_) | Self::Closed => true,
+            Self::Damaged(_) | Self::Panicked(_) | Self::Locked | Self::Timeout(_) | Self::Io(_) | Self::Store(_) => {
                 false
             }
         }
@@ -133,14 +150,15 @@ impl Database {
         receiver.recv_timeout(options.timeout).map_err(|_| StorageError::Timeout(options.timeout))?
     }
 
-    /// Writes one batch, and returns when it is durable (P1): all of it survives a power cut from here on, or none.
-    pub(super) fn write(&self, writes: Vec<Write>) -> Result<(), StorageError> {
+    /// Writes one batch, and returns when it is durable (P1): all of it survives a power cut from here on, or none. The
+    /// same batch may be written again.
+    pub(super) fn write(&self, writes: impl AsRef<[Write]>) -> Result<(), StorageError> {
         guarded(|| {
             let mut batch = sled::Batch::default();
-            for (key, value) in writes {
+            for (key, value) in writes.as_ref() {
                 match value {
-                    Some(value) => batch.insert(key, value),
-                    None => batch.remove(key),
+                    Some(value) => batch.insert(key.as_slice(), value.as_slice()),
+                    None => batch.remove(key.as_slice()),
                 }
             }
             self.db.apply_batch(batch)?;
@@ -202,6 +220,62 @@ fn open(dir: &Path, cache_capacity: u64) -> Result<Database, StorageError> {
         );
     }
     Ok(Database { db, file })
+}
+
+/// The open database as all share it that use it. It can be closed and opened again under them: what the store met once, a
+/// full disk for one, it reports until then.
+#[derive(Debug)]
+pub(super) struct Shared {
+    database: RwLock<Option<Arc<Database>>>,
+    dir: PathBuf,
+    options: OpenOptions,
+}
+
+impl Shared {
+    pub(super) fn new(database: Database, dir: PathBuf, options: OpenOptions) -> Self {
+        Self { database: RwLock::new(Some(Arc::new(database))), dir, options }
+    }
+
+    fn slot(&self) -> RwLockWriteGuard<'_, Option<Arc<Database>>> {
+        self.database.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For one use: whoever keeps it keeps it from being opened again.
+    pub(super) fn get(&self) -> Result<Arc<Database>, StorageError> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StorageError::Closed)
+    }
+
+    /// Closes it, if it is open, opens it, and puts it back once `check` has accepted it. Whoever still reads keeps its
+    /// lock; then it is [`StorageError::Locked`], and closed until the next call.
+    pub(super) fn reopen(&self, check: impl FnOnce(&Database) -> Result<(), StorageError>) -> Result<(), StorageError> {
+        // Not behind the guard: closing it may take its time.
+        let old = self.slot().take();
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(old))) {
+            tracing::warn!(error = %panicked(payload.as_ref()), "closing the journal's store failed; it is opened again");
+        }
+        forget_cached(&main_file(&self.dir))?;
+        remove_unfinished_snapshots(&self.dir)?;
+        let database = Database::open(&self.dir, self.options)?;
+        check(&database)?;
+        *self.slot() = Some(Arc::new(database));
+        Ok(())
+    }
+
+    /// Lets go without waiting for a damaged database to close.
+    pub(super) fn abandon(self) {
+        let database = self.slot().take();
+        if let Some(database) = database.and_then(Arc::into_inner) {
+            database.abandon();
+        }
+    }
+}
+
+/// Has the next reader read from the disk: what a failed write-back left in the page cache may be on no disk, and would be
+/// believed.
+fn forget_cached(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    file.sync_data()?;
+    Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?)
 }
 
 /// Removes half-written snapshots: a kill or a full disk during an open leaves them, and sled takes every later open for

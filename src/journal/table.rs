@@ -33,6 +33,14 @@ impl ReadError {
         matches!(self, Self::Decode { source: DecodeError::Newer { .. }, .. })
     }
 
+    /// See [`StorageError::is_passing`].
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Storage { source, .. } => source.is_passing(),
+            Self::Decode { .. } | Self::Absent { .. } => false,
+        }
+    }
+
     /// The bytes on disk are wrong, as opposed to a device or a system that does not deliver them.
     pub fn is_damage(&self) -> bool {
         match self {

@@ -8,28 +8,34 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::batch::{self, BatchError, State};
+use super::batch::{self, BatchError, State, Write};
 use super::codec::{EncodeError, Hash};
 use super::entry::{Known, Numbered, Record, Sealed};
 use super::mark::MarkFile;
 use super::reader::Reader;
 use super::recover;
-use super::space::{self, Space};
-use super::store::{Database, StorageError};
+use super::space::{self, Gauge, Space};
+use super::store::{Database, Shared, StorageError};
 use super::table::ReadError;
 use super::versions::records::HistoryRecord;
 use crate::api::ids::{ReqId, Seq};
+use crate::api::report::chain;
 use crate::crash_point;
 
 /// Commits over which the 99th percentile is taken.
 const MEASURED: usize = 1024;
 
-/// Why a commit failed. Whichever it was, the journal is failed for good and lets nothing out any more: what of the
-/// batch is durable is found out by the next start.
+/// Why a commit failed. If that passes ([`CommitError::is_passing`]), the journal keeps the batch, to be written once
+/// there is space; else it is failed for good and lets nothing out any more: what of the batch is durable is found out by
+/// the next start.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
     #[error("the journal cannot write: no space is left on its file system; nodes are not affected, free some space")]
     NoSpace(#[source] StorageError),
+    #[error("the journal cannot write: its file system is read-only; nodes are not affected, remount it writable")]
+    ReadOnly(#[source] StorageError),
+    #[error("the journal cannot be opened again while somebody reads it")]
+    BeingRead(#[source] StorageError),
     #[error("the journal cannot write; nodes are not affected, and a restart finds out what was stored")]
     Storage(#[source] StorageError),
     #[error("the journal cannot read what a commit builds on")]
@@ -43,12 +49,46 @@ pub enum CommitError {
 }
 
 impl CommitError {
+    /// The file system takes nothing in at the moment. Nothing is lost: [`Journal::reopen`] tries again.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::NoSpace(_) | Self::ReadOnly(_) | Self::BeingRead(_) => true,
+            Self::Storage(_) | Self::Read(_) | Self::Encode(_) | Self::Sequence { .. } | Self::Failed => false,
+        }
+    }
+
+    fn write(error: StorageError) -> Self {
+        match error {
+            StorageError::NoSpace(_) => Self::NoSpace(error),
+            StorageError::ReadOnly(_) => Self::ReadOnly(error),
+            StorageError::Damaged(_)
+            | StorageError::Panicked(_)
+            | StorageError::Locked
+            | StorageError::Timeout(_)
+            | StorageError::Closed
+            | StorageError::Io(_)
+            | StorageError::Store(_) => Self::Storage(error),
+        }
+    }
+
+    fn reopen(error: StorageError) -> Self {
+        match error {
+            StorageError::Locked => Self::BeingRead(error),
+            error => Self::write(error),
+        }
+    }
+
     /// What is on disk is wrong, as opposed to a disk that takes nothing in.
     fn is_damage(&self) -> bool {
         match self {
             Self::Storage(error) => error.is_damage(),
             Self::Read(error) => error.is_damage(),
-            Self::NoSpace(_) | Self::Encode(_) | Self::Sequence { .. } | Self::Failed => false,
+            Self::NoSpace(_)
+            | Self::ReadOnly(_)
+            | Self::BeingRead(_)
+            | Self::Encode(_)
+            | Self::Sequence { .. }
+            | Self::Failed => false,
         }
     }
 }
@@ -69,18 +109,23 @@ pub struct Stats {
 /// ([`Journal::commit`]), or beside further staging ([`Journal::submit`], then [`Journal::committed`]). One commit is under
 /// way at a time; what is staged meanwhile shares the next. [`Journal::lookup`] sees what is committed, and may see what is
 /// about to be.
+///
+/// After a commit that failed for a reason that passes, the journal is stalled: [`Journal::reopen`], whose outcome
+/// [`Journal::committed`] gives too, opens the store again, since the old one reports what it met for ever, and then
+/// [`Journal::resubmit`] writes the batch that was kept.
 #[derive(Debug)]
 pub struct Journal<E> {
-    database: Arc<Database>,
+    database: Arc<Shared>,
     dir: PathBuf,
     state_dir: PathBuf,
-    floors: (u64, u64),
+    gauge: Gauge,
     /// The hash of the newest durable entry.
     hash: Hash,
     queue: Queue<E>,
     /// Away while a commit is under way beside us.
     committer: Option<Box<Committer>>,
     under_way: Option<UnderWay>,
+    stalled: Option<Stalled>,
     /// Started by the first commit that is to run beside us. Room for the one that may be under way.
     writer: Option<mpsc::SyncSender<Job>>,
     sent: Seq,
@@ -89,43 +134,90 @@ pub struct Journal<E> {
     open_time: Duration,
 }
 
-/// A commit that the writer's thread makes.
+/// What the writer's thread does for us.
 #[derive(Debug)]
 struct UnderWay {
-    upto: Seq,
+    /// The newest entry that a commit makes durable; `None`: the store is opened again.
+    upto: Option<Seq>,
     done: oneshot::Receiver<Done>,
+}
+
+/// What became of what was under way.
+#[derive(Debug)]
+pub enum Step<E> {
+    /// These effects waited for the commit.
+    Committed(Vec<E>),
+    /// The store is open again, and [`Journal::resubmit`] is next.
+    Reopened,
 }
 
 /// What one commit makes durable, and who writes it.
 #[derive(Debug)]
 struct Batch {
     committer: Box<Committer>,
-    entries: Vec<Numbered>,
-    records: Vec<Record>,
+    content: Content,
     /// The newest of the entries, or the one before them.
     upto: Seq,
 }
 
 #[derive(Debug)]
-struct Job {
-    batch: Batch,
-    done: oneshot::Sender<Done>,
+enum Content {
+    Decided {
+        entries: Vec<Numbered>,
+        records: Vec<Record>,
+    },
+    /// What they came to, when it was written in vain.
+    Built(Vec<Write>),
+}
+
+/// A batch that was written in vain. Whether some or all of it is on disk makes no difference: the same rows are written
+/// again.
+#[derive(Debug)]
+struct Stalled {
+    committer: Box<Committer>,
+    writes: Vec<Write>,
+    upto: Seq,
+    reopened: bool,
 }
 
 #[derive(Debug)]
-struct Done {
+enum Job {
+    Write { batch: Batch, done: oneshot::Sender<Done> },
+    Reopen { stalled: Box<Stalled>, done: oneshot::Sender<Done> },
+}
+
+#[derive(Debug)]
+enum Done {
+    Written(Written),
+    Reopened { stalled: Box<Stalled>, outcome: Result<(), CommitError> },
+}
+
+#[derive(Debug)]
+struct Written {
     committer: Box<Committer>,
     took: Duration,
-    outcome: Result<(), CommitError>,
+    outcome: Result<(), Unwritten>,
+}
+
+/// Why a batch was not written, and its rows if they may be written again.
+#[derive(Debug)]
+struct Unwritten {
+    error: CommitError,
+    writes: Option<Vec<Write>>,
+}
+
+impl From<CommitError> for Unwritten {
+    fn from(error: CommitError) -> Self {
+        Self { error, writes: None }
+    }
 }
 
 /// What [`super::open`] knows of the journal that it opened.
 pub(super) struct Parts {
-    pub(super) database: Database,
+    pub(super) database: Shared,
+    pub(super) gauge: Gauge,
     pub(super) dir: PathBuf,
     pub(super) state_dir: PathBuf,
-    pub(super) request_floor: u64,
-    pub(super) fact_floor: u64,
     pub(super) mark: MarkFile,
     pub(super) state: State,
     pub(super) open_time: Duration,
@@ -140,17 +232,19 @@ impl<E> Journal<E> {
             state_dir: parts.state_dir.clone(),
             mark: parts.mark,
             mark_failed: false,
+            before: (last, hash),
             state: parts.state,
         };
         Self {
             database,
             dir: parts.dir,
             state_dir: parts.state_dir,
-            floors: (parts.request_floor, parts.fact_floor),
+            gauge: parts.gauge,
             queue: Queue::new(last),
             hash,
             committer: Some(Box::new(committer)),
             under_way: None,
+            stalled: None,
             writer: None,
             sent: Seq(0),
             commits: 0,
@@ -174,40 +268,104 @@ impl<E> Journal<E> {
         self.take_back(batch.write(), upto)
     }
 
+    /// Opens the store again after a commit that failed for a reason that passes, and makes its batch durable. Blocks.
+    pub fn commit_again(&mut self) -> Result<Vec<E>, CommitError> {
+        let Some(mut stalled) = self.stalled.take() else { return Ok(Vec::new()) };
+        let reopened = stalled.reopen();
+        self.stalled = Some(stalled);
+        reopened.inspect_err(|error| self.fail_unless_passing(error))?;
+        let Some(batch) = self.kept_batch() else { return Ok(Vec::new()) };
+        let upto = batch.upto;
+        self.take_back(batch.write(), upto)
+    }
+
     /// Begins to make everything staged and `records` durable in one batch, on a thread of its own; nothing if there is
     /// neither. [`Journal::committed`] gives the outcome. No other commit may be under way.
     pub fn submit(&mut self, records: Vec<Record>) -> Result<(), CommitError> {
-        let Some(batch) = self.batch(records)? else { return Ok(()) };
+        match self.batch(records)? {
+            Some(batch) => self.begin(batch),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a batch is kept that was written in vain. Until it is written nothing else is.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
+    }
+
+    /// Begins to open the store again, on a thread of its own; nothing if the journal is not stalled or already is so far.
+    pub fn reopen(&mut self) -> Result<(), CommitError> {
+        match self.stalled.take() {
+            Some(stalled) if !stalled.reopened && self.under_way.is_none() => {
+                let (done, receiver) = oneshot::channel();
+                self.hand_over(Job::Reopen { stalled: Box::new(stalled), done })?;
+                self.under_way = Some(UnderWay { upto: None, done: receiver });
+            }
+            kept => self.stalled = kept,
+        }
+        Ok(())
+    }
+
+    /// Begins to write the batch that was kept, once the store is open again; whether there is one.
+    pub fn resubmit(&mut self) -> Result<bool, CommitError> {
+        match self.kept_batch() {
+            Some(batch) => self.begin(batch).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn kept_batch(&mut self) -> Option<Batch> {
+        let Stalled { committer, writes, upto, .. } = self.stalled.take_if(|stalled| stalled.reopened)?;
+        Some(Batch { committer, content: Content::Built(writes), upto })
+    }
+
+    fn begin(&mut self, batch: Batch) -> Result<(), CommitError> {
         let upto = batch.upto;
+        let (done, receiver) = oneshot::channel();
+        self.hand_over(Job::Write { batch, done })?;
+        self.under_way = Some(UnderWay { upto: Some(upto), done: receiver });
+        Ok(())
+    }
+
+    fn hand_over(&mut self, job: Job) -> Result<(), CommitError> {
         let writer = match self.writer.take() {
             Some(writer) => writer,
             None => start_writer().inspect_err(|_| self.queue.fail())?,
         };
-        let (done, receiver) = oneshot::channel();
         // The thread ends by a panic alone; then there is nobody who could give an outcome.
-        let _ = writer.send(Job { batch, done });
+        let _ = writer.send(job);
         self.writer = Some(writer);
-        self.under_way = Some(UnderWay { upto, done: receiver });
         Ok(())
     }
 
-    /// Whether a commit is under way.
+    /// Whether a commit, or opening again, is under way.
     pub fn is_committing(&self) -> bool {
         self.under_way.is_some()
     }
 
-    /// Waits for the commit that is under way, and returns the effects that waited for it, in the order of their staging.
-    /// Without one it waits for ever. May be dropped and called again.
-    pub async fn committed(&mut self) -> Result<Vec<E>, CommitError> {
+    /// Waits for what is under way, and returns the effects that waited for it, in the order of their staging.
+    /// Without anything it waits for ever. May be dropped and called again.
+    pub async fn committed(&mut self) -> Result<Step<E>, CommitError> {
         let Some(UnderWay { upto, done }) = &mut self.under_way else { return std::future::pending().await };
         let (upto, done) = (*upto, done.await);
         self.under_way = None;
-        match done {
-            Ok(done) => self.take_back(done, upto),
-            Err(_) => {
+        match (done, upto) {
+            (Ok(Done::Written(written)), Some(upto)) => self.take_back(written, upto).map(Step::Committed),
+            (Ok(Done::Reopened { stalled, outcome }), _) => {
+                self.stalled = Some(*stalled);
+                outcome.inspect_err(|error| self.fail_unless_passing(error))?;
+                Ok(Step::Reopened)
+            }
+            (Ok(Done::Written(_)), None) | (Err(_), _) => {
                 self.queue.fail();
                 Err(CommitError::Failed)
             }
+        }
+    }
+
+    fn fail_unless_passing(&mut self, error: &CommitError) {
+        if !error.is_passing() {
+            self.queue.fail();
         }
     }
 
@@ -220,16 +378,23 @@ impl<E> Journal<E> {
         }
         let committer = self.committer.take().ok_or(CommitError::Failed)?;
         let (entries, upto) = self.queue.take();
-        Ok(Some(Batch { committer, entries, records, upto }))
+        Ok(Some(Batch { committer, content: Content::Decided { entries, records }, upto }))
     }
 
-    fn take_back(&mut self, done: Done, upto: Seq) -> Result<Vec<E>, CommitError> {
-        let Done { committer, took, outcome } = done;
+    fn take_back(&mut self, written: Written, upto: Seq) -> Result<Vec<E>, CommitError> {
+        let Written { committer, took, outcome } = written;
         let hash = committer.state.history.hash;
-        self.committer = Some(committer);
-        if let Err(error) = outcome {
-            self.queue.fail();
-            return Err(error);
+        match outcome {
+            Ok(()) => self.committer = Some(committer),
+            Err(Unwritten { error, writes: Some(writes) }) => {
+                self.stalled = Some(Stalled { committer, writes, upto, reopened: false });
+                return Err(error);
+            }
+            Err(Unwritten { error, writes: None }) => {
+                self.committer = Some(committer);
+                self.queue.fail();
+                return Err(error);
+            }
         }
         self.hash = hash;
         self.commits += 1;
@@ -259,7 +424,9 @@ impl<E> Journal<E> {
     /// What is durable about a reqid; an empty one is never known. An error that is damage makes the next start read
     /// the whole journal and salvage what it can.
     pub fn lookup(&self, reqid: &ReqId) -> Result<Option<Known>, ReadError> {
-        let known = recover::lookup(self.database.as_ref(), reqid);
+        let database =
+            self.database.get().map_err(|source| ReadError::Storage { what: "a reqid".to_owned(), source })?;
+        let known = recover::lookup(database.as_ref(), reqid);
         if known.as_ref().is_err_and(ReadError::is_damage) {
             suspect(&self.state_dir);
         }
@@ -276,10 +443,19 @@ impl<E> Journal<E> {
         }
     }
 
-    /// Free space, and the floors it is measured by.
+    /// Free space, and what it is measured by.
     pub fn space(&self) -> std::io::Result<Space> {
-        let (request_floor, fact_floor) = self.floors;
-        Ok(Space { free: space::free(&self.dir)?, request_floor, fact_floor })
+        self.gauge.measure()
+    }
+
+    /// As [`Journal::space`]; gives the ballast file back or makes it anew, as the space asks for it.
+    pub fn tend_space(&mut self) -> std::io::Result<Space> {
+        self.gauge.tend()
+    }
+
+    /// Gives the ballast back whatever was measured: a write has failed. Whether there was any.
+    pub fn give_back_ballast(&mut self) -> std::io::Result<bool> {
+        self.gauge.give_back()
     }
 
     pub fn stats(&self) -> Stats {
@@ -316,9 +492,15 @@ fn start_writer() -> Result<mpsc::SyncSender<Job>, CommitError> {
     thread::Builder::new()
         .name("zca-journal".to_owned())
         .spawn(move || {
-            while let Ok(Job { batch, done }) = queued.recv() {
+            while let Ok(job) = queued.recv() {
                 // Nobody waits for it any more when the process is ending anyway.
-                let _ = done.send(batch.write());
+                let _ = match job {
+                    Job::Write { batch, done } => done.send(Done::Written(batch.write())),
+                    Job::Reopen { mut stalled, done } => {
+                        let outcome = stalled.reopen();
+                        done.send(Done::Reopened { stalled, outcome })
+                    }
+                };
             }
         })
         .map_err(|error| CommitError::Storage(StorageError::Io(error)))?;
@@ -328,47 +510,72 @@ fn start_writer() -> Result<mpsc::SyncSender<Job>, CommitError> {
 /// Writes batches, one after the other, on whatever thread it is.
 #[derive(Debug)]
 struct Committer {
-    database: Arc<Database>,
+    database: Arc<Shared>,
     state_dir: PathBuf,
     mark: MarkFile,
     mark_failed: bool,
+    /// Where history ended before the batch that was built last.
+    before: (Seq, Hash),
     state: State,
 }
 
 impl Batch {
-    fn write(self) -> Done {
-        let Self { mut committer, entries, records, upto } = self;
+    fn write(self) -> Written {
+        let Self { mut committer, content, upto } = self;
         let started = Instant::now();
         crash_point!("during_commit");
-        let outcome = committer.write(&entries, &records);
+        let outcome = committer.write(content);
         match &outcome {
             Ok(()) => {
                 let hash = committer.state.history.hash;
                 committer.mark(|mark| mark.set_high(upto, hash));
             }
-            Err(error) if error.is_damage() => suspect(&committer.state_dir),
+            Err(Unwritten { error, .. }) if error.is_damage() => suspect(&committer.state_dir),
             Err(_) => {}
         }
-        Done { committer, took: started.elapsed(), outcome }
+        Written { committer, took: started.elapsed(), outcome }
+    }
+}
+
+impl Stalled {
+    fn reopen(&mut self) -> Result<(), CommitError> {
+        let Committer { database, before, state, .. } = self.committer.as_ref();
+        let after = (state.history.last, state.history.hash);
+        let ends_as_known = |opened: &Database| match recover::history(opened) {
+            // Atomic: with all of the batch, or without it.
+            Ok(HistoryRecord { last, hash, .. }) if (last, hash) == *before || (last, hash) == after => Ok(()),
+            Ok(HistoryRecord { last, .. }) => {
+                Err(StorageError::Damaged(format!("it ends at {last}, and had come to {}", before.0)))
+            }
+            Err(ReadError::Storage { source, .. }) => Err(source),
+            Err(error) => Err(StorageError::Damaged(chain(&error))),
+        };
+        let opened = database.reopen(ends_as_known).map_err(CommitError::reopen);
+        match &opened {
+            Ok(()) => self.reopened = true,
+            Err(error) if error.is_damage() => suspect(&self.committer.state_dir),
+            Err(_) => {}
+        }
+        opened
     }
 }
 
 impl Committer {
-    fn write(&mut self, entries: &[Numbered], records: &[Record]) -> Result<(), CommitError> {
-        let writes =
-            batch::build(self.database.as_ref(), &mut self.state, entries, records).map_err(|error| match error {
-                BatchError::Encode(error) => CommitError::Encode(error),
-                BatchError::Read(error) => CommitError::Read(error),
-            })?;
-        self.database.write(writes).map_err(|error| match error {
-            StorageError::NoSpace(_) => CommitError::NoSpace(error),
-            StorageError::Damaged(_)
-            | StorageError::Panicked(_)
-            | StorageError::ReadOnly(_)
-            | StorageError::Locked
-            | StorageError::Timeout(_)
-            | StorageError::Io(_)
-            | StorageError::Store(_) => CommitError::Storage(error),
+    fn write(&mut self, content: Content) -> Result<(), Unwritten> {
+        let database = self.database.get().map_err(CommitError::write)?;
+        let writes = match content {
+            Content::Built(writes) => writes,
+            Content::Decided { entries, records } => {
+                self.before = (self.state.history.last, self.state.history.hash);
+                batch::build(database.as_ref(), &mut self.state, &entries, &records).map_err(|error| match error {
+                    BatchError::Encode(error) => CommitError::Encode(error),
+                    BatchError::Read(error) => CommitError::Read(error),
+                })?
+            }
+        };
+        database.write(&writes).map_err(|error| {
+            let writes = error.is_passing().then_some(writes);
+            Unwritten { error: CommitError::write(error), writes }
         })
     }
 

@@ -574,9 +574,9 @@ settings! {
     retention_reads: Span, "ZCA_RETENTION_READS", "1d" => Span::days(1);
     /// With less free space, new requests are refused.
     space_floor_requests: Size, "ZCA_SPACE_FLOOR_REQUESTS", "256MiB" => Size::mib(256);
-    /// With less free space, nothing more is journaled and no node launched.
+    /// With less free space, the ballast is given back; when that is used up, nothing more is journaled and no node launched.
     space_floor_facts: Size, "ZCA_SPACE_FLOOR_FACTS", "64MiB" => Size::mib(64);
-    /// A file that is given back when a start finds the disk full; 0 is none.
+    /// A file that is given back below `space_floor_facts`, so that facts are journaled still; 0 is none.
     ballast_size: Size, "ZCA_BALLAST_SIZE", "16MiB" => Size::mib(16);
 
     /// The form of the log on stderr.

@@ -6,7 +6,6 @@ use std::net::Shutdown;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -17,7 +16,7 @@ use zeek_cluster_agent::control::message::{
     self, CLIENT_FRAME_LIMIT, ClientFrame, ErrorCode, HEADER, SERVER_FRAME_LIMIT, ServerFrame, VERSION,
 };
 
-use crate::support::{Agent, Host, PATIENCE, Said, cluster, errors, eventually, is_alive, kill, set};
+use crate::support::{Agent, Host, PATIENCE, cluster, errors, eventually, is_alive, kill, run_to_end, set};
 
 const TWO: &[(&str, &str)] = &[("w1", ""), ("w2", "")];
 
@@ -230,23 +229,6 @@ fn a_node_program_that_cannot_run_makes_its_node_failed_with_the_reason() {
     let said = host.run(&["request", "deploy", &file, "--force"]);
     assert_eq!(said.code, 0, "{said:?}");
     host.wait_all_running(1);
-}
-
-/// An agent that has to end by itself: its exit code and what it logged.
-fn run_to_end(host: &Host, more: &[&str]) -> Said {
-    let args: Vec<&str> = host.run_args().into_iter().chain(more.iter().copied()).collect();
-    let mut command = host.command(&args);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let begun = Instant::now();
-    // Two times the agent's own wait for the directory.
-    while child.try_wait().unwrap().is_none() {
-        if begun.elapsed() > 2 * PATIENCE {
-            child.kill().unwrap();
-            panic!("it does not end: {:?}", Said::wait(child));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Said::wait(child)
 }
 
 #[test]
@@ -496,172 +478,6 @@ fn a_journal_that_lost_its_tail_leads_to_hold() {
     assert_eq!(host.pids(), pids);
     // Numbers are not given out again, and the gap is accounted for.
     host.verify();
-}
-
-/// A small file system of this test's own; unmounted when dropped.
-struct Small(PathBuf);
-
-impl Small {
-    /// `None`, and the reason on standard output, where this user may not mount.
-    fn mount(path: PathBuf, size: &str) -> Option<Self> {
-        fs::create_dir_all(&path).unwrap();
-        let options = format!("size={size},mode=0700");
-        Self::call(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "zca-test"]).arg(&path))?;
-        Some(Self(path))
-    }
-
-    fn read_only(path: PathBuf) -> Option<Self> {
-        Self::call(Command::new("mount").arg("--bind").args([&path, &path]))?;
-        let mounted = Self(path);
-        Self::call(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&mounted.0))?;
-        Some(mounted)
-    }
-
-    fn call(command: &mut Command) -> Option<()> {
-        match command.output() {
-            Ok(output) if output.status.success() => Some(()),
-            Ok(output) => {
-                println!("this test cannot run here: {command:?}: {}", String::from_utf8_lossy(&output.stderr));
-                None
-            }
-            Err(error) => {
-                println!("this test cannot run here: {command:?}: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "cannot unmount {}", self.0.display());
-    }
-}
-
-fn free(path: &Path) -> u64 {
-    let stat = rustix::fs::statvfs(path).unwrap();
-    stat.f_bavail * stat.f_frsize
-}
-
-/// Writes a file until only `left` bytes are free.
-fn fill(path: &Path, left: u64) -> PathBuf {
-    let file = path.join("filler");
-    let size = free(path).saturating_sub(left);
-    let filler = OpenOptions::new().create(true).append(true).open(&file).unwrap();
-    let begins = filler.metadata().unwrap().len();
-    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), begins, size).unwrap();
-    file
-}
-
-const MIB: u64 = 1 << 20;
-
-#[test]
-fn a_full_disk_refuses_requests_with_the_reason_keeps_nodes_and_recovers_by_itself() {
-    let mut host = Host::new();
-    // Dropped after the host: declared before what uses it ends.
-    let Some(small) = Small::mount(host.state_dir(), "64m") else { return };
-    host.set("ZCA_SPACE_FLOOR_REQUESTS", "16MiB").set("ZCA_SPACE_FLOOR_FACTS", "8MiB");
-    let mut agent = host.start();
-    let answer = host.ask("first", set(cluster(TWO)));
-    assert!(answer.success(), "{}", errors(&answer));
-    let pids = host.pids();
-    for (left, what) in [(12 * MIB, "below the floor for requests"), (4 * MIB, "below the floor for facts")] {
-        let filler = fill(&small.0, left);
-        let file = host.cluster_file("b.ini", &[("w9", "")]);
-        eventually("requests to be refused", || {
-            let said = host.run(&["request", "get-nodes"]);
-            (said.code == 1).then(|| {
-                assert!(said.stderr.contains("refused: no space"), "{what}: {said:?}");
-                assert!(said.stderr.contains("MiB"), "{what}: {said:?}");
-            })
-        });
-        // What is stored is still answered while requests alone are refused.
-        if left > 8 * MIB {
-            let again = host.ask("first", set(cluster(TWO)));
-            assert_eq!(again, answer);
-        }
-        let said = host.run(&["request", "set-configuration", &file, "--reqid", "full"]);
-        assert_eq!(said.code, 1, "{what}: {said:?}");
-        assert!(said.stderr.contains("refused: no space"), "{what}: {said:?}");
-        let status = host.json(&["status", "--json"]);
-        assert!(status["journal"]["refusing"].as_str().is_some_and(|why| why.contains("no space")), "{what}: {status}");
-        assert!(status["refused"].as_u64().unwrap() > 0, "refusals are counted: {status}");
-        assert_eq!(host.pids(), pids, "{what}");
-        // Whoever wants the agent to end does not have to make space first.
-        agent.signal(Signal::TERM);
-        assert_eq!(agent.wait().code(), Some(0), "{what}");
-        agent = host.start();
-        assert_eq!(host.pids(), pids, "{what}");
-        fs::remove_file(filler).unwrap();
-        eventually("requests to be taken in again", || {
-            let said = host.run(&["request", "get-nodes", "--reqid", &format!("fine-{left}")]);
-            (said.code == 0).then_some(())
-        });
-        assert_eq!(host.pids(), pids);
-    }
-    // The refused reqid was not used up.
-    assert_eq!(host.run(&["request", "get-nodes", "--reqid", "full"]).code, 0);
-    host.verify();
-
-    // Full to the last byte with nobody there; nodes write what they like.
-    agent.kill();
-    let filler = fill(&small.0, 0);
-    let said = run_to_end(&host, &[]);
-    assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stderr.contains("no space") && said.stderr.contains("journal"), "{said:?}");
-    assert!(pids.values().all(|pid| is_alive(*pid)), "nodes untouched");
-    fs::remove_file(filler).unwrap();
-    let agent = host.start();
-    assert_eq!(host.pids(), pids);
-    assert_eq!(host.status().hold, None);
-    host.verify();
-
-    // With a ballast file there is something to give back.
-    agent.kill();
-    host.set("ZCA_BALLAST_SIZE", "4MiB").set("ZCA_SPACE_FLOOR_REQUESTS", "1MiB").set("ZCA_SPACE_FLOOR_FACTS", "1MiB");
-    let agent = host.start();
-    let ballast = host.state_dir().join("journal.ballast");
-    assert!(ballast.exists());
-    agent.kill();
-    fill(&small.0, 0);
-    let _agent = host.start();
-    assert!(!ballast.exists(), "given back");
-    assert_eq!(host.pids(), pids);
-    assert_eq!(host.run(&["request", "get-nodes"]).code, 0);
-    drop(_agent);
-    // Its nodes hold the mount; they go first.
-    drop(host);
-    drop(small);
-}
-
-#[test]
-fn a_read_only_disk_ends_the_start_with_its_name_and_leaves_nodes_alone() {
-    let (host, agent) = deployed();
-    let pids = host.pids();
-    agent.kill();
-    let journal = host.state_dir().join("journal");
-    let Some(read_only) = Small::read_only(journal.clone()) else { return };
-    let said = run_to_end(&host, &[]);
-    assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stderr.contains("read-only") && said.stderr.contains(&journal.display().to_string()), "{said:?}");
-    assert!(pids.values().all(|pid| is_alive(*pid)));
-    drop(read_only);
-    let agent = host.start();
-    assert_eq!(host.pids(), pids);
-    assert_eq!(host.status().hold, None, "it was never taken for damage");
-    agent.kill();
-
-    // The whole directory.
-    let Some(read_only) = Small::read_only(host.state_dir()) else { return };
-    let said = run_to_end(&host, &[]);
-    assert_eq!(said.code, 1, "{said:?}");
-    let told = &said.stderr;
-    assert!(told.contains("Read-only") && told.contains(&host.state_dir().display().to_string()), "{said:?}");
-    assert!(pids.values().all(|pid| is_alive(*pid)));
-    drop(read_only);
-    let _agent = host.start();
-    assert_eq!(host.pids(), pids);
 }
 
 #[test]

@@ -386,6 +386,23 @@ impl Drop for Agent {
     }
 }
 
+/// An agent that has to end by itself: its exit code and what it logged.
+pub fn run_to_end(host: &Host, more: &[&str]) -> Said {
+    let args: Vec<&str> = host.run_args().into_iter().chain(more.iter().copied()).collect();
+    let mut command = host.command(&args);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    // Two times the agent's own wait for the directory.
+    while child.try_wait().unwrap().is_none() {
+        if begun.elapsed() > 2 * PATIENCE {
+            child.kill().unwrap();
+            panic!("it does not end: {:?}", Said::wait(child));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Said::wait(child)
+}
+
 /// What a command said, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {

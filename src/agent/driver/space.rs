@@ -1,0 +1,148 @@
+//! A disk that is full or read-only: who is turned away, and how the agent comes out of it by itself.
+//!
+//! Above the floors all is well. Below the floor for requests new ones are refused; below that for facts the ballast is
+//! given back, and nothing but facts is journaled. Where a commit fails all the same it is kept by the journal, and with it
+//! waits all that rests on it. The store is opened again and the same batch written: at once, where there was ballast to
+//! give back, then now and then, and as soon as there is more space.
+
+use std::time::{Duration, Instant};
+
+use super::{Driver, Error, Refused};
+use crate::api::report::chain;
+use crate::journal::{CommitError, Space};
+use crate::lifecycle::Effect;
+
+/// Free space is looked at again after this.
+const CHECK: Duration = Duration::from_millis(250);
+/// The pause after an attempt at a disk that took nothing in; pauses double, …
+const PAUSE: Duration = Duration::from_secs(1);
+/// … up to this: opening a long journal takes seconds.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// So much more space than at the attempt before is worth another at once.
+const MORE: u64 = 1 << 20;
+
+/// When a disk that took nothing in is tried again.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    /// The newest, and how much was free.
+    last: Option<(Instant, u64)>,
+    pause: Duration,
+}
+
+impl Attempts {
+    fn is_due(&self, free: u64) -> bool {
+        self.last.is_none_or(|(at, then)| at.elapsed() >= self.pause || free >= then.saturating_add(MORE))
+    }
+
+    fn failed(&mut self, free: u64) {
+        self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
+        self.last = Some((Instant::now(), free));
+    }
+}
+
+impl Driver {
+    pub(super) fn look_at_space_now_and_then(&mut self) {
+        if self.space_checked.is_none_or(|at| at.elapsed() >= CHECK) {
+            self.look_at_space();
+        }
+    }
+
+    pub(super) fn look_at_space(&mut self) {
+        self.space_checked = Some(Instant::now());
+        let space = match self.journal.tend_space() {
+            Ok(space) => space,
+            Err(error) => {
+                tracing::warn!(%error, "free space of the state directory cannot be read");
+                return;
+            }
+        };
+        let starved = space.refuses_facts() || self.journal.is_stalled();
+        if starved && !self.starved {
+            tracing::error!("nothing is journaled until the disk takes something in again");
+        }
+        self.starved = starved;
+        match (starved || space.refuses_requests(), self.refusing.reason()) {
+            (true, before) => {
+                let reason = why(&space);
+                if before.is_none() {
+                    tracing::error!("new requests are refused, nodes are not affected: {reason}");
+                }
+                self.refusing.set(Some(Refused { reason, everything: starved }));
+            }
+            (false, Some(_)) => {
+                tracing::info!("there is space again: requests are taken in");
+                self.refusing.set(None);
+            }
+            (false, None) => {}
+        }
+        let worth_it = self.ending || !space.refuses_facts();
+        if self.journal.is_stalled() && worth_it && self.attempts.is_due(space.free) {
+            self.attempts.failed(space.free);
+            // What comes of it comes as the outcome of a commit does. An error here has failed the journal for good,
+            // as the next commit says.
+            if let Err(error) = self.journal.reopen() {
+                tracing::error!(error = %chain(&error), "the journal cannot be opened again");
+            }
+        }
+    }
+
+    /// The disk did not take a commit, or does not let the journal be opened again.
+    pub(super) fn stall(&mut self, error: &CommitError) {
+        let watched = !self.commits.borrow().is_multiple_of(2);
+        if watched {
+            self.commits.send_modify(|commit| *commit += 1);
+            tracing::error!(
+                error = %chain(error),
+                "a commit failed: it is kept, and written when the disk takes it; nodes are not affected"
+            );
+        } else {
+            tracing::debug!(error = %chain(error), "the disk still takes nothing in");
+        }
+        if self.give_back_ballast() {
+            self.attempts = Attempts::default();
+        } else if watched {
+            self.attempts.failed(self.journal.space().map_or(0, |space| space.free));
+        }
+        self.look_at_space();
+    }
+
+    /// During the start nobody waits but the start: once more with what the ballast gives, or not at all.
+    pub(super) fn commit_again(&mut self, error: CommitError) -> Result<Vec<Effect>, Error> {
+        if error.is_passing() && self.give_back_ballast() {
+            return self.journal.commit_again().map_err(Error::Commit);
+        }
+        Err(Error::Commit(error))
+    }
+
+    /// Whether there was any.
+    fn give_back_ballast(&mut self) -> bool {
+        self.journal.give_back_ballast().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the ballast file cannot be given back");
+            false
+        })
+    }
+
+    /// A commit is durable.
+    pub(super) fn written(&mut self) {
+        if self.attempts.last.is_some() {
+            tracing::info!("the disk takes the journal's entries again; what waited is written");
+            self.attempts = Attempts::default();
+            self.look_at_space();
+        }
+    }
+}
+
+fn why(space: &Space) -> String {
+    if space.read_only {
+        return "the journal's file system is read-only; remount it writable".to_owned();
+    }
+    if space.refuses_requests() {
+        return format!(
+            "no space: {} MiB are free on the journal's file system and {} MiB have to be; free some, or lower the floor \
+             in the settings",
+            space.free >> 20,
+            space.needed() >> 20
+        );
+    }
+    "no space: the journal's file system has not taken its newest entries; free some, or see to the disk".to_owned()
+}

@@ -1,0 +1,66 @@
+//! Small file systems of a test's own.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A small file system of this test's own; unmounted when dropped.
+pub struct Small(pub PathBuf);
+
+impl Small {
+    /// `None`, and the reason on standard error, where this user may not mount.
+    pub fn mount(path: PathBuf, size: &str) -> Option<Self> {
+        fs::create_dir_all(&path).unwrap();
+        let options = format!("size={size},mode=0700");
+        Self::call(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "zca-test"]).arg(&path))?;
+        Some(Self(path))
+    }
+
+    pub fn read_only(path: PathBuf) -> Option<Self> {
+        Self::call(Command::new("mount").arg("--bind").args([&path, &path]))?;
+        let mounted = Self(path);
+        Self::call(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&mounted.0))?;
+        Some(mounted)
+    }
+
+    fn call(command: &mut Command) -> Option<()> {
+        let why = match command.output() {
+            Ok(output) if output.status.success() => return Some(()),
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let test = std::thread::current();
+        let test = test.name().unwrap_or("a test");
+        // Not by a macro: what those print is not shown of a test that passes.
+        std::io::stderr().write_all(format!("SKIPPED {test}: {command:?}: {why}\n").as_bytes()).unwrap();
+        None
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "cannot unmount {}", self.0.display());
+    }
+}
+
+fn free(path: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(path).unwrap();
+    stat.f_bavail * stat.f_frsize
+}
+
+/// Writes a file until only `left` bytes are free.
+pub fn fill(path: &Path, left: u64) -> PathBuf {
+    let file = path.join("filler");
+    let size = free(path).saturating_sub(left);
+    let filler = OpenOptions::new().create(true).append(true).open(&file).unwrap();
+    let begins = filler.metadata().unwrap().len();
+    if size == 0 {
+        return file;
+    }
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), begins, size).unwrap();
+    file
+}
+
+pub const MIB: u64 = 1 << 20;
