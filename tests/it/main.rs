@@ -27,6 +27,7 @@ mod retention;
 mod rights;
 mod sim_node;
 mod small;
+mod stats;
 mod support;
 mod tail;
 mod tls;
