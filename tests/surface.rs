@@ -18,6 +18,7 @@ use zeek_cluster_agent::api::event::{Incoming, Request, Response, Result as ApiR
 use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
 use zeek_cluster_agent::api::report::{JournalReport, StatusReport, VerifyReport};
+use zeek_cluster_agent::api::stats::JournalStats;
 use zeek_cluster_agent::control::logs;
 use zeek_cluster_agent::control::message::{LogChunk, LogQuery, VERSION, Welcome};
 use zeek_cluster_agent::control::server::{self, Credentials, Handle, Patience, Refusal, Server};
@@ -143,6 +144,10 @@ impl server::Agent for Fake {
             problems: vec!["entry 2: checksum".into()],
             ..VerifyReport::default()
         })
+    }
+
+    async fn stats(&self) -> Result<JournalStats, String> {
+        Ok(JournalStats { entries: 3, ..JournalStats::default() })
     }
 
     async fn plan(

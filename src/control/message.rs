@@ -13,6 +13,7 @@ use crate::api::event::{Dialect, Notification, Request, Response};
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
 use crate::api::report::{StatusReport, VerifyReport};
+use crate::api::stats::JournalStats;
 
 /// The version of this protocol; a `Hello` with another one is answered with an error.
 pub const VERSION: u32 = 1;
@@ -67,6 +68,9 @@ pub enum ClientFrame {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         anchor: Option<String>,
     },
+    JournalStats {
+        call: u64,
+    },
     /// What deploying this configuration would do; nothing is journaled.
     Plan {
         call: u64,
@@ -92,11 +96,33 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as they are written.
-const CLIENT_KINDS: [&str; 9] =
-    ["hello", "request", "status", "journal_page", "journal_verify", "plan", "logs", "subscribe", "notify_ready"];
+const CLIENT_KINDS: [&str; 10] = [
+    "hello",
+    "request",
+    "status",
+    "journal_page",
+    "journal_verify",
+    "journal_stats",
+    "plan",
+    "logs",
+    "subscribe",
+    "notify_ready",
+];
 /// The kinds of [`ServerFrame`], as they are written.
-const SERVER_KINDS: [&str; 11] =
-    ["welcome", "response", "refused", "status", "page", "verified", "plan", "logs", "done", "published", "error"];
+const SERVER_KINDS: [&str; 12] = [
+    "welcome",
+    "response",
+    "refused",
+    "status",
+    "page",
+    "verified",
+    "stats",
+    "plan",
+    "logs",
+    "done",
+    "published",
+    "error",
+];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -122,6 +148,10 @@ pub enum ServerFrame {
     Verified {
         call: u64,
         report: VerifyReport,
+    },
+    Stats {
+        call: u64,
+        stats: Box<JournalStats>,
     },
     Plan {
         call: u64,
@@ -156,6 +186,7 @@ impl ServerFrame {
             | Self::Status { call, .. }
             | Self::Page { call, .. }
             | Self::Verified { call, .. }
+            | Self::Stats { call, .. }
             | Self::Plan { call, .. }
             | Self::Logs { call, .. }
             | Self::Done { call } => Some(*call),

@@ -7,6 +7,7 @@ use crate::api::event::Result as ApiResult;
 use crate::api::head::Anchor;
 use crate::api::ids::ReqId;
 use crate::api::report::JournalReport;
+use crate::api::stats::JournalStats;
 use crate::control::client::{self, Answer, Client, within_ms};
 use crate::control::message::{Stream, decode_server, encode_client};
 
@@ -90,6 +91,10 @@ impl Agent for Fake {
 
     async fn verify(&self, _anchor: Option<Anchor>) -> Result<VerifyReport, String> {
         Ok(VerifyReport { entries: 3, first: 1, last: 3, problems: Vec::new(), ..VerifyReport::default() })
+    }
+
+    async fn stats(&self) -> Result<JournalStats, String> {
+        Ok(JournalStats { entries: 3, ..JournalStats::default() })
     }
 
     async fn plan(&self, config: Configuration, _force: bool) -> Result<Plan, String> {
