@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Notification, Request, Response};
+use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
 use crate::api::report::{StatusReport, VerifyReport};
@@ -67,6 +68,12 @@ pub enum ClientFrame {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         anchor: Option<String>,
     },
+    /// A stretch of the journal as a stream (docs/EXPORT.md), from `cursor` or its beginning on.
+    JournalExport {
+        call: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cursor: Option<Box<ExportCursor>>,
+    },
     /// What deploying this configuration would do; nothing is journaled.
     Plan {
         call: u64,
@@ -92,11 +99,33 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as they are written.
-const CLIENT_KINDS: [&str; 9] =
-    ["hello", "request", "status", "journal_page", "journal_verify", "plan", "logs", "subscribe", "notify_ready"];
+const CLIENT_KINDS: [&str; 10] = [
+    "hello",
+    "request",
+    "status",
+    "journal_page",
+    "journal_verify",
+    "journal_export",
+    "plan",
+    "logs",
+    "subscribe",
+    "notify_ready",
+];
 /// The kinds of [`ServerFrame`], as they are written.
-const SERVER_KINDS: [&str; 11] =
-    ["welcome", "response", "refused", "status", "page", "verified", "plan", "logs", "done", "published", "error"];
+const SERVER_KINDS: [&str; 12] = [
+    "welcome",
+    "response",
+    "refused",
+    "status",
+    "page",
+    "verified",
+    "exported",
+    "plan",
+    "logs",
+    "done",
+    "published",
+    "error",
+];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -122,6 +151,10 @@ pub enum ServerFrame {
     Verified {
         call: u64,
         report: VerifyReport,
+    },
+    Exported {
+        call: u64,
+        chunk: Box<ExportChunk>,
     },
     Plan {
         call: u64,
@@ -156,6 +189,7 @@ impl ServerFrame {
             | Self::Status { call, .. }
             | Self::Page { call, .. }
             | Self::Verified { call, .. }
+            | Self::Exported { call, .. }
             | Self::Plan { call, .. }
             | Self::Logs { call, .. }
             | Self::Done { call } => Some(*call),

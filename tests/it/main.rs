@@ -13,6 +13,7 @@ mod broker_replay;
 mod broker_tls;
 mod commands;
 mod crash;
+mod export;
 mod failures;
 mod full_disk;
 mod health;

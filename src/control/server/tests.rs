@@ -92,6 +92,10 @@ impl Agent for Fake {
         Ok(VerifyReport { entries: 3, first: 1, last: 3, problems: Vec::new(), ..VerifyReport::default() })
     }
 
+    async fn export(&self, _cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
+        Err("there is none".to_owned())
+    }
+
     async fn plan(&self, config: Configuration, _force: bool) -> Result<Plan, String> {
         Ok(Plan { proposed: config.id, ..Plan::default() })
     }
