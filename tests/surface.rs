@@ -19,6 +19,7 @@ use zeek_cluster_agent::api::export::{ExportChunk, ExportCursor};
 use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
 use zeek_cluster_agent::api::report::{JournalReport, StatusReport, VerifyReport};
+use zeek_cluster_agent::api::stats::JournalStats;
 use zeek_cluster_agent::control::logs;
 use zeek_cluster_agent::control::message::{LogChunk, LogQuery, VERSION, Welcome};
 use zeek_cluster_agent::control::server::{self, Credentials, Handle, Patience, Refusal, Server};
@@ -148,6 +149,10 @@ impl server::Agent for Fake {
 
     async fn export(&self, _cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
         Err("the fake exports nothing".to_owned())
+    }
+
+    async fn stats(&self) -> Result<JournalStats, String> {
+        Ok(JournalStats { entries: 3, ..JournalStats::default() })
     }
 
     async fn plan(

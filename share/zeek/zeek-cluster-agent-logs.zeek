@@ -17,4 +17,20 @@ redef Log::rotation_format_func = archiver_rotation_format_func;
 
 # What an earlier process of this node left is rotated, too.
 redef LogAscii::enable_leftover_log_rotation = T;
+
+@ifndef ( archiver_log_metadata )
+# Before Zeek 6.0 nothing in the name tells the loggers of one host apart, and one's log would take the place of another's.
+function zeek_cluster_agent_rotation_format_func(ri: Log::RotationFmtInfo): Log::RotationPath
+	{
+	local path = ri$path;
+
+	if ( |Cluster::nodes_with_type(Cluster::LOGGER)| > 1 )
+		path = fmt("%s-%s", path, Cluster::node);
+
+	return archiver_rotation_format_func(Log::RotationFmtInfo($writer=ri$writer, $path=path, $open=ri$open,
+	    $close=ri$close, $terminating=ri$terminating));
+	}
+
+redef Log::rotation_format_func = zeek_cluster_agent_rotation_format_func;
+@endif
 @endif

@@ -14,6 +14,7 @@ use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::report::{JournalReport, PeerReport, StatusReport, VerifyReport, chain};
+use crate::api::stats::JournalStats;
 use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
 use crate::control::message::{self, LogChunk, LogQuery, REQUEST_LIMIT};
@@ -187,6 +188,18 @@ impl server::Agent for Door {
         match tokio::task::spawn_blocking(move || reader.export(cursor.as_deref(), now)).await {
             Ok(chunk) => chunk.map_err(|error| chain(&error)),
             Err(error) => Err(format!("exporting the journal failed: {error}")),
+        }
+    }
+
+    async fn stats(&self) -> Result<JournalStats, String> {
+        let Some(files) = self.ask(|_, journal, _| journal.stats()).await else {
+            return Err("the agent is stopping".to_owned());
+        };
+        let reader = self.reader.clone();
+        match tokio::task::spawn_blocking(move || reader.stats()).await {
+            Ok(Ok(stats)) => Ok(JournalStats { bytes_on_disk: files.bytes_on_disk, open_ms: files.open_ms, ..stats }),
+            Ok(Err(error)) => Err(chain(&error)),
+            Err(error) => Err(format!("reading the journal failed: {error}")),
         }
     }
 

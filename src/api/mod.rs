@@ -13,6 +13,7 @@ pub mod launch;
 pub mod plan;
 pub mod report;
 pub mod rights;
+pub mod stats;
 pub mod status;
 pub mod supervision;
 pub mod time;

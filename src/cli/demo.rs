@@ -69,7 +69,9 @@ impl Demo {
             .stderr(Stdio::null())
             .spawn()
             .context("cannot send the request")?;
-        self.wait_for("three nodes RUNNING", |nodes| count(nodes, "RUNNING") == 3 && count(nodes, "PENDING") == 1)?;
+        self.wait_for("three nodes RUNNING and one on its way", |nodes| {
+            count(nodes, "RUNNING") == 3 && nodes.iter().filter(|one| one["pid"].is_u64()).count() == 4
+        })?;
         let before = self.pids()?;
         self.show(["nodes", "list"])?;
 

@@ -280,6 +280,11 @@ pub enum Journal {
         #[command(flatten)]
         from: JournalFrom,
     },
+    /// How much there is, by event, source and outcome; how long requests took; how large it is
+    Stats {
+        #[command(flatten)]
+        from: JournalFrom,
+    },
     /// Prove that no entry was altered, removed or moved; 1 if one was
     ///
     /// Every entry holds the hash of the one before it. Note the head that this prints somewhere else: with --anchor it

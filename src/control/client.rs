@@ -25,6 +25,7 @@ use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::plan::Plan;
 use crate::api::report::{StatusReport, VerifyReport};
+use crate::api::stats::JournalStats;
 
 /// For connecting, for the agent's welcome, and for it to take a frame.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -197,6 +198,15 @@ impl Client {
         }
     }
 
+    /// The journal in figures.
+    pub fn stats(&mut self, deadline: Deadline) -> Result<JournalStats, Error> {
+        let call = self.call(|call| ClientFrame::JournalStats { call })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Stats { stats, .. } => Ok(*stats),
+            other => Err(unexpected(other)),
+        }
+    }
+
     pub fn logs(&mut self, node: &str, query: LogQuery, deadline: Deadline) -> Result<LogChunk, Error> {
         let call = self.call(|call| ClientFrame::Logs { call, node: node.to_owned(), query })?;
         match self.wait(call, deadline)? {
@@ -323,6 +333,7 @@ fn unexpected(frame: ServerFrame) -> Error {
         | ServerFrame::Page { .. }
         | ServerFrame::Verified { .. }
         | ServerFrame::Exported { .. }
+        | ServerFrame::Stats { .. }
         | ServerFrame::Plan { .. }
         | ServerFrame::Logs { .. }
         | ServerFrame::Done { .. }

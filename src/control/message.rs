@@ -14,6 +14,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
 use crate::api::report::{StatusReport, VerifyReport};
+use crate::api::stats::JournalStats;
 
 /// The version of this protocol; a `Hello` with another one is answered with an error.
 pub const VERSION: u32 = 1;
@@ -74,6 +75,9 @@ pub enum ClientFrame {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cursor: Option<Box<ExportCursor>>,
     },
+    JournalStats {
+        call: u64,
+    },
     /// What deploying this configuration would do; nothing is journaled.
     Plan {
         call: u64,
@@ -99,20 +103,21 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as they are written.
-const CLIENT_KINDS: [&str; 10] = [
+const CLIENT_KINDS: [&str; 11] = [
     "hello",
     "request",
     "status",
     "journal_page",
     "journal_verify",
     "journal_export",
+    "journal_stats",
     "plan",
     "logs",
     "subscribe",
     "notify_ready",
 ];
 /// The kinds of [`ServerFrame`], as they are written.
-const SERVER_KINDS: [&str; 12] = [
+const SERVER_KINDS: [&str; 13] = [
     "welcome",
     "response",
     "refused",
@@ -120,6 +125,7 @@ const SERVER_KINDS: [&str; 12] = [
     "page",
     "verified",
     "exported",
+    "stats",
     "plan",
     "logs",
     "done",
@@ -156,6 +162,10 @@ pub enum ServerFrame {
         call: u64,
         chunk: Box<ExportChunk>,
     },
+    Stats {
+        call: u64,
+        stats: Box<JournalStats>,
+    },
     Plan {
         call: u64,
         plan: Plan,
@@ -190,6 +200,7 @@ impl ServerFrame {
             | Self::Page { call, .. }
             | Self::Verified { call, .. }
             | Self::Exported { call, .. }
+            | Self::Stats { call, .. }
             | Self::Plan { call, .. }
             | Self::Logs { call, .. }
             | Self::Done { call } => Some(*call),

@@ -40,6 +40,7 @@ use crate::api::head::{Anchor, AnchorError};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::report::{StatusReport, VerifyReport};
+use crate::api::stats::JournalStats;
 
 /// More than the people and tools of one host open; each costs two tasks.
 const CONNECTIONS_LIMIT: usize = 256;
@@ -130,6 +131,7 @@ pub trait Agent: Send + Sync + 'static {
     fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
     fn verify(&self, anchor: Option<Anchor>) -> impl Future<Output = Result<VerifyReport, String>> + Send;
     fn export(&self, cursor: Option<Box<ExportCursor>>) -> impl Future<Output = Result<ExportChunk, String>> + Send;
+    fn stats(&self) -> impl Future<Output = Result<JournalStats, String>> + Send;
     /// What deploying this configuration would do.
     fn plan(&self, config: Configuration, force: bool) -> impl Future<Output = Result<Plan, String>> + Send;
     /// [`super::logs::read`] does the reading.
@@ -579,6 +581,7 @@ impl<A: Agent> Peer<A> {
                 | ClientFrame::JournalPage { .. }
                 | ClientFrame::JournalVerify { .. }
                 | ClientFrame::JournalExport { .. }
+                | ClientFrame::JournalStats { .. }
                 | ClientFrame::Plan { .. }
                 | ClientFrame::Logs { .. }
                 | ClientFrame::Subscribe { .. }
@@ -629,6 +632,13 @@ impl<A: Agent> Peer<A> {
             ClientFrame::JournalExport { call, cursor } => {
                 let answer = match self.agent.export(cursor).await {
                     Ok(chunk) => ServerFrame::Exported { call, chunk: Box::new(chunk) },
+                    Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+                };
+                self.reply(answer).await;
+            }
+            ClientFrame::JournalStats { call } => {
+                let answer = match self.agent.stats().await {
+                    Ok(stats) => ServerFrame::Stats { call, stats: Box::new(stats) },
                     Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                 };
                 self.reply(answer).await;

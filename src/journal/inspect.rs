@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::codec::Hash;
 use super::export::ExportError;
@@ -18,6 +18,7 @@ use super::open::{DIR, OpenError, Options};
 use super::reader::Reader;
 use super::recover;
 use super::salvage::{self, copy_dir};
+use super::space;
 use super::store::{self, Database, Shared, StorageError};
 use super::table::ReadError;
 use super::versions;
@@ -26,6 +27,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::report::{VerifyReport, chain};
+use crate::api::stats::JournalStats;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
@@ -50,6 +52,9 @@ pub struct Inspection {
     reader: Option<Reader>,
     noted: Option<(Seq, Option<Hash>)>,
     dir: PathBuf,
+    /// What was copied.
+    original: PathBuf,
+    open_time: Duration,
     how: Opening,
     _lock: Option<StateLock>,
 }
@@ -103,16 +108,22 @@ fn inspect(
         return Err(OpenError::NewerFormat { dir, found: mark.format, known: versions::FORMAT }.into());
     }
     let noted = known.map(|mark| (mark.high, mark.head));
+    let inspection = |copy: Copied, how| Inspection {
+        reader: Some(copy.reader),
+        noted,
+        dir: copy.dir,
+        original: journal.to_owned(),
+        open_time: copy.open_time,
+        how,
+        _lock: lock,
+    };
     match open_copy(journal, options, &|_| true) {
-        Ok((reader, dir)) => Ok(Inspection { reader: Some(reader), noted, dir, how: Opening::Whole, _lock: lock }),
+        Ok(copy) => Ok(inspection(copy, Opening::Whole)),
         Err(Unopened::Storage(first)) if first.is_damage() => {
             let snapshots = store::snapshots(journal).map_err(OpenError::io("listing", journal))?;
             let wanted = |path: &Path| !snapshots.iter().any(|snapshot| snapshot == path);
             match open_copy(journal, options, &wanted) {
-                Ok((reader, dir)) => {
-                    let reader = Some(reader);
-                    Ok(Inspection { reader, noted, dir, how: Opening::WithoutSnapshots, _lock: lock })
-                }
+                Ok(copy) => Ok(inspection(copy, Opening::WithoutSnapshots)),
                 Err(Unopened::Storage(source)) if source.is_damage() => {
                     Err(InspectError::Damaged { dir: journal.display().to_string(), source })
                 }
@@ -121,6 +132,14 @@ fn inspect(
         }
         Err(error) => Err(error.into_error(journal).into()),
     }
+}
+
+/// A copy that opened.
+struct Copied {
+    reader: Reader,
+    dir: PathBuf,
+    /// Without the copying.
+    open_time: Duration,
 }
 
 enum Unopened {
@@ -137,7 +156,7 @@ impl Unopened {
     }
 }
 
-fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -> Result<(Reader, PathBuf), Unopened> {
+fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -> Result<Copied, Unopened> {
     static COPIES: AtomicU32 = AtomicU32::new(0);
     let number = COPIES.fetch_add(1, Ordering::Relaxed);
     let parent = std::env::temp_dir();
@@ -145,7 +164,9 @@ fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -
     let opened = copy_dir(journal, &dir, with).map_err(Unopened::Other).and_then(|()| {
         store::remove_unfinished_snapshots(&dir)
             .map_err(|error| Unopened::Other(OpenError::io("clearing up in", &dir)(error)))?;
+        let started = Instant::now();
         let database = Database::open(&dir, options.store()).map_err(Unopened::Storage)?;
+        let open_time = started.elapsed();
         match recover::format(&database) {
             Ok(Some(found)) if found > versions::FORMAT => {
                 let dir = journal.display().to_string();
@@ -156,14 +177,18 @@ fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -
                 if let Err(error) = migrate::migrate(&database, found) {
                     tracing::warn!(error = %chain(&error), "the copy could not be brought to this release's format");
                 }
-                Ok(Reader::new(Arc::new(Shared::new(database, dir.clone(), options.store()))))
+                let reader = Reader::new(Arc::new(Shared::new(database, dir.clone(), options.store())));
+                Ok((reader, open_time))
             }
             // What is wrong with a damaged one is found by reading on.
-            Ok(None) | Err(_) => Ok(Reader::new(Arc::new(Shared::new(database, dir.clone(), options.store())))),
+            Ok(None) | Err(_) => {
+                let reader = Reader::new(Arc::new(Shared::new(database, dir.clone(), options.store())));
+                Ok((reader, open_time))
+            }
         }
     });
     match opened {
-        Ok(reader) => Ok((reader, dir)),
+        Ok((reader, open_time)) => Ok(Copied { reader, dir, open_time }),
         Err(error) => {
             discard(&dir);
             Err(error)
@@ -197,6 +222,14 @@ impl Inspection {
     /// See [`Reader::export`].
     pub fn export(&self, cursor: Option<&ExportCursor>) -> Result<ExportChunk, ExportError> {
         self.reader().export(cursor, salvage::now())
+    }
+
+    /// The journal in figures. Its size is that of what was copied.
+    pub fn stats(&self) -> Result<JournalStats, ReadError> {
+        let mut stats = self.reader().stats()?;
+        stats.bytes_on_disk = space::used(&self.original).unwrap_or(0);
+        stats.open_ms = self.open_time.as_secs_f64() * 1000.0;
+        Ok(stats)
     }
 
     pub fn last(&self) -> Result<Seq, ReadError> {

@@ -32,6 +32,7 @@ mod salvage;
 #[cfg(test)]
 mod samples;
 mod space;
+mod stats;
 mod store;
 mod table;
 mod verify;

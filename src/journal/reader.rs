@@ -12,6 +12,7 @@ use super::keys;
 use super::recover;
 use super::retention::{self, Policy, Step};
 use super::rows::{self, Fate};
+use super::stats;
 use super::store::{Database, Shared};
 use super::table::{Entries, ReadError, Table};
 use super::verify;
@@ -21,6 +22,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::{ReqId, Seq};
 use crate::api::report::{VerifyReport, chain};
+use crate::api::stats::JournalStats;
 use crate::api::time::Timestamp;
 
 /// A page ends when it has so many rows, …
@@ -62,6 +64,11 @@ impl Reader {
     /// Checks everything (see [`verify`]), and whether the journal continues `anchor`. Takes as long as reading the whole journal.
     pub fn verify(&self, anchor: Option<&Anchor>) -> Result<VerifyReport, ReadError> {
         verify::verify(self.database()?.as_ref(), None, anchor)
+    }
+
+    /// All but the size on disk and the time to open. Takes as long as reading the whole journal.
+    pub fn stats(&self) -> Result<JournalStats, ReadError> {
+        stats::stats(self.database()?.as_ref())
     }
 
     /// As [`Self::verify`], knowing how far the journal had come.

@@ -20,6 +20,7 @@ use crate::zeek;
 use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::plan::Planned;
+use super::seen::NodeSeen;
 use super::{Lifecycle, Profile, answer};
 
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
@@ -490,12 +491,13 @@ impl Lifecycle {
             one.error = Some("still running; it is being stopped".to_owned());
             return (one, false);
         }
-        let given_up = record.and_then(|record| record.given_up.as_ref());
-        one.error = match (given_up, record) {
-            (Some(given_up), _) => Some(given_up.reason.clone()),
-            (None, None) => Some("not part of the configuration any more".to_owned()),
-            (None, Some(record)) if record.want != Want::Up => Some("stopped by a later command".to_owned()),
-            (None, Some(_)) => self.seen.nodes.get(name).and_then(|node| node.obstacle(least)),
+        let fallback = NodeSeen::default();
+        let node = self.seen.nodes.get(name).unwrap_or(&fallback);
+        one.error = match record.map(|record| (record, &record.given_up)) {
+            None => Some("not part of the configuration any more".to_owned()),
+            Some((record, Some(given_up))) => Some(node.given_up(given_up, record.incarnation)),
+            Some((record, None)) if record.want != Want::Up => Some("stopped by a later command".to_owned()),
+            Some((_, None)) => node.obstacle(least),
         };
         let pending = one.error.is_none();
         (one, pending)

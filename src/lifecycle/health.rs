@@ -3,6 +3,7 @@
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ExitCause;
 use crate::api::time::BootTime;
+use crate::journal::entry::GivenUp;
 
 use super::Lifecycle;
 use super::decision::Decision;
@@ -54,6 +55,14 @@ impl NodeSeen {
     pub(super) fn block(&mut self, by: Obstacle, reason: &str, at: BootTime) {
         let is_told = self.blocked.as_ref().is_some_and(|blocked| blocked.by == by && blocked.reason == reason);
         self.blocked = Some(Blocked { by, reason: reason.to_owned(), at, is_told });
+    }
+
+    /// Why the node was given up, and what it said if its last process ended at once.
+    pub(super) fn given_up(&self, given_up: &GivenUp, last: Incarnation) -> String {
+        match self.early_exit.as_ref().filter(|early| early.incarnation == last) {
+            Some(early) => format!("{}; it {}", given_up.reason, early.what),
+            None => given_up.reason.clone(),
+        }
     }
 
     /// Why the node is not ready, as far as that is known, for whoever wants incarnation `least` or a later one.

@@ -38,7 +38,7 @@ impl Lifecycle {
             } else if node.silent {
                 Some("its shim does not answer".to_owned())
             } else if let Some(given_up) = &record.given_up {
-                Some(given_up.reason.clone())
+                Some(node.given_up(given_up, record.incarnation))
             } else if self.is_held(name) && record.want == Want::Up && pid.is_none() {
                 Some("not started in hold mode".to_owned())
             } else if let Some(early) = &node.early_exit {

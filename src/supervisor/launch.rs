@@ -249,12 +249,13 @@ fn bytes(text: &OsStr) -> ByteBuf {
 ///
 /// Zeek takes its name and place in the cluster from variables, too: what the agent was started with would make a node
 /// answer to another's name (`CLUSTER_NODE`), or to another agent. A process with `ZEEK_MANAGEMENT_NODE` is part of Zeek's
-/// own management framework, and no node.
+/// own management framework, and no node; one with `ZEEK_STEM` takes itself for a helper of Zeek's Supervisor
+/// (`src/supervisor/Supervisor.cc`), and one with `ZEEKCTL_CHECK_CONFIG` neither listens nor dials.
 pub(super) fn environment(
     agent: &[(OsString, OsString)],
     node: &BTreeMap<String, String>,
 ) -> BTreeMap<OsString, OsString> {
-    const NAMES: [&[u8]; 7] = [
+    const NAMES: [&[u8]; 9] = [
         b"NOTIFY_SOCKET",
         b"INVOCATION_ID",
         b"JOURNAL_STREAM",
@@ -262,6 +263,8 @@ pub(super) fn environment(
         b"ZEEK_AGENT_ADDR",
         b"ZEEK_AGENT_PORT",
         b"ZEEK_MANAGEMENT_NODE",
+        b"ZEEK_STEM",
+        b"ZEEKCTL_CHECK_CONFIG",
     ];
     const PREFIXES: [&[u8]; 3] = [b"WATCHDOG_", b"LISTEN_", b"ZCA_"];
     let is_ours = |name: &OsStr| {
@@ -341,6 +344,8 @@ mod tests {
             "ZEEK_AGENT_ADDR",
             "ZEEK_AGENT_PORT",
             "ZEEK_MANAGEMENT_NODE",
+            "ZEEK_STEM",
+            "ZEEKCTL_CHECK_CONFIG",
             "CLUSTER_NODE",
             "NOTIFY_SOCKET_2",
         ]

@@ -28,6 +28,8 @@ mod retention;
 mod rights;
 mod sim_node;
 mod small;
+mod staged;
+mod stats;
 mod support;
 mod tail;
 mod tls;

@@ -4,6 +4,7 @@ mod dump;
 mod export;
 mod rows;
 mod source;
+mod stats;
 mod tail;
 
 use std::io::Write;
@@ -20,13 +21,14 @@ use rows::print_row;
 use source::{More, Source};
 
 /// For reading the whole journal.
-const VERIFY_MS: u64 = 600_000;
+const WHOLE_MS: u64 = 600_000;
 
 pub fn run(context: &Context, command: flags::Journal) -> Outcome {
     match command {
         flags::Journal::Dump(dump) => dump::run(context, &dump),
         flags::Journal::Tail(tail) => tail::run(context, &tail),
         flags::Journal::Show { reqid, from } => show(context, reqid, &from),
+        flags::Journal::Stats { from } => stats::run(context, &from),
         flags::Journal::Verify { anchor, from } => verify(context, anchor, &from),
         flags::Journal::Export { file, from } => export::export(context, &file, &from),
         flags::Journal::Import { file } => export::import(context, &file),
@@ -58,7 +60,7 @@ fn show(context: &Context, reqid: String, from: &JournalFrom) -> Outcome {
 }
 
 fn verify(context: &Context, anchor: Option<Anchor>, from: &JournalFrom) -> Outcome {
-    let report = Source::open(context, from)?.verify(anchor, within_ms(VERIFY_MS))?;
+    let report = Source::open(context, from)?.verify(anchor, within_ms(WHOLE_MS))?;
     if anchor.is_some() && report.anchor.is_none() && report.problems.is_empty() {
         let what =
             "the agent is of a release that cannot hold its journal against a noted head; restart it with this one";

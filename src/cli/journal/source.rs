@@ -9,6 +9,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::report::VerifyReport;
+use crate::api::stats::JournalStats;
 use crate::cli::flags::JournalFrom;
 use crate::cli::outcome::{Exit, Failure};
 use crate::control::client::{Client, Deadline, within_ms};
@@ -84,6 +85,15 @@ impl Source {
             Self::Directory(inspection) => inspection
                 .export(cursor)
                 .map_err(|error| Failure::because(Exit::Failed, "the journal cannot be exported", &error)),
+        }
+    }
+
+    pub(super) fn stats(&mut self, deadline: Deadline) -> Result<JournalStats, Failure> {
+        match self {
+            Self::Agent(client) => client.stats(deadline).map_err(connect::failed),
+            Self::Directory(inspection) => {
+                inspection.stats().map_err(|error| Failure::because(Exit::Failed, "cannot read the journal", &error))
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use crate::api::event::{Result as ApiResult, ResultData, Source};
 use crate::api::ids::ReqId;
 use crate::api::plan::{Action, NodePlan};
 use crate::api::report::{ControllerReport, JournalReport, NodeReport, PeerReport};
+use crate::api::stats::{EventStats, Latency};
 use crate::api::status::{ManagementRole, NodeOutputs, NodeState, NodeStatus};
 use crate::api::time::Timestamp;
 
@@ -85,6 +86,7 @@ fn client_frames() -> Vec<ClientFrame> {
         ClientFrame::JournalVerify { call: 10, anchor: Some("7:cd".into()) },
         ClientFrame::JournalExport { call: 15, cursor: None },
         ClientFrame::JournalExport { call: 15, cursor: Some(Box::new(export_cursor())) },
+        ClientFrame::JournalStats { call: 14 },
         ClientFrame::Plan { call: 14, config: configuration(), force: true },
         ClientFrame::Logs {
             call: 11,
@@ -94,6 +96,32 @@ fn client_frames() -> Vec<ClientFrame> {
         ClientFrame::Subscribe { call: 12, topics: vec!["zeek/".into()] },
         ClientFrame::NotifyReady { call: 13, node: "w1".into() },
     ]
+}
+
+fn figures() -> JournalStats {
+    let latency = Some(Latency { p50_ms: 0.5, p90_ms: 1.5, p99_ms: 2.5, max_ms: 9.75 });
+    JournalStats {
+        entries: 18,
+        first: 1,
+        last: 18,
+        head: Some("18:ab".into()),
+        oldest: Some("o".into()),
+        newest: Some("n".into()),
+        states: [("completed".to_owned(), 5)].into(),
+        failed: 1,
+        unfinished: 2,
+        replays: 3,
+        duplicates: 4,
+        malformed: 5,
+        unreadable: 6,
+        latency,
+        requests: [("deploy_request".to_owned(), EventStats { count: 5, failed: 1, latency })].into(),
+        sources: [("control".to_owned(), 5)].into(),
+        events: [("node_exited".to_owned(), 7)].into(),
+        bytes_on_disk: 8192,
+        bytes_live: Some(4096),
+        open_ms: 2.5,
+    }
 }
 
 fn response() -> Response {
@@ -260,6 +288,7 @@ fn server_frames() -> Vec<ServerFrame> {
             call: 15,
             chunk: Box::new(ExportChunk { bytes: vec![1, 2], cursor: export_cursor(), end: true, newest: Seq(18) }),
         },
+        ServerFrame::Stats { call: 14, stats: Box::new(figures()) },
         ServerFrame::Logs {
             call: 11,
             chunk: LogChunk {

@@ -7,6 +7,7 @@ use crate::api::event::Result as ApiResult;
 use crate::api::head::Anchor;
 use crate::api::ids::ReqId;
 use crate::api::report::JournalReport;
+use crate::api::stats::JournalStats;
 use crate::control::client::{self, Answer, Client, within_ms};
 use crate::control::message::{Stream, decode_server, encode_client};
 
@@ -94,6 +95,10 @@ impl Agent for Fake {
 
     async fn export(&self, _cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
         Err("there is none".to_owned())
+    }
+
+    async fn stats(&self) -> Result<JournalStats, String> {
+        Ok(JournalStats { entries: 3, ..JournalStats::default() })
     }
 
     async fn plan(&self, config: Configuration, _force: bool) -> Result<Plan, String> {

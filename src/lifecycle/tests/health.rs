@@ -106,6 +106,24 @@ fn code_1_at_once_is_told_with_the_last_words_and_answered_so() {
 }
 
 #[test]
+fn what_was_given_up_keeps_its_last_words() {
+    let restart = RestartOptions { permanent_exit_codes: vec![1], ..RestartOptions::default() };
+    let mut bench = Bench::with(Options { restart, ..options() });
+    let effects = bench.ask("r1", deploy("c1", &["logger"]));
+    bench.obey(effects);
+    let effects = ends(&mut bench, 10, ExitCause::Code(1), "fatal error: can't find cluster-layout\n");
+    assert_eq!(bench.state("logger"), NodeState::Failed);
+    let response = only_response(&effects);
+    let said = response.results[0].error.as_deref().unwrap();
+    assert!(
+        said.contains("the settings call permanent")
+            && said.ends_with("it said: fatal error: can't find cluster-layout"),
+        "{said}"
+    );
+    assert_eq!(bench.core.node_reports(bench.now)[0].note.as_deref(), Some(said));
+}
+
+#[test]
 fn another_code_a_signal_or_a_later_end_is_a_crash() {
     for (ms, cause) in [(100, ExitCause::Code(2)), (100, ExitCause::Signal(11)), (2_500, ExitCause::Code(1))] {
         let mut bench = Bench::new();
