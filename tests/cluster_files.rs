@@ -16,6 +16,9 @@ use zeek_cluster_agent::cluster_file::{self, FileError, Format, SIZE_LIMIT, Writ
 #[path = "../fuzz/properties/cluster_file.rs"]
 mod property;
 
+#[path = "cluster_files/manual.rs"]
+mod manual;
+
 #[path = "cluster_files/node_cfg.rs"]
 mod node_cfg;
 

@@ -15,6 +15,7 @@ mod journal;
 mod nodes;
 mod outcome;
 mod output;
+mod progress;
 mod request;
 mod run;
 mod settings;

@@ -4,14 +4,16 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::json;
 use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::status::NodeState;
 
-use crate::support::{Host, cluster, errors, eventually, is_alive, kill, set};
+use crate::support::{Agent, Host, cluster, errors, eventually, is_alive, kill, set};
 
 /// CAP_NET_ADMIN and CAP_NET_RAW.
 const CAPTURE: &str = "0000000000003000";
@@ -42,6 +44,10 @@ fn assert_identity(pid: u32, uid: u32, capabilities: &str) {
     let status = status(pid);
     let four: Vec<&str> = status["Uid"].split_whitespace().collect();
     assert_eq!(four, [uid.to_string().as_str(); 4], "real, effective, saved and file system uid");
+    let group = zeek_cluster_agent::settings::accounts::user(USER).unwrap().unwrap().gid.to_string();
+    let four: Vec<&str> = status["Gid"].split_whitespace().collect();
+    assert_eq!(four, [group.as_str(); 4], "real, effective, saved and file system gid");
+    assert!(!status["Groups"].split_whitespace().any(|group| group == "0"), "groups {}", status["Groups"]);
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status[set], capabilities, "{set}");
     }
@@ -114,6 +120,59 @@ fn the_death_of_a_shim_never_leaves_two_of_another_users_node() {
         assert!(!is_alive(before), "{node}'s first process lives on");
         assert_identity(report.pid.unwrap(), uid, CAPTURE);
     }
+}
+
+/// What the test above sees by looking often enough, the node says itself: each of its processes takes a lock.
+#[test]
+fn a_node_of_another_user_is_never_started_beside_itself() {
+    let Some((mut host, uid)) = host("node_user with a node that counts itself") else { return };
+    let stand_in = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-in/zeek")).unwrap();
+    // Where its user gets to.
+    let zeek = host.file("zeek", &stand_in);
+    fs::set_permissions(&zeek, Permissions::from_mode(0o755)).unwrap();
+    host.set("ZCA_READY", "alive").set("ZCA_ALIVE_SECS", "100ms").run_program(Path::new(&zeek));
+    host.set("ZCA_BACKOFF_MIN", "1ms").set("ZCA_BACKOFF_MAX", "10ms");
+    let _agent = host.start();
+    let answer = host.ask("r", set(cluster(&[("w1", "interface = lo")])));
+    assert!(answer.success(), "{}", errors(&answer));
+    let directory = host.state_dir().join("nodes/w1");
+    for deaths in 1..=5 {
+        let shim_mark = format!("ZCA_STATE_DIR={}", host.state_dir().display());
+        let before = host.wait_state("w1", NodeState::Running).pid;
+        kill(host.shim_of("w1"), Signal::KILL, Some(&shim_mark));
+        eventually("its successor", || {
+            let report = host.nodes().remove("w1")?;
+            (report.state == NodeState::Running && report.pid != before).then_some(())
+        });
+        assert_identity(host.pids()["w1"], uid, CAPTURE);
+        assert_eq!(fs::read_to_string(directory.join("starts")).unwrap().lines().count(), deaths + 1);
+    }
+    assert!(!directory.join("twice").exists(), "it was started beside itself");
+}
+
+/// What to run, and for which program, is in `status`, for whoever cannot give nodes their rights.
+#[test]
+fn an_agent_that_is_not_root_says_how_nodes_get_to_capture() {
+    let mut host = Host::new();
+    let zeek = host.file("zeek", "#!/bin/sh\necho zeek version 8.0.10\n");
+    fs::set_permissions(&zeek, Permissions::from_mode(0o755)).unwrap();
+    host.run_program(Path::new(&zeek));
+    let mut agent = host.command(&host.run_args());
+    if rustix::process::geteuid().is_root() {
+        let user = zeek_cluster_agent::settings::accounts::user(USER).unwrap().unwrap();
+        std::os::unix::fs::chown(host.dir.path(), Some(user.uid), Some(user.gid)).unwrap();
+        // Not every user gets to where this was built.
+        let binary = host.dir.path().join("agent");
+        fs::copy(&host.binary, &binary).unwrap();
+        host.binary = binary;
+        agent = host.command(&host.run_args());
+        agent.uid(user.uid).gid(user.gid);
+    }
+    let mut agent = Agent { child: agent.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap() };
+    host.wait_served(&mut agent);
+    let said = host.run(&["status"]).stdout;
+    let expected = format!("run `setcap cap_net_raw,cap_net_admin=eip {zeek}` as root");
+    assert!(said.contains(&expected), "{said}");
 }
 
 #[test]

@@ -69,6 +69,41 @@ fn every_release_starts_what_the_agent_prepares() {
     }
 }
 
+/// The other rules of a launch are met in the tests around this one; here is where nodes find the agent, on two hosts of which
+/// one has IPv6, with and without a logger.
+#[test]
+fn nodes_are_told_their_agent_in_zeeks_form_and_have_a_layout_of_all_hosts() {
+    for (listen, address) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("[::]:0", "::1")] {
+        let mut host = host("7.0.4");
+        // The stand-in speaks no Broker.
+        host.set("ZCA_LISTEN", listen).set("ZCA_READY", "alive").set("ZCA_ALIVE_SECS", "100ms");
+        host.set("ZEEK_AGENT_PORT", "1").set("ZEEK_AGENT_ADDR", "192.0.2.1");
+        let _agent = host.start();
+        let nodes = "[instances]\na1 = [2001:db8::1]\na2 = 192.0.2.2\n[m]\ninstance = a1\nrole = manager\nport = 2200\n\
+                     [w1]\ninstance = a1\nrole = worker\n[w2]\ninstance = a2\nrole = worker\n";
+        for loggers in ["", "[l]\ninstance = a2\nrole = logger\nport = 2201\n"] {
+            let file = host.file("a.ini", &format!("{nodes}{loggers}"));
+            let said = host.run(&["request", "deploy", &file]);
+            assert_eq!(said.code, 0, "{listen}: {said:?}\n{}", host.read_log());
+            let port = host.status().listen.unwrap().rsplit_once(':').unwrap().1.to_owned();
+            for node in ["m", "w1"] {
+                let given = given(&host, node);
+                for line in [format!("ZEEK_AGENT_ADDR={address}"), format!("ZEEK_AGENT_PORT={port}/tcp")] {
+                    assert!(given.contains(&line), "{node} lacks {line}: {given:#?}");
+                }
+                let layout = fs::read_to_string(host.state_dir().join("nodes").join(node).join("cluster-layout.zeek"));
+                let layout = layout.unwrap();
+                assert_eq!(layout.contains("manager_is_logger = F"), !loggers.is_empty(), "{layout}");
+                for member in
+                    ["$ip=[2001:db8::1], $p=2200/tcp", "[\"w2\"] = [$node_type=Cluster::WORKER, $ip=192.0.2.2"]
+                {
+                    assert!(layout.contains(member), "{layout}");
+                }
+            }
+        }
+    }
+}
+
 /// Zeek's own node script needs Zeek's own variables, and a word that keeps it from ending a node without a Supervisor.
 #[test]
 fn the_scripts_of_zeeks_management_framework_can_take_the_place_of_ours() {
@@ -204,11 +239,17 @@ fn the_stand_in_refuses_what_zeek_refuses() {
     let broken = good.replace("],\n}", "]\n}");
     let backend = "policy/frameworks/cluster/backend/broker";
     type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
-    let cases: [Case; 14] = [
+    let address = good.replace("127.0.0.1", "2001:db8::1");
+    let field = good.replace("$metrics_port=1/tcp", "$interface=\"eth0\"");
+    let port = good.replace("1/tcp", "1");
+    let cases: [Case; 18] = [
         ("8.0.1", "", &[("CLUSTER_NODE", "w1")], &[], "can't find cluster-layout"),
         ("8.0.1", good, &[("CLUSTER_NODE", "w1"), ("ZEEKPATH", "/nowhere")], &[], "can't find cluster-layout"),
         ("8.0.1", good, &[("CLUSTER_NODE", "w2")], &[], "w2 is not in Cluster::nodes"),
         ("8.0.1", &broken, &[("CLUSTER_NODE", "w1")], &[], "syntax error"),
+        ("8.0.1", &address, &[("CLUSTER_NODE", "w1")], &[], "syntax error"),
+        ("8.0.1", &port, &[("CLUSTER_NODE", "w1")], &[], "syntax error"),
+        ("8.0.1", &field, &[("CLUSTER_NODE", "w1")], &[], "no such field in record (interface)"),
         ("8.0.1", &logger, &[("CLUSTER_NODE", "w1")], &[], "there is a logger"),
         ("6.0.1", good, &[("CLUSTER_NODE", "w1")], &[], "no such field"),
         ("8.1.0", good, &[("CLUSTER_NODE", "w1")], &[], "no cluster backend"),
@@ -218,6 +259,7 @@ fn the_stand_in_refuses_what_zeek_refuses() {
         ("8.0.1", "", &[], &["/nowhere/script.zeek"], "can't find /nowhere"),
         ("8.0.1", "", &[("ZEEK_AGENT_PORT", "2151")], &[], "not a port"),
         ("8.0.1", "", &[("ZEEK_AGENT_PORT", "x/tcp")], &[], "not a port"),
+        ("8.0.1", "", &[("ZEEK_AGENT_PORT", "2151/udp")], &[], "not a port"),
         ("8.0.1", "", &[("ZEEK_MANAGEMENT_NODE", "1")], &[], "ZEEK_MANAGEMENT_NODE"),
     ];
     for (version, text, env, args, expected) in cases {

@@ -76,6 +76,11 @@ pub fn read(text: &str, ours: Option<&InstanceName>, findings: &mut Findings) ->
         reader.workers(section, &common, is_plain, &mut on_host)?;
     }
     reader.backend(zeek);
+    if manager == 0 && !reader.nodes.is_empty() {
+        let problem =
+            "has no manager: it is one host's part of a cluster, and only that host's nodes are read".to_owned();
+        reader.findings.warning(None, "", problem, "add those of the other hosts' files to what it becomes");
+    }
     let (first, metrics) =
         (reader.first_port(zeek, &["port", "cluster_port"]), reader.first_port(zeek, &["metrics_port"]));
     reader.ports(first.unwrap_or(PORT), metrics.unwrap_or(METRICS_PORT), zeek);
