@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use zeek_cluster_agent::api::audit::{EventRow, Filter, Page, Row};
 use zeek_cluster_agent::api::event::{Incoming, Request, Response, Result as ApiResult, Route};
+use zeek_cluster_agent::api::export::{ExportChunk, ExportCursor};
 use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
 use zeek_cluster_agent::api::report::{JournalReport, StatusReport, VerifyReport};
@@ -144,6 +145,10 @@ impl server::Agent for Fake {
             problems: vec!["entry 2: checksum".into()],
             ..VerifyReport::default()
         })
+    }
+
+    async fn export(&self, _cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
+        Err("the fake exports nothing".to_owned())
     }
 
     async fn stats(&self) -> Result<JournalStats, String> {

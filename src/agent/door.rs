@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Incoming, Request, Route, Source};
+use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
@@ -178,6 +179,15 @@ impl server::Agent for Door {
         match tokio::task::spawn_blocking(move || reader.verify(anchor.as_ref())).await {
             Ok(report) => report.map_err(|error| chain(&error)),
             Err(error) => Err(format!("verifying the journal failed: {error}")),
+        }
+    }
+
+    async fn export(&self, cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
+        let reader = self.reader.clone();
+        let now = clock::now().wall;
+        match tokio::task::spawn_blocking(move || reader.export(cursor.as_deref(), now)).await {
+            Ok(chunk) => chunk.map_err(|error| chain(&error)),
+            Err(error) => Err(format!("exporting the journal failed: {error}")),
         }
     }
 

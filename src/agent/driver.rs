@@ -416,6 +416,7 @@ fn step_name(entry: &Entry) -> Option<&'static str> {
         | Entry::HoldEntered { .. }
         | Entry::HoldEnded { .. }
         | Entry::Salvaged { .. }
+        | Entry::Imported { .. }
         | Entry::FormatChanged { .. }
         | Entry::Pruned { .. }
         | Entry::RequestConflicted { .. }

@@ -250,7 +250,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     }
     let hold = match &condition {
         Condition::Fresh | Condition::Intact => None,
-        Condition::Missing | Condition::LostTail { .. } | Condition::Salvaged { .. } => {
+        Condition::Missing | Condition::LostTail { .. } | Condition::Salvaged { .. } | Condition::Imported { .. } => {
             tracing::error!("{condition}");
             Some(condition.to_string())
         }

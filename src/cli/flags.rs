@@ -239,6 +239,14 @@ pub enum Nodes {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: u64,
     },
+    /// What was kept of a node's crashes: all of them, or one in full
+    Crash {
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// The one to show, by its name in the list; the newest is `last`
+        #[arg(value_name = "BUNDLE")]
+        bundle: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -295,6 +303,24 @@ pub enum Journal {
         anchor: Option<Anchor>,
         #[command(flatten)]
         from: JournalFrom,
+    },
+    /// Write the whole journal to one file, with a live agent or without
+    ///
+    /// The file proves by its checksums and hashes that it is whole; docs/EXPORT.md describes it. Note the head that this
+    /// prints: after an import, `journal verify --anchor` holds the journal against it.
+    Export {
+        /// Where to; - is standard output
+        file: PathBuf,
+        #[command(flatten)]
+        from: JournalFrom,
+    },
+    /// Take in an export into a state directory whose journal is empty; the agent must not run
+    ///
+    /// Entries keep their hashes. Requests without an outcome are closed as abandoned, and what the host is to run does not
+    /// come along: the next start is on hold until a configuration, a standby or a nodes command.
+    Import {
+        /// An export; - is standard input
+        file: PathBuf,
     },
 }
 
@@ -460,6 +486,8 @@ mod tests {
             "nodes stop a",
             "nodes restart a --reqid r",
             "nodes logs a -f --stderr",
+            "nodes crash a",
+            "nodes crash a last --json",
             "status --json",
             "shutdown --nodes",
             "notify --ready",
@@ -468,6 +496,8 @@ mod tests {
              --failed --node n -n 3 --reverse --from-seq 1 --to-seq 2 --kind all --dir d",
             "journal show r --dir d",
             "journal verify",
+            "journal export - --dir d",
+            "journal import f",
             "config check f",
             "config convert f --to ini",
             "config diff f --force",

@@ -20,6 +20,7 @@ use super::message::{
 use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Request, Response};
+use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::plan::Plan;
@@ -178,6 +179,16 @@ impl Client {
         }
     }
 
+    /// A stretch of the journal as a stream, from `cursor` or its beginning on.
+    pub fn export(&mut self, cursor: Option<&ExportCursor>, deadline: Deadline) -> Result<ExportChunk, Error> {
+        let cursor = cursor.cloned().map(Box::new);
+        let call = self.call(|call| ClientFrame::JournalExport { call, cursor })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Exported { chunk, .. } => Ok(*chunk),
+            other => Err(unexpected(other)),
+        }
+    }
+
     pub fn verify(&mut self, anchor: Option<Anchor>, deadline: Deadline) -> Result<VerifyReport, Error> {
         let anchor = anchor.map(|anchor| anchor.to_string());
         let call = self.call(|call| ClientFrame::JournalVerify { call, anchor })?;
@@ -321,6 +332,7 @@ fn unexpected(frame: ServerFrame) -> Error {
         | ServerFrame::Status { .. }
         | ServerFrame::Page { .. }
         | ServerFrame::Verified { .. }
+        | ServerFrame::Exported { .. }
         | ServerFrame::Stats { .. }
         | ServerFrame::Plan { .. }
         | ServerFrame::Logs { .. }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Notification, Request, Response};
+use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
 use crate::api::report::{StatusReport, VerifyReport};
@@ -68,6 +69,12 @@ pub enum ClientFrame {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         anchor: Option<String>,
     },
+    /// A stretch of the journal as a stream (docs/EXPORT.md), from `cursor` or its beginning on.
+    JournalExport {
+        call: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cursor: Option<Box<ExportCursor>>,
+    },
     JournalStats {
         call: u64,
     },
@@ -96,12 +103,13 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as they are written.
-const CLIENT_KINDS: [&str; 10] = [
+const CLIENT_KINDS: [&str; 11] = [
     "hello",
     "request",
     "status",
     "journal_page",
     "journal_verify",
+    "journal_export",
     "journal_stats",
     "plan",
     "logs",
@@ -109,13 +117,14 @@ const CLIENT_KINDS: [&str; 10] = [
     "notify_ready",
 ];
 /// The kinds of [`ServerFrame`], as they are written.
-const SERVER_KINDS: [&str; 12] = [
+const SERVER_KINDS: [&str; 13] = [
     "welcome",
     "response",
     "refused",
     "status",
     "page",
     "verified",
+    "exported",
     "stats",
     "plan",
     "logs",
@@ -148,6 +157,10 @@ pub enum ServerFrame {
     Verified {
         call: u64,
         report: VerifyReport,
+    },
+    Exported {
+        call: u64,
+        chunk: Box<ExportChunk>,
     },
     Stats {
         call: u64,
@@ -186,6 +199,7 @@ impl ServerFrame {
             | Self::Status { call, .. }
             | Self::Page { call, .. }
             | Self::Verified { call, .. }
+            | Self::Exported { call, .. }
             | Self::Stats { call, .. }
             | Self::Plan { call, .. }
             | Self::Logs { call, .. }

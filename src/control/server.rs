@@ -35,6 +35,7 @@ use super::message::{
 use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
+use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::{Anchor, AnchorError};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
@@ -132,6 +133,7 @@ pub trait Agent: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = StatusReport> + Send;
     fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
     fn verify(&self, anchor: Option<Anchor>) -> impl Future<Output = Result<VerifyReport, String>> + Send;
+    fn export(&self, cursor: Option<Box<ExportCursor>>) -> impl Future<Output = Result<ExportChunk, String>> + Send;
     fn stats(&self) -> impl Future<Output = Result<JournalStats, String>> + Send;
     /// What deploying this configuration would do.
     fn plan(&self, config: Configuration, force: bool) -> impl Future<Output = Result<Plan, String>> + Send;
@@ -599,6 +601,7 @@ impl<A: Agent> Peer<A> {
                 | ClientFrame::Status { .. }
                 | ClientFrame::JournalPage { .. }
                 | ClientFrame::JournalVerify { .. }
+                | ClientFrame::JournalExport { .. }
                 | ClientFrame::JournalStats { .. }
                 | ClientFrame::Plan { .. }
                 | ClientFrame::Logs { .. }
@@ -644,6 +647,13 @@ impl<A: Agent> Peer<A> {
                         Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                     },
                     Err(error) => invalid(call, AnchorError::to_string(&error)),
+                };
+                self.reply(answer).await;
+            }
+            ClientFrame::JournalExport { call, cursor } => {
+                let answer = match self.agent.export(cursor).await {
+                    Ok(chunk) => ServerFrame::Exported { call, chunk: Box::new(chunk) },
+                    Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                 };
                 self.reply(answer).await;
             }

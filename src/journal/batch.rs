@@ -74,6 +74,12 @@ impl<'a> Builder<'a> {
         Self { writes: BTreeMap::new(), state, duplicates: BTreeMap::new(), has_entries: false }
     }
 
+    /// All writes, and the record of history though there is no entry among them.
+    pub(super) fn finish_with_history(mut self) -> Result<Vec<Write>, EncodeError> {
+        self.has_entries = true;
+        self.finish()
+    }
+
     /// All writes; with entries among them, the record of history too.
     pub(super) fn finish(mut self) -> Result<Vec<Write>, EncodeError> {
         for (of, record) in std::mem::take(&mut self.duplicates) {
@@ -182,7 +188,7 @@ impl<'a> Builder<'a> {
 
     /// Carries out what retention decided: removes the entries up to `upto` with the rows by which they are found, and
     /// the bodies of reads' responses up to `trimmed`.
-    fn prune(&mut self, table: &impl Table, upto: Seq, trimmed: Seq) -> Result<(), BatchError> {
+    pub(super) fn prune(&mut self, table: &impl Table, upto: Seq, trimmed: Seq) -> Result<(), BatchError> {
         while self.state.history.first <= upto {
             let seq = self.state.history.first;
             let key = keys::entry(seq);

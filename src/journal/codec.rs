@@ -240,6 +240,22 @@ pub(super) fn copy(head: &Head, stored: &[u8]) -> Encoded {
     head.store(stored)
 }
 
+/// The same value in one piece, as it is exported.
+pub(super) fn flat(head: &Head, stored: &[u8]) -> Vec<u8> {
+    Head { in_pieces: false, ..*head }.store(stored).value
+}
+
+/// An entry that was exported, as it is to be stored.
+pub(super) fn decode_flat(seq: Seq, value: &[u8]) -> Result<(Numbered, Option<Link>, Head, Vec<u8>), DecodeError> {
+    let (head, stored) = head(value)?;
+    if head.in_pieces {
+        return Err(DecodeError::Malformed);
+    }
+    let (numbered, link) = decode_entry(seq, &head, stored)?;
+    let head = Head { in_pieces: stored.len() > INLINE_LIMIT, ..head };
+    Ok((numbered, link, head, stored.to_vec()))
+}
+
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {

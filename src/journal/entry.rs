@@ -83,6 +83,13 @@ pub enum Entry {
         recovered: u64,
         missing: Vec<(Seq, Seq)>,
     },
+    /// All entries before this one were taken over from somewhere else, `entries` of them, and those numbered `missing`
+    /// (first, last) were not there. No state was: this host runs what somebody asks for from here on.
+    Imported {
+        from: String,
+        entries: u64,
+        missing: Vec<(Seq, Seq)>,
+    },
     /// The journal was rewritten in a newer format. The hashes of all entries before this one were computed then.
     FormatChanged {
         from: u32,

@@ -10,18 +10,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::codec::Hash;
+use super::export::ExportError;
 use super::lock::{LockError, StateLock};
 use super::mark;
 use super::migrate;
 use super::open::{DIR, OpenError, Options};
 use super::reader::Reader;
 use super::recover;
-use super::salvage::copy_dir;
+use super::salvage::{self, copy_dir};
 use super::space;
 use super::store::{self, Database, Shared, StorageError};
 use super::table::ReadError;
 use super::versions;
 use crate::api::audit::{Filter, Page};
+use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::report::{VerifyReport, chain};
@@ -215,6 +217,11 @@ impl Inspection {
     /// Checks everything, against the side file too, and whether the journal continues `anchor`.
     pub fn verify(&self, anchor: Option<&Anchor>) -> Result<VerifyReport, ReadError> {
         self.reader().verify_to(self.noted, anchor)
+    }
+
+    /// See [`Reader::export`].
+    pub fn export(&self, cursor: Option<&ExportCursor>) -> Result<ExportChunk, ExportError> {
+        self.reader().export(cursor, salvage::now())
     }
 
     /// The journal in figures. Its size is that of what was copied.

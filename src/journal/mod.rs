@@ -14,7 +14,9 @@
 mod batch;
 mod codec;
 pub mod entry;
+pub mod export;
 pub mod identity;
+pub mod import;
 pub mod inspect;
 mod keys;
 pub mod lock;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Builder, State};
 use super::entry::{Entry, Numbered, Recovered};
 use super::identity;
+use super::import;
 use super::keys;
 use super::mark::{self, Mark, MarkFile};
 use super::migrate::{self, MigrateError};
@@ -90,6 +91,11 @@ pub enum Condition {
         aside: PathBuf,
         summary: String,
     },
+    /// It was taken over from somewhere else, and says nothing about what this host should run.
+    Imported {
+        from: String,
+        summary: String,
+    },
 }
 
 impl Condition {
@@ -97,7 +103,7 @@ impl Condition {
     pub fn is_whole(&self) -> bool {
         match self {
             Self::Fresh | Self::Intact => true,
-            Self::Missing | Self::LostTail { .. } | Self::Salvaged { .. } => false,
+            Self::Missing | Self::LostTail { .. } | Self::Salvaged { .. } | Self::Imported { .. } => false,
         }
     }
 }
@@ -113,6 +119,9 @@ impl std::fmt::Display for Condition {
             }
             Self::Salvaged { aside, summary } => {
                 write!(f, "the journal was damaged and is set aside at {}; {summary}", aside.display())
+            }
+            Self::Imported { from, summary } => {
+                write!(f, "the journal was imported from {from}, without what this host is to run; {summary}")
             }
         }
     }
@@ -244,6 +253,7 @@ fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> Result<Open
         return Err(OpenError::NewerFormat { dir, found: format, known: versions::FORMAT });
     }
     salvage::finish_interrupted(state_dir)?;
+    import::finish_interrupted(state_dir, options)?;
     if let Some(mark) = known
         && mark.format < versions::FORMAT
     {
@@ -425,8 +435,14 @@ fn newest_salvage(table: &impl Table, last: Seq) -> Result<Option<Condition>, Re
     if let Some(Numbered { entry: Entry::FormatChanged { .. }, seq, .. }) = newest {
         newest = table.entry(Seq(seq.0 - 1))?;
     }
-    let Some(Numbered { entry: Entry::Salvaged { from, recovered, missing }, seq, .. }) = newest else {
-        return Ok(None);
+    let (from, recovered, missing, seq) = match newest {
+        Some(Numbered { entry: Entry::Salvaged { from, recovered, missing }, seq, .. }) => {
+            (from, recovered, missing, seq)
+        }
+        Some(Numbered { entry: Entry::Imported { from, entries, missing }, .. }) => {
+            return Ok(Some(Condition::Imported { from, summary: salvage::summary(entries, &missing) }));
+        }
+        Some(_) | None => return Ok(None),
     };
     Ok(Some(match from.as_str() {
         FROM_NOTHING => Condition::Missing,

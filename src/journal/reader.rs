@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::codec::{self, Hash};
 use super::entry::{Entry, Known, Numbered, Removal};
+use super::export::{self, ExportError};
 use super::keys;
 use super::recover;
 use super::retention::{self, Policy, Step};
@@ -17,6 +18,7 @@ use super::table::{Entries, ReadError, Table};
 use super::verify;
 use super::versions::records::{DuplicatesRecord, HistoryRecord, OutcomeRecord, ReqidRecord};
 use crate::api::audit::{Filter, Page, Row};
+use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::{ReqId, Seq};
 use crate::api::report::{VerifyReport, chain};
@@ -76,6 +78,11 @@ impl Reader {
         anchor: Option<&Anchor>,
     ) -> Result<VerifyReport, ReadError> {
         verify::verify(self.database()?.as_ref(), noted, anchor)
+    }
+
+    /// A stretch of the journal as a stream (see [`export`]), from `cursor` or the beginning on. Blocks on the disk.
+    pub fn export(&self, cursor: Option<&ExportCursor>, now: Timestamp) -> Result<ExportChunk, ExportError> {
+        export::chunk(self.database()?.as_ref(), cursor, now)
     }
 
     /// The next step of retention towards `policy`; `None`: there is nothing to remove. Blocks on the disk.

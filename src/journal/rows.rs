@@ -107,6 +107,7 @@ fn event_name(entry: &Entry) -> &str {
         Entry::HoldEntered { .. } => "hold_entered",
         Entry::HoldEnded { .. } => "hold_ended",
         Entry::Salvaged { .. } => "salvaged",
+        Entry::Imported { .. } => "imported",
         Entry::FormatChanged { .. } => "format_changed",
         Entry::Pruned { .. } => "pruned",
         Entry::RequestBegun { .. } => "request_begun",
@@ -325,6 +326,10 @@ fn tell(entry: Entry) -> Told {
         Entry::Salvaged { from, recovered, missing } => {
             let summary = super::salvage::summary(recovered, &missing);
             agent(json!({ "from": from, "recovered": recovered, "missing": missing }), summary)
+        }
+        Entry::Imported { from, entries, missing } => {
+            let summary = format!("imported from {from}: {}", super::salvage::summary(entries, &missing));
+            agent(json!({ "from": from, "entries": entries, "missing": missing }), summary)
         }
         Entry::FormatChanged { from, to } => agent(
             json!({ "from": from, "to": to }),

@@ -45,6 +45,9 @@ const DAMAGED: &str = "journal.damaged-";
 /// Entries in a batch of the new journal.
 const BATCH: usize = 256;
 
+/// What the requester of a request is told whose outcome is lost.
+const LOST: &str = "the outcome of this request was lost when the agent's journal was damaged";
+
 /// Where no end is known, looking stops after so many numbers without an entry.
 const GAP: u64 = 4096;
 
@@ -345,10 +348,10 @@ impl From<super::codec::EncodeError> for RebuildError {
 }
 
 /// A request that the entries so far leave without an outcome.
-struct Pending {
-    reqid: ReqId,
-    request: Request,
-    attempts: u32,
+pub(super) struct Pending {
+    pub(super) reqid: ReqId,
+    pub(super) request: Request,
+    pub(super) attempts: u32,
 }
 
 struct Rebuild<'a> {
@@ -371,7 +374,7 @@ impl Rebuild<'_> {
         let mut seq = last;
         for (of, lost) in pending {
             seq = seq.next();
-            closing.push(Numbered { seq, at: now(), entry: outcome_lost(of, lost) });
+            closing.push(Numbered { seq, at: now(), entry: abandoned(of, lost, LOST) });
         }
         if let Some(from) = self.older {
             seq = seq.next();
@@ -537,6 +540,7 @@ fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
         | Entry::HoldEntered { .. }
         | Entry::HoldEnded { .. }
         | Entry::Salvaged { .. }
+        | Entry::Imported { .. }
         | Entry::FormatChanged { .. }
         | Entry::Pruned { .. }
         | Entry::RequestAnswered { .. }
@@ -554,7 +558,8 @@ fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
     }
 }
 
-fn outcome_lost(of: Seq, lost: Pending) -> Entry {
+/// The outcome of a request that has none. `why`: what its requester is told.
+pub(super) fn abandoned(of: Seq, lost: Pending, why: &str) -> Entry {
     let data = match lost.request {
         // A controller casts the data of this one whether it succeeded or not.
         Request::GetNodes {} => Some(ResultData::Nodes(Vec::new())),
@@ -573,7 +578,7 @@ fn outcome_lost(of: Seq, lost: Pending) -> Entry {
         success: false,
         instance: None,
         data,
-        error: Some("the outcome of this request was lost when the agent's journal was damaged".to_owned()),
+        error: Some(why.to_owned()),
         node: None,
     };
     let response =

@@ -195,6 +195,14 @@ fn entries() -> Vec<(&'static str, Entry)> {
                 missing: vec![(Seq(3), Seq(3)), (Seq(15), Seq(16))],
             },
         ),
+        (
+            "imported",
+            Entry::Imported {
+                from: "/srv/backup/a1.journal".to_owned(),
+                entries: 14,
+                missing: vec![(Seq(15), Seq(16))],
+            },
+        ),
         ("format_changed", Entry::FormatChanged { from: 1, to: 2 }),
         ("pruned", Entry::Pruned { upto: Seq(9), hash: [0x3e; 32], trimmed: Seq(12), entries: 200, requests: 80 }),
         (

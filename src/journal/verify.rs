@@ -418,6 +418,12 @@ impl<T: Table> Check<'_, T> {
                     ));
                 }
             }
+            Entry::Imported { entries, missing, .. } => {
+                self.missing.extend(missing);
+                let summary = salvage::summary(*entries, missing);
+                let at = rows::time(*at);
+                self.note(format!("entry {seq} of {at} tells of an import: {summary}"));
+            }
             Entry::FormatChanged { from, .. } => {
                 let at = rows::time(*at);
                 self.note(format!("the hashes up to entry {seq} were computed on {at}, when format {from} was left"));

@@ -103,7 +103,7 @@ impl Durable {
             Entry::AgentSettled => self.change_agent(|agent| agent.unsettled_starts = 0),
             Entry::HoldEntered { reason } => self.change_agent(|agent| agent.hold = Some(reason.clone())),
             Entry::HoldEnded { .. } => self.change_agent(|agent| agent.hold = None),
-            Entry::Salvaged { .. } | Entry::FormatChanged { .. } | Entry::Pruned { .. } => {}
+            Entry::Salvaged { .. } | Entry::Imported { .. } | Entry::FormatChanged { .. } | Entry::Pruned { .. } => {}
             Entry::RequestAnswered { .. } | Entry::RequestConflicted { .. } | Entry::InputRejected { .. } => {}
             Entry::DuplicateSeen { .. } => {}
             Entry::RequestReceived { .. } => self.request_received(numbered),

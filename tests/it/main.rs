@@ -13,6 +13,8 @@ mod broker_replay;
 mod broker_tls;
 mod commands;
 mod crash;
+mod crashes;
+mod export;
 mod failures;
 mod full_disk;
 mod health;

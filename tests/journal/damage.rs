@@ -114,6 +114,7 @@ fn check(state_dir: &Path, memory: &MemoryJournal<u64>, what: &str) -> Condition
     let problems = reader.verify(None).unwrap().problems;
     match &condition {
         Condition::Fresh => panic!("{what}: taken for a new journal"),
+        Condition::Imported { .. } => panic!("{what}: taken for an imported journal"),
         Condition::Intact => {
             assert_eq!(recovered.last, memory.durable(), "{what}: loss unnoticed");
             assert!(unreadable == 0 || !problems.is_empty(), "{what}: verify does not see what does not read");
@@ -183,6 +184,7 @@ fn all_recovered(conditions: &[Condition]) {
     for condition in conditions {
         match condition {
             Condition::Intact => {}
+            Condition::Imported { .. } => panic!("taken for an imported journal"),
             Condition::Salvaged { summary, .. } => assert!(summary.starts_with("all of its"), "{summary}"),
             Condition::Fresh | Condition::Missing | Condition::LostTail { .. } => panic!("{condition}"),
         }

@@ -1,6 +1,7 @@
 //! `journal`: reads it through the agent, or from its directory if none runs, or from a copy.
 
 mod dump;
+mod export;
 mod rows;
 mod source;
 mod stats;
@@ -29,6 +30,8 @@ pub fn run(context: &Context, command: flags::Journal) -> Outcome {
         flags::Journal::Show { reqid, from } => show(context, reqid, &from),
         flags::Journal::Stats { from } => stats::run(context, &from),
         flags::Journal::Verify { anchor, from } => verify(context, anchor, &from),
+        flags::Journal::Export { file, from } => export::export(context, &file, &from),
+        flags::Journal::Import { file } => export::import(context, &file),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Context, connect};
 use crate::api::audit::{Filter, Page, Row};
+use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::report::VerifyReport;
@@ -77,6 +78,16 @@ impl Source {
         }
     }
 
+    /// A stretch of the journal as a stream, from `cursor` or its beginning on.
+    pub(super) fn export(&mut self, cursor: Option<&ExportCursor>) -> Result<ExportChunk, Failure> {
+        match self {
+            Self::Agent(client) => client.export(cursor, within_ms(PAGE_MS)).map_err(connect::failed),
+            Self::Directory(inspection) => inspection
+                .export(cursor)
+                .map_err(|error| Failure::because(Exit::Failed, "the journal cannot be exported", &error)),
+        }
+    }
+
     pub(super) fn stats(&mut self, deadline: Deadline) -> Result<JournalStats, Failure> {
         match self {
             Self::Agent(client) => client.stats(deadline).map_err(connect::failed),
@@ -141,7 +152,7 @@ pub(super) enum More {
     No,
 }
 
-fn options(settings: &Settings) -> Options {
+pub(super) fn options(settings: &Settings) -> Options {
     Options {
         cache_capacity: settings.journal_cache.bytes,
         open_timeout: Duration::from_millis(settings.journal_open_timeout.ms),

@@ -35,6 +35,19 @@ fn configuration() -> Configuration {
     Configuration { id: "c1".into(), instances: instances.collect(), nodes: vec![node] }
 }
 
+fn export_cursor() -> ExportCursor {
+    ExportCursor {
+        next: Seq(18),
+        offset: 3,
+        begun: Some([2; 16]),
+        checksum: [1; 16],
+        entries: 17,
+        first: Seq(1),
+        last: Seq(17),
+        hash: [0xab; 32],
+    }
+}
+
 fn client_frames() -> Vec<ClientFrame> {
     let request = |request| ClientFrame::Request {
         call: 7,
@@ -71,6 +84,8 @@ fn client_frames() -> Vec<ClientFrame> {
         },
         ClientFrame::JournalVerify { call: 10, anchor: None },
         ClientFrame::JournalVerify { call: 10, anchor: Some("7:cd".into()) },
+        ClientFrame::JournalExport { call: 15, cursor: None },
+        ClientFrame::JournalExport { call: 15, cursor: Some(Box::new(export_cursor())) },
         ClientFrame::JournalStats { call: 14 },
         ClientFrame::Plan { call: 14, config: configuration(), force: true },
         ClientFrame::Logs {
@@ -268,6 +283,10 @@ fn server_frames() -> Vec<ServerFrame> {
                 notes: vec!["n".into()],
                 problems: vec![],
             },
+        },
+        ServerFrame::Exported {
+            call: 15,
+            chunk: Box::new(ExportChunk { bytes: vec![1, 2], cursor: export_cursor(), end: true, newest: Seq(18) }),
         },
         ServerFrame::Stats { call: 14, stats: Box::new(figures()) },
         ServerFrame::Logs {

@@ -93,6 +93,10 @@ impl Agent for Fake {
         Ok(VerifyReport { entries: 3, first: 1, last: 3, problems: Vec::new(), ..VerifyReport::default() })
     }
 
+    async fn export(&self, _cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
+        Err("there is none".to_owned())
+    }
+
     async fn stats(&self) -> Result<JournalStats, String> {
         Ok(JournalStats { entries: 3, ..JournalStats::default() })
     }

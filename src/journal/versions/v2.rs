@@ -119,6 +119,7 @@ entry_table! {
         HOLD_ENDED => HoldEnded(by);
         SALVAGED => Salvaged(from, recovered, missing);
         FORMAT_CHANGED => FormatChanged(from, to);
+        IMPORTED => Imported(from, entries, missing);
         PRUNED => Pruned(upto, hash, trimmed, entries, requests);
         REQUEST_RECEIVED => RequestReceived(reqid, request, digest, dialect, source);
         REQUEST_CONFLICTED => RequestConflicted(reqid, first, request, digest, dialect, source, response);

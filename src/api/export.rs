@@ -1,0 +1,41 @@
+//! A journal on its way out: a stretch of the stream, and where the next begins.
+
+use serde::{Deserialize, Serialize};
+
+use super::head::Head;
+use super::ids::Seq;
+
+/// Where a stream goes on. All that its next stretch depends on, so that whoever writes it keeps nothing in between.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportCursor {
+    /// The entry that is next.
+    pub next: Seq,
+    /// How many bytes of its frame have been written, and the frame's checksum if it is begun.
+    pub offset: u64,
+    pub begun: Option<[u8; 16]>,
+    /// That of the frame before.
+    pub checksum: [u8; 16],
+    /// Entries written, and where they began.
+    pub entries: u64,
+    pub first: Seq,
+    /// The newest of them, and its hash.
+    pub last: Seq,
+    pub hash: [u8; 32],
+}
+
+impl ExportCursor {
+    pub fn head(&self) -> Head {
+        Head { seq: self.last, hash: self.hash }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportChunk {
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+    pub cursor: ExportCursor,
+    /// The stream is complete.
+    pub end: bool,
+    /// The newest entry there is, for whoever watches.
+    pub newest: Seq,
+}

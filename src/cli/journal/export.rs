@@ -1,0 +1,137 @@
+//! `journal export` and `journal import`: the journal as one file, and back.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::source::{self, Source};
+use super::{Context, print_json};
+use crate::api::export::ExportCursor;
+use crate::cli::flags::JournalFrom;
+use crate::cli::outcome::{Exit, Failure, Outcome};
+use crate::cli::output::plain;
+use crate::cli::progress::Progress;
+use crate::journal::import;
+
+pub(super) fn export(context: &Context, file: &Path, from: &JournalFrom) -> Outcome {
+    let to_stdout = file == Path::new("-");
+    if to_stdout && io::stdout().is_terminal() {
+        let what = "an export is no text for a terminal; give a FILE, or send standard output somewhere";
+        return Err(Failure::new(Exit::Usage, what));
+    }
+    let mut source = Source::open(context, from)?;
+    let cursor = if to_stdout {
+        let mut out = io::stdout().lock();
+        let cursor = write(&mut source, |bytes| Ok(out.write_all(bytes)?))?;
+        out.flush()?;
+        cursor
+    } else {
+        to_file(&mut source, file)?
+    };
+    let (entries, first, head) = (cursor.entries, cursor.first, cursor.head().to_string());
+    if context.screen().json && !to_stdout {
+        print_json(&json!({ "entries": entries, "first": first, "last": cursor.last, "head": head }))?;
+        return Ok(Exit::Done);
+    }
+    let told = match entries {
+        0 => "the journal has no entries".to_owned(),
+        _ => format!("{entries} entries, {first} to {}\nhead {head}", cursor.last),
+    };
+    if to_stdout {
+        eprintln!("{told}");
+    } else {
+        writeln!(io::stdout().lock(), "{told}")?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Writes the whole stream; returns where it ended.
+fn write(source: &mut Source, mut out: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<ExportCursor, Failure> {
+    let mut progress = Progress::new("exporting");
+    let mut cursor = None;
+    loop {
+        let chunk = source.export(cursor.as_ref())?;
+        out(&chunk.bytes)?;
+        if chunk.end {
+            return Ok(chunk.cursor);
+        }
+        progress.tell(|| format!("entry {} of {}", chunk.cursor.last, chunk.newest));
+        cursor = Some(chunk.cursor);
+    }
+}
+
+/// All of it, or no file of this name that was not there before.
+fn to_file(source: &mut Source, file: &Path) -> Result<ExportCursor, Failure> {
+    let mut aside = file.as_os_str().to_owned();
+    aside.push(".partial");
+    let aside = PathBuf::from(aside);
+    let failed =
+        |what: &str, error: &io::Error| Failure::because(Exit::Failed, format!("{what} {}", file.display()), error);
+    let mut out = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        // Requests and responses may hold what is not for everybody.
+        .mode(0o600)
+        .open(&aside)
+        .map_err(|error| failed("cannot create", &error))?;
+    let written = write(source, |bytes| out.write_all(bytes).map_err(|error| failed("cannot write", &error)));
+    let done = written.and_then(|cursor| {
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        out.sync_all()
+            .and_then(|()| fs::rename(&aside, file))
+            .and_then(|()| File::open(directory)?.sync_all())
+            .map_err(|error| failed("cannot write", &error))?;
+        Ok(cursor)
+    });
+    if done.is_err() {
+        // What matters has been said already.
+        let _ = fs::remove_file(&aside);
+    }
+    done
+}
+
+pub(super) fn import(context: &Context, file: &Path) -> Outcome {
+    let settings = context.settings()?;
+    let state_dir = &settings.state_dir.value;
+    let name = file.display().to_string();
+    let failed = |error: &dyn std::error::Error| {
+        let what = format!("{} was not imported into {}", plain(&name), state_dir.display());
+        Failure::because(Exit::Failed, what, error)
+    };
+    let (mut stream, from): (Box<dyn io::Read>, _) = match file == Path::new("-") {
+        true => (Box::new(io::stdin().lock()), "standard input".to_owned()),
+        false => (Box::new(File::open(file).map_err(|error| failed(&error))?), name.clone()),
+    };
+    let mut progress = Progress::new("importing");
+    let imported = import::import(state_dir, &source::options(&settings), &mut stream, &from, |seq| {
+        progress.tell(|| format!("entry {seq}"));
+    });
+    drop(progress);
+    let imported = imported.map_err(|error| failed(&error))?;
+    let (entries, first, last) = (imported.entries, imported.first, imported.exported_head.seq);
+    let (abandoned, exported, head) = (imported.abandoned, imported.exported_head, imported.head);
+    if context.screen().json {
+        print_json(&json!({
+            "entries": entries,
+            "first": first,
+            "last": last,
+            "abandoned": abandoned,
+            "exported_head": exported.to_string(),
+            "head": head.to_string(),
+        }))?;
+        return Ok(Exit::Done);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "{entries} entries, {first} to {last}, are in {} now", state_dir.display())?;
+    writeln!(out, "they continue {exported}")?;
+    if abandoned > 0 {
+        writeln!(out, "{abandoned} requests had no outcome and were closed as abandoned")?;
+    }
+    writeln!(out, "head {head}")?;
+    writeln!(out, "what this host is to run does not come along: the next start is on hold until somebody says so")?;
+    Ok(Exit::Done)
+}
