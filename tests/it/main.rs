@@ -13,6 +13,7 @@ mod broker_replay;
 mod broker_tls;
 mod commands;
 mod crash;
+mod dump;
 mod export;
 mod failures;
 mod full_disk;
