@@ -514,6 +514,13 @@ impl World {
                     self.host.nodes.remove(&node);
                 }
             }
+            NodeOrder::KeepCrash { incarnation } => {
+                let recorded = self.is_durable(|one| {
+                    matches!(&one.entry, Entry::NodeExited { node: n, incarnation: i, cause, asked, .. }
+                        if *n == node && *i == incarnation && (!asked || *cause == ExitCause::Signal(11)))
+                });
+                assert!(recorded, "{node} {incarnation}: a crash bundle before the crash was durable");
+            }
             NodeOrder::Forget { .. } => {
                 self.prepared.remove(&node);
             }

@@ -14,6 +14,8 @@ pub enum NodeOrder {
     Launch { incarnation: Incarnation },
     /// TERM, after `timeout_ms` KILL, to the node's group; the shim sees to it. Answered by `Exited`.
     Stop { incarnation: Incarnation, timeout_ms: u64 },
+    /// This incarnation ended unasked: keep a crash bundle of it.
+    KeepCrash { incarnation: Incarnation },
     /// The exit of this incarnation is durable: the shim may go.
     AcknowledgeExit { incarnation: Incarnation },
     /// The node is gone for good: drop its run directory.

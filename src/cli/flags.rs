@@ -239,6 +239,14 @@ pub enum Nodes {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: u64,
     },
+    /// What was kept of a node's crashes: all of them, or one in full
+    Crash {
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// The one to show, by its name in the list; the newest is `last`
+        #[arg(value_name = "BUNDLE")]
+        bundle: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -478,6 +486,8 @@ mod tests {
             "nodes stop a",
             "nodes restart a --reqid r",
             "nodes logs a -f --stderr",
+            "nodes crash a",
+            "nodes crash a last --json",
             "status --json",
             "shutdown --nodes",
             "notify --ready",

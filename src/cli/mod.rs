@@ -7,6 +7,7 @@ mod broker;
 mod completion;
 mod config;
 mod connect;
+mod crash;
 mod demo;
 mod flags;
 mod host;

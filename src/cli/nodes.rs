@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::flags::{Nodes, NodesChange, Notify, Shutdown};
 use super::outcome::{Exit, Failure, Outcome};
 use super::request::{self, Call};
-use super::{Context, connect, run as agent, status};
+use super::{Context, connect, crash, run as agent, status};
 use crate::api::event::{Dialect, Request};
 use crate::api::ids::{NodeName, ReqId};
 use crate::api::report::chain;
@@ -38,6 +38,7 @@ pub fn run(context: &Context, command: Nodes) -> Outcome {
             let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
             show_logs(context, &node, stream, lines, follow)
         }
+        Nodes::Crash { node, bundle } => crash::run(context, &node, bundle.as_deref()),
     }
 }
 

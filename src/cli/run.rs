@@ -19,6 +19,7 @@ use crate::journal::identity;
 use crate::journal::retention::Policy;
 use crate::lifecycle::{DeployStrategy, Profile};
 use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy};
+use crate::supervisor::crash;
 use crate::telemetry::systemd::Notifier;
 use crate::telemetry::{self, Format};
 use crate::websocket::server as websocket_server;
@@ -250,6 +251,11 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
         retention: retention(settings),
         supervisor: supervisor::Options {
             node_dir: settings.node_dir.value.clone(),
+            crash: crash::Options {
+                keep: usize::try_from(*settings.crash_keep).unwrap_or(usize::MAX),
+                keep_for: settings.crash_keep_time.duration(),
+                space_floor: settings.space_floor_requests.bytes,
+            },
             ..supervisor::Options::new(settings.state_dir.value.clone())
         },
         control: server::Options {

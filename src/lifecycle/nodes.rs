@@ -20,6 +20,8 @@ const BLOCKED_RETRY_MS: u64 = 5_000;
 /// Hellos: until the controller welcomed us, and after (a late peer loss makes a controller forget us).
 const HELLO_MS: u64 = 15_000;
 const HELLO_WELCOMED_MS: u64 = 60_000;
+/// QUIT, ILL, TRAP, ABRT, BUS, FPE, SEGV, XCPU, XFSZ, SYS (signal(7)): nobody is stopped with these.
+const DUMPS_CORE: [i32; 10] = [3, 4, 5, 6, 7, 8, 11, 24, 25, 31];
 /// `Management::Agent::API::version`.
 const API_VERSION: u64 = 1;
 
@@ -183,7 +185,14 @@ impl Lifecycle {
             verdict,
         };
         let early = Note::EarlyExit { node: name.clone(), exit: early };
-        let decision = Decision::default().entry(entry).note(early).and(acknowledge);
+        let crashed = match cause {
+            ExitCause::Signal(signal) => !asked || DUMPS_CORE.contains(signal),
+            ExitCause::Code(_) | ExitCause::Lost => !asked,
+            ExitCause::HostRestarted | ExitCause::NotStarted(_) => false,
+        };
+        let keep = crashed.then(|| Effect::Order { node: name.clone(), order: NodeOrder::KeepCrash { incarnation } });
+        let decision = Decision::default().entry(entry).note(early);
+        let decision = keep.into_iter().fold(decision, Decision::effect).and(acknowledge);
         match message {
             Some(message) => decision.and(self.notify_error(name, &message)),
             None => decision,

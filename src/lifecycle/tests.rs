@@ -121,9 +121,9 @@ impl Bench {
                     NodeOrder::Prepare { incarnation, .. } => (*incarnation, Some(NodeHappening::Prepared)),
                     NodeOrder::Launch { incarnation } => (*incarnation, Some(NodeHappening::Started { process })),
                     NodeOrder::Stop { incarnation, .. } => (*incarnation, Some(exited(ExitCause::Signal(15)))),
-                    NodeOrder::AcknowledgeExit { incarnation } | NodeOrder::Forget { incarnation } => {
-                        (*incarnation, None)
-                    }
+                    NodeOrder::KeepCrash { incarnation }
+                    | NodeOrder::AcknowledgeExit { incarnation }
+                    | NodeOrder::Forget { incarnation } => (*incarnation, None),
                 };
                 if let Some(what) = what {
                     queue.extend(self.report(node.as_str(), incarnation, what));

@@ -543,6 +543,10 @@ settings! {
     /// Which nodes a new configuration replaces: all, as Zeek's own agent does, or those that would run differently.
     deploy_strategy: Strategy, "ZCA_DEPLOY_STRATEGY", "replace" => Strategy::Replace;
 
+    /// How many crash bundles of a node are kept; 0 makes none.
+    crash_keep: u32, "ZCA_CRASH_KEEP", "10" => 10;
+    /// How long a crash bundle is kept.
+    crash_keep_time: Span, "ZCA_CRASH_KEEP_TIME", "30d" => Span::days(30);
     /// More exits than this within restart_window make a node FAILED.
     max_restarts: u32, "ZCA_MAX_RESTARTS", "10" => 10;
     /// The time in which max_restarts are counted.

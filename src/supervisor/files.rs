@@ -216,7 +216,7 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::api::configuration::ClusterRole;
     use crate::api::launch::{Program, Readiness};
@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    fn launch() -> Launch {
+    pub(in crate::supervisor) fn launch() -> Launch {
         Launch {
             node: NodeName::new("w1").unwrap(),
             incarnation: Incarnation(3),

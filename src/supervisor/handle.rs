@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::adopt::Known;
+use super::crash::Keeper;
 use super::launch::Order;
 use super::task::NodeTask;
 use super::{Context, Error, Options, output};
@@ -29,6 +30,7 @@ pub struct Handle {
 pub(super) struct Shared {
     pub(super) context: Arc<Context>,
     pub(super) tasks: Tasks,
+    pub(super) crashes: Keeper,
     /// Bounded by its owner. Full means: nodes' tasks wait, nothing is lost.
     pub(super) events: mpsc::Sender<NodeEvent>,
     pub(super) slots: Mutex<BTreeMap<NodeName, Arc<Slot>>>,
@@ -48,6 +50,7 @@ pub(super) struct Pending {
     pub(super) prepare: Option<Order>,
     pub(super) launch: Option<Incarnation>,
     pub(super) stop: Option<(Incarnation, u64)>,
+    pub(super) keep_crash: Option<Incarnation>,
     pub(super) acknowledge: Option<Incarnation>,
     pub(super) forget: Option<Incarnation>,
     pub(super) ping: bool,
@@ -55,11 +58,12 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { probe, prepare, launch, stop, acknowledge, forget, ping } = self;
+        let Self { probe, prepare, launch, stop, keep_crash, acknowledge, forget, ping } = self;
         probe.is_none()
             && prepare.is_none()
             && launch.is_none()
             && stop.is_none()
+            && keep_crash.is_none()
             && acknowledge.is_none()
             && forget.is_none()
             && !ping
@@ -79,6 +83,7 @@ impl Pending {
                 let before = self.stop.filter(|(stopping, _)| *stopping == incarnation);
                 self.stop = Some((incarnation, before.map_or(timeout_ms, |(_, before)| before.min(timeout_ms))));
             }
+            NodeOrder::KeepCrash { incarnation } => self.keep_crash = Some(incarnation),
             NodeOrder::AcknowledgeExit { incarnation } => self.acknowledge = Some(incarnation),
             NodeOrder::Forget { incarnation } => {
                 if self.prepare.as_ref().is_some_and(|prepare| prepare.incarnation > incarnation) {
@@ -101,7 +106,8 @@ impl Handle {
     /// Opens what supervision needs. Starts and finds nothing yet: see [`probe`](Self::probe).
     pub fn start(options: Options, events: mpsc::Sender<NodeEvent>, tasks: Tasks) -> Result<Self, Error> {
         let context = Arc::new(Context::open(options)?);
-        Ok(Self { shared: Arc::new(Shared { context, tasks, events, slots: Mutex::default() }) })
+        let crashes = Keeper::start(&context.options.state_dir, context.options.crash.clone(), &tasks);
+        Ok(Self { shared: Arc::new(Shared { context, tasks, crashes, events, slots: Mutex::default() }) })
     }
 
     /// The boot this supervisor runs in, as it is in every [`ProcessId`].

@@ -17,10 +17,12 @@
 //! - [`launch`] takes the lock and spawns shims, unless [`ports`] are taken; [`adopt`] finds out what is left of a node; [`process`] proves.
 //! - [`rights`] is what a process takes on before it becomes a node; [`ownership`] makes the node's directory its user's.
 //! - [`node_files`] writes what a node finds in its directory; [`probe`] asks a program what it is.
+//! - [`crash`] keeps what is left of a node that ended unasked.
 //! - [`task`] is the event loop per node, [`handle`] the way to all of them.
 //! - [`simulated`] is what a stand-in for Zeek is started as, and what it needs of the kernel.
 
 mod adopt;
+pub mod crash;
 mod files;
 mod handle;
 mod launch;
@@ -46,6 +48,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub use handle::Handle;
 pub use ownership::give;
@@ -65,6 +68,7 @@ pub struct Options {
     pub executable: PathBuf,
     /// What nodes inherit, before anything is taken away or laid over.
     pub environment: Vec<(OsString, OsString)>,
+    pub crash: crash::Options,
     /// The nodes' file mode creation mask; the agent's own if there is none.
     pub umask: Option<u32>,
     /// Where nodes reach this run of the agent over Broker. Not part of what a node is launched with: it may be another in
@@ -83,6 +87,7 @@ impl Options {
             state_dir,
             executable: "/proc/self/exe".into(),
             environment: std::env::vars_os().collect(),
+            crash: crash::Options { keep: 10, keep_for: Duration::from_secs(30 * 24 * 3600), space_floor: 0 },
             umask: None,
             agent_address: None,
             simulated_env: Vec::new(),

@@ -7,13 +7,15 @@
 //! connected to its shim, until that has gone after the acknowledged exit.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::adopt::{self, Known, Look};
-use super::files::{self, Exit, STATUS, Status};
+use super::crash::Crash;
+use super::files::{self, Exit, LAUNCH, Launch, STATUS, Status};
 use super::handle::{Pending, Shared, Slot, locked};
 use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir};
 use super::link::{Heard, Link};
@@ -55,6 +57,15 @@ enum Stage {
     Acknowledged,
 }
 
+/// What a crash bundle tells of an exit.
+#[derive(Debug)]
+struct Ended {
+    incarnation: Incarnation,
+    process: Option<ProcessId>,
+    exit: Exit,
+    noticed: jiff::Timestamp,
+}
+
 /// The newest incarnation of which each fact was told.
 #[derive(Debug, Default)]
 struct Told {
@@ -72,6 +83,10 @@ pub(super) struct NodeTask {
     /// The newest process on record.
     known: Known,
     told: Told,
+    /// `/proc/PID/limits` of the known process.
+    limits: Option<String>,
+    /// The last exit that was told, until it is durable.
+    ended: Option<Ended>,
     /// Its run directory is to go as soon as nothing is left.
     forget: bool,
 }
@@ -79,7 +94,7 @@ pub(super) struct NodeTask {
 impl NodeTask {
     pub(super) fn new(shared: Arc<Shared>, slot: Arc<Slot>, node: NodeName) -> Self {
         let (known, told) = (Known::default(), Told::default());
-        Self { shared, slot, node, life: Life::Nothing, known, told, forget: false }
+        Self { shared, slot, node, life: Life::Nothing, known, told, limits: None, ended: None, forget: false }
     }
 
     /// Works until the token is cancelled; then does what was begun, and passes on the last acknowledgement, which
@@ -89,7 +104,8 @@ impl NodeTask {
             let is_last = token.is_cancelled();
             let mut pending = std::mem::take(&mut *locked(&self.slot.pending));
             if is_last {
-                pending = Pending { acknowledge: pending.acknowledge, ..Pending::default() };
+                let Pending { keep_crash, acknowledge, .. } = pending;
+                pending = Pending { keep_crash, acknowledge, ..Pending::default() };
             }
             self.carry_out(pending).await;
             if is_last {
@@ -130,13 +146,17 @@ impl NodeTask {
     }
 
     async fn carry_out(&mut self, pending: Pending) {
-        let Pending { probe, prepare, launch, stop, acknowledge, forget, ping } = pending;
+        let Pending { probe, prepare, launch, stop, keep_crash, acknowledge, forget, ping } = pending;
         if let Some((known, reply)) = probe {
             let finding = self.probe(known).await;
             // Whoever asked has gone: nobody is left to tell.
             let _ = reply.send(finding);
         }
+        if let Some(incarnation) = keep_crash {
+            self.keep_crash(incarnation).await;
+        }
         if let Some(incarnation) = acknowledge {
+            self.ended = self.ended.take().filter(|ended| ended.incarnation > incarnation);
             self.acknowledge(incarnation).await;
         }
         let is_old = |stop: &(Incarnation, u64)| prepare.as_ref().is_some_and(|prepare| stop.0 < prepare.incarnation);
@@ -195,7 +215,13 @@ impl NodeTask {
                         }
                         Finding::Adopted { incarnation, process, ready: false, spec: Box::new(spec) }
                     }
-                    Some(hello) => self.found_shim(hello, spec),
+                    Some(hello) => {
+                        let finding = self.found_shim(hello, spec);
+                        if let Finding::Adopted { process: Some(process), .. } = &finding {
+                            self.read_limits(process).await;
+                        }
+                        finding
+                    }
                 }
             }
         }
@@ -223,9 +249,49 @@ impl NodeTask {
         Finding::Adopted { incarnation, process, ready, spec: Box::new(spec) }
     }
 
-    fn found_exit(&self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) -> Finding {
-        let Exit { cause, ran_ms: _, stdout, stderr } = self.with_output(exit);
+    fn found_exit(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) -> Finding {
+        let Exit { cause, ran_ms: _, stdout, stderr } = self.note_end(incarnation, process.as_ref(), exit);
         Finding::Exited { incarnation, process, cause, stdout, stderr }
+    }
+
+    fn note_end(&mut self, incarnation: Incarnation, process: Option<&ProcessId>, exit: Exit) -> Exit {
+        let exit = self.with_output(exit);
+        let (process, noticed) = (process.cloned(), jiff::Timestamp::now());
+        self.ended = Some(Ended { incarnation, process, exit: exit.clone(), noticed });
+        exit
+    }
+
+    /// Takes together what a crash bundle is made of, before the next preparation replaces the launch file.
+    async fn keep_crash(&mut self, incarnation: Incarnation) {
+        let Some(Ended { process, exit, noticed, .. }) = self.ended.take_if(|ended| ended.incarnation == incarnation)
+        else {
+            return;
+        };
+        let path = self.shared.context.run_dir(&self.node);
+        let launch = blocking(move || match files::read::<Launch>(&path) {
+            Ok(Some(launch)) if launch.incarnation == incarnation => {
+                let written = fs::metadata(path.join(LAUNCH)).ok()?.mtime();
+                Some((launch, written))
+            }
+            // Its bundle says so by having no command line.
+            Ok(_) | Err(_) => None,
+        });
+        self.shared.crashes.keep(Crash {
+            node: self.node.clone(),
+            incarnation,
+            process,
+            exit,
+            launch: launch.await,
+            limits: self.limits.take(),
+            directory: self.shared.context.node_dir(&self.node),
+            noticed,
+        });
+    }
+
+    /// Reads the limits of a process that runs now; nobody can once it is gone.
+    async fn read_limits(&mut self, process: &ProcessId) {
+        let path = format!("/proc/{}/limits", process.pid);
+        self.limits = blocking(move || fs::read_to_string(path).ok()).await;
     }
 
     /// A lost exit has nobody who kept its output: then what the files have is better than nothing.
@@ -529,6 +595,7 @@ impl NodeTask {
         self.known = Known { incarnation, process: Some(process.clone()) };
         if self.told.started < incarnation {
             self.told.started = incarnation;
+            self.read_limits(&process).await;
             self.tell(incarnation, NodeHappening::Started { process }).await;
         }
     }
@@ -561,7 +628,7 @@ impl NodeTask {
         }
         if self.told.exited < incarnation {
             self.told.exited = incarnation;
-            let Exit { cause, ran_ms: _, stdout, stderr } = self.with_output(exit);
+            let Exit { cause, ran_ms: _, stdout, stderr } = self.note_end(incarnation, process.as_ref(), exit);
             self.tell(incarnation, NodeHappening::Exited { cause, process, stdout, stderr }).await;
         }
     }

@@ -13,6 +13,7 @@ mod broker_replay;
 mod broker_tls;
 mod commands;
 mod crash;
+mod crashes;
 mod dump;
 mod export;
 mod failures;
