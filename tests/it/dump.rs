@@ -53,6 +53,9 @@ fn lived() -> (Host, Agent) {
 
 type Wanted = Box<dyn Fn(&Value) -> bool>;
 
+/// Flags for a kind, and what they let through.
+type Kind = (&'static [&'static str], fn(&Value) -> bool);
+
 fn is_request(row: &Value) -> bool {
     row["received_at"].is_string()
 }
@@ -143,7 +146,7 @@ fn every_filter_lets_through_what_it_says_alone_and_with_any_other() {
     assert!(states.is_superset(&["completed", "conflict", "rejected"].into()), "{states:?}");
     assert!(rows.iter().any(|row| row["event"] == "node_exited" && row["detail"]["asked"] == false));
     let filters = filters(&rows);
-    let kinds: [(&[&'static str], fn(&Value) -> bool); 4] = [
+    let kinds: [Kind; 4] = [
         (&[], is_request),
         (&["--kind", "request"], is_request),
         (&["--kind", "node"], is_of_node),
