@@ -151,8 +151,7 @@ pub(super) fn chunk(
     // Responses that were dropped meanwhile are told of by an entry after these.
     let end = !full && after.trimmed == history.trimmed;
     if end {
-        let content = [at.entries.to_le_bytes(), at.last.0.to_le_bytes()].concat();
-        let (last, checksum) = frame(&at.checksum, END, &[&content, &at.hash]);
+        let (last, checksum) = end_frame(&at.checksum, &End { entries: at.entries, last: at.last, hash: at.hash });
         bytes.extend_from_slice(&last);
         at.checksum = checksum;
     }
@@ -168,11 +167,7 @@ fn begin(bytes: &mut Vec<u8>, history: &HistoryRecord, now: Timestamp) -> Export
         exported_at: now,
         release: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let header = rmp_serde::to_vec_named(&header).expect("numbers and a text are MessagePack");
-    let prologue = prologue();
-    let (frame, checksum) = frame(&first_half(blake3::hash(&prologue).as_bytes()), HEADER, &[&header]);
-    bytes.extend_from_slice(&prologue);
-    bytes.extend_from_slice(&frame);
+    let checksum = write_header(bytes, &header);
     ExportCursor {
         next: first,
         offset: 0,
@@ -185,13 +180,57 @@ fn begin(bytes: &mut Vec<u8>, history: &HistoryRecord, now: Timestamp) -> Export
     }
 }
 
+fn write_header(bytes: &mut Vec<u8>, header: &Header) -> Checksum {
+    let header = rmp_serde::to_vec_named(header).expect("numbers and a text are MessagePack");
+    let prologue = prologue();
+    let (frame, checksum) = frame(&first_half(blake3::hash(&prologue).as_bytes()), HEADER, &[&header]);
+    bytes.extend_from_slice(&prologue);
+    bytes.extend_from_slice(&frame);
+    checksum
+}
+
+fn end_frame(before: &Checksum, end: &End) -> (Vec<u8>, Checksum) {
+    frame(before, END, &[&end.entries.to_le_bytes(), &end.last.0.to_le_bytes(), &end.hash])
+}
+
+fn entry_frame(before: &Checksum, seq: Seq, value: &[u8]) -> (Vec<u8>, Checksum) {
+    frame(before, ENTRY, &[&seq.0.to_le_bytes(), value])
+}
+
+/// A whole stream, of whatever entries.
+#[cfg(test)]
+pub(super) struct Written {
+    bytes: Vec<u8>,
+    checksum: Checksum,
+}
+
+#[cfg(test)]
+impl Written {
+    pub(super) fn begin(header: &Header) -> Self {
+        let mut bytes = Vec::new();
+        let checksum = write_header(&mut bytes, header);
+        Self { bytes, checksum }
+    }
+
+    pub(super) fn entry(&mut self, seq: Seq, value: &[u8]) {
+        let (frame, checksum) = entry_frame(&self.checksum, seq, value);
+        self.bytes.extend_from_slice(&frame);
+        self.checksum = checksum;
+    }
+
+    pub(super) fn end(mut self, end: &End) -> Vec<u8> {
+        self.bytes.extend_from_slice(&end_frame(&self.checksum, end).0);
+        self.bytes
+    }
+}
+
 /// Entries up to `last`, as far as there is room; whether that ended before they did.
 fn entries(table: &impl Table, bytes: &mut Vec<u8>, at: &mut ExportCursor, last: Seq) -> Result<bool, ExportError> {
     for (seq, value) in Entries::new(table, at.next, last, false) {
         let whole = table.read_entry(seq, &value?)?;
         let link = whole.link.ok_or(ExportError::Older(seq))?;
         let value = codec::flat(&whole.head, &whole.stored);
-        let (frame, checksum) = frame(&at.checksum, ENTRY, &[&seq.0.to_le_bytes(), &value]);
+        let (frame, checksum) = entry_frame(&at.checksum, seq, &value);
         let begun = at.begun.is_some_and(|_| at.next == seq);
         if begun && at.begun != Some(checksum) {
             return Err(ExportError::Changed(seq));

@@ -13,6 +13,9 @@
 //! An import that is interrupted has done nothing, or is finished by the next start. Memory is that of one batch and of
 //! one number for each request without an outcome, of which there may be [`UNFINISHED_LIMIT`].
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};

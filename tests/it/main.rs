@@ -14,6 +14,7 @@ mod broker_tls;
 mod commands;
 mod crash;
 mod crashes;
+mod dump;
 mod export;
 mod failures;
 mod full_disk;

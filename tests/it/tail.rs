@@ -127,6 +127,64 @@ fn what_comes_is_followed_through_the_death_of_the_agent() {
 }
 
 #[test]
+fn who_follows_and_is_killed_goes_on_from_its_cursor_and_leaves_nothing_out() {
+    let host = Host::new();
+    let _agent = host.start();
+    let cursor = host.dir.path().join("cursor");
+    let file = cursor.display().to_string();
+    let args = &["journal", "tail", "-f", "--cursor-file", &file][..];
+    let mut printed = std::collections::BTreeSet::new();
+    for round in 0..4 {
+        let following = Following::begin(&host, args);
+        let before = printed.clone();
+        for number in 0..6 {
+            welcome(&host, &format!("k-{round}-{number}"));
+        }
+        // Killed somewhere in between, wherever that is.
+        eventually("some to be printed", || {
+            let text = fs::read_to_string(&following.output).unwrap();
+            printed.extend(text.lines().filter_map(|line| {
+                let row: Value = serde_json::from_str(line).ok()?;
+                Some(row["reqid"].as_str()?.to_owned())
+            }));
+            (printed.len() > before.len()).then_some(())
+        });
+        drop(following);
+    }
+    printed.extend(reqids(&since(&host, &cursor, &[])));
+    let all: std::collections::BTreeSet<String> =
+        (0..4).flat_map(|round| (0..6).map(move |number| format!("k-{round}-{number}"))).collect();
+    assert!(printed.is_superset(&all), "{:?} are missing", all.difference(&printed).collect::<Vec<_>>());
+    assert_eq!(since(&host, &cursor, &[]).len(), 0);
+}
+
+#[test]
+fn what_retention_removed_beneath_a_cursor_is_told() {
+    let mut host = Host::new();
+    let agent = host.start();
+    welcomes(&host, 3);
+    let cursor = host.dir.path().join("cursor");
+    assert_eq!(since(&host, &cursor, &[]).len(), 3);
+    agent.kill();
+    host.set("ZCA_RETENTION_REQUESTS", "5");
+    let _agent = host.start();
+    for number in 0..30 {
+        welcome(&host, &format!("x-{number}"));
+    }
+    let oldest = eventually("retention", || {
+        let rows = host.run(&["journal", "dump"]).lines();
+        (rows.len() <= 6).then(|| rows[0]["seq"].as_u64().unwrap())
+    });
+    let said = host.run(&["journal", "tail", "--cursor-file", &cursor.display().to_string()]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let rows = said.lines();
+    assert!(rows[0]["seq"].as_u64().unwrap() >= oldest, "{rows:?}");
+    assert!(said.stderr.contains("were removed by retention before they could be printed"), "{said:?}");
+    let again = host.run(&["journal", "tail", "--cursor-file", &cursor.display().to_string()]);
+    assert_eq!((again.stdout.as_str(), again.stderr.as_str()), ("", ""), "told once");
+}
+
+#[test]
 fn a_closed_pipe_is_success() {
     let host = Host::new();
     let _agent = host.start();

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use jiff::ZonedDateTime;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Context;
 use super::dump::filter;
 use super::rows::{self, Printer};
 use super::source::{More, Source};
-use crate::api::audit::{Filter, RequestState, Row};
+use crate::api::audit::{Filter, Kind, RequestState, Row};
 use crate::api::ids::Seq;
 use crate::cli::flags::Tail;
 use crate::cli::outcome::{Exit, Failure, Outcome};
@@ -119,6 +120,7 @@ impl Follower {
         let before = self.cursor.clone();
         self.finished(source, printer)?;
         if self.cursor.next <= last {
+            self.tell_of_removed(source, last)?;
             let range = Filter { from_seq: Some(self.cursor.next), to_seq: Some(last), ..self.filter.clone() };
             // First: one that finishes meanwhile is then found with its outcome, below.
             for state in [RequestState::Accepted, RequestState::Handling] {
@@ -145,16 +147,42 @@ impl Follower {
         }
     }
 
+    /// What was removed since the cursor was kept is told of by an entry after it.
+    fn tell_of_removed(&self, source: &mut Source, last: Seq) -> Result<(), Failure> {
+        let from = self.cursor.next;
+        let removals = Filter {
+            kind: Kind::All,
+            event: Some("pruned".to_owned()),
+            from_seq: Some(from),
+            to_seq: Some(last),
+            ..Filter::default()
+        };
+        let mut upto = 0;
+        source.rows(&removals, |row| {
+            if let Row::Event(row) = row {
+                upto = row.detail.get("upto").and_then(Value::as_u64).unwrap_or_default().max(upto);
+            }
+            Ok(More::Yes)
+        })?;
+        if upto >= from.0 {
+            eprintln!("the entries {from} to {upto} were removed by retention before they could be printed");
+        }
+        Ok(())
+    }
+
     /// Prints those that had no outcome and have one now.
     fn finished<W: Write>(&mut self, source: &mut Source, printer: &mut Printer<'_, W>) -> Result<(), Failure> {
         let asked: Vec<Seq> = self.cursor.unfinished.iter().copied().take(LOOKED_UP).collect();
         for seq in asked {
             let any = Filter { from_seq: Some(seq), to_seq: Some(seq), ..Filter::default() };
-            let mut done = true;
+            let (mut done, mut found) = (true, false);
             source.rows(&any, |row| {
-                done = is_finished(&row);
+                (done, found) = (is_finished(&row), true);
                 Ok(More::No)
             })?;
+            if !found {
+                eprintln!("request {seq} was removed by retention before its outcome could be printed");
+            }
             if done {
                 self.cursor.unfinished.remove(&seq);
                 let wanted = Filter { from_seq: Some(seq), to_seq: Some(seq), ..self.filter.clone() };
