@@ -16,7 +16,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,9 +41,12 @@ use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::report::{CompactReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
+use crate::telemetry::seldom::Seldom;
 
 /// More than the people and tools of one host open; each costs two tasks.
 const CONNECTIONS_LIMIT: usize = 256;
+/// The least between log lines about connections that are turned away.
+const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
 /// Frames that wait for one slow reader: more than the responses and notifications of a deploy of 4096 nodes at once are
 /// worth keeping for somebody who does not read.
 const QUEUE_FRAMES: usize = 8192;
@@ -305,13 +308,20 @@ impl Server {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let tracker = TaskTracker::new();
+        let mut turned_away = Seldom::new(TURNED_AWAY_EVERY);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
+                () = turned_away.due() => {
+                    say_how_many(&mut turned_away);
+                    continue;
+                }
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) if shared.connections().len() >= CONNECTIONS_LIMIT => turn_away(&stream),
+                Ok((stream, _)) if shared.connections().len() >= CONNECTIONS_LIMIT => {
+                    turn_away(&stream, &mut turned_away);
+                }
                 Ok((stream, _)) => {
                     if let Some(peer) = Peer::register(&shared, &agent, stream, &stop) {
                         tracker.spawn(peer.serve());
@@ -327,6 +337,7 @@ impl Server {
                 }
             }
         }
+        say_how_many(&mut turned_away);
         drop(listener);
         drop(file);
         tracker.close();
@@ -335,9 +346,19 @@ impl Server {
     }
 }
 
-fn turn_away(stream: &UnixStream) {
+fn say_how_many(turned_away: &mut Seldom) {
+    if let Some(more) = turned_away.take(Instant::now()) {
+        tracing::warn!(
+            "{more} more control connections were turned away: the most that may be open is {CONNECTIONS_LIMIT}"
+        );
+    }
+}
+
+fn turn_away(stream: &UnixStream, turned_away: &mut Seldom) {
     let message = format!("{CONNECTIONS_LIMIT} control connections are open, which is the most; try again later");
-    tracing::warn!("control connection turned away: {message}");
+    if turned_away.happened(Instant::now()) {
+        tracing::warn!("control connection turned away: {message}");
+    }
     let frame = ServerFrame::Error { call: None, code: ErrorCode::Busy, message };
     if let Some(bytes) = encode(&frame) {
         // A new socket's buffer takes a short frame at once; a peer that is already gone misses nothing. Not through the
