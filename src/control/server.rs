@@ -39,7 +39,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::{Anchor, AnchorError};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
-use crate::api::report::{StatusReport, VerifyReport};
+use crate::api::report::{CompactReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 use crate::telemetry::seldom::Seldom;
 
@@ -135,6 +135,8 @@ pub trait Agent: Send + Sync + 'static {
     fn verify(&self, anchor: Option<Anchor>) -> impl Future<Output = Result<VerifyReport, String>> + Send;
     fn export(&self, cursor: Option<Box<ExportCursor>>) -> impl Future<Output = Result<ExportChunk, String>> + Send;
     fn stats(&self) -> impl Future<Output = Result<JournalStats, String>> + Send;
+    /// Makes the journal's files small.
+    fn compact(&self, force: bool) -> impl Future<Output = Result<CompactReport, String>> + Send;
     /// What deploying this configuration would do.
     fn plan(&self, config: Configuration, force: bool) -> impl Future<Output = Result<Plan, String>> + Send;
     /// [`super::logs::read`] does the reading.
@@ -603,6 +605,7 @@ impl<A: Agent> Peer<A> {
                 | ClientFrame::JournalVerify { .. }
                 | ClientFrame::JournalExport { .. }
                 | ClientFrame::JournalStats { .. }
+                | ClientFrame::JournalCompact { .. }
                 | ClientFrame::Plan { .. }
                 | ClientFrame::Logs { .. }
                 | ClientFrame::Subscribe { .. }
@@ -660,6 +663,13 @@ impl<A: Agent> Peer<A> {
             ClientFrame::JournalStats { call } => {
                 let answer = match self.agent.stats().await {
                     Ok(stats) => ServerFrame::Stats { call, stats: Box::new(stats) },
+                    Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+                };
+                self.reply(answer).await;
+            }
+            ClientFrame::JournalCompact { call, force } => {
+                let answer = match self.agent.compact(force).await {
+                    Ok(report) => ServerFrame::Compacted { call, report },
                     Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                 };
                 self.reply(answer).await;
