@@ -427,7 +427,7 @@ impl World {
                     self.questions.push_back((of, connection));
                 }
             }
-            Effect::Refuse { .. } | Effect::Notify(_) => {}
+            Effect::Refuse { .. } | Effect::Notify(_) | Effect::TellHead { .. } => {}
             Effect::Order { node, order } => self.order(node, order),
         }
     }

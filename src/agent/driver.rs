@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::event::Incoming;
+use crate::api::head::Head;
 use crate::api::report::chain;
 use crate::api::supervision::NodeEvent;
 use crate::api::time::Now;
@@ -360,7 +361,8 @@ impl Driver {
 
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
-            if let Some(input) = self.performer.perform(effect) {
+            let (seq, hash) = self.journal.head();
+            if let Some(input) = self.performer.perform(effect, Head { seq, hash }) {
                 let sealed = self.step(&input);
                 self.stage(sealed);
             }

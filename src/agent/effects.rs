@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{oneshot, watch};
 
 use crate::api::event::{Dialect, Notification, Response, Route};
+use crate::api::head::Head;
 use crate::api::ids::InstanceName;
 use crate::control::message::Publication;
 use crate::control::server;
@@ -57,8 +58,8 @@ pub(super) struct Performer {
 }
 
 impl Performer {
-    /// Performs an effect. Gives back what became known by it: that the connection it was meant for is gone.
-    pub fn perform(&self, effect: Effect) -> Option<Input> {
+    /// Performs an effect; `head` is the newest durable entry. Gives back what became known by it: that the connection it was meant for is gone.
+    pub fn perform(&self, effect: Effect, head: Head) -> Option<Input> {
         match effect {
             Effect::Respond { route, dialect, response } => {
                 crash_point!("before_response_sent");
@@ -93,14 +94,12 @@ impl Performer {
                 None
             }
             Effect::Notify(notification) => {
-                log(&notification);
-                if let Some(websocket) = &self.websocket {
-                    websocket.notify(&notification);
-                }
-                if let Some(peers) = &self.peers {
-                    peers.hub().notify(&notification);
-                }
-                self.publish(&self.topics.management, Publication::Notification(notification));
+                self.notify(notification);
+                None
+            }
+            Effect::TellHead { instance } => {
+                let msg = format!("the journal's head is {head}");
+                self.notify(Notification::NotifyLog { instance, msg, node: String::new() });
                 None
             }
             Effect::Dispatch { of, node, connection, action } => {
@@ -121,6 +120,17 @@ impl Performer {
                 None
             }
         }
+    }
+
+    fn notify(&self, notification: Notification) {
+        log(&notification);
+        if let Some(websocket) = &self.websocket {
+            websocket.notify(&notification);
+        }
+        if let Some(peers) = &self.peers {
+            peers.hub().notify(&notification);
+        }
+        self.publish(&self.topics.management, Publication::Notification(notification));
     }
 
     fn respond(&self, route: Route, dialect: Dialect, response: &Response) -> bool {

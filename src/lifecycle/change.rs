@@ -218,7 +218,10 @@ impl Lifecycle {
             }
             ConfigChange::Forget => Some(format!("standby: nodes stop, no configuration (request {})", received.seq)),
         };
-        let changed = self.end_hold(received).entry(Entry::DesiredChanged { by: received.seq, config, nodes });
+        let changed = self
+            .end_hold(received)
+            .entry(Entry::DesiredChanged { by: received.seq, config, nodes })
+            .effect(Effect::TellHead { instance: ours.to_owned() });
         match message {
             Some(msg) => changed.effect(Effect::Notify(Notification::NotifyLog {
                 instance: ours.to_owned(),

@@ -140,5 +140,6 @@ pub(super) enum Note {
     },
     Welcomed,
     HelloSent,
+    HeadTold,
     Settled,
 }

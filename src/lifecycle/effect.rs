@@ -25,6 +25,11 @@ pub enum Effect {
         response: Arc<Response>,
     },
     Notify(Notification),
+    /// Tell subscribers and the log which entry is the newest durable one, and its hash. Who keeps that elsewhere can prove
+    /// later that the journal of then was not rewritten.
+    TellHead {
+        instance: String,
+    },
     /// Ask this node, over its peering, on behalf of the request `of`.
     Dispatch {
         of: Seq,

@@ -373,6 +373,7 @@ impl Lifecycle {
             }
             Note::Welcomed => self.seen.welcomed = true,
             Note::HelloSent => self.seen.last_hello = Some(now.boot),
+            Note::HeadTold => self.seen.head_told = Some(now.boot),
             Note::Settled => self.seen.settled = true,
         }
     }

@@ -20,6 +20,8 @@ const BLOCKED_RETRY_MS: u64 = 5_000;
 /// Hellos: until the controller welcomed us, and after (a late peer loss makes a controller forget us).
 const HELLO_MS: u64 = 15_000;
 const HELLO_WELCOMED_MS: u64 = 60_000;
+/// How often the journal's head is told beside the changes that it is told after.
+const HEAD_MS: u64 = 3_600_000;
 /// QUIT, ILL, TRAP, ABRT, BUS, FPE, SEGV, XCPU, XFSZ, SYS (signal(7)): nobody is stopped with these.
 const DUMPS_CORE: [i32; 10] = [3, 4, 5, 6, 7, 8, 11, 24, 25, 31];
 /// `Management::Agent::API::version`.
@@ -381,6 +383,10 @@ impl Lifecycle {
         if !self.seen.settled && wake.due(self.seen.started.plus_ms(SETTLED_MS)) {
             let settled = Decision::default().note(Note::Settled);
             return Some(if self.seen.stopping { settled } else { settled.entry(Entry::AgentSettled) });
+        }
+        if wake.due(self.seen.head_told.unwrap_or(self.seen.started).plus_ms(HEAD_MS)) {
+            let instance = self.options.instance.to_string();
+            return Some(Decision::default().effect(Effect::TellHead { instance }).note(Note::HeadTold));
         }
         if self.seen.peers.any() {
             let period = if self.seen.welcomed { HELLO_WELCOMED_MS } else { HELLO_MS };

@@ -42,6 +42,8 @@ pub(super) struct Seen {
     pub dispatches: BTreeMap<Seq, BTreeMap<NodeName, Questioned>>,
     pub welcomed: bool,
     pub last_hello: Option<BootTime>,
+    /// When the journal's head was told because it was time.
+    pub head_told: Option<BootTime>,
     pub rejections: BTreeMap<String, Rejections>,
 }
 

@@ -385,6 +385,21 @@ fn three_crashes_abandon_a_request_and_clean_stops_do_not_count() {
 }
 
 #[test]
+fn the_journals_head_is_told_after_each_change_and_every_hour() {
+    let mut bench = Bench::new();
+    let told = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::TellHead { .. })).count();
+    let effects = bench.ask("d", set("c1", &["w1"]));
+    assert_eq!(told(&effects), 1);
+    bench.obey(effects);
+    assert_eq!(told(&bench.ask("g", Request::GetNodes {})), 0, "a read changes nothing");
+    assert_eq!(told(&bench.ask("r", Request::Restart { nodes: BTreeSet::new() })), 1);
+    bench.ready("w1");
+    // Every hour since the start, and a suspended host is told once.
+    assert_eq!((told(&bench.pass(3_599_000)), told(&bench.pass(1000)), told(&bench.pass(3_599_000))), (0, 1, 0));
+    assert_eq!((told(&bench.pass(10 * 3_600_000)), told(&bench.pass(3_599_000)), told(&bench.pass(1000))), (1, 0, 1));
+}
+
+#[test]
 fn a_replayed_request_is_finished_and_published_to_whoever_subscribes() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", set("c1", &["w1"]));

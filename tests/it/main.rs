@@ -19,6 +19,7 @@ mod dump;
 mod export;
 mod failures;
 mod full_disk;
+mod head;
 mod health;
 mod limits;
 mod migrations;
