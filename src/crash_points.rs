@@ -8,6 +8,8 @@
 //! - `ZCA_HANG_AT=…`, in the same form: never return from that place, as if the disk did not answer.
 //! - `ZCA_CRASH_ONCE=file`: die only if the file does not exist, and create it first. So one variable in the
 //!   environment of agent and shims alike makes for one crash in all.
+//! - `ZCA_CLOCK_OFFSET=file`: the wall clock stands so many seconds beside the host's, the number in the file, which may
+//!   be negative and may change; 0 while there is no such file.
 //! - `ZCA_SKIP_SYNC=1`: commits return without fdatasync, so that the test of power cuts can show that it sees this.
 
 /// Marks a place. The second argument is the name of the node concerned, as text.
@@ -31,14 +33,31 @@ pub fn skips_sync() -> bool {
     false
 }
 
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub fn wall_clock() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
+
 #[cfg(feature = "crash-points")]
-pub use enabled::{pass, skips_sync};
+pub use enabled::{pass, skips_sync, wall_clock};
 
 #[cfg(feature = "crash-points")]
 mod enabled {
     use std::fs::OpenOptions;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, SystemTime};
+
+    /// The time of day, as the test has it.
+    pub fn wall_clock() -> SystemTime {
+        let now = SystemTime::now();
+        let Some(file) = std::env::var_os("ZCA_CLOCK_OFFSET") else { return now };
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let seconds: i64 = text.trim().parse().unwrap_or(0);
+        let offset = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 { now - offset } else { now + offset }
+    }
 
     /// One order to crash.
     #[derive(Debug)]

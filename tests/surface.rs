@@ -18,6 +18,7 @@ use zeek_cluster_agent::api::event::{Incoming, Request, Response, Result as ApiR
 use zeek_cluster_agent::api::export::{ExportChunk, ExportCursor};
 use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
+use zeek_cluster_agent::api::prune::{PruneOrder, PruneReport};
 use zeek_cluster_agent::api::report::{CompactReport, JournalReport, StatusReport, VerifyReport};
 use zeek_cluster_agent::api::stats::JournalStats;
 use zeek_cluster_agent::control::logs;
@@ -149,6 +150,10 @@ impl server::Agent for Fake {
 
     async fn export(&self, _cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
         Err("the fake exports nothing".to_owned())
+    }
+
+    async fn prune(&self, order: PruneOrder, _: Credentials) -> Result<PruneReport, String> {
+        Ok(PruneReport { dry_run: order.dry_run, entries: 3, ..PruneReport::default() })
     }
 
     async fn stats(&self) -> Result<JournalStats, String> {

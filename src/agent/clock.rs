@@ -1,6 +1,6 @@
 //! The edge where time comes in: both clocks, read together, and the way back from a deadline to a sleep.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -8,7 +8,7 @@ use crate::api::time::{BootTime, Now, Timestamp};
 
 /// Both clocks, now.
 pub(super) fn now() -> Now {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall = crate::crash_points::wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
     let boot = clock_gettime(ClockId::Boottime);
     let boot_us = u64::try_from(boot.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(boot.tv_nsec).unwrap_or(0) / 1000;
     Now { wall: Timestamp(u64::try_from(wall.as_micros()).unwrap_or(u64::MAX)), boot: BootTime(boot_us) }

@@ -13,6 +13,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
+use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, JournalReport, PeerReport, StatusReport, VerifyReport, chain};
 use crate::api::stats::JournalStats;
 use crate::api::time::{Now, Timestamp};
@@ -29,6 +30,7 @@ use crate::websocket;
 use super::clock;
 use super::driver::{Question, Refusing};
 use super::effects::Topics;
+use super::retention::Order;
 
 /// The agent, as its transports see it.
 pub(super) struct Door {
@@ -39,6 +41,7 @@ pub(super) struct Door {
     pub websocket: Option<websocket::server::Handle>,
     pub broker: Option<peers::Handle>,
     pub reader: Reader,
+    pub orders: mpsc::Sender<Order>,
     pub compactor: Compactor,
     pub refusing: Refusing,
     pub topics: Topics,
@@ -202,6 +205,20 @@ impl server::Agent for Door {
             Ok(Err(error)) => Err(chain(&error)),
             Err(error) => Err(format!("reading the journal failed: {error}")),
         }
+    }
+
+    async fn prune(&self, order: PruneOrder, who: Credentials) -> Result<PruneReport, String> {
+        if let Some(reason) = self.refusing.everything() {
+            return Err(reason);
+        }
+        if !order.dry_run {
+            tracing::info!(?order, uid = who.uid, pid = who.pid, "the journal is pruned by command");
+        }
+        let (answer, answered) = oneshot::channel();
+        let unread = "retention ended when it could not read the journal's oldest entries, or the agent is stopping; \
+                      `journal verify` tells what is wrong";
+        self.orders.send(Order { order, answer }).await.map_err(|_| unread.to_owned())?;
+        answered.await.map_err(|_| unread.to_owned())?
     }
 
     async fn compact(&self, force: bool) -> Result<CompactReport, String> {

@@ -50,6 +50,8 @@ const INPUTS: usize = 2048;
 const EVENTS: usize = 256;
 /// Questions (`status`) that wait for the driver. Full: whoever asks waits.
 const QUESTIONS: usize = 64;
+/// `journal prune`s that wait for each other. Full: whoever asks waits.
+const ORDERS: usize = 4;
 
 /// How long the nodes' tasks may take to end what they have begun.
 const LEAVE_TAKING: Duration = Duration::from_secs(10);
@@ -388,6 +390,7 @@ impl Started {
         let (server, control) = self.server.take().expect("an agent that serves has bound its socket");
         let (websocket_server, websocket) = self.websocket.take().unzip();
         let (broker_server, broker) = self.broker.take().unzip();
+        let (orders, queued) = mpsc::channel(ORDERS);
         let door = Arc::new(Door {
             inputs: self.inputs.clone(),
             questions: self.questions.clone(),
@@ -396,6 +399,7 @@ impl Started {
             websocket,
             broker,
             reader: self.reader.clone(),
+            orders,
             compactor: self.compactor.clone(),
             refusing: self.refusing.clone(),
             topics: self.topics.clone(),
@@ -415,6 +419,7 @@ impl Started {
             compactor: self.compactor.clone(),
             inputs: self.inputs.clone(),
             commits: self.commits.clone(),
+            orders: queued,
         };
         self.tasks.spawn("retention", Death::FatalByPanic, |token| retention.run(token));
         let (control_stop, websocket_stop, broker_stop) = (stop.clone(), stop.clone(), stop.clone());

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::chain;
 use crate::api::time::Now;
 use crate::journal::retention::{Policy, Step};
@@ -19,7 +20,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// … and without any commit after this: entries grow old by themselves.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// A wall clock that has moved so much against the time since the start is not believed: nothing goes for its age.
+/// A wall clock that stands so far from where it was, and the time that has passed since the start, is not believed: nothing
+/// goes for its age.
 const JUMP_MS: u64 = 30 * 86_400_000;
 
 pub(super) struct Retention {
@@ -29,6 +31,13 @@ pub(super) struct Retention {
     pub inputs: mpsc::Sender<Input>,
     /// Changes with every commit.
     pub commits: watch::Receiver<u64>,
+    pub orders: mpsc::Receiver<Order>,
+}
+
+/// `journal prune`, one at a time and none beside a turn of retention's own.
+pub(super) struct Order {
+    pub order: PruneOrder,
+    pub answer: oneshot::Sender<Result<PruneReport, String>>,
 }
 
 /// Why a turn of retention ended before it was done.
@@ -41,7 +50,7 @@ enum Ended {
 impl Retention {
     pub async fn run(mut self, token: CancellationToken) {
         let started = clock::now();
-        let mut jumped = false;
+        let mut doubted = None;
         loop {
             let awaited = async {
                 tokio::time::sleep(PAUSE).await;
@@ -50,20 +59,30 @@ impl Retention {
                     std::future::pending::<()>().await;
                 }
             };
-            tokio::select! {
+            let order = tokio::select! {
                 () = token.cancelled() => return,
-                () = awaited => {}
+                Some(order) = self.orders.recv() => Some(order),
+                () = awaited => None,
+            };
+            let doubts = has_jumped(started, clock::now()) || self.doubts().await;
+            if doubted != Some(doubts) && (doubts || doubted.is_some()) {
+                tell_of_clock(doubts);
             }
-            if !jumped && has_jumped(started, clock::now()) {
-                jumped = true;
-                tracing::warn!(
-                    "the clock was set by more than 30 days: nothing is removed from the journal for its age in this run"
-                );
-                self.policy = self.policy.without_ages();
-            }
+            doubted = Some(doubts);
+            let working = async {
+                match order {
+                    Some(Order { order, answer }) => {
+                        let report = self.obey(&order, doubts).await;
+                        // Who asked may have gone.
+                        _ = answer.send(report.map_err(Ended::into_words));
+                        Ok(())
+                    }
+                    None => self.turn(doubts).await,
+                }
+            };
             let ended = tokio::select! {
                 () = token.cancelled() => return,
-                ended = self.turn() => ended,
+                ended = working => ended,
             };
             match ended {
                 Ok(()) => {}
@@ -83,22 +102,43 @@ impl Retention {
         }
     }
 
+    /// Whether the journal says that the clock is not to be believed. What does not read is met, and told of, by the turn.
+    async fn doubts(&self) -> bool {
+        matches!(self.read(|reader| reader.believes(clock::now().wall)).await, Ok(false))
+    }
+
     /// Does nothing until a little more is there than is to be kept; then removes all that is.
-    async fn turn(&mut self) -> Result<(), Ended> {
-        if self.next(self.policy.loosened()).await?.is_none() {
+    async fn turn(&mut self, doubts: bool) -> Result<(), Ended> {
+        let policy = if doubts { self.policy.without_ages() } else { self.policy };
+        if self.next(policy.loosened()).await?.is_none() {
             return Ok(());
         }
-        let mut sum = Step::default();
-        while let Some(step) = self.next(self.policy).await? {
+        self.remove(policy, Step::default()).await.map(|_| ())
+    }
+
+    /// `journal prune`.
+    async fn obey(&mut self, order: &PruneOrder, doubts: bool) -> Result<PruneReport, Ended> {
+        let policy = Policy::ordered(order).unwrap_or(self.policy);
+        let believed = !doubts || !policy.has_ages();
+        let policy = if doubts { policy.without_ages() } else { policy };
+        let preview = self.read(move |reader| reader.preview_removal(&policy, clock::now().wall)).await?;
+        if order.dry_run {
+            return Ok(preview.report(true, believed));
+        }
+        Ok(self.remove(policy, preview.emptied()).await?.report(false, believed))
+    }
+
+    /// Takes steps until the policy is met, and tells of them; `sum` is what was removed before.
+    async fn remove(&mut self, policy: Policy, mut sum: Step) -> Result<Step, Ended> {
+        while let Some(step) = self.next(policy).await? {
             self.inputs.send(Input::Prune(step.removal.clone())).await.map_err(|_| Ended::Agent)?;
             while !self.is_done(&step).await? {
                 self.commits.changed().await.map_err(|_| Ended::Agent)?;
             }
-            sum.removal.entries += step.removal.entries;
-            sum.removal.requests += step.removal.requests;
-            sum.removal.upto = step.removal.upto;
-            sum.responses += step.responses;
-            sum.bytes += step.bytes;
+            sum.add(&step);
+        }
+        if sum.removal.entries == 0 && sum.responses == 0 {
+            return Ok(sum);
         }
         tracing::info!(
             entries = sum.removal.entries,
@@ -109,7 +149,8 @@ impl Retention {
             sum.removal.upto
         );
         let compactor = self.compactor.clone();
-        Self::blocking(move || compactor.if_outgrown()).await
+        Self::blocking(move || compactor.if_outgrown()).await?;
+        Ok(sum)
     }
 
     async fn next(&self, policy: Policy) -> Result<Option<Step>, Ended> {
@@ -135,6 +176,26 @@ impl Retention {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Ended::Agent),
         }
+    }
+}
+
+impl Ended {
+    fn into_words(self) -> String {
+        match self {
+            Self::Agent => "the agent is stopping".to_owned(),
+            Self::Unread(error) => chain(&error),
+        }
+    }
+}
+
+fn tell_of_clock(doubts: bool) {
+    if doubts {
+        tracing::warn!(
+            "the clock is more than 30 days from where the journal and this run have it: while that is so nothing is removed \
+             from the journal for its age; put the clock right, or wait: after 30 days with it, it is believed"
+        );
+    } else {
+        tracing::info!("the clock is believed again: what is too old goes from the journal");
     }
 }
 

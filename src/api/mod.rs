@@ -11,6 +11,7 @@ pub mod head;
 pub mod ids;
 pub mod launch;
 pub mod plan;
+pub mod prune;
 pub mod report;
 pub mod rights;
 pub mod stats;

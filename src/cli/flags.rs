@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::api::head::Anchor;
+use crate::settings::value::{Setting, Span};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 the request or a node failed; 2 usage; 3 agent not reachable; \
 4 timeout (still being handled: ask again with the same --reqid); 5 conflict (the reqid is taken by another request); \
@@ -152,6 +153,10 @@ pub struct Asking {
 }
 
 /// Milliseconds.
+fn span(text: &str) -> Result<Span, String> {
+    Span::parse(text)
+}
+
 fn seconds(text: &str) -> Result<u64, String> {
     const MOST: f64 = 86_400.0;
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
@@ -276,6 +281,19 @@ pub struct Notify {
     pub node: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Remove what is older: 30d, 12h, 45min
+    #[arg(long, value_name = "D", value_parser = span)]
+    pub older_than: Option<Span>,
+    /// Keep so many requests, the newest; conflicts and rejected ones count
+    #[arg(long, value_name = "N")]
+    pub keep: Option<u64>,
+    /// Remove nothing; tell what would go, and what that would free
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Journal {
     /// Print requests and what became of them
@@ -288,6 +306,10 @@ pub enum Journal {
         #[command(flatten)]
         from: JournalFrom,
     },
+    /// Remove the oldest entries, but no request without an outcome; the running configuration is no history, and stays
+    ///
+    /// Without --older-than and --keep, what retention would remove by the settings. A reqid that is gone is new again.
+    Prune(Prune),
     /// How much there is, by event, source and outcome; how long requests took; how large it is
     Stats {
         #[command(flatten)]

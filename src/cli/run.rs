@@ -278,7 +278,7 @@ pub fn journal_options(settings: &Settings) -> journal::Options {
 }
 
 /// What is kept of the journal.
-fn retention(settings: &Settings) -> Policy {
+pub(super) fn retention(settings: &Settings) -> Policy {
     let limit = |value: u64| (value > 0).then_some(value);
     Policy {
         age_ms: limit(settings.retention_age.ms),

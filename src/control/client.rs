@@ -24,6 +24,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::plan::Plan;
+use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 
@@ -175,6 +176,15 @@ impl Client {
         let call = self.call(|call| ClientFrame::JournalPage { call, filter: filter.clone(), cursor })?;
         match self.wait(call, deadline)? {
             ServerFrame::Page { page, .. } => Ok(page),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Removes the journal's oldest entries, or tells what would go.
+    pub fn prune(&mut self, order: PruneOrder, deadline: Deadline) -> Result<PruneReport, Error> {
+        let call = self.call(|call| ClientFrame::JournalPrune { call, order })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Pruned { report, .. } => Ok(report),
             other => Err(unexpected(other)),
         }
     }
@@ -341,6 +351,7 @@ fn unexpected(frame: ServerFrame) -> Error {
         | ServerFrame::Status { .. }
         | ServerFrame::Page { .. }
         | ServerFrame::Verified { .. }
+        | ServerFrame::Pruned { .. }
         | ServerFrame::Exported { .. }
         | ServerFrame::Stats { .. }
         | ServerFrame::Compacted { .. }

@@ -13,6 +13,7 @@ use crate::api::event::{Dialect, Notification, Request, Response};
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
+use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 
@@ -78,6 +79,11 @@ pub enum ClientFrame {
     JournalStats {
         call: u64,
     },
+    /// Remove the journal's oldest entries, or tell what would go.
+    JournalPrune {
+        call: u64,
+        order: PruneOrder,
+    },
     /// Makes the journal's files small if they have outgrown what they hold, or if `force`.
     JournalCompact {
         call: u64,
@@ -108,7 +114,7 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as they are written.
-const CLIENT_KINDS: [&str; 12] = [
+const CLIENT_KINDS: [&str; 13] = [
     "hello",
     "request",
     "status",
@@ -116,6 +122,7 @@ const CLIENT_KINDS: [&str; 12] = [
     "journal_verify",
     "journal_export",
     "journal_stats",
+    "journal_prune",
     "journal_compact",
     "plan",
     "logs",
@@ -123,13 +130,14 @@ const CLIENT_KINDS: [&str; 12] = [
     "notify_ready",
 ];
 /// The kinds of [`ServerFrame`], as they are written.
-const SERVER_KINDS: [&str; 14] = [
+const SERVER_KINDS: [&str; 15] = [
     "welcome",
     "response",
     "refused",
     "status",
     "page",
     "verified",
+    "pruned",
     "exported",
     "stats",
     "compacted",
@@ -164,6 +172,10 @@ pub enum ServerFrame {
     Verified {
         call: u64,
         report: VerifyReport,
+    },
+    Pruned {
+        call: u64,
+        report: PruneReport,
     },
     Exported {
         call: u64,
@@ -210,6 +222,7 @@ impl ServerFrame {
             | Self::Status { call, .. }
             | Self::Page { call, .. }
             | Self::Verified { call, .. }
+            | Self::Pruned { call, .. }
             | Self::Exported { call, .. }
             | Self::Stats { call, .. }
             | Self::Compacted { call, .. }

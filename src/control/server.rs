@@ -39,6 +39,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::{Anchor, AnchorError};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
+use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 use crate::telemetry::seldom::Seldom;
@@ -135,6 +136,8 @@ pub trait Agent: Send + Sync + 'static {
     fn verify(&self, anchor: Option<Anchor>) -> impl Future<Output = Result<VerifyReport, String>> + Send;
     fn export(&self, cursor: Option<Box<ExportCursor>>) -> impl Future<Output = Result<ExportChunk, String>> + Send;
     fn stats(&self) -> impl Future<Output = Result<JournalStats, String>> + Send;
+    /// Removes the journal's oldest entries, or tells what would go.
+    fn prune(&self, order: PruneOrder, who: Credentials) -> impl Future<Output = Result<PruneReport, String>> + Send;
     /// Makes the journal's files small.
     fn compact(&self, force: bool) -> impl Future<Output = Result<CompactReport, String>> + Send;
     /// What deploying this configuration would do.
@@ -603,6 +606,7 @@ impl<A: Agent> Peer<A> {
                 | ClientFrame::Status { .. }
                 | ClientFrame::JournalPage { .. }
                 | ClientFrame::JournalVerify { .. }
+                | ClientFrame::JournalPrune { .. }
                 | ClientFrame::JournalExport { .. }
                 | ClientFrame::JournalStats { .. }
                 | ClientFrame::JournalCompact { .. }
@@ -650,6 +654,13 @@ impl<A: Agent> Peer<A> {
                         Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                     },
                     Err(error) => invalid(call, AnchorError::to_string(&error)),
+                };
+                self.reply(answer).await;
+            }
+            ClientFrame::JournalPrune { call, order } => {
+                let answer = match self.agent.prune(order, self.credentials).await {
+                    Ok(report) => ServerFrame::Pruned { call, report },
+                    Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                 };
                 self.reply(answer).await;
             }

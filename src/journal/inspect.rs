@@ -18,6 +18,7 @@ use super::open::{OpenError, Options};
 use super::place::{self, Place};
 use super::reader::Reader;
 use super::recover;
+use super::retention::{Policy, Step};
 use super::salvage::{self, copy_dir};
 use super::space;
 use super::store::{self, Database, Shared, StorageError};
@@ -234,6 +235,12 @@ impl Inspection {
         stats.bytes_on_disk = space::used(&self.original).unwrap_or(0);
         stats.open_ms = self.open_time.as_secs_f64() * 1000.0;
         Ok(stats)
+    }
+
+    /// What all steps of retention towards `policy` would come to, and whether the clock is believed.
+    pub fn preview_removal(&self, policy: &Policy) -> Result<(Step, bool), ReadError> {
+        let now = salvage::now();
+        Ok((self.reader().preview_removal(policy, now)?, self.reader().believes(now)?))
     }
 
     pub fn last(&self) -> Result<Seq, ReadError> {

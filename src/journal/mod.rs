@@ -26,6 +26,7 @@ pub mod memory;
 mod migrate;
 pub mod open;
 mod place;
+pub mod prune;
 pub mod reader;
 mod recover;
 pub mod retention;

@@ -90,6 +90,16 @@ impl Reader {
         retention::next(self.database()?.as_ref(), policy, now)
     }
 
+    /// What all steps towards `policy` would come to. Blocks on the disk.
+    pub fn preview_removal(&self, policy: &Policy, now: Timestamp) -> Result<Step, ReadError> {
+        retention::preview(self.database()?.as_ref(), policy, now)
+    }
+
+    /// Whether the clock may make anything too old, as far as the journal can tell.
+    pub fn believes(&self, now: Timestamp) -> Result<bool, ReadError> {
+        retention::believes(self.database()?.as_ref(), now)
+    }
+
     /// Whether a step that was decided is durable.
     pub fn is_removed(&self, removal: &Removal) -> Result<bool, ReadError> {
         let history = self.database()?.record::<HistoryRecord>(keys::HISTORY)?.unwrap_or_default();

@@ -13,14 +13,26 @@ use super::keys::{self, Family, Key};
 use super::table::{Entries, ReadError, Table};
 use super::versions::{kind, records::HistoryRecord};
 use crate::api::ids::Seq;
+use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::time::Timestamp;
 
-/// Entries removed in a step, and responses: so many that a commit with a step in it stays short.
-const STEP: u64 = 200;
-/// Entries looked at in a step for responses to drop.
-const EXAMINED: u64 = 4096;
+/// How much is done in one step.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Entries removed, and responses.
+    removed: u64,
+    /// Entries looked at for responses to drop.
+    examined: u64,
+}
 
-/// A clock that is so far past the newest entry is not believed: nothing is removed for its age.
+impl Limits {
+    /// So much that a commit with a step in it stays short.
+    const STEP: Self = Self { removed: 200, examined: 4096 };
+    const NONE: Self = Self { removed: u64::MAX, examined: u64::MAX };
+}
+
+/// A clock that is so far past the newest entry, or that has left such a hole in history since then, is not believed:
+/// nothing is removed for its age.
 const UNBELIEVABLE_MS: u64 = 30 * 86_400_000;
 
 /// How much is kept; `None`: no limit of that sort.
@@ -51,6 +63,18 @@ impl Policy {
         }
     }
 
+    /// What somebody asked for; `None` if that is what the settings say.
+    #[must_use]
+    pub fn ordered(order: &PruneOrder) -> Option<Self> {
+        let PruneOrder { older_than_ms, keep, dry_run: _ } = *order;
+        let policy = Self { age_ms: older_than_ms, requests: keep, ..Self::default() };
+        (policy != Self::default()).then_some(policy)
+    }
+
+    pub fn has_ages(&self) -> bool {
+        self.age_ms.is_some() || self.reads_ms.is_some()
+    }
+
     /// For a clock that is not believed.
     #[must_use]
     pub fn without_ages(self) -> Self {
@@ -78,14 +102,85 @@ pub struct Step {
     pub responses: u64,
     /// Keys and values that go.
     pub bytes: u64,
+    /// The request without an outcome that keeps more from going.
+    pub held_by: Option<Seq>,
+}
+
+impl Step {
+    /// Nothing yet of what this is a preview of.
+    #[must_use]
+    pub fn emptied(self) -> Self {
+        Self { held_by: self.held_by, ..Self::default() }
+    }
+
+    /// Another step has been taken.
+    pub fn add(&mut self, step: &Self) {
+        self.removal.entries += step.removal.entries;
+        self.removal.requests += step.removal.requests;
+        self.removal.upto = step.removal.upto;
+        self.responses += step.responses;
+        self.bytes += step.bytes;
+    }
+
+    pub fn report(&self, dry_run: bool, believed: bool) -> PruneReport {
+        PruneReport {
+            dry_run,
+            entries: self.removal.entries,
+            requests: self.removal.requests,
+            responses: self.responses,
+            bytes: self.bytes,
+            upto: self.removal.upto.0,
+            held_by: self.held_by.map(|seq| seq.0),
+            clock_doubted: !believed,
+        }
+    }
 }
 
 /// The next step towards `policy`; `None`: it is met.
 pub(super) fn next(table: &impl Table, policy: &Policy, now: Timestamp) -> Result<Option<Step>, ReadError> {
-    let Some(history) = table.record::<HistoryRecord>(keys::HISTORY)? else { return Ok(None) };
-    let Some(newest) = table.entry(history.last)? else { return Ok(None) };
-    let believed = age_ms(newest.at, now) <= UNBELIEVABLE_MS;
-    let policy = if believed { *policy } else { policy.without_ages() };
+    let (step, examined) = step(table, policy, now, Limits::STEP)?;
+    // A step that only says how far it has looked is one too, else the next would look at the same again.
+    let gets_on = step.removal.entries > 0 || step.responses > 0 || examined == Limits::STEP.examined;
+    Ok(gets_on.then_some(step))
+}
+
+/// What all steps towards `policy` would come to. Reads all that would go.
+pub(super) fn preview(table: &impl Table, policy: &Policy, now: Timestamp) -> Result<Step, ReadError> {
+    step(table, policy, now, Limits::NONE).map(|(step, _)| step)
+}
+
+/// Whether what the clock says may make anything too old. A clock that was set far ahead shows at once in a run that began
+/// before; in one that began after, by a hole: nothing happened for a month before this month. Time that has
+/// left no trace for so long may not have passed. After a month with the new time it is believed.
+pub(super) fn believes(table: &impl Table, now: Timestamp) -> Result<bool, ReadError> {
+    let Some(history) = table.record::<HistoryRecord>(keys::HISTORY)? else { return Ok(true) };
+    let age_of = |from: Seq| -> Result<Option<(Seq, u64)>, ReadError> {
+        let Some((seq, value)) = Entries::new(table, from, history.last, false).next() else { return Ok(None) };
+        Ok(Some((seq, age_ms(table.decode_entry(seq, &value?)?.at, now))))
+    };
+    let Some((_, newest)) = age_of(history.last)? else { return Ok(true) };
+    if newest > UNBELIEVABLE_MS {
+        return Ok(false);
+    }
+    // The newest entry that is older than a month, found by halves: `old` is, and `young` and what follows is not.
+    let Some((mut old, mut age)) = age_of(history.first)?.filter(|(_, age)| *age > UNBELIEVABLE_MS) else {
+        return Ok(true);
+    };
+    let mut young = history.last;
+    while old.next() < young {
+        let middle = Seq(old.0 + (young.0 - old.0) / 2);
+        match age_of(middle)? {
+            Some((seq, found)) if found > UNBELIEVABLE_MS && seq < young => (old, age) = (seq, found),
+            Some(_) | None => young = middle,
+        }
+    }
+    Ok(age <= 2 * UNBELIEVABLE_MS)
+}
+
+/// One step, and how many entries it looked at for responses to drop.
+fn step(table: &impl Table, policy: &Policy, now: Timestamp, limits: Limits) -> Result<(Step, u64), ReadError> {
+    let Some(history) = table.record::<HistoryRecord>(keys::HISTORY)? else { return Ok((Step::default(), 0)) };
+    let policy = if policy.has_ages() && !believes(table, now)? { policy.without_ages() } else { *policy };
     let before_newest = Seq(history.last.0.saturating_sub(1));
     let mut step = Step {
         removal: Removal {
@@ -95,14 +190,12 @@ pub(super) fn next(table: &impl Table, policy: &Policy, now: Timestamp) -> Resul
         },
         ..Step::default()
     };
-    remove(table, &policy, now, &history, before_newest, &mut step)?;
+    remove(table, &policy, now, &history, before_newest, limits, &mut step)?;
     let examined = match policy.reads_ms {
-        Some(most) => trim(table, most, now, before_newest, &mut step)?,
+        Some(most) => trim(table, most, now, before_newest, limits, &mut step)?,
         None => 0,
     };
-    // A step that only says how far it has looked is one too, else the next would look at the same again.
-    let gets_on = step.removal.entries > 0 || step.responses > 0 || examined == EXAMINED;
-    Ok(gets_on.then_some(step))
+    Ok((step, examined))
 }
 
 fn remove(
@@ -111,15 +204,17 @@ fn remove(
     now: Timestamp,
     history: &HistoryRecord,
     before_newest: Seq,
+    limits: Limits,
     step: &mut Step,
 ) -> Result<(), ReadError> {
-    let end = oldest_unfinished(table)?.map_or(before_newest, |seq| Seq(seq.0.saturating_sub(1)).min(before_newest));
+    let unfinished = oldest_unfinished(table)?.filter(|seq| *seq <= before_newest);
+    let end = unfinished.map_or(before_newest, |seq| Seq(seq.0.saturating_sub(1)));
     let (mut requests, mut bytes) = (history.requests, history.bytes);
     let mut hash = None;
     for (seq, value) in Entries::new(table, history.first, end, false) {
         let value = value?;
         let whole = table.read_entry(seq, &value)?;
-        if step.removal.entries == STEP || !policy.lets_go(requests, bytes, whole.numbered.at, now) {
+        if step.removal.entries == limits.removed || !policy.lets_go(requests, bytes, whole.numbered.at, now) {
             hash = hash.or(whole.link.map(|link| link.previous));
             break;
         }
@@ -134,6 +229,13 @@ fn remove(
         *removed += counted;
         step.bytes += size;
     }
+    if step.removal.upto.next() > end
+        && let Some(seq) = unfinished
+        && let Some(held) = table.entry(seq)?
+        && policy.lets_go(requests, bytes, held.at, now)
+    {
+        step.held_by = Some(seq);
+    }
     step.removal.hash = hash.filter(|_| step.removal.upto > Seq(0)).unwrap_or_default();
     Ok(())
 }
@@ -144,12 +246,13 @@ fn trim(
     most_ms: u64,
     now: Timestamp,
     before_newest: Seq,
+    limits: Limits,
     step: &mut Step,
 ) -> Result<u64, ReadError> {
     let from = step.removal.trimmed.max(step.removal.upto).next();
     let mut examined = 0;
     for (seq, value) in Entries::new(table, from, before_newest, false) {
-        if examined == EXAMINED || step.responses == STEP {
+        if examined == limits.examined || step.responses == limits.removed {
             break;
         }
         let value = value?;

@@ -211,7 +211,8 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 request: arguments(&request.0),
                 completed_at: completed_at.map(time),
                 // The wall clock may have been set in between; a negative time says so.
-                duration_ms: completed_at.map(|end| (i128::from(end.0) - i128::from(at.0)) as f64 / 1000.0),
+                // The clock may have been set back in between.
+                duration_ms: completed_at.map(|end| end.0.saturating_sub(at.0) as f64 / 1000.0),
                 success: response.as_ref().map(Response::success),
                 error: response
                     .as_ref()

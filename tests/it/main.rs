@@ -11,6 +11,7 @@ mod broker_network;
 mod broker_nodes;
 mod broker_replay;
 mod broker_tls;
+mod clock;
 mod commands;
 mod compaction;
 mod crash;

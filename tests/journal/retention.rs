@@ -200,3 +200,68 @@ fn a_duplicate_in_the_same_commit_as_the_removal_of_its_request_leaves_nothing_b
     let db = open_sled(dir.path());
     assert_eq!(db.scan_prefix(b"X").count(), 0);
 }
+
+#[test]
+fn a_hole_of_months_before_this_month_is_no_reason_to_remove_anything() {
+    let dir = tempdir().unwrap();
+    let mut journal = open(dir.path()).journal;
+    diary(&mut journal, 100);
+    let reader = journal.reader();
+    let policy = Policy { age_ms: Some(90 * DAY_MS), reads_ms: Some(DAY_MS), ..Policy::default() };
+    // The clock stands a year ahead at a start: the newest entry is of now, and says nothing.
+    for day in 465..495 {
+        commit(&mut journal, day, vec![answered(&format!("r{day}"), Request::GetNodes {})], vec![]);
+        assert!(!reader.believes(at(day)).unwrap());
+        assert_eq!(reader.next_removal(&policy, at(day)).unwrap(), None, "day {day}");
+    }
+    // What goes by number goes.
+    let by_number = Policy { requests: Some(120), ..policy };
+    assert_eq!(reader.next_removal(&by_number, at(494)).unwrap().unwrap().removal.entries, 10);
+    // With a month of history of its own the time is believed.
+    commit(&mut journal, 496, vec![answered("r496", Request::GetNodes {})], vec![]);
+    assert!(reader.believes(at(496)).unwrap());
+    assert_eq!(prune_all(&mut journal, &policy, 496).iter().map(|step| step.removal.entries).sum::<u64>(), 100);
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_nothing_old() {
+    let dir = tempdir().unwrap();
+    let mut journal = open(dir.path()).journal;
+    diary(&mut journal, 20);
+    let policy = Policy { age_ms: Some(10 * DAY_MS), reads_ms: Some(DAY_MS), ..Policy::default() };
+    let reader = journal.reader();
+    let year = 365 * DAY_MS * 1000;
+    let back = Timestamp(at(20).0 - year);
+    assert!(reader.believes(back).unwrap());
+    assert_eq!(reader.next_removal(&policy, back).unwrap(), None);
+    assert_eq!(reader.next_removal(&policy, at(20)).unwrap().unwrap().removal.entries, 10);
+}
+
+#[test]
+fn a_preview_is_what_all_steps_come_to_and_names_what_holds() {
+    let dir = tempdir().unwrap();
+    let mut journal = open(dir.path()).journal;
+    for number in 0..1000 {
+        commit(&mut journal, number / 40, vec![answered(&format!("r{number}"), Request::GetNodes {})], vec![]);
+    }
+    let reader = journal.reader();
+    let policy = Policy { requests: Some(300), ..Policy::default() };
+    let preview = reader.preview_removal(&policy, at(25)).unwrap();
+    assert_eq!((preview.removal.entries, preview.held_by), (700, None));
+    let mut sum = preview.clone().emptied();
+    for step in prune_all(&mut journal, &policy, 25) {
+        sum.add(&step);
+    }
+    assert_eq!(sum.report(false, true), preview.report(false, true));
+
+    let entry = received("open", Request::GetNodes {}, 1);
+    let seq = journal.durable().next();
+    let unfinished = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+    commit(&mut journal, 25, vec![entry], vec![Record::Unfinished(seq, Some(unfinished))]);
+    for number in 0..10 {
+        commit(&mut journal, 25, vec![answered(&format!("s{number}"), Request::GetNodes {})], vec![]);
+    }
+    let all = Policy { requests: Some(0), ..Policy::default() };
+    let preview = reader.preview_removal(&all, at(25)).unwrap();
+    assert_eq!((preview.removal.upto.next(), preview.held_by), (seq, Some(seq)));
+}

@@ -2,6 +2,7 @@
 
 mod dump;
 mod export;
+mod prune;
 mod rows;
 mod source;
 mod stats;
@@ -31,6 +32,7 @@ pub fn run(context: &Context, command: flags::Journal) -> Outcome {
         flags::Journal::Dump(dump) => dump::run(context, &dump),
         flags::Journal::Tail(tail) => tail::run(context, &tail),
         flags::Journal::Show { reqid, from } => show(context, reqid, &from),
+        flags::Journal::Prune(order) => prune::run(context, &order),
         flags::Journal::Stats { from } => stats::run(context, &from),
         flags::Journal::Compact { force } => compact(context, force),
         flags::Journal::Verify { anchor, from } => verify(context, anchor, &from),

@@ -6,6 +6,7 @@ use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port
 use crate::api::event::{Result as ApiResult, ResultData, Source};
 use crate::api::ids::ReqId;
 use crate::api::plan::{Action, NodePlan};
+use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, ControllerReport, JournalReport, NodeReport, PeerReport};
 use crate::api::stats::{EventStats, Latency};
 use crate::api::status::{ManagementRole, NodeOutputs, NodeState, NodeStatus};
@@ -87,6 +88,10 @@ fn client_frames() -> Vec<ClientFrame> {
         ClientFrame::JournalExport { call: 15, cursor: None },
         ClientFrame::JournalExport { call: 15, cursor: Some(Box::new(export_cursor())) },
         ClientFrame::JournalStats { call: 14 },
+        ClientFrame::JournalPrune {
+            call: 15,
+            order: PruneOrder { older_than_ms: Some(86_400_000), keep: Some(100), dry_run: true },
+        },
         ClientFrame::JournalCompact { call: 15, force: true },
         ClientFrame::Plan { call: 14, config: configuration(), force: true },
         ClientFrame::Logs {
@@ -261,6 +266,19 @@ fn server_frames() -> Vec<ServerFrame> {
             page: Page {
                 rows: vec![Row::Request(Box::new(row)), Row::Event(Box::new(event)), Row::Unreadable(unreadable)],
                 next: Some(Seq(20)),
+            },
+        },
+        ServerFrame::Pruned {
+            call: 15,
+            report: PruneReport {
+                dry_run: true,
+                entries: 7,
+                requests: 5,
+                responses: 1,
+                bytes: 4096,
+                upto: 7,
+                held_by: Some(8),
+                clock_doubted: true,
             },
         },
         ServerFrame::Verified {

@@ -6,6 +6,7 @@ use super::*;
 use crate::api::event::Result as ApiResult;
 use crate::api::head::Anchor;
 use crate::api::ids::ReqId;
+use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, JournalReport};
 use crate::api::stats::JournalStats;
 use crate::control::client::{self, Answer, Client, within_ms};
@@ -91,6 +92,10 @@ impl Agent for Fake {
 
     async fn verify(&self, _anchor: Option<Anchor>) -> Result<VerifyReport, String> {
         Ok(VerifyReport { entries: 3, first: 1, last: 3, problems: Vec::new(), ..VerifyReport::default() })
+    }
+
+    async fn prune(&self, order: PruneOrder, _: Credentials) -> Result<PruneReport, String> {
+        Ok(PruneReport { dry_run: order.dry_run, ..PruneReport::default() })
     }
 
     async fn export(&self, _cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
