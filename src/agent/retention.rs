@@ -192,7 +192,7 @@ fn tell_of_clock(doubts: bool) {
     if doubts {
         tracing::warn!(
             "the clock is more than 30 days from where the journal and this run have it: while that is so nothing is removed \
-             from the journal for its age; put the clock right, or wait: after 30 days with it, it is believed"
+             from the journal for its age; put the clock right (a start believes a time that has 30 days of history)"
         );
     } else {
         tracing::info!("the clock is believed again: what is too old goes from the journal");

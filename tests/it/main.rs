@@ -16,6 +16,7 @@ mod commands;
 mod compaction;
 mod crash;
 mod crashes;
+mod damage;
 mod dump;
 mod export;
 mod failures;
