@@ -78,8 +78,15 @@ pub fn print_machine(scratch: &Path) -> Result<()> {
         model.map_or("unknown model", |(_, model)| model.trim()),
         read("/proc/sys/kernel/osrelease").trim()
     );
-    println!("load before: {}", read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" "));
+    print_load()?;
     println!("file system: {}", file_system(&scratch.canonicalize()?, &read("/proc/self/mounts")));
+    Ok(())
+}
+
+/// What else the machine does tells what figures are worth.
+pub fn print_load() -> Result<()> {
+    let load = fs::read_to_string("/proc/loadavg")?;
+    println!("load average before: {}", load.split_whitespace().take(3).collect::<Vec<_>>().join(" "));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use zeek_cluster_agent::control::client::within_ms;
 
 use crate::agent::{Agent, Until, flood};
-use crate::figures::{median, memory_mib, mib, size};
+use crate::figures::{median, memory_mib, mib, print_load, size};
 use crate::stores::{Item, Ours, Store};
 
 const LENGTHS: [usize; 2] = [10_000, 100_000];
@@ -39,6 +39,7 @@ fn one(dir: &Path, length: usize) -> Result<()> {
         number += items.len();
     }
     drop(ours);
+    print_load()?;
     println!("{length} requests, written in {:.1} s", begun.elapsed().as_secs_f64());
     println!("  on disk: {:.1} MiB", mib(size(&state)? as f64));
 

@@ -2,13 +2,14 @@
 //!
 //! First, in the same rounds on the same disk: a plain file, SQLite, redb, our journal alone, the whole agent. Then, for
 //! histories of several lengths: opening, the first answer, memory, `journal dump` and `journal verify`, the dump beside
-//! `sqlite3 -json` over the same rows. It prints what it measured and what that is compared with; what it prints is about
-//! this machine at this moment. Options, behind `--`: `--million` adds a history of a million requests; `--requests` and
-//! `--history` do one part alone.
+//! `sqlite3 -json` over the same rows. And what the files come to when far more is written than kept. It prints what it measured and what that is compared with; what it prints is about
+//! this machine at this moment. Options, behind `--`: `--million` adds a history of a million requests; `--requests`,
+//! `--history` and `--growth` do one part alone.
 
 mod agent;
 mod commits;
 mod figures;
+mod growth;
 mod history;
 mod stores;
 
@@ -45,11 +46,16 @@ fn run(arguments: &[String]) -> Result<()> {
         .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
         .context("cannot make a scratch directory")?;
     figures::print_machine(scratch.path())?;
-    if !has("--history") {
+    let parts = ["--requests", "--history", "--growth"];
+    let wants = |part: &str| has(part) || !parts.iter().any(|other| has(other));
+    if wants("--requests") {
         commits::run(scratch.path())?;
     }
-    if !has("--requests") {
+    if wants("--history") {
         history::run(scratch.path(), has("--million"))?;
+    }
+    if wants("--growth") {
+        growth::run(scratch.path())?;
     }
     println!("\ntook {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())

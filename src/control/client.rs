@@ -173,7 +173,16 @@ impl Client {
     }
 
     pub fn page(&mut self, filter: &Filter, cursor: Option<Seq>, deadline: Deadline) -> Result<Page, Error> {
-        let call = self.call(|call| ClientFrame::JournalPage { call, filter: filter.clone(), cursor })?;
+        let call = self.ask_page(filter, cursor)?;
+        self.take_page(call, deadline)
+    }
+
+    /// Asks for a page; [`Client::take_page`] waits for it.
+    pub fn ask_page(&mut self, filter: &Filter, cursor: Option<Seq>) -> Result<u64, Error> {
+        self.call(|call| ClientFrame::JournalPage { call, filter: filter.clone(), cursor })
+    }
+
+    pub fn take_page(&mut self, call: u64, deadline: Deadline) -> Result<Page, Error> {
         match self.wait(call, deadline)? {
             ServerFrame::Page { page, .. } => Ok(page),
             other => Err(unexpected(other)),

@@ -19,10 +19,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,6 +52,10 @@ const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
 /// Frames that wait for one slow reader: more than the responses and notifications of a deploy of 4096 nodes at once are
 /// worth keeping for somebody who does not read.
 const QUEUE_FRAMES: usize = 8192;
+/// Frames that are written at once, if so many wait: as many as a busy controller has in flight.
+const WRITE_FRAMES: usize = 64;
+/// What they are gathered in; larger ones go by themselves.
+const WRITE_BYTES: usize = 16 << 10;
 /// Bytes that wait for one slow reader, in KiB: two of the largest frames.
 const QUEUE_KIB: u32 = (SERVER_FRAME_LIMIT as u32 / 1024 + 1) * 2;
 /// Bytes of large frames being received by all connections, in KiB. A frame waits for its share.
@@ -197,6 +202,20 @@ impl Connection {
         }
         false
     }
+}
+
+/// Writes some frames, each and then all of them within `patience`.
+async fn write(
+    writing: &mut BufWriter<OwnedWriteHalf>,
+    frames: &[Queued],
+    patience: Duration,
+) -> Result<io::Result<()>, Elapsed> {
+    for frame in frames {
+        if let Err(error) = timeout(patience, writing.write_all(&frame.bytes)).await? {
+            return Ok(Err(error));
+        }
+    }
+    timeout(patience, writing.flush()).await
 }
 
 fn kib(bytes: usize) -> u32 {
@@ -487,19 +506,22 @@ impl<A: Agent> Peer<A> {
             }
         };
         let id = shared.ids.fetch_add(1, Ordering::Relaxed);
-        let (reading, mut writing) = stream.into_split();
+        let (reading, writing) = stream.into_split();
         let (queue, mut queued) = mpsc::channel::<Queued>(QUEUE_FRAMES);
         let room = Arc::new(Semaphore::new(QUEUE_KIB as usize));
         let cut = CancellationToken::new();
         let (patience, writer_cut, writer_agent) = (shared.patience, cut.clone(), Arc::clone(agent));
         let writer = tokio::spawn(async move {
+            // Answers come in batches, as commits do, and go so.
+            let mut writing = BufWriter::with_capacity(WRITE_BYTES, writing);
+            let mut frames: Vec<Queued> = Vec::with_capacity(WRITE_FRAMES);
             let write_all = async {
-                while let Some(frame) = queued.recv().await {
-                    match timeout(patience.write, writing.write_all(&frame.bytes)).await {
+                while queued.recv_many(&mut frames, WRITE_FRAMES).await > 0 {
+                    match write(&mut writing, &frames, patience.write).await {
                         Ok(Ok(())) => {
-                            if let Some(route) = frame.route {
+                            frames.drain(..).filter_map(|frame| frame.route).for_each(|route| {
                                 writer_agent.delivered(route);
-                            }
+                            });
                         }
                         Ok(Err(_)) => break,
                         Err(_) => {

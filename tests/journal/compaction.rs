@@ -1,5 +1,6 @@
 //! Compaction beside a writer that never rests: what was durable before, and what became so meanwhile, is in the copy.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,7 +9,8 @@ use tempfile::tempdir;
 use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::ids::Seq;
 use zeek_cluster_agent::api::time::Timestamp;
-use zeek_cluster_agent::journal::entry::{Numbered, Sealed};
+use zeek_cluster_agent::journal::entry::{Entry, Numbered, Removal, Sealed};
+use zeek_cluster_agent::journal::retention::{Policy, Step};
 use zeek_cluster_agent::journal::{CompactError, Condition, Journal};
 
 use crate::support::*;
@@ -16,8 +18,12 @@ use crate::support::*;
 /// A request with its answer, committed by itself.
 fn answer(journal: &mut Journal<u64>, name: &str) {
     let seq = journal.durable().next();
-    let numbered = Numbered { seq, at: Timestamp(EPOCH + seq.0), entry: answered(name, Request::GetNodes {}) };
-    let _ = journal.stage(Sealed::new(journal.durable(), vec![numbered], vec![]));
+    let entry = answered(name, Request::GetNodes {});
+    commit(journal, vec![Numbered { seq, at: Timestamp(EPOCH + seq.0), entry }]);
+}
+
+fn commit(journal: &mut Journal<u64>, entries: Vec<Numbered>) {
+    let _ = journal.stage(Sealed::new(journal.durable(), entries, vec![]));
     journal.commit(vec![]).unwrap();
 }
 
@@ -76,4 +82,35 @@ fn two_compactions_of_one_journal_do_not_meet() {
     assert!(both.iter().all(|one| matches!(one, Ok(_) | Err(CompactError::UnderWay))), "{both:?}");
     let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.filter(|name| name.starts_with("journal") && dir.path().join(name).is_dir()).count(), 1);
+}
+
+/// In small what `cargo bench --bench journal -- --growth` measures in large.
+#[test]
+fn files_stay_small_while_far_more_is_written_than_kept() {
+    const KEPT: u64 = 500;
+    let dir = tempdir().unwrap();
+    let mut journal = open(dir.path()).journal;
+    let (compactor, reader) = (journal.compactor(), journal.reader());
+    let policy = Policy { age_ms: None, requests: Some(KEPT), bytes: None, reads_ms: None };
+    let nodes: BTreeSet<String> = (0..60).map(|number| format!("node-{number:044}")).collect();
+    for _ in 0..60 {
+        let last = journal.durable();
+        let entries = (last.0 + 1..).take(250).map(|seq| {
+            let entry = answered(&format!("r{seq}"), Request::Restart { nodes: nodes.clone() });
+            Numbered { seq: Seq(seq), at: Timestamp(EPOCH + seq), entry }
+        });
+        commit(&mut journal, entries.collect());
+        while let Some(Step { removal, .. }) = reader.next_removal(&policy, Timestamp(EPOCH)).unwrap() {
+            let Removal { upto, hash, trimmed, entries, requests } = removal;
+            let entry = Entry::Pruned { upto, hash, trimmed, entries, requests };
+            let seq = journal.durable().next();
+            commit(&mut journal, vec![Numbered { seq, at: Timestamp(EPOCH), entry }]);
+        }
+        let size = compactor.compact(false).unwrap().bytes_after;
+        let live = reader.stats().unwrap().bytes_live.unwrap();
+        assert!(size < 64 << 20 || size <= 8 * live, "{size} bytes for {live}");
+    }
+    let report = compactor.compact(true).unwrap();
+    assert!(report.bytes_live > KEPT * 3000 && report.bytes_after < 8 * report.bytes_live, "{report:?}");
+    assert_eq!(reader.verify(None).unwrap().problems, Vec::<String>::new());
 }

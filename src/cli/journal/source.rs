@@ -131,6 +131,9 @@ impl Source {
         filter: &Filter,
         mut each: impl FnMut(Row) -> Result<More, Failure>,
     ) -> Result<(), Failure> {
+        if let Self::Agent(client) = self {
+            return rows_of_agent(client, filter, each);
+        }
         let mut cursor = None;
         loop {
             let Page { rows, next } = self.page(filter, cursor)?;
@@ -146,6 +149,32 @@ impl Source {
             cursor = next;
         }
     }
+}
+
+/// As [`Source::rows`]. Each page is asked for before the one before it is looked at, so that both sides work.
+fn rows_of_agent(
+    client: &mut Client,
+    filter: &Filter,
+    mut each: impl FnMut(Row) -> Result<More, Failure>,
+) -> Result<(), Failure> {
+    let mut asked = Some(client.ask_page(filter, None).map_err(connect::failed)?);
+    while let Some(call) = asked {
+        let Page { rows, next } = client.take_page(call, within_ms(PAGE_MS)).map_err(connect::failed)?;
+        asked = next.map(|cursor| client.ask_page(filter, Some(cursor))).transpose().map_err(connect::failed)?;
+        for row in rows {
+            match each(row)? {
+                More::Yes => {}
+                More::No => {
+                    return match asked {
+                        // Nobody else would take it.
+                        Some(call) => client.take_page(call, within_ms(PAGE_MS)).map(drop).map_err(connect::failed),
+                        None => Ok(()),
+                    };
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Has the agent compact its journal, or does so if none runs.
