@@ -7,6 +7,8 @@
 mod attack;
 #[path = "journal/basics.rs"]
 mod basics;
+#[path = "journal/compaction.rs"]
+mod compaction;
 #[path = "journal/corpus.rs"]
 mod corpus;
 #[path = "journal/damage.rs"]

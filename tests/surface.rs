@@ -18,7 +18,7 @@ use zeek_cluster_agent::api::event::{Incoming, Request, Response, Result as ApiR
 use zeek_cluster_agent::api::export::{ExportChunk, ExportCursor};
 use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
-use zeek_cluster_agent::api::report::{JournalReport, StatusReport, VerifyReport};
+use zeek_cluster_agent::api::report::{CompactReport, JournalReport, StatusReport, VerifyReport};
 use zeek_cluster_agent::api::stats::JournalStats;
 use zeek_cluster_agent::control::logs;
 use zeek_cluster_agent::control::message::{LogChunk, LogQuery, VERSION, Welcome};
@@ -153,6 +153,10 @@ impl server::Agent for Fake {
 
     async fn stats(&self) -> Result<JournalStats, String> {
         Ok(JournalStats { entries: 3, ..JournalStats::default() })
+    }
+
+    async fn compact(&self, _force: bool) -> Result<CompactReport, String> {
+        Err("there is nothing to compact".to_owned())
     }
 
     async fn plan(

@@ -13,14 +13,14 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
-use crate::api::report::{JournalReport, PeerReport, StatusReport, VerifyReport, chain};
+use crate::api::report::{CompactReport, JournalReport, PeerReport, StatusReport, VerifyReport, chain};
 use crate::api::stats::JournalStats;
 use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
 use crate::control::message::{self, LogChunk, LogQuery, REQUEST_LIMIT};
 use crate::control::server::{self, Credentials, Refusal};
 use crate::hub;
-use crate::journal::{Journal, Reader};
+use crate::journal::{Compactor, Journal, Reader};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::peers;
 use crate::supervisor;
@@ -39,6 +39,7 @@ pub(super) struct Door {
     pub websocket: Option<websocket::server::Handle>,
     pub broker: Option<peers::Handle>,
     pub reader: Reader,
+    pub compactor: Compactor,
     pub refusing: Refusing,
     pub topics: Topics,
     pub supervisor: supervisor::Handle,
@@ -200,6 +201,14 @@ impl server::Agent for Door {
             Ok(Ok(stats)) => Ok(JournalStats { bytes_on_disk: files.bytes_on_disk, open_ms: files.open_ms, ..stats }),
             Ok(Err(error)) => Err(chain(&error)),
             Err(error) => Err(format!("reading the journal failed: {error}")),
+        }
+    }
+
+    async fn compact(&self, force: bool) -> Result<CompactReport, String> {
+        let compactor = self.compactor.clone();
+        match tokio::task::spawn_blocking(move || compactor.compact(force)).await {
+            Ok(report) => report.map_err(|error| format!("the journal was not compacted: {}", chain(&error))),
+            Err(error) => Err(format!("compacting the journal failed: {error}")),
         }
     }
 

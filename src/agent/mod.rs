@@ -222,6 +222,7 @@ struct Started {
     websocket: Option<(websocket::server::Server, websocket::server::Handle)>,
     broker: Option<(peers::Server, peers::Handle)>,
     reader: journal::Reader,
+    compactor: journal::Compactor,
     refusing: Refusing,
     refused: Arc<AtomicU64>,
     topics: Topics,
@@ -322,7 +323,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         own: Mutex::new(own_answer),
     };
     let refusing = Refusing::default();
-    let reader = journal.reader();
+    let (reader, compactor) = (journal.reader(), journal.compactor());
     let core = Lifecycle::new(options.lifecycle.clone(), recovered);
     let mut driver = Driver::new(core, journal, performer, refusing.clone(), commits_tx);
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -358,6 +359,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         websocket,
         broker,
         reader,
+        compactor,
         refusing,
         refused,
         topics,
@@ -394,6 +396,7 @@ impl Started {
             websocket,
             broker,
             reader: self.reader.clone(),
+            compactor: self.compactor.clone(),
             refusing: self.refusing.clone(),
             topics: self.topics.clone(),
             supervisor: self.supervisor.clone(),
@@ -409,6 +412,7 @@ impl Started {
         let retention = Retention {
             policy: options.retention,
             reader: self.reader.clone(),
+            compactor: self.compactor.clone(),
             inputs: self.inputs.clone(),
             commits: self.commits.clone(),
         };

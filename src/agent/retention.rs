@@ -1,5 +1,5 @@
 //! Retention in the background: looks now and then whether the journal is past what is to be kept, and has the driver
-//! remove it, a step after the other.
+//! remove it, a step after the other. Then it sees to the files, which do not become smaller by that.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::report::chain;
 use crate::api::time::Now;
 use crate::journal::retention::{Policy, Step};
-use crate::journal::{ReadError, Reader};
+use crate::journal::{Compactor, ReadError, Reader};
 use crate::lifecycle::Input;
 
 use super::clock;
@@ -25,6 +25,7 @@ const JUMP_MS: u64 = 30 * 86_400_000;
 pub(super) struct Retention {
     pub policy: Policy,
     pub reader: Reader,
+    pub compactor: Compactor,
     pub inputs: mpsc::Sender<Input>,
     /// Changes with every commit.
     pub commits: watch::Receiver<u64>,
@@ -107,7 +108,8 @@ impl Retention {
             "retention: the journal's entries up to {} are removed",
             sum.removal.upto
         );
-        Ok(())
+        let compactor = self.compactor.clone();
+        Self::blocking(move || compactor.if_outgrown()).await
     }
 
     async fn next(&self, policy: Policy) -> Result<Option<Step>, Ended> {
@@ -124,8 +126,12 @@ impl Retention {
         read: impl FnOnce(&Reader) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, Ended> {
         let reader = self.reader.clone();
-        match tokio::task::spawn_blocking(move || read(&reader)).await {
-            Ok(read) => read.map_err(Ended::Unread),
+        Self::blocking(move || read(&reader)).await?.map_err(Ended::Unread)
+    }
+
+    async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Ended> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => Ok(done),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Ended::Agent),
         }

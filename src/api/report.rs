@@ -51,6 +51,18 @@ pub struct JournalReport {
     pub refusing: Option<String>,
 }
 
+/// What a compaction of the journal came to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CompactReport {
+    /// Whether it was needed or wanted anyway.
+    pub compacted: bool,
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+    /// Keys and values alone; of the entries alone if that was enough to tell that there is nothing to do.
+    pub bytes_live: u64,
+    pub ms: f64,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeReport {
     pub node: String,

@@ -293,6 +293,15 @@ pub enum Journal {
         #[command(flatten)]
         from: JournalFrom,
     },
+    /// Make the journal's files small if they have outgrown what they hold: 64 MiB, and 8 times that
+    ///
+    /// Everything is copied into fresh files, which then take the place of the old ones; entries and hashes stay as they are.
+    /// A running agent does it beside its work, and by itself at its start and when old entries have been removed.
+    Compact {
+        /// In any case
+        #[arg(long)]
+        force: bool,
+    },
     /// Prove that no entry was altered, removed or moved; 1 if one was
     ///
     /// Every entry holds the hash of the one before it. Note the head that this prints somewhere else: with --anchor it

@@ -188,7 +188,7 @@ fn level(level: LogLevel) -> tracing::Level {
     }
 }
 
-fn set_up_log(context: &Context, settings: &Settings, level: tracing::Level) -> Result<(), Failure> {
+pub fn set_up_log(context: &Context, settings: &Settings, level: tracing::Level) -> Result<(), Failure> {
     let (verbose, quiet) = (i32::from(context.global.verbose), i32::from(context.global.quiet));
     let shifted = verbose != 0 || quiet != 0;
     let options = telemetry::Options {
@@ -241,13 +241,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
                 failed_retry_ms: settings.failed_retry.ms,
             },
         },
-        journal: journal::Options {
-            cache_capacity: settings.journal_cache.bytes,
-            open_timeout: settings.journal_open_timeout.duration(),
-            ballast_bytes: settings.ballast_size.bytes,
-            request_floor: settings.space_floor_requests.bytes,
-            fact_floor: settings.space_floor_facts.bytes,
-        },
+        journal: journal_options(settings),
         retention: retention(settings),
         supervisor: supervisor::Options {
             node_dir: settings.node_dir.value.clone(),
@@ -271,6 +265,16 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
         warnings: Vec::new(),
         announce,
     })
+}
+
+pub fn journal_options(settings: &Settings) -> journal::Options {
+    journal::Options {
+        cache_capacity: settings.journal_cache.bytes,
+        open_timeout: settings.journal_open_timeout.duration(),
+        ballast_bytes: settings.ballast_size.bytes,
+        request_floor: settings.space_floor_requests.bytes,
+        fact_floor: settings.space_floor_facts.bytes,
+    }
 }
 
 /// What is kept of the journal.

@@ -24,7 +24,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::plan::Plan;
-use crate::api::report::{StatusReport, VerifyReport};
+use crate::api::report::{CompactReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 
 /// For connecting, for the agent's welcome, and for it to take a frame.
@@ -207,6 +207,15 @@ impl Client {
         }
     }
 
+    /// Makes the journal's files small.
+    pub fn compact(&mut self, force: bool, deadline: Deadline) -> Result<CompactReport, Error> {
+        let call = self.call(|call| ClientFrame::JournalCompact { call, force })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Compacted { report, .. } => Ok(report),
+            other => Err(unexpected(other)),
+        }
+    }
+
     pub fn logs(&mut self, node: &str, query: LogQuery, deadline: Deadline) -> Result<LogChunk, Error> {
         let call = self.call(|call| ClientFrame::Logs { call, node: node.to_owned(), query })?;
         match self.wait(call, deadline)? {
@@ -334,6 +343,7 @@ fn unexpected(frame: ServerFrame) -> Error {
         | ServerFrame::Verified { .. }
         | ServerFrame::Exported { .. }
         | ServerFrame::Stats { .. }
+        | ServerFrame::Compacted { .. }
         | ServerFrame::Plan { .. }
         | ServerFrame::Logs { .. }
         | ServerFrame::Done { .. }

@@ -13,7 +13,7 @@ use crate::api::event::{Dialect, Notification, Request, Response};
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
-use crate::api::report::{StatusReport, VerifyReport};
+use crate::api::report::{CompactReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 
 /// The version of this protocol; a `Hello` with another one is answered with an error.
@@ -78,6 +78,11 @@ pub enum ClientFrame {
     JournalStats {
         call: u64,
     },
+    /// Makes the journal's files small if they have outgrown what they hold, or if `force`.
+    JournalCompact {
+        call: u64,
+        force: bool,
+    },
     /// What deploying this configuration would do; nothing is journaled.
     Plan {
         call: u64,
@@ -103,7 +108,7 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as they are written.
-const CLIENT_KINDS: [&str; 11] = [
+const CLIENT_KINDS: [&str; 12] = [
     "hello",
     "request",
     "status",
@@ -111,13 +116,14 @@ const CLIENT_KINDS: [&str; 11] = [
     "journal_verify",
     "journal_export",
     "journal_stats",
+    "journal_compact",
     "plan",
     "logs",
     "subscribe",
     "notify_ready",
 ];
 /// The kinds of [`ServerFrame`], as they are written.
-const SERVER_KINDS: [&str; 13] = [
+const SERVER_KINDS: [&str; 14] = [
     "welcome",
     "response",
     "refused",
@@ -126,6 +132,7 @@ const SERVER_KINDS: [&str; 13] = [
     "verified",
     "exported",
     "stats",
+    "compacted",
     "plan",
     "logs",
     "done",
@@ -166,6 +173,10 @@ pub enum ServerFrame {
         call: u64,
         stats: Box<JournalStats>,
     },
+    Compacted {
+        call: u64,
+        report: CompactReport,
+    },
     Plan {
         call: u64,
         plan: Plan,
@@ -201,6 +212,7 @@ impl ServerFrame {
             | Self::Verified { call, .. }
             | Self::Exported { call, .. }
             | Self::Stats { call, .. }
+            | Self::Compacted { call, .. }
             | Self::Plan { call, .. }
             | Self::Logs { call, .. }
             | Self::Done { call } => Some(*call),

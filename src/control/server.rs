@@ -16,7 +16,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,11 +39,14 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::{Anchor, AnchorError};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
-use crate::api::report::{StatusReport, VerifyReport};
+use crate::api::report::{CompactReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
+use crate::telemetry::seldom::Seldom;
 
 /// More than the people and tools of one host open; each costs two tasks.
 const CONNECTIONS_LIMIT: usize = 256;
+/// The least between log lines about connections that are turned away.
+const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
 /// Frames that wait for one slow reader: more than the responses and notifications of a deploy of 4096 nodes at once are
 /// worth keeping for somebody who does not read.
 const QUEUE_FRAMES: usize = 8192;
@@ -132,6 +135,8 @@ pub trait Agent: Send + Sync + 'static {
     fn verify(&self, anchor: Option<Anchor>) -> impl Future<Output = Result<VerifyReport, String>> + Send;
     fn export(&self, cursor: Option<Box<ExportCursor>>) -> impl Future<Output = Result<ExportChunk, String>> + Send;
     fn stats(&self) -> impl Future<Output = Result<JournalStats, String>> + Send;
+    /// Makes the journal's files small.
+    fn compact(&self, force: bool) -> impl Future<Output = Result<CompactReport, String>> + Send;
     /// What deploying this configuration would do.
     fn plan(&self, config: Configuration, force: bool) -> impl Future<Output = Result<Plan, String>> + Send;
     /// [`super::logs::read`] does the reading.
@@ -303,13 +308,20 @@ impl Server {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let tracker = TaskTracker::new();
+        let mut turned_away = Seldom::new(TURNED_AWAY_EVERY);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
+                () = turned_away.due() => {
+                    say_how_many(&mut turned_away);
+                    continue;
+                }
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) if shared.connections().len() >= CONNECTIONS_LIMIT => turn_away(&stream),
+                Ok((stream, _)) if shared.connections().len() >= CONNECTIONS_LIMIT => {
+                    turn_away(&stream, &mut turned_away);
+                }
                 Ok((stream, _)) => {
                     if let Some(peer) = Peer::register(&shared, &agent, stream, &stop) {
                         tracker.spawn(peer.serve());
@@ -325,6 +337,7 @@ impl Server {
                 }
             }
         }
+        say_how_many(&mut turned_away);
         drop(listener);
         drop(file);
         tracker.close();
@@ -333,9 +346,19 @@ impl Server {
     }
 }
 
-fn turn_away(stream: &UnixStream) {
+fn say_how_many(turned_away: &mut Seldom) {
+    if let Some(more) = turned_away.take(Instant::now()) {
+        tracing::warn!(
+            "{more} more control connections were turned away: the most that may be open is {CONNECTIONS_LIMIT}"
+        );
+    }
+}
+
+fn turn_away(stream: &UnixStream, turned_away: &mut Seldom) {
     let message = format!("{CONNECTIONS_LIMIT} control connections are open, which is the most; try again later");
-    tracing::warn!("control connection turned away: {message}");
+    if turned_away.happened(Instant::now()) {
+        tracing::warn!("control connection turned away: {message}");
+    }
     let frame = ServerFrame::Error { call: None, code: ErrorCode::Busy, message };
     if let Some(bytes) = encode(&frame) {
         // A new socket's buffer takes a short frame at once; a peer that is already gone misses nothing. Not through the
@@ -582,6 +605,7 @@ impl<A: Agent> Peer<A> {
                 | ClientFrame::JournalVerify { .. }
                 | ClientFrame::JournalExport { .. }
                 | ClientFrame::JournalStats { .. }
+                | ClientFrame::JournalCompact { .. }
                 | ClientFrame::Plan { .. }
                 | ClientFrame::Logs { .. }
                 | ClientFrame::Subscribe { .. }
@@ -639,6 +663,13 @@ impl<A: Agent> Peer<A> {
             ClientFrame::JournalStats { call } => {
                 let answer = match self.agent.stats().await {
                     Ok(stats) => ServerFrame::Stats { call, stats: Box::new(stats) },
+                    Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
+                };
+                self.reply(answer).await;
+            }
+            ClientFrame::JournalCompact { call, force } => {
+                let answer = match self.agent.compact(force).await {
+                    Ok(report) => ServerFrame::Compacted { call, report },
                     Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                 };
                 self.reply(answer).await;

@@ -30,7 +30,8 @@ use super::export::{End, Frame, UnpackError, Unpacker};
 use super::keys;
 use super::lock::{LockError, StateLock};
 use super::mark::{self, MarkFile};
-use super::open::{self, DIR, OpenError, Options};
+use super::open::{self, OpenError, Options};
+use super::place;
 use super::recover;
 use super::salvage::{self, Pending};
 use super::store::{self, Database, StorageError};
@@ -183,7 +184,7 @@ fn put_in_place(state_dir: &Path, options: &Options) -> Result<(), OpenError> {
     };
     marked().map_err(OpenError::io("writing the journal's side file in", state_dir))?;
     crash_point!("after_import_marked");
-    let dir = state_dir.join(DIR);
+    let dir = place::current(state_dir)?.dir(state_dir);
     remove(&dir)?;
     fs::rename(&complete, &dir).map_err(OpenError::io("putting in place", &complete))?;
     sync(state_dir)
@@ -192,7 +193,7 @@ fn put_in_place(state_dir: &Path, options: &Options) -> Result<(), OpenError> {
 /// Refuses a state directory whose journal has any entries.
 fn refuse_entries(state_dir: &Path, options: &Options) -> Result<(), ImportError> {
     let known = mark::read(state_dir).map_err(OpenError::io("reading the journal's side file in", state_dir))?;
-    let dir = state_dir.join(DIR);
+    let dir = place::found(state_dir)?.dir(state_dir);
     if let Some(mark) = known
         && mark.format > versions::FORMAT
     {
@@ -205,7 +206,7 @@ fn refuse_entries(state_dir: &Path, options: &Options) -> Result<(), ImportError
     let failed = |error| OpenError::storage(&dir, error);
     store::remove_unfinished_snapshots(&dir).map_err(OpenError::io("clearing up in", &dir))?;
     let database = Database::open(&dir, options.store()).map_err(failed)?;
-    for row in database.range(vec![0]..vec![0xff; 300]) {
+    for row in database.range(keys::everything()) {
         let (key, _) = row.map_err(|error| OpenError::read(&dir, error))?;
         if key != keys::FORMAT {
             return Err(ImportError::NotEmpty { dir: dir.display().to_string() });

@@ -14,7 +14,8 @@ use super::export::ExportError;
 use super::lock::{LockError, StateLock};
 use super::mark;
 use super::migrate;
-use super::open::{DIR, OpenError, Options};
+use super::open::{OpenError, Options};
+use super::place::{self, Place};
 use super::reader::Reader;
 use super::recover;
 use super::salvage::{self, copy_dir};
@@ -69,7 +70,7 @@ pub enum Opening {
 
 /// Opens the journal of a state directory. Its agent must not run.
 pub fn state_dir(state_dir: &Path, options: &Options) -> Result<Inspection, InspectError> {
-    let journal = state_dir.join(DIR);
+    let journal = place::found(state_dir)?.dir(state_dir);
     if !store::main_file(&journal).exists() {
         return Err(InspectError::NoJournal(state_dir.display().to_string()));
     }
@@ -82,14 +83,13 @@ pub fn state_dir(state_dir: &Path, options: &Options) -> Result<Inspection, Insp
 
 /// Opens a copy of a state directory, or of the journal's directory alone, which nobody may be writing to.
 pub fn copied_dir(dir: &Path, options: &Options) -> Result<Inspection, InspectError> {
-    let inner = dir.join(DIR);
+    let inner = place::found(dir)?.dir(dir);
     if store::main_file(&inner).exists() {
         return inspect(&inner, dir, None, options);
     }
     if store::main_file(dir).exists() {
         // The side file lies beside the journal's directory; one that is set aside has it no more.
-        let beside = dir.parent().filter(|_| dir.file_name().is_some_and(|name| name == DIR));
-        return inspect(dir, beside.unwrap_or(dir), None, options);
+        return inspect(dir, place::state_dir_of(dir).unwrap_or(dir), None, options);
     }
     Err(InspectError::NoJournal(dir.display().to_string()))
 }
@@ -177,12 +177,12 @@ fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -
                 if let Err(error) = migrate::migrate(&database, found) {
                     tracing::warn!(error = %chain(&error), "the copy could not be brought to this release's format");
                 }
-                let reader = Reader::new(Arc::new(Shared::new(database, dir.clone(), options.store())));
+                let reader = Reader::new(Arc::new(Shared::new(database, Place::new(&dir), options.store())));
                 Ok((reader, open_time))
             }
             // What is wrong with a damaged one is found by reading on.
             Ok(None) | Err(_) => {
-                let reader = Reader::new(Arc::new(Shared::new(database, dir.clone(), options.store())));
+                let reader = Reader::new(Arc::new(Shared::new(database, Place::new(&dir), options.store())));
                 Ok((reader, open_time))
             }
         }

@@ -85,6 +85,11 @@ impl Family {
     }
 }
 
+/// All keys there can be: the longest is that of the last piece of a reqid's row.
+pub(super) fn everything() -> Range<Vec<u8>> {
+    vec![0]..vec![0xff; 300]
+}
+
 fn numbered(prefix: u8, seq: Seq) -> Vec<u8> {
     let mut key = Vec::with_capacity(9);
     key.push(prefix);

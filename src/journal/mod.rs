@@ -13,6 +13,7 @@
 
 mod batch;
 mod codec;
+mod compact;
 pub mod entry;
 pub mod export;
 pub mod identity;
@@ -24,6 +25,7 @@ mod mark;
 pub mod memory;
 mod migrate;
 pub mod open;
+mod place;
 pub mod reader;
 mod recover;
 pub mod retention;
@@ -40,7 +42,9 @@ mod versions;
 mod writer;
 
 pub use codec::{DecodeError, EncodeError, Hash, try_decode};
+pub use compact::{CompactError, Compactor, offline as compact_offline};
 pub use open::{Condition, OpenError, Opened, Options};
+pub use place::is_there;
 pub use reader::Reader;
 pub use space::{Floors, Space};
 pub use store::StorageError;

@@ -17,6 +17,7 @@ use super::import;
 use super::keys;
 use super::mark::{self, Mark, MarkFile};
 use super::migrate::{self, MigrateError};
+use super::place::{self, Place};
 use super::recover;
 use super::salvage;
 use super::space::{self, Floors, Gauge};
@@ -26,9 +27,6 @@ use super::versions::{self, records::FormatRecord};
 use super::writer::{Journal, Parts};
 use crate::api::ids::Seq;
 use crate::api::report::chain;
-
-/// The journal's directory inside the state directory.
-pub const DIR: &str = "journal";
 
 /// Its presence makes the next start read the whole journal.
 const SUSPECT: &str = "journal.suspect";
@@ -154,6 +152,19 @@ pub enum OpenError {
     Storage { dir: String, source: StorageError },
     #[error("the journal in {dir} cannot be read; it was left as it is")]
     Read { dir: String, source: ReadError },
+    /// The journal was compacted, and its files are not where they were put.
+    #[error(
+        "{pointer} says that the journal is {dir}, and there is none; put it back, or remove {pointer} to begin without \
+         its history; nothing was touched"
+    )]
+    PointsAtNothing { pointer: String, dir: String },
+    #[error(
+        "{pointer} does not say which directory is the journal: it is to have a line with its name, `journal` or \
+         `journal.NUMBER`; nothing was touched"
+    )]
+    PointerUnreadable { pointer: String },
+    #[error("{pointer} is missing, and {dir} is there: put it back, with the line `{name}` in it; nothing was touched")]
+    PointerMissing { pointer: String, dir: String, name: String },
     #[error("{what} {path} failed")]
     Io { what: &'static str, path: String, source: io::Error },
 }
@@ -230,6 +241,10 @@ impl<E> Journal<E> {
         }?;
         let journal: &mut Journal<E> = &mut opened.journal;
         journal.tend_space().map_err(OpenError::io("measuring the free space of", state_dir))?;
+        // Of what is missing the files may still tell something.
+        if opened.condition.is_whole() {
+            journal.compactor().if_outgrown();
+        }
         Ok(opened)
     }
 }
@@ -242,9 +257,10 @@ pub(super) struct Usable {
 }
 
 /// `given_back`: the ballast was, for this.
-fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> Result<Opened<E>, OpenError> {
+pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> Result<Opened<E>, OpenError> {
     let started = Instant::now();
-    let dir = state_dir.join(DIR);
+    let generation = place::current(state_dir)?;
+    let dir = generation.dir(state_dir);
     let known = mark::read(state_dir).map_err(OpenError::io("reading the journal's side file in", state_dir))?;
     if let Some(Mark { format, .. }) = known
         && format > versions::FORMAT
@@ -254,6 +270,9 @@ fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> Result<Open
     }
     salvage::finish_interrupted(state_dir)?;
     import::finish_interrupted(state_dir, options)?;
+    place::found(state_dir)?;
+    place::clear_up(state_dir)?;
+    place::look_for_others(state_dir)?;
     if let Some(mark) = known
         && mark.format < versions::FORMAT
     {
@@ -308,10 +327,10 @@ fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> Result<Open
     let mark = MarkFile::open(state_dir, known, last, head)
         .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
     let floors = Floors { requests: options.request_floor, facts: options.fact_floor, ballast: options.ballast_bytes };
+    let place = Place::new(&dir);
     let journal = Journal::new(Parts {
-        gauge: Gauge::new(state_dir, &dir, floors, given_back),
-        database: Shared::new(usable.database, dir.clone(), options.store()),
-        dir,
+        gauge: Gauge::new(state_dir, place.clone(), floors, given_back),
+        database: Shared::new(usable.database, place, options.store()),
         state_dir: state_dir.to_owned(),
         mark,
         state: usable.state,

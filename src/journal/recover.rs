@@ -25,7 +25,7 @@ pub(super) fn format(table: &impl Table) -> Result<Option<u32>, ReadError> {
     if let Some(FormatRecord { version }) = table.record(keys::FORMAT)? {
         return Ok(Some(version));
     }
-    let any = table.range(vec![0]..vec![0xff; 300]).next().transpose()?;
+    let any = table.range(keys::everything()).next().transpose()?;
     match any {
         None => Ok(None),
         Some(_) => Err(ReadError::Absent {
@@ -219,7 +219,7 @@ pub(super) fn outcome(table: &impl Table, seq: Seq) -> Result<Option<(Seq, Answe
 
 /// Reads every row once. The first that does not read is the error.
 pub(super) fn read_everything(table: &impl Table) -> Result<(), ReadError> {
-    for row in table.range(vec![0]..vec![0xff; 300]) {
+    for row in table.range(keys::everything()) {
         let (key, value) = row?;
         match keys::parse(&key) {
             // Read with what they are pieces of.

@@ -25,7 +25,8 @@ use super::entry::{
     AgentRecord, Answer, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Record, Stage, UnfinishedRecord,
 };
 use super::keys::{self, Family, Key};
-use super::open::{self, DIR, Failure, OpenError, Options};
+use super::open::{self, Failure, OpenError, Options};
+use super::place;
 use super::store::{self, Database, StorageError};
 use super::table::{ReadError, Table, Whole};
 use super::versions::{
@@ -106,7 +107,7 @@ fn remove(dir: &Path) -> Result<(), OpenError> {
 }
 
 fn put_in_place(state_dir: &Path, tag: &str) -> Result<(), OpenError> {
-    let dir = state_dir.join(DIR);
+    let dir = place::current(state_dir)?.dir(state_dir);
     let rebuilt = state_dir.join(format!("{REBUILT}{tag}"));
     let aside = state_dir.join(format!("{DAMAGED}{tag}"));
     let sync = || store::sync_dir(state_dir).map_err(OpenError::io("syncing", state_dir));
@@ -139,7 +140,7 @@ pub(super) fn copy_dir(from: &Path, to: &Path, with: &impl Fn(&Path) -> bool) ->
 pub(super) fn copy_opens(state_dir: &Path, options: &Options, sent: Seq, deep: bool) -> Result<bool, OpenError> {
     let copy = state_dir.join(format!("{COPY}probe"));
     remove(&copy)?;
-    copy_dir(&state_dir.join(DIR), &copy, &|_| true)?;
+    copy_dir(&place::current(state_dir)?.dir(state_dir), &copy, &|_| true)?;
     let attempted = open::attempt(&copy, options, sent, deep);
     let opens = match attempted {
         Ok(usable) => {
@@ -156,7 +157,7 @@ pub(super) fn copy_opens(state_dir: &Path, options: &Options, sent: Seq, deep: b
 /// Builds a new journal of what reads and puts it in the place of the damaged one. `high`: how far it had come, if that
 /// is known.
 pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq) -> Result<(), OpenError> {
-    let damaged = state_dir.join(DIR);
+    let damaged = place::current(state_dir)?.dir(state_dir);
     let sources = Sources::open(&damaged, state_dir, options)?;
     let rebuilding = state_dir.join(REBUILDING);
     remove(&rebuilding)?;

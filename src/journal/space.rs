@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, StatVfsMountFlags};
 
+use super::place::Place;
+
 pub(super) const BALLAST: &str = "journal.ballast";
 
 /// The free space of the journal's file system, and what it is measured by.
@@ -72,30 +74,35 @@ enum Ballast {
 #[derive(Debug)]
 pub(super) struct Gauge {
     state_dir: PathBuf,
-    dir: PathBuf,
+    place: Place,
     floors: Floors,
     ballast: Ballast,
     told: bool,
 }
 
 impl Gauge {
-    /// For the journal in `dir` of `state_dir`. `given_back`: to open it.
-    pub(super) fn new(state_dir: &Path, dir: &Path, floors: Floors, given_back: bool) -> Self {
+    /// For the journal of `state_dir`, in `place`. `given_back`: to open it.
+    pub(super) fn new(state_dir: &Path, place: Place, floors: Floors, given_back: bool) -> Self {
         let ballast = match given_back {
-            true => Ballast::GivenBack { used: used(dir).unwrap_or(0) },
+            true => Ballast::GivenBack { used: used(&place.dir()).unwrap_or(0) },
             false if state_dir.join(BALLAST).exists() => Ballast::Kept,
             false => Ballast::None,
         };
-        Self { state_dir: state_dir.to_owned(), dir: dir.to_owned(), floors, ballast, told: false }
+        Self { state_dir: state_dir.to_owned(), place, floors, ballast, told: false }
+    }
+
+    /// What is to stay free.
+    pub(super) fn floor(&self) -> u64 {
+        self.floors.requests.max(self.floors.facts)
     }
 
     pub(super) fn measure(&self) -> io::Result<Space> {
-        let stat = rustix::fs::statvfs(&self.dir)?;
+        let stat = rustix::fs::statvfs(self.place.dir())?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let (given_back, from_ballast) = match self.ballast {
             Ballast::Kept | Ballast::None => (0, 0),
             Ballast::GivenBack { used: before } => {
-                let grown = used(&self.dir)?.saturating_sub(before);
+                let grown = used(&self.place.dir())?.saturating_sub(before);
                 let to_open = self.floors.ballast / 4;
                 let left = self.floors.ballast.saturating_sub(to_open + grown).min(free.saturating_sub(to_open));
                 (self.floors.ballast, left)
@@ -123,7 +130,7 @@ impl Gauge {
         if self.ballast != Ballast::Kept {
             return Ok(false);
         }
-        let before = used(&self.dir)?;
+        let before = used(&self.place.dir())?;
         let given_back = release_ballast(&self.state_dir)?;
         self.ballast = if given_back { Ballast::GivenBack { used: before } } else { Ballast::None };
         if given_back {
@@ -175,6 +182,12 @@ pub(super) fn release_ballast(state_dir: &Path) -> io::Result<bool> {
     }
 }
 
+/// What this user may still write to the file system of `dir`.
+pub(super) fn free(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// What the files below `dir` occupy.
 pub(super) fn used(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
@@ -202,7 +215,7 @@ mod tests {
     fn gauge(dir: &Path, floors: Floors) -> Gauge {
         let journal = dir.join("journal");
         fs::create_dir(&journal).unwrap();
-        Gauge::new(dir, &journal, floors, false)
+        Gauge::new(dir, Place::new(&journal), floors, false)
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) fn stats(table: &impl Table) -> Result<JournalStats, ReadError> {
 /// Counts entries and bytes; `None` bytes if damage ends the walk.
 fn measure(table: &impl Table, stats: &mut JournalStats) -> Result<Option<u64>, ReadError> {
     let mut bytes = 0;
-    for row in table.range(vec![0]..vec![0xff; 300]) {
+    for row in table.range(keys::everything()) {
         let (key, value) = match row {
             Ok(row) => row,
             Err(error) if error.is_damage() => return Ok(None),

@@ -6,17 +6,19 @@
 //! Nothing but bytes under keys is known here: what they mean is the business of the files beside it.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::batch::Write;
 use super::keys;
+use super::place::Place;
 use super::table::{ReadError, Row, Table};
 
 /// What went wrong below the journal, by what follows from it.
@@ -153,6 +155,12 @@ impl Database {
     /// Writes one batch, and returns when it is durable (P1): all of it survives a power cut from here on, or none. The
     /// same batch may be written again.
     pub(super) fn write(&self, writes: impl AsRef<[Write]>) -> Result<(), StorageError> {
+        self.apply(writes)?;
+        self.sync()
+    }
+
+    /// Takes in one batch, of which nothing is durable before [`Database::sync`].
+    pub(super) fn apply(&self, writes: impl AsRef<[Write]>) -> Result<(), StorageError> {
         guarded(|| {
             let mut batch = sled::Batch::default();
             for (key, value) in writes.as_ref() {
@@ -161,9 +169,13 @@ impl Database {
                     None => batch.remove(key.as_slice()),
                 }
             }
-            self.db.apply_batch(batch)?;
-            self.db.flush()
-        })?;
+            self.db.apply_batch(batch)
+        })
+    }
+
+    /// Makes all that was taken in durable.
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        guarded(|| self.db.flush())?;
         // A test makes sure that it would notice if the next step were missing.
         if crate::crash_points::skips_sync() {
             return Ok(());
@@ -223,17 +235,65 @@ fn open(dir: &Path, cache_capacity: u64) -> Result<Database, StorageError> {
 }
 
 /// The open database as all share it that use it. It can be closed and opened again under them: what the store met once, a
-/// full disk for one, it reports until then.
+/// full disk for one, it reports until then. And another can take its place.
 #[derive(Debug)]
 pub(super) struct Shared {
     database: RwLock<Option<Arc<Database>>>,
-    dir: PathBuf,
+    place: Place,
     options: OpenOptions,
+    turn: Mutex<Turn>,
+}
+
+/// Whose it is to write, or to exchange what is written to: whoever holds it.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    /// Whether a copy is being made.
+    is_copying: bool,
+    /// The keys that are written meanwhile; `None` from a write that fails on.
+    changed: Option<BTreeSet<Vec<u8>>>,
 }
 
 impl Shared {
-    pub(super) fn new(database: Database, dir: PathBuf, options: OpenOptions) -> Self {
-        Self { database: RwLock::new(Some(Arc::new(database))), dir, options }
+    pub(super) fn new(database: Database, place: Place, options: OpenOptions) -> Self {
+        let database = RwLock::new(Some(Arc::new(database)));
+        Self { database, place, options, turn: Mutex::new(Turn::default()) }
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(super) fn options(&self) -> OpenOptions {
+        self.options
+    }
+
+    /// As [`Database::write`]. Waits its turn.
+    pub(super) fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
+        let mut turn = self.turn();
+        if let Some(changed) = &mut turn.changed {
+            changed.extend(writes.iter().map(|(key, _)| key.clone()));
+        }
+        let written = self.get().and_then(|database| database.write(writes));
+        if written.is_err() {
+            turn.changed = None;
+        }
+        written
+    }
+
+    /// Keeps everybody from writing while it is held.
+    pub(super) fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts another database in the place of the open one, which it is a copy of. Returned is the one before, to be closed.
+    pub(super) fn exchange(&self, _turn: &mut Turn, database: Database, dir: &Path) -> Option<Arc<Database>> {
+        self.place.moved(dir);
+        self.slot().replace(Arc::new(database))
+    }
+
+    /// Nobody writes or reads any more: [`StorageError::Closed`].
+    pub(super) fn close(&self, _turn: &mut Turn) {
+        close(self.slot().take());
     }
 
     fn slot(&self) -> RwLockWriteGuard<'_, Option<Arc<Database>>> {
@@ -248,14 +308,15 @@ impl Shared {
     /// Closes it, if it is open, opens it, and puts it back once `check` has accepted it. Whoever still reads keeps its
     /// lock; then it is [`StorageError::Locked`], and closed until the next call.
     pub(super) fn reopen(&self, check: impl FnOnce(&Database) -> Result<(), StorageError>) -> Result<(), StorageError> {
+        let mut turn = self.turn();
+        turn.changed = None;
+        let dir = self.place.dir();
         // Not behind the guard: closing it may take its time.
         let old = self.slot().take();
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(old))) {
-            tracing::warn!(error = %panicked(payload.as_ref()), "closing the journal's store failed; it is opened again");
-        }
-        forget_cached(&main_file(&self.dir))?;
-        remove_unfinished_snapshots(&self.dir)?;
-        let database = Database::open(&self.dir, self.options)?;
+        close(old);
+        forget_cached(&main_file(&dir))?;
+        remove_unfinished_snapshots(&dir)?;
+        let database = Database::open(&dir, self.options)?;
         check(&database)?;
         *self.slot() = Some(Arc::new(database));
         Ok(())
@@ -267,6 +328,37 @@ impl Shared {
         if let Some(database) = database.and_then(Arc::into_inner) {
             database.abandon();
         }
+    }
+}
+
+/// Whoever still reads keeps it open until then.
+pub(super) fn close(database: Option<Arc<Database>>) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(database))) {
+        tracing::warn!(error = %panicked(payload.as_ref()), "closing the journal's store failed");
+    }
+}
+
+impl Turn {
+    /// Notes from here on what is written; `false`: a copy is being made already.
+    pub(super) fn begin_copy(&mut self) -> bool {
+        let begins = !self.is_copying;
+        if begins {
+            *self = Self { is_copying: true, changed: Some(BTreeSet::new()) };
+        }
+        begins
+    }
+
+    pub(super) fn end_copy(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What was written since this was asked last; `None`: a write has failed, and what there is to copy is not known.
+    pub(super) fn take_changed(&mut self) -> Option<BTreeSet<Vec<u8>>> {
+        self.changed.as_mut().map(std::mem::take)
+    }
+
+    pub(super) fn has_changed(&self, key: &[u8]) -> bool {
+        self.changed.as_ref().is_some_and(|changed| changed.contains(key))
     }
 }
 

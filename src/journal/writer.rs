@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::batch::{self, BatchError, State, Write};
 use super::codec::{EncodeError, Hash};
+use super::compact::Compactor;
 use super::entry::{Known, Numbered, Record, Sealed};
 use super::mark::MarkFile;
 use super::reader::Reader;
@@ -116,7 +117,6 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Journal<E> {
     database: Arc<Shared>,
-    dir: PathBuf,
     state_dir: PathBuf,
     gauge: Gauge,
     /// The hash of the newest durable entry.
@@ -216,7 +216,6 @@ impl From<CommitError> for Unwritten {
 pub(super) struct Parts {
     pub(super) database: Shared,
     pub(super) gauge: Gauge,
-    pub(super) dir: PathBuf,
     pub(super) state_dir: PathBuf,
     pub(super) mark: MarkFile,
     pub(super) state: State,
@@ -237,7 +236,6 @@ impl<E> Journal<E> {
         };
         Self {
             database,
-            dir: parts.dir,
             state_dir: parts.state_dir,
             gauge: parts.gauge,
             queue: Queue::new(last),
@@ -464,13 +462,19 @@ impl<E> Journal<E> {
             commits: self.commits,
             commit_ms_p99: percentile_99(&self.durations).as_secs_f64() * 1000.0,
             open_ms: self.open_time.as_secs_f64() * 1000.0,
-            bytes_on_disk: space::used(&self.dir).unwrap_or(0),
+            bytes_on_disk: space::used(&self.database.place().dir()).unwrap_or(0),
         }
     }
 
     /// A handle for readers on other threads; cheap, and it sees commits as they happen.
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.database))
+    }
+
+    /// A handle for making its files small, on another thread.
+    pub fn compactor(&self) -> Compactor {
+        let floor = self.gauge.floor();
+        Compactor { database: Arc::clone(&self.database), state_dir: self.state_dir.clone(), floor }
     }
 
     /// The state directory that the journal belongs to.
@@ -573,7 +577,8 @@ impl Committer {
                 })?
             }
         };
-        database.write(&writes).map_err(|error| {
+        drop(database);
+        self.database.write(&writes).map_err(|error| {
             let writes = error.is_passing().then_some(writes);
             Unwritten { error: CommitError::write(error), writes }
         })

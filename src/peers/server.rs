@@ -135,10 +135,9 @@ async fn accept<A: Agent>(
     let mut turned_away = Seldom::new(TURNED_AWAY_EVERY);
     loop {
         let accepted = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return say_how_many(&mut turned_away),
             () = turned_away.due() => {
-                let more = turned_away.take(std::time::Instant::now()).unwrap_or_default();
-                tracing::warn!("{more} more Broker peers were turned away: {CONNECTIONS_LIMIT} connections are the most");
+                say_how_many(&mut turned_away);
                 continue;
             }
             accepted = listener.accept() => accepted,
@@ -157,11 +156,17 @@ async fn accept<A: Agent>(
                 // Out of descriptors or memory. The pending connection stays pending, so pause instead of spinning.
                 tracing::error!(%error, "cannot accept Broker peers; trying again in 100 ms");
                 tokio::select! {
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => return say_how_many(&mut turned_away),
                     () = tokio::time::sleep(Duration::from_millis(100)) => {}
                 }
             }
         }
+    }
+}
+
+fn say_how_many(turned_away: &mut Seldom) {
+    if let Some(more) = turned_away.take(std::time::Instant::now()) {
+        tracing::warn!("{more} more Broker peers were turned away: {CONNECTIONS_LIMIT} connections are the most");
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is refused says so, and what is not taken is kept: shortage of space, and subscribers of one topic.
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -23,6 +25,37 @@ fn without_any_space_requests_are_refused_at_once_and_the_agent_still_ends() {
     eventually("the refusals to be counted", || (host.status().refused == 3).then_some(()));
     agent.signal(Signal::TERM);
     assert!(agent.wait().success());
+}
+
+#[test]
+fn control_connections_without_a_place_are_told_so_and_counted_in_the_log() {
+    const MOST: usize = 256;
+    let host = Host::new();
+    let agent = host.start();
+    let connect = || UnixStream::connect(host.socket()).unwrap();
+    let inside: Vec<UnixStream> = (0..MOST).map(|_| connect()).collect();
+    // Which of them the agent knows of is seen by who is not let in.
+    let told = |mut stream: UnixStream| {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).unwrap();
+        String::from_utf8_lossy(&said).contains("256 control connections are open")
+    };
+    let turned_away = (0..50).filter(|_| told(connect())).count();
+    assert_eq!(turned_away, 50);
+    let said = host.run(&["status"]);
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(said.stderr.contains("256 control connections are open, which is the most; try again later"), "{said:?}");
+    drop(inside);
+    eventually("a place", || (host.run(&["status"]).code == 0).then_some(()));
+    agent.signal(Signal::TERM);
+    assert!(agent.wait().success());
+    let log = host.read_log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("turned away")).collect();
+    assert!((1..=3).contains(&lines.len()), "{lines:?}");
+    let more = lines.iter().filter_map(|line| line.split_once(" more control connections were turned away"));
+    let more: usize = more.map(|(before, _)| before.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum();
+    assert!(more >= 50, "50 and whoever asked meanwhile, less the first: {lines:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod broker_nodes;
 mod broker_replay;
 mod broker_tls;
 mod commands;
+mod compaction;
 mod crash;
 mod crashes;
 mod dump;

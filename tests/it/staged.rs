@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use zeek_cluster_agent::api::event::{Notification, Request, Response, ResultData};
 use zeek_cluster_agent::api::status::NodeState;
 use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
@@ -177,6 +178,26 @@ fn a_slow_logger_a_failing_proxy_a_port_in_use_and_a_dying_worker_hold_up_nobody
         assert_eq!((heard.errors.get(node), starts(&host, node)), (None, 1), "{node}");
         let up = heard.at[&(node.to_owned(), NodeState::Running)];
         println!("{node} was heard to run {up:?} after the request");
+    }
+
+    // A bundle of each death, the newest ten of each node; of those that had nothing to do with it none.
+    let bundles =
+        |node: &str| -> Vec<Value> { host.json(&["nodes", "crash", node, "--json"]).as_array().unwrap().clone() };
+    eventually("the bundle of the last death", || {
+        (bundles("w1").first()?["incarnation"] == json!(DEATHS)).then_some(())
+    });
+    let kept = bundles("w1");
+    assert_eq!(kept.len(), 10);
+    for (bundle, death) in kept.iter().zip((1..=DEATHS).rev()) {
+        assert_eq!((&bundle["incarnation"], &bundle["cause"]), (&json!(death), &json!("signal 6")));
+        assert!(bundle["stderr"].as_str().unwrap().contains(&format!("internal error: start {death}\n")), "{bundle}");
+        assert_eq!(bundle["environment"]["CLUSTER_NODE"], "w1");
+    }
+    let of_proxy = &bundles("proxy-1")[0];
+    assert_eq!(of_proxy["cause"], "exit code 1");
+    assert!(of_proxy["stderr"].as_str().unwrap().contains(words), "{of_proxy}");
+    for node in HEALTHY.iter().chain(&["logger-2", "proxy-2"]) {
+        assert_eq!(bundles(node), [Value::Null; 0], "{node}");
     }
 
     // Trouble ends, and those that only waited run, started once.

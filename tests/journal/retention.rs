@@ -1,11 +1,11 @@
 //! Retention, step by step: what goes, what never goes, and that the journal stays whole (P3, P12).
 
 use tempfile::tempdir;
-use zeek_cluster_agent::api::event::{Dialect, Request, Response};
+use zeek_cluster_agent::api::event::{Request, Response};
 use zeek_cluster_agent::api::ids::Seq;
 use zeek_cluster_agent::api::time::Timestamp;
 use zeek_cluster_agent::journal::entry::{
-    Answer, Entry, Numbered, Outcome, Packed, Record, Removal, Sealed, Stage, UnfinishedRecord, digest,
+    Answer, Entry, Numbered, Outcome, Record, Removal, Sealed, Stage, UnfinishedRecord,
 };
 use zeek_cluster_agent::journal::retention::{Policy, Step};
 use zeek_cluster_agent::journal::{Journal, Reader};
@@ -25,18 +25,6 @@ fn commit(journal: &mut Journal<u64>, day: u64, entries: Vec<Entry>, records: Ve
         (last.0 + 1..).zip(entries).map(|(seq, entry)| Numbered { seq: Seq(seq), at: at(day), entry }).collect();
     let _ = journal.stage(Sealed::new(last, numbered, vec![]));
     journal.commit(records).unwrap();
-}
-
-fn answered(name: &str, request: Request) -> Entry {
-    let response = Response { event: request.response_event().to_owned(), ..response(name, true) };
-    Entry::RequestAnswered {
-        reqid: reqid(name),
-        digest: digest(&request),
-        request: Packed(request),
-        dialect: Dialect::Management,
-        source: source(1),
-        response: Answer::Kept(response),
-    }
 }
 
 fn prune(journal: &mut Journal<u64>, day: u64, removal: Removal) {

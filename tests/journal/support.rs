@@ -113,6 +113,18 @@ pub fn received(reqid_text: &str, request: Request, from: u64) -> Entry {
     }
 }
 
+pub fn answered(name: &str, request: Request) -> Entry {
+    let response = Response { event: request.response_event().to_owned(), ..response(name, true) };
+    Entry::RequestAnswered {
+        reqid: reqid(name),
+        digest: digest(&request),
+        request: Packed(request),
+        dialect: Dialect::Management,
+        source: source(1),
+        response: Answer::Kept(response),
+    }
+}
+
 pub fn result(reqid_text: &str, success: bool) -> ApiResult {
     ApiResult {
         reqid: reqid(reqid_text),

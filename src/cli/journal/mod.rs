@@ -11,10 +11,11 @@ use std::io::Write;
 
 use super::flags::{self, JournalFrom};
 use super::outcome::{Exit, Failure, Outcome};
-use super::output::plain;
+use super::output::{plain, size};
 use super::{Context, connect, print_json, time};
 use crate::api::audit::Filter;
 use crate::api::head::Anchor;
+use crate::api::report::CompactReport;
 use crate::control::client::within_ms;
 
 use rows::print_row;
@@ -22,6 +23,8 @@ use source::{More, Source};
 
 /// For reading the whole journal.
 const WHOLE_MS: u64 = 600_000;
+/// For copying it, beside its use.
+const COMPACT_MS: u64 = 3_600_000;
 
 pub fn run(context: &Context, command: flags::Journal) -> Outcome {
     match command {
@@ -29,6 +32,7 @@ pub fn run(context: &Context, command: flags::Journal) -> Outcome {
         flags::Journal::Tail(tail) => tail::run(context, &tail),
         flags::Journal::Show { reqid, from } => show(context, reqid, &from),
         flags::Journal::Stats { from } => stats::run(context, &from),
+        flags::Journal::Compact { force } => compact(context, force),
         flags::Journal::Verify { anchor, from } => verify(context, anchor, &from),
         flags::Journal::Export { file, from } => export::export(context, &file, &from),
         flags::Journal::Import { file } => export::import(context, &file),
@@ -55,6 +59,24 @@ fn show(context: &Context, reqid: String, from: &JournalFrom) -> Outcome {
     })?;
     if found == 0 {
         return Err(Failure::new(Exit::Failed, format!("the journal has no request with reqid {}", plain(&reqid))));
+    }
+    Ok(Exit::Done)
+}
+
+fn compact(context: &Context, force: bool) -> Outcome {
+    let report = source::compact(context, force, within_ms(COMPACT_MS))?;
+    let screen = context.screen();
+    if screen.json {
+        print_json(&report)?;
+        return Ok(Exit::Done);
+    }
+    let CompactReport { bytes_before, bytes_after, bytes_live, ms, .. } = report;
+    let (before, after, live) = (size(bytes_before), size(bytes_after), size(bytes_live));
+    let mut out = std::io::stdout().lock();
+    if report.compacted {
+        writeln!(out, "{before} before, {after} now, {live} of it live; {:.1} s", ms / 1000.0)?;
+    } else {
+        writeln!(out, "{before}, {live} of it live: left as it is; --force compacts it anyway")?;
     }
     Ok(Exit::Done)
 }

@@ -1,5 +1,6 @@
 //! Where the rows of a `journal` command come from: an agent, or a directory.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,13 +9,14 @@ use crate::api::audit::{Filter, Page, Row};
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
 use crate::api::ids::Seq;
-use crate::api::report::VerifyReport;
+use crate::api::report::{CompactReport, VerifyReport};
 use crate::api::stats::JournalStats;
 use crate::cli::flags::JournalFrom;
 use crate::cli::outcome::{Exit, Failure};
+use crate::cli::run::{journal_options, set_up_log};
 use crate::control::client::{Client, Deadline, within_ms};
 use crate::journal::inspect::{self, Inspection, Opening};
-use crate::journal::{Options, open};
+use crate::journal::{self, Options};
 use crate::settings::Settings;
 
 /// For one page; a filter that matches little makes the agent read much.
@@ -37,7 +39,7 @@ impl Source {
             Err(nobody) => nobody,
         };
         for directory in connect::state_dirs(&settings, &context.surroundings) {
-            if directory.join(open::DIR).is_dir() {
+            if journal::is_there(&directory) {
                 return Self::directory(inspect::state_dir(&directory, &options(&settings)), &directory);
             }
         }
@@ -144,6 +146,29 @@ impl Source {
             cursor = next;
         }
     }
+}
+
+/// Has the agent compact its journal, or does so if none runs.
+pub(super) fn compact(context: &Context, force: bool, deadline: Deadline) -> Result<CompactReport, Failure> {
+    let settings = context.settings()?;
+    let nobody = match connect::find(&settings, &context.surroundings)? {
+        Ok(mut client) => {
+            if std::io::stderr().is_terminal() {
+                eprintln!("the agent copies its journal beside its work; its log tells how far it is");
+            }
+            return client.compact(force, deadline).map_err(connect::failed);
+        }
+        Err(nobody) => nobody,
+    };
+    let directories = connect::state_dirs(&settings, &context.surroundings);
+    let Some(directory) = directories.into_iter().find(|directory| journal::is_there(directory)) else {
+        return Err(nobody.into());
+    };
+    let level = if std::io::stderr().is_terminal() { tracing::Level::INFO } else { tracing::Level::WARN };
+    set_up_log(context, &settings, level)?;
+    journal::compact_offline(&directory, &journal_options(&settings), force).map_err(|error| {
+        Failure::because(Exit::Failed, format!("the journal of {} was not compacted", directory.display()), &error)
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port
 use crate::api::event::{Result as ApiResult, ResultData, Source};
 use crate::api::ids::ReqId;
 use crate::api::plan::{Action, NodePlan};
-use crate::api::report::{ControllerReport, JournalReport, NodeReport, PeerReport};
+use crate::api::report::{CompactReport, ControllerReport, JournalReport, NodeReport, PeerReport};
 use crate::api::stats::{EventStats, Latency};
 use crate::api::status::{ManagementRole, NodeOutputs, NodeState, NodeStatus};
 use crate::api::time::Timestamp;
@@ -87,6 +87,7 @@ fn client_frames() -> Vec<ClientFrame> {
         ClientFrame::JournalExport { call: 15, cursor: None },
         ClientFrame::JournalExport { call: 15, cursor: Some(Box::new(export_cursor())) },
         ClientFrame::JournalStats { call: 14 },
+        ClientFrame::JournalCompact { call: 15, force: true },
         ClientFrame::Plan { call: 14, config: configuration(), force: true },
         ClientFrame::Logs {
             call: 11,
@@ -289,6 +290,10 @@ fn server_frames() -> Vec<ServerFrame> {
             chunk: Box::new(ExportChunk { bytes: vec![1, 2], cursor: export_cursor(), end: true, newest: Seq(18) }),
         },
         ServerFrame::Stats { call: 14, stats: Box::new(figures()) },
+        ServerFrame::Compacted {
+            call: 15,
+            report: CompactReport { compacted: true, bytes_before: 9, bytes_after: 3, bytes_live: 1, ms: 2.5 },
+        },
         ServerFrame::Logs {
             call: 11,
             chunk: LogChunk {

@@ -6,7 +6,7 @@ use super::*;
 use crate::api::event::Result as ApiResult;
 use crate::api::head::Anchor;
 use crate::api::ids::ReqId;
-use crate::api::report::JournalReport;
+use crate::api::report::{CompactReport, JournalReport};
 use crate::api::stats::JournalStats;
 use crate::control::client::{self, Answer, Client, within_ms};
 use crate::control::message::{Stream, decode_server, encode_client};
@@ -99,6 +99,10 @@ impl Agent for Fake {
 
     async fn stats(&self) -> Result<JournalStats, String> {
         Ok(JournalStats { entries: 3, ..JournalStats::default() })
+    }
+
+    async fn compact(&self, _force: bool) -> Result<CompactReport, String> {
+        Err("there is nothing to compact".to_owned())
     }
 
     async fn plan(&self, config: Configuration, _force: bool) -> Result<Plan, String> {
