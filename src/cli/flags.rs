@@ -327,9 +327,15 @@ pub enum Journal {
     ///
     /// Entries keep their hashes. Requests without an outcome are closed as abandoned, and what the host is to run does not
     /// come along: the next start is on hold until a configuration, a standby or a nodes command.
+    #[command(group = clap::ArgGroup::new("what").required(true))]
     Import {
         /// An export; - is standard input
-        file: PathBuf,
+        #[arg(group = "what")]
+        file: Option<PathBuf>,
+        /// Take what reads of a damaged journal instead: a copy of a state directory, or a journal that was set aside
+        /// (journal.damaged-…)
+        #[arg(long, value_name = "DIR", group = "what")]
+        salvage: Option<PathBuf>,
     },
 }
 

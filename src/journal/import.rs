@@ -12,7 +12,10 @@
 //!
 //! An import that is interrupted has done nothing, or is finished by the next start. Memory is that of one batch and of
 //! one number for each request without an outcome, of which there may be [`UNFINISHED_LIMIT`].
+//!
+//! What reads of a damaged journal is taken in the same way ([`import_salvage`]), only that it may have gaps.
 
+mod salvaged;
 #[cfg(test)]
 mod tests;
 
@@ -52,6 +55,12 @@ const BYTES: usize = 256 << 10;
 /// What is read from the stream at once.
 const READ: usize = 64 << 10;
 
+/// What the requester of a request without an outcome is told.
+const EXPORTED: &str =
+    "this request had no outcome when the agent's journal was exported, and was given up by the import";
+const SALVAGED: &str =
+    "this request has no outcome in what could be read of the agent's damaged journal, and was given up by its import";
+
 /// An agent has far fewer.
 const UNFINISHED_LIMIT: usize = 64 << 10;
 /// Numbers without an entry. A journal may have lost many; each of them is looked at when its time comes to be removed.
@@ -89,6 +98,10 @@ pub enum ImportError {
     Read(#[from] ReadError),
     #[error("an entry cannot be stored")]
     Encode(#[from] codec::EncodeError),
+    #[error("there is no journal in {0}")]
+    NoJournal(String),
+    #[error("nothing of it reads: its store opens in no way, or has no entry that is whole")]
+    NothingReads,
 }
 
 impl From<BatchError> for ImportError {
@@ -111,6 +124,17 @@ pub struct Imported {
     pub abandoned: u64,
     /// The newest entry now.
     pub head: Head,
+    /// Numbers whose entries are lost: first and last of each range.
+    pub missing: Vec<(Seq, Seq)>,
+    /// What `verify` will go on to find wrong with what was salvaged. A stream with any is refused.
+    pub problems: Vec<String>,
+}
+
+impl Imported {
+    /// How much was taken over and what is lost, in words for people.
+    pub fn summary(&self) -> String {
+        salvage::summary(self.entries, &self.missing)
+    }
 }
 
 /// Takes in a stream. `from`: what the journal is to say about where it came from. `progress` is told of the newest entry
@@ -122,6 +146,37 @@ pub fn import(
     from: &str,
     mut progress: impl FnMut(Seq),
 ) -> Result<Imported, ImportError> {
+    build(state_dir, options, |building| {
+        let (imported, problems) = building.run(from, EXPORTED, |building| building.read(stream, &mut progress))?;
+        match problems.is_empty() {
+            true => Ok(imported),
+            false => Err(ImportError::Problems(problems.into_iter().take(5).collect())),
+        }
+    })
+}
+
+/// Takes in what reads of the damaged journal in `dir`, a state directory or a journal's directory that was set aside.
+/// Nobody may be writing to it; it is only copied. `progress` and errors as with [`import`].
+pub fn import_salvage(
+    state_dir: &Path,
+    options: &Options,
+    dir: &Path,
+    mut progress: impl FnMut(Seq),
+) -> Result<Imported, ImportError> {
+    let from = dir.display().to_string();
+    build(state_dir, options, |building| {
+        let take = |building: &mut Building| building.take_salvaged(state_dir, options, dir, &mut progress);
+        let (imported, problems) = building.run(&from, SALVAGED, take)?;
+        Ok(Imported { problems, ..imported })
+    })
+}
+
+/// Builds a journal beside the place for one, and puts it there when it is complete.
+fn build(
+    state_dir: &Path,
+    options: &Options,
+    work: impl FnOnce(Building) -> Result<Imported, ImportError>,
+) -> Result<Imported, ImportError> {
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(OpenError::io("creating", state_dir))?;
     let _lock = StateLock::acquire(state_dir, Duration::ZERO).map_err(|error| match error {
         LockError::Held { .. } => ImportError::InUse(error),
@@ -132,8 +187,7 @@ pub fn import(
     refuse_entries(state_dir, options)?;
     let building = Building::begin(state_dir, options)?;
     let dir = building.dir.clone();
-    let built = building.run(stream, from, &mut progress);
-    match built {
+    match work(building) {
         Ok(imported) => {
             let complete = state_dir.join(IMPORTED);
             fs::rename(&dir, &complete).map_err(OpenError::io("completing", &dir))?;
@@ -231,6 +285,10 @@ struct Building {
     /// Requests without an outcome, and how often they were begun.
     unfinished: BTreeMap<Seq, u32>,
     newest_incarnation: Incarnation,
+    /// Ranges of lost numbers before the newest entry.
+    missing: Vec<(Seq, Seq)>,
+    /// The format of entries that got their place in the chain only now.
+    older: Option<u32>,
 }
 
 impl Building {
@@ -254,23 +312,23 @@ impl Building {
             gaps: 0,
             unfinished: BTreeMap::new(),
             newest_incarnation: Incarnation::default(),
+            missing: Vec::new(),
+            older: None,
         })
     }
 
+    /// Takes in all that `take` does, closes it, and gives what is wrong with it. `why`: of requests that are closed.
     fn run(
         mut self,
-        stream: &mut impl Read,
         from: &str,
-        progress: &mut impl FnMut(Seq),
-    ) -> Result<Imported, ImportError> {
-        self.read(stream, progress)?;
+        why: &str,
+        take: impl FnOnce(&mut Self) -> Result<(), ImportError>,
+    ) -> Result<(Imported, Vec<String>), ImportError> {
+        take(&mut self)?;
         let (last, hash) = self.before.unwrap_or_default();
         let abandoned = self.unfinished.len() as u64;
-        self.close(from)?;
+        let missing = self.close(from, why)?;
         let report = verify::verify(&self.database, None, None)?;
-        if !report.problems.is_empty() {
-            return Err(ImportError::Problems(report.problems.into_iter().take(5).collect()));
-        }
         let head = Head { seq: self.state.history.last, hash: self.state.history.hash };
         let imported = Imported {
             entries: self.entries,
@@ -278,10 +336,12 @@ impl Building {
             exported_head: Head { seq: last, hash },
             abandoned,
             head,
+            missing,
+            problems: Vec::new(),
         };
         drop(self.database);
         sync(&self.dir)?;
-        Ok(imported)
+        Ok((imported, report.problems))
     }
 
     fn read(&mut self, stream: &mut impl Read, progress: &mut impl FnMut(Seq)) -> Result<(), ImportError> {
@@ -436,10 +496,11 @@ impl Building {
         OpenError::storage(&self.dir, error).into()
     }
 
-    /// Gives every request an outcome, and says where all of this came from.
-    fn close(&mut self, from: &str) -> Result<(), ImportError> {
+    /// Gives every request an outcome, and says where all of this came from and what of it is lost, which it returns.
+    fn close(&mut self, from: &str, why: &str) -> Result<Vec<(Seq, Seq)>, ImportError> {
         let last = self.state.history.last;
-        let missing = if self.noted > last { vec![(last.next(), self.noted)] } else { Vec::new() };
+        let mut missing = std::mem::take(&mut self.missing);
+        missing.extend((self.noted > last).then_some((last.next(), self.noted)));
         let mut seq = last.max(self.noted);
         let unfinished = std::mem::take(&mut self.unfinished);
         let mut closing = Vec::new();
@@ -451,19 +512,23 @@ impl Building {
             };
             seq = seq.next();
             let pending = Pending { reqid, request: request.0, attempts };
-            let why =
-                "this request had no outcome when the agent's journal was exported, and was given up by the import";
             closing.push(Numbered { seq, at: salvage::now(), entry: salvage::abandoned(of, pending, why) });
             if closing.len() == ENTRIES {
                 self.append(&closing, &[])?;
                 closing.clear();
             }
         }
-        let entry = Entry::Imported { from: from.to_owned(), entries: self.entries, missing };
+        if let Some(from) = self.older {
+            seq = seq.next();
+            let entry = Entry::FormatChanged { from, to: versions::FORMAT };
+            closing.push(Numbered { seq, at: salvage::now(), entry });
+        }
+        let entry = Entry::Imported { from: from.to_owned(), entries: self.entries, missing: missing.clone() };
         closing.push(Numbered { seq: seq.next(), at: salvage::now(), entry });
         // So that no incarnation of a name is used twice.
         let agent = AgentRecord { newest_gone: self.newest_incarnation, ..AgentRecord::default() };
-        self.append(&closing, &[Record::Agent(agent)])
+        self.append(&closing, &[Record::Agent(agent)])?;
+        Ok(missing)
     }
 
     fn append(&mut self, entries: &[Numbered], records: &[Record]) -> Result<(), ImportError> {

@@ -83,15 +83,19 @@ pub fn state_dir(state_dir: &Path, options: &Options) -> Result<Inspection, Insp
 
 /// Opens a copy of a state directory, or of the journal's directory alone, which nobody may be writing to.
 pub fn copied_dir(dir: &Path, options: &Options) -> Result<Inspection, InspectError> {
+    let (journal, state_dir) = places(dir)?.ok_or_else(|| InspectError::NoJournal(dir.display().to_string()))?;
+    inspect(&journal, &state_dir, None, options)
+}
+
+/// Where the journal's files are in a state directory or a journal's directory, and where its side file would be.
+pub(super) fn places(dir: &Path) -> Result<Option<(PathBuf, PathBuf)>, OpenError> {
     let inner = place::found(dir)?.dir(dir);
     if store::main_file(&inner).exists() {
-        return inspect(&inner, dir, None, options);
+        return Ok(Some((inner, dir.to_owned())));
     }
-    if store::main_file(dir).exists() {
-        // The side file lies beside the journal's directory; one that is set aside has it no more.
-        return inspect(dir, place::state_dir_of(dir).unwrap_or(dir), None, options);
-    }
-    Err(InspectError::NoJournal(dir.display().to_string()))
+    // The side file lies beside the journal's directory; one that is set aside has it no more.
+    let beside = place::state_dir_of(dir).unwrap_or(dir).to_owned();
+    Ok(store::main_file(dir).exists().then(|| (dir.to_owned(), beside)))
 }
 
 fn inspect(

@@ -27,6 +27,7 @@ use super::entry::{
 use super::keys::{self, Family, Key};
 use super::open::{self, Failure, OpenError, Options};
 use super::place;
+use super::recover;
 use super::store::{self, Database, StorageError};
 use super::table::{ReadError, Table, Whole};
 use super::versions::{
@@ -34,7 +35,7 @@ use super::versions::{
     records::{HistoryRecord, OutcomeRecord, ReqidRecord, Stored},
 };
 use crate::api::event::{Request, Response, Result as ApiResult, ResultData};
-use crate::api::ids::{NodeName, ReqId, Seq};
+use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::report::chain;
 use crate::api::time::Timestamp;
 
@@ -197,13 +198,13 @@ fn tag(state_dir: &Path) -> String {
 }
 
 /// Copies of the damaged journal that open, each in another way. Where one does not read, the next may.
-struct Sources {
+pub(super) struct Sources {
     databases: Vec<Database>,
     dirs: Vec<PathBuf>,
 }
 
 impl Sources {
-    fn open(damaged: &Path, state_dir: &Path, options: &Options) -> Result<Self, OpenError> {
+    pub(super) fn open(damaged: &Path, state_dir: &Path, options: &Options) -> Result<Self, OpenError> {
         let mut sources = Self { databases: Vec::new(), dirs: Vec::new() };
         let snapshots = store::snapshots(damaged).map_err(OpenError::io("listing", damaged))?;
         let settings = store::settings_file(damaged);
@@ -240,6 +241,79 @@ impl Sources {
             Err(error) => return Err(OpenError::storage(&dir, error)),
         }
         self.dirs.push(dir);
+        Ok(())
+    }
+
+    /// The newest format that a copy is of.
+    pub(super) fn format(&self) -> u32 {
+        self.databases.iter().filter_map(|database| recover::format(database).ok().flatten()).max().unwrap_or_default()
+    }
+
+    /// The oldest entry that retention has left.
+    pub(super) fn first(&self) -> Result<Seq, ReadError> {
+        Ok(match self.record::<HistoryRecord>(keys::HISTORY)? {
+            Found::Record(history) => history.first,
+            Found::Absent | Found::Unreadable => HistoryRecord::default().first,
+        })
+    }
+
+    /// Hands every entry that reads to `each`, from `first` on. Returns the ranges of numbers between them that do not,
+    /// and the newest entry of which there is a sign.
+    pub(super) fn each_entry<E: From<ReadError>>(
+        &self,
+        first: Seq,
+        high: Seq,
+        mut each: impl FnMut(Whole) -> Result<(), E>,
+    ) -> Result<(Vec<(Seq, Seq)>, Seq), E> {
+        let mut last = self.last(high);
+        let mut missing: Vec<(Seq, Seq)> = Vec::new();
+        let mut seq = first;
+        while seq.0 <= last.0.saturating_add(GAP) {
+            if let Some(whole) = self.entry(seq)? {
+                // What was taken to lie behind the end was not: those between are missing as well.
+                if seq > last.next() {
+                    missing.push((last.next(), Seq(seq.0 - 1)));
+                }
+                last = last.max(seq);
+                each(whole)?;
+            } else if seq <= last {
+                match missing.last_mut() {
+                    Some((_, end)) if end.next() == seq => *end = seq,
+                    _ => missing.push((seq, seq)),
+                }
+            }
+            seq = seq.next();
+        }
+        Ok((missing, last))
+    }
+
+    /// The newest incarnation of which there is a record.
+    pub(super) fn newest_incarnation(&self) -> Result<Incarnation, ReadError> {
+        let mut newest = match self.record::<AgentRecord>(keys::AGENT)? {
+            Found::Record(agent) => agent.newest_gone,
+            Found::Absent | Found::Unreadable => Incarnation::default(),
+        };
+        for key in self.keys(Family::Node) {
+            if let Found::Record(node) = self.record::<NodeRecord>(&key)? {
+                newest = newest.max(node.incarnation);
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Keeps the reqids of requests that are lost and whose outcome is not: they are still answered from it.
+    pub(super) fn keep_lost_requests(&self, target: &Database, state: &mut State) -> Result<(), RebuildError> {
+        for key in self.keys(Family::Reqid) {
+            if target.get(&key)?.is_some() {
+                continue;
+            }
+            let Found::Record(record) = self.record::<ReqidRecord>(&key)? else { continue };
+            if target.record::<OutcomeRecord>(&keys::outcome(record.seq))?.is_some() {
+                let mut batch = Builder::new(state);
+                batch.record(key, &record)?;
+                target.write(batch.finish()?)?;
+            }
+        }
         Ok(())
     }
 
@@ -300,7 +374,7 @@ impl Sources {
             .max(high)
     }
 
-    fn discard(mut self) -> Result<(), OpenError> {
+    pub(super) fn discard(mut self) -> Result<(), OpenError> {
         self.abandon();
         self.dirs.iter().try_for_each(|dir| remove(dir))
     }
@@ -329,7 +403,7 @@ enum Found<T> {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum RebuildError {
+pub(super) enum RebuildError {
     #[error(transparent)]
     Batch(#[from] BatchError),
     #[error(transparent)]
@@ -369,7 +443,7 @@ impl Rebuild<'_> {
     fn run(&mut self, aside: &Path, high: Seq) -> Result<Vec<(Seq, Seq)>, RebuildError> {
         let mut pending = BTreeMap::new();
         let (missing, last) = self.entries(high, &mut pending)?;
-        self.lost_requests()?;
+        self.sources.keep_lost_requests(self.target, &mut self.state)?;
         let records = self.records(&mut pending)?;
         let mut closing = Vec::new();
         let mut seq = last;
@@ -394,67 +468,29 @@ impl Rebuild<'_> {
         high: Seq,
         pending: &mut BTreeMap<Seq, Pending>,
     ) -> Result<(Vec<(Seq, Seq)>, Seq), RebuildError> {
-        let mut last = self.sources.last(high);
-        if let Found::Record(history) = self.sources.record::<HistoryRecord>(keys::HISTORY)? {
-            self.state.history.first = history.first;
-        }
-        let mut missing: Vec<(Seq, Seq)> = Vec::new();
+        let sources = self.sources;
+        let first = sources.first()?;
+        self.state.history.first = first;
         let mut batch = Vec::new();
-        let mut seq = self.state.history.first;
-        while seq.0 <= last.0.saturating_add(GAP) {
-            if let Some(whole) = self.sources.entry(seq)? {
-                // What was taken to lie behind the end was not: those between are missing as well.
-                if seq > last.next() {
-                    missing.push((last.next(), Seq(seq.0 - 1)));
-                }
-                last = last.max(seq);
-                if let Entry::Pruned { upto, trimmed, .. } = &whole.numbered.entry {
-                    let history = &mut self.state.history;
-                    history.first = history.first.max(upto.next());
-                    history.trimmed = history.trimmed.max(*trimmed);
-                }
-                follow(pending, &whole.numbered);
-                if whole.link.is_none() {
-                    self.older = Some(u32::from(whole.head.version));
-                }
-                self.recovered += 1;
-                batch.push(whole);
-            } else if seq <= last {
-                match missing.last_mut() {
-                    Some((_, end)) if end.next() == seq => *end = seq,
-                    _ => missing.push((seq, seq)),
-                }
+        let (mut missing, last) = sources.each_entry(first, high, |whole| {
+            if let Entry::Pruned { upto, trimmed, .. } = &whole.numbered.entry {
+                self.state.history.retention_came_to(*upto, *trimmed);
             }
+            follow(pending, &whole.numbered);
+            if whole.link.is_none() {
+                self.older = Some(u32::from(whole.head.version));
+            }
+            self.recovered += 1;
+            batch.push(whole);
             if batch.len() == BATCH {
                 self.copy(&batch)?;
                 batch.clear();
             }
-            seq = seq.next();
-        }
+            Ok::<(), RebuildError>(())
+        })?;
         self.copy(&batch)?;
-        // What retention had removed is not lost.
-        let first = self.state.history.first;
-        missing.retain_mut(|(from, to)| {
-            *from = first.max(*from);
-            *from <= *to
-        });
+        without_removed(&mut missing, self.state.history.first);
         Ok((missing, last))
-    }
-
-    /// Keeps the reqids of requests that are lost and whose outcome is not: they are still answered from it.
-    fn lost_requests(&mut self) -> Result<(), RebuildError> {
-        for key in self.sources.keys(Family::Reqid) {
-            if self.target.get(&key)?.is_some() {
-                continue;
-            }
-            let Found::Record(record) = self.sources.record::<ReqidRecord>(&key)? else { continue };
-            if self.target.record::<OutcomeRecord>(&keys::outcome(record.seq))?.is_some() {
-                let mut batch = Builder::new(&mut self.state);
-                batch.record(key, &record)?;
-                self.target.write(batch.finish()?)?;
-            }
-        }
-        Ok(())
     }
 
     /// The records that sum history up. Requests that are known to be unfinished leave `pending`.
@@ -518,6 +554,14 @@ impl Rebuild<'_> {
         let writes = batch::build(self.target, &mut self.state, entries, records)?;
         Ok(self.target.write(writes)?)
     }
+}
+
+/// What retention had removed, all before `first`, is not lost.
+pub(super) fn without_removed(missing: &mut Vec<(Seq, Seq)>, first: Seq) {
+    missing.retain_mut(|(from, to)| {
+        *from = first.max(*from);
+        *from <= *to
+    });
 }
 
 /// Keeps `pending` to the requests without an outcome.

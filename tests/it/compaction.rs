@@ -84,6 +84,7 @@ fn assert_continues(host: &Host, head: &str) {
 
 #[test]
 fn an_outgrown_journal_is_made_small_by_a_start_whatever_kills_it_meanwhile() {
+    #[cfg_attr(not(feature = "crash-points"), expect(unused_mut, reason = "only crashes are set up"))]
     let mut host = Host::new();
     let agent = host.start();
     let answer = host.ask("first", set(cluster(&[("w1", "")])));

@@ -29,6 +29,7 @@ mod power_loss;
 mod requests;
 mod retention;
 mod rights;
+mod salvage;
 mod sim_node;
 mod small;
 mod staged;

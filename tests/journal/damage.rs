@@ -14,6 +14,7 @@ use zeek_cluster_agent::api::time::Timestamp;
 use zeek_cluster_agent::journal::entry::{
     AgentRecord, Answer, Entry, Numbered, Record, Sealed, Stage, UnfinishedRecord,
 };
+use zeek_cluster_agent::journal::import::{self, ImportError};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
 use zeek_cluster_agent::journal::{Condition, Journal, OpenError, Opened, identity};
 
@@ -153,6 +154,40 @@ fn check(state_dir: &Path, memory: &MemoryJournal<u64>, what: &str) -> Condition
     condition
 }
 
+/// Imports what reads of a damaged directory into a new one: all that is not there is told, and nothing of it is wanted
+/// to run. Gives how much is lost.
+fn import_what_reads(damaged: &Path, memory: &MemoryJournal<u64>, what: &str) -> u64 {
+    let host = tempdir().unwrap();
+    let imported = match import::import_salvage(host.path(), &options(), damaged, |_| {}) {
+        Ok(imported) => imported,
+        Err(ImportError::NothingReads) => {
+            assert_eq!(names(host.path()).into_iter().collect::<Vec<_>>(), ["agent.lock"], "{what}");
+            return memory.durable().0;
+        }
+        Err(error) => panic!("{what}: {error:?}"),
+    };
+    let lost: u64 = imported.missing.iter().map(|(first, last)| last.0 - first.0 + 1).sum();
+    assert_eq!(imported.entries + lost, memory.durable().0, "{what}: {imported:?}");
+    assert_eq!(imported.problems, Vec::<String>::new(), "{what}");
+    let Opened { journal, recovered, condition } = open(host.path());
+    assert!(matches!(condition, Condition::Imported { .. }), "{what}: {condition:?}");
+    assert_eq!((recovered.nodes.len(), recovered.unfinished.len()), (0, 0), "{what}");
+    assert_eq!((recovered.desired.config, recovered.unsent.len()), (None, 0), "{what}");
+    let expected: BTreeMap<Seq, String> = all_rows(&everything(), |filter, cursor| memory.page(filter, cursor))
+        .iter()
+        .map(|row| (seq_of(row), fixed_part(row)))
+        .collect();
+    let reader = journal.reader();
+    for row in all_rows(&everything(), |filter, cursor| reader.page(filter, cursor).unwrap()) {
+        assert!(!matches!(row, Row::Unreadable(_)), "{what}: {row:?}");
+        if seq_of(&row) <= memory.durable() {
+            assert_eq!(expected.get(&seq_of(&row)), Some(&fixed_part(&row)), "{what}: a wrong row");
+        }
+    }
+    assert_eq!(reader.verify(None).unwrap().problems, Vec::<String>::new(), "{what}");
+    lost
+}
+
 /// Returns each condition that came of it.
 fn damage_everywhere(name: &str, file: &str, damage: impl Fn(&Path, &mut Random)) -> Vec<Condition> {
     let mut conditions = Vec::new();
@@ -168,7 +203,13 @@ fn damage_everywhere(name: &str, file: &str, damage: impl Fn(&Path, &mut Random)
                 file => file.to_owned(),
             };
             damage(&journal.join(target), &mut Random::new(seed));
-            let condition = check(work.path(), &past.memory, &format!("{name}, {state}, seed {seed}"));
+            let what = format!("{name}, {state}, seed {seed}");
+            let lost = import_what_reads(work.path(), &past.memory, &what);
+            let condition = check(work.path(), &past.memory, &what);
+            if let Condition::Salvaged { summary, .. } = &condition {
+                let told = if lost == 0 { "all of its".to_owned() } else { format!("{lost} are lost") };
+                assert!(summary.contains(&told), "{what}: {summary}, and an import has lost {lost}");
+            }
             let words = format!("{condition:?}");
             let word = words.split([' ', '{']).next().unwrap_or_default();
             *counts.entry(format!("{state} {word}")).or_default() += 1;

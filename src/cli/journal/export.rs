@@ -14,7 +14,7 @@ use crate::cli::flags::JournalFrom;
 use crate::cli::outcome::{Exit, Failure, Outcome};
 use crate::cli::output::plain;
 use crate::cli::progress::Progress;
-use crate::journal::import;
+use crate::journal::import::{self, Imported};
 
 pub(super) fn export(context: &Context, file: &Path, from: &JournalFrom) -> Outcome {
     let to_stdout = file == Path::new("-");
@@ -111,24 +111,50 @@ pub(super) fn import(context: &Context, file: &Path) -> Outcome {
         progress.tell(|| format!("entry {seq}"));
     });
     drop(progress);
-    let imported = imported.map_err(|error| failed(&error))?;
-    let (entries, first, last) = (imported.entries, imported.first, imported.exported_head.seq);
-    let (abandoned, exported, head) = (imported.abandoned, imported.exported_head, imported.head);
+    tell(context, state_dir, &imported.map_err(|error| failed(&error))?)
+}
+
+pub(super) fn import_salvage(context: &Context, dir: &Path) -> Outcome {
+    let settings = context.settings()?;
+    let state_dir = &settings.state_dir.value;
+    let mut progress = Progress::new("salvaging");
+    let imported = import::import_salvage(state_dir, &source::options(&settings), dir, |seq| {
+        progress.tell(|| format!("entry {seq}"));
+    });
+    drop(progress);
+    let failed = |error| {
+        let what = format!("nothing of {} was imported into {}", dir.display(), state_dir.display());
+        Failure::because(Exit::Failed, what, &error)
+    };
+    tell(context, state_dir, &imported.map_err(failed)?)
+}
+
+fn tell(context: &Context, state_dir: &Path, imported: &Imported) -> Outcome {
+    let Imported { entries, first, exported_head, abandoned, head, missing, problems } = imported;
+    let last = exported_head.seq;
     if context.screen().json {
         print_json(&json!({
             "entries": entries,
             "first": first,
             "last": last,
             "abandoned": abandoned,
-            "exported_head": exported.to_string(),
+            "exported_head": exported_head.to_string(),
             "head": head.to_string(),
+            "missing": missing,
+            "problems": problems,
         }))?;
         return Ok(Exit::Done);
     }
     let mut out = io::stdout().lock();
     writeln!(out, "{entries} entries, {first} to {last}, are in {} now", state_dir.display())?;
-    writeln!(out, "they continue {exported}")?;
-    if abandoned > 0 {
+    if !missing.is_empty() {
+        writeln!(out, "{}", imported.summary())?;
+    }
+    for problem in problems {
+        writeln!(out, "{}: {}", context.screen().paint("31", "problem"), plain(problem))?;
+    }
+    writeln!(out, "they continue {exported_head}")?;
+    if *abandoned > 0 {
         writeln!(out, "{abandoned} requests had no outcome and were closed as abandoned")?;
     }
     writeln!(out, "head {head}")?;

@@ -35,7 +35,8 @@ pub fn run(context: &Context, command: flags::Journal) -> Outcome {
         flags::Journal::Compact { force } => compact(context, force),
         flags::Journal::Verify { anchor, from } => verify(context, anchor, &from),
         flags::Journal::Export { file, from } => export::export(context, &file, &from),
-        flags::Journal::Import { file } => export::import(context, &file),
+        flags::Journal::Import { salvage: Some(dir), .. } => export::import_salvage(context, &dir),
+        flags::Journal::Import { file, salvage: None } => export::import(context, &file.unwrap_or_default()),
     }
 }
 

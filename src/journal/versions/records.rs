@@ -56,6 +56,14 @@ impl Default for HistoryRecord {
     }
 }
 
+impl HistoryRecord {
+    /// Where a journal stands that is put together again from entries which tell that retention came so far.
+    pub(in crate::journal) fn retention_came_to(&mut self, upto: Seq, trimmed: Seq) {
+        self.first = self.first.max(upto.next());
+        self.trimmed = self.trimmed.max(trimmed);
+    }
+}
+
 /// `X`: `last` are the newest of those that `first` had no room for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(in crate::journal) struct DuplicatesRecord {

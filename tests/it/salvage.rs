@@ -1,0 +1,136 @@
+//! `journal import --salvage`: what reads of a damaged journal is taken over, on this host or another, and what does not
+//! is told.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use zeek_cluster_agent::api::event::Request;
+
+use crate::support::{Host, cluster, errors, set};
+
+/// A host whose agent ran twice and was killed.
+fn lived() -> Host {
+    let host = Host::new();
+    host.start().kill();
+    let agent = host.start();
+    let answer = host.ask("first", set(cluster(&[("w1", ""), ("w2", "")])));
+    assert!(answer.success(), "{}", errors(&answer));
+    for number in 0..300 {
+        host.ask(&format!("g-{number}"), Request::GetNodes {});
+    }
+    agent.kill();
+    host
+}
+
+/// The rows that the directory holds.
+fn dump(host: &Host) -> Vec<Value> {
+    host.run(&["journal", "dump", "--kind", "all"]).lines()
+}
+
+/// A snapshot that does not read, so that the journal is set aside, and zeros in the middle of the store's file.
+fn damage(journal: &Path) {
+    let mut files = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path());
+    let snapshot = files.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("snap.")).unwrap();
+    fs::write(snapshot, b"damaged").unwrap();
+    let file = OpenOptions::new().write(true).open(journal.join("db")).unwrap();
+    let middle = file.metadata().unwrap().len() / 2 / 4096 * 4096;
+    file.write_all_at(&[0; 8192], middle).unwrap();
+}
+
+fn set_aside(host: &Host) -> Option<PathBuf> {
+    let names = fs::read_dir(host.state_dir()).unwrap().map(|entry| entry.unwrap().path());
+    names.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("journal.damaged-"))
+}
+
+fn lost(told: &Value) -> u64 {
+    let ranges = told["missing"].as_array().unwrap().iter();
+    ranges.map(|range| range[1].as_u64().unwrap() - range[0].as_u64().unwrap() + 1).sum()
+}
+
+#[test]
+fn what_reads_of_a_set_aside_journal_is_a_journal_again() {
+    let host = lived();
+    let rows = dump(&host);
+    let newest = rows.last().unwrap()["seq"].as_u64().unwrap();
+    let whole = host.dir.path().join("whole");
+    let copied = Command::new("cp").arg("-r").arg(host.state_dir()).arg(&whole).status().unwrap();
+    assert!(copied.success());
+    damage(&host.state_dir().join("journal"));
+    // The next start sets it aside.
+    let agent = host.start();
+    let hold = host.status().hold.unwrap_or_default();
+    assert!(hold.contains("was damaged and is set aside"), "{hold}");
+    agent.kill();
+    let aside = set_aside(&host).expect("a journal that was set aside");
+
+    // There is a journal here: that one is not replaced.
+    let damaged = aside.display().to_string();
+    let said = host.run(&["journal", "import", "--salvage", &damaged]);
+    assert!(said.code == 1 && said.stderr.contains("there is a journal with entries"), "{said:?}");
+
+    let other = Host::new();
+    let told = other.json(&["journal", "import", "--salvage", &damaged, "--json"]);
+    assert_eq!(told["problems"], json!([]));
+    let known = told["last"].as_u64().unwrap();
+    assert_eq!(told["entries"].as_u64().unwrap() + lost(&told), known, "nothing is passed over in silence: {told}");
+    assert!(lost(&told) > 0 || known < newest, "the damage hit nothing: {told}");
+    let verified = other.run(&["journal", "verify"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+    // Row for row what was written, as far as it reads.
+    let mut there = dump(&other);
+    let last = there.pop().unwrap();
+    assert_eq!((&last["event"], &last["detail"]["from"]), (&json!("imported"), &json!(damaged)));
+    assert!(!there.is_empty());
+    for row in &there {
+        let written = rows.iter().find(|written| written["seq"] == row["seq"]);
+        if row["state"] != "abandoned" {
+            assert_eq!(Some(row), written);
+        }
+    }
+    // Nothing runs, and what was answered then is answered again.
+    let agent = other.start();
+    let hold = other.status().hold.unwrap_or_default();
+    assert!(hold.contains("imported from") && other.status().configuration.is_none(), "{hold}");
+    assert!(other.pids().is_empty());
+    let answered = there.iter().find(|row| row["state"] == "completed" && row["event"] == "get_nodes_request").unwrap();
+    let reqid = answered["reqid"].as_str().unwrap();
+    let again = other.json(&["request", "get-nodes", "--reqid", reqid, "--json"]);
+    assert_eq!(again["results"], answered["response"]["results"]);
+    assert_eq!(other.requests(reqid).len(), 1, "a duplicate, not a new request");
+    agent.kill();
+
+    // A copy of a state directory does as well, whole as it is; as the agent left it.
+    let third = Host::new();
+    let told = third.json(&["journal", "import", "--salvage", &whole.display().to_string(), "--json"]);
+    assert_eq!((&told["missing"], &told["problems"]), (&json!([]), &json!([])));
+    assert_eq!(told["entries"].as_u64(), Some(newest));
+    let head = told["exported_head"].as_str().unwrap();
+    assert_eq!(third.run(&["journal", "verify", "--anchor", head]).code, 0);
+    let text = third.run(&["journal", "import", "--salvage", &whole.display().to_string()]);
+    assert!(text.code == 1 && text.stderr.contains("there is a journal with entries"), "{text:?}");
+}
+
+#[test]
+fn nothing_is_not_taken_for_a_journal() {
+    let host = lived();
+    let other = Host::new();
+    let import = |dir: &Path| other.run(&["journal", "import", "--salvage", &dir.display().to_string()]);
+    let said = import(&host.dir.path().join("nowhere"));
+    assert!(said.code == 1 && said.stderr.contains("there is no journal in"), "{said:?}");
+    // A live agent's is not copied under it.
+    let agent = host.start();
+    let said = import(&host.state_dir());
+    assert!(said.code == 1 && said.stderr.contains(&format!("pid {}", agent.pid())), "{said:?}");
+    agent.kill();
+    // Nothing in it reads.
+    fs::write(host.state_dir().join("journal/db"), vec![0xa5; 100_000]).unwrap();
+    let said = import(&host.state_dir());
+    assert!(said.code == 1 && said.stderr.contains("nothing of it reads"), "{said:?}");
+    assert!(!other.state_dir().join("journal").exists());
+    // One of the two ways, and not both.
+    assert_eq!(other.run(&["journal", "import"]).code, 2);
+    assert_eq!(other.run(&["journal", "import", "x", "--salvage", "y"]).code, 2);
+}
