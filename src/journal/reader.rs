@@ -44,7 +44,7 @@ impl Reader {
     }
 
     fn database(&self) -> Result<Arc<Database>, ReadError> {
-        self.database.get().map_err(|source| ReadError::Storage { what: "anything".to_owned(), source })
+        self.database.get().map_err(|source| ReadError::Storage { what: "the history".to_owned(), source })
     }
 
     /// The rows that `filter` wants, from `cursor` (a page's `next`) or the beginning. Blocks on the disk.

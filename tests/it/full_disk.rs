@@ -204,6 +204,79 @@ fn the_ballast_lets_nodes_be_supervised_on_a_full_disk_and_is_made_anew() {
 }
 
 #[test]
+fn a_refusal_is_a_failed_result_in_the_dialect_of_who_asks() {
+    let mut host = Host::new();
+    let Some(small) = Small::mount(host.state_dir(), "64m") else { return };
+    host.set("ZCA_SPACE_FLOOR_REQUESTS", "16MiB")
+        .set("ZCA_SPACE_FLOOR_FACTS", "8MiB")
+        .set("ZCA_WEBSOCKET", "127.0.0.1:0");
+    let (agent, pids) = deployed(&host);
+    let url = eventually("the WebSocket listener", || {
+        let log = host.read_log();
+        let (_, place) = log.split_once("are served at ")?;
+        Some(place.split(['/', ' ', '\n']).take(3).collect::<Vec<_>>().join("/"))
+    });
+    let file = host.cluster_file("a.ini", TWO);
+    for left in [12 * MIB, 4 * MIB] {
+        let filler = fill(&small.0, left);
+        eventually("requests to be refused", || (host.run(&["request", "get-nodes"]).code == 1).then_some(()));
+        for (args, event) in [
+            (&["set-configuration", &file][..], "set_configuration_response"),
+            (&["deploy", &file], "deploy_response"),
+            (&["get-nodes"], "get_nodes_response"),
+        ] {
+            let args = [&["request"], args, &["--reqid", "refused", "--json", "--via", &url]].concat();
+            let said = host.run(&args);
+            assert_eq!(said.code, 1, "{said:?}");
+            let response = said.json();
+            assert_eq!((&response["event"], &response["reqid"]), (&event.into(), &"refused".into()), "{said:?}");
+            let result = &response["results"][0];
+            assert_eq!(result["success"], false, "{said:?}");
+            assert!(result["error"].as_str().is_some_and(|error| error.contains("no space")), "{said:?}");
+        }
+        fs::remove_file(filler).unwrap();
+        recovered(&host);
+    }
+    assert_eq!(host.pids(), pids);
+    assert_eq!(host.requests("refused").len(), 0, "not journaled");
+    drop(agent);
+    drop(host);
+    drop(small);
+}
+
+#[test]
+fn an_import_that_does_not_fit_leaves_nothing_and_an_export_neither() {
+    let host = Host::new();
+    let agent = host.start();
+    for number in 0..100 {
+        host.ask(&format!("l-{number}"), large());
+    }
+    let file = host.dir.path().join("exported").display().to_string();
+    let told = host.json(&["journal", "export", &file, "--json"]);
+    agent.kill();
+
+    let other = Host::new();
+    let Some(small) = Small::mount(other.state_dir(), "32m") else { return };
+    let filler = fill(&small.0, 4 * MIB);
+    let said = other.run(&["journal", "import", &file]);
+    assert!(said.code == 1 && said.stderr.contains("no space"), "{said:?}");
+    let left: Vec<_> = fs::read_dir(other.state_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "the lock and the filler: {left:?}");
+    let too_small = other.state_dir().join("copy").display().to_string();
+    let said = host.run(&["journal", "export", &too_small]);
+    assert!(said.code == 1 && said.stderr.contains("No space left"), "{said:?}");
+    assert!(!other.state_dir().join("copy").exists() && !other.state_dir().join("copy.partial").exists());
+    fs::remove_file(filler).unwrap();
+    let imported = other.json(&["journal", "import", &file, "--json"]);
+    assert_eq!(imported["exported_head"], told["head"]);
+    let agent = other.start();
+    other.verify();
+    drop(agent);
+    drop(other);
+    drop(small);
+}
+
+#[test]
 fn whoever_wants_the_agent_to_end_does_not_have_to_make_space_first() {
     let mut host = Host::new();
     let Some(small) = Small::mount(host.state_dir(), "64m") else { return };
@@ -251,7 +324,7 @@ impl Failing {
 
 #[test]
 fn a_disk_that_turns_read_only_is_waited_for_without_a_restart() {
-    for (error, why) in [("EROFS", "no space"), ("ENOSPC", "no space")] {
+    for (error, why) in [("EROFS", "read-only"), ("ENOSPC", "no space")] {
         let host = Host::new();
         let (agent, pids) = deployed(&host);
         let failing = Failing::begin(&host, &agent, error);
@@ -275,6 +348,52 @@ fn a_disk_that_turns_read_only_is_waited_for_without_a_restart() {
         assert_eq!(host.status().hold, None);
         host.verify();
     }
+}
+
+#[test]
+fn a_file_system_that_the_kernel_makes_read_only_is_said_to_be_so_and_loses_nothing() {
+    let host = Host::new();
+    let Some(mounted) = Small::ext4(host.state_dir(), &host.dir.path().join("image")) else { return };
+    let (agent, pids) = deployed(&host);
+    let answered: Vec<(String, Response)> = (0..10)
+        .map(|number| {
+            let reqid = format!("before-{number}");
+            let response = host.ask(&reqid, Request::GetNodes {});
+            (reqid, response)
+        })
+        .collect();
+    mounted.abort();
+    let mut client = host.client();
+    let call = client.submit("caught", Request::GetNodes {}, Dialect::Management, None).unwrap();
+    eventually("requests to be refused", || {
+        (host.run(&["request", "get-nodes", "--reqid", "not-used-up"]).code == 1).then_some(())
+    });
+    check_refusing(&host, "read-only");
+    assert!(client.answer(call, within_ms(100)).is_err(), "it is not durable");
+    assert_eq!(host.pids(), pids, "nodes untouched");
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.wait().code(), Some(1));
+    assert!(pids.values().all(|pid| is_alive(*pid)), "nodes untouched");
+
+    // No kernel makes such a file system writable without mounting it anew, and for that everybody has to leave it.
+    eventually("everybody to leave", || {
+        let left = host.processes(&host.mark);
+        left.iter().for_each(|pid| kill(*pid, Signal::KILL, Some(&host.mark)));
+        left.is_empty().then_some(())
+    });
+    mounted.again();
+    let said = host.run(&["journal", "verify"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let agent = host.start();
+    assert_eq!(host.status().hold, None);
+    for (reqid, response) in &answered {
+        assert_eq!(&host.ask(reqid, Request::GetNodes {}), response, "{reqid}");
+    }
+    host.wait_all_running(2);
+    host.verify();
+    drop(agent);
+    drop(host);
+    drop(mounted);
 }
 
 #[test]

@@ -6,13 +6,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus, Stdio};
 
 use serde_json::Value;
 use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::control::client::Client;
 
-use crate::support::{Host, Said, errors, eventually};
+use crate::support::{Agent, Host, Said, errors, eventually};
 
 /// The entries that the first format's fixture has.
 const ENTRIES: &str = "100";
@@ -48,6 +48,35 @@ fn marked_formats(host: &Host) -> Vec<u32> {
         .filter(|slot| slot.starts_with(b"ZCAMARK1") && blake3::hash(&slot[..40]).as_bytes()[..16] == slot[40..56])
         .max_by_key(|slot| u64::from_le_bytes(slot[16..24].try_into().unwrap()));
     newest.map(|slot| u32::from_le_bytes(slot[8..12].try_into().unwrap())).into_iter().collect()
+}
+
+/// Starts an agent for which there is no space whenever it calls this for the journal, and waits for its end.
+fn without_space(host: &Host, call: &str) -> ExitStatus {
+    let mut strace = Command::new("strace");
+    host.prepare(&mut strace);
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(host.state_dir().join("journal/db"));
+    strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:error=ENOSPC")]);
+    strace.arg(&host.binary).args(host.run_args());
+    let log = fs::OpenOptions::new().create(true).append(true).open(host.dir.path().join("agent.log")).unwrap();
+    let child = strace.stdout(Stdio::null()).stderr(log).spawn().expect("strace is installed");
+    Agent { child }.wait()
+}
+
+#[test]
+fn a_migration_that_finds_the_disk_full_ends_the_start_and_is_carried_on_when_there_is_space() {
+    let host = host();
+    // When the database is opened, and when a step of the migration is to be made durable.
+    for (call, begun) in [("pwrite64", 0), ("fdatasync", 1), ("fdatasync", 2)] {
+        let status = without_space(&host, call);
+        let log = host.read_log();
+        assert_eq!(status.code(), Some(1), "{call}: {log}");
+        assert!(log.contains("no space is left"), "{log}");
+        assert_eq!(log.matches("is rewritten from").count(), begun, "{log}");
+        assert_eq!(log.matches("has format 2 now").count(), 0, "{log}");
+        assert_reads_as_written(&host, call);
+    }
+    let _agent = host.start();
+    finished(&host, "after all");
 }
 
 /// Lets `run` die at `point`, looks at what it left, and lets the next one finish.

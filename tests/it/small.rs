@@ -1,6 +1,6 @@
 //! Small file systems of a test's own.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +15,37 @@ impl Small {
         let options = format!("size={size},mode=0700");
         Self::call(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "zca-test"]).arg(&path))?;
         Some(Self(path))
+    }
+
+    /// A file system with a kernel's idea of errors, in a file.
+    pub fn ext4(path: PathBuf, image: &Path) -> Option<Self> {
+        fs::create_dir_all(&path).unwrap();
+        File::create(image).unwrap().set_len(64 * MIB).unwrap();
+        Self::call(Command::new("mkfs.ext4").arg("-qF").arg(image))?;
+        Self::call(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&path))?;
+        Some(Self(path))
+    }
+
+    /// What the kernel does after an error: read-only from now on, under whatever is open.
+    pub fn abort(&self) {
+        let done = Command::new("mount").args(["-o", "remount,abort"]).arg(&self.0).status();
+        assert!(done.is_ok_and(|status| status.success()));
+    }
+
+    /// Mounts the same anew; nobody may use it.
+    pub fn again(&self) {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        let device = mounts
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .find_map(|(device, rest)| rest.starts_with(&format!("{} ", self.0.display())).then(|| device.to_owned()));
+        let done =
+            |command: &mut Command| assert!(command.status().is_ok_and(|status| status.success()), "{command:?}");
+        let device = device.expect("it is mounted");
+        // The loop device stays as long as the file system that is on it.
+        let image = fs::read_to_string(format!("/sys/block/{}/loop/backing_file", device.trim_start_matches("/dev/")));
+        done(Command::new("umount").arg(&self.0));
+        done(Command::new("mount").args(["-o", "loop"]).arg(image.unwrap().trim()).arg(&self.0));
     }
 
     pub fn read_only(path: PathBuf) -> Option<Self> {

@@ -27,6 +27,9 @@ pub(super) struct Attempts {
     /// The newest, and how much was free.
     last: Option<(Instant, u64)>,
     pause: Duration,
+    /// What it said was not that it is full. A kernel that makes a file system read-only after an error does not set the
+    /// flags of its mount.
+    read_only: bool,
 }
 
 impl Attempts {
@@ -63,7 +66,7 @@ impl Driver {
         self.starved = starved;
         match (starved || space.refuses_requests(), self.refusing.reason()) {
             (true, before) => {
-                let reason = why(&space);
+                let reason = why(&space, self.attempts.read_only);
                 if before.is_none() {
                     tracing::error!("new requests are refused, nodes are not affected: {reason}");
                 }
@@ -98,7 +101,8 @@ impl Driver {
         } else {
             tracing::debug!(error = %chain(error), "the disk still takes nothing in");
         }
-        if self.give_back_ballast() {
+        self.attempts.read_only = matches!(error, CommitError::ReadOnly(_));
+        if self.give_back_ballast(error) {
             self.attempts = Attempts::default();
         } else if watched {
             self.attempts.failed(self.journal.space().map_or(0, |space| space.free));
@@ -108,14 +112,17 @@ impl Driver {
 
     /// During the start nobody waits but the start: once more with what the ballast gives, or not at all.
     pub(super) fn commit_again(&mut self, error: CommitError) -> Result<Vec<Effect>, Error> {
-        if error.is_passing() && self.give_back_ballast() {
+        if self.give_back_ballast(&error) {
             return self.journal.commit_again().map_err(Error::Commit);
         }
         Err(Error::Commit(error))
     }
 
-    /// Whether there was any.
-    fn give_back_ballast(&mut self) -> bool {
+    /// Gives it back where that may help; whether there was any.
+    fn give_back_ballast(&mut self, error: &CommitError) -> bool {
+        if !matches!(error, CommitError::NoSpace(_)) {
+            return false;
+        }
         self.journal.give_back_ballast().unwrap_or_else(|error| {
             tracing::warn!(%error, "the ballast file cannot be given back");
             false
@@ -132,9 +139,10 @@ impl Driver {
     }
 }
 
-fn why(space: &Space) -> String {
-    if space.read_only {
-        return "the journal's file system is read-only; remount it writable".to_owned();
+fn why(space: &Space, read_only: bool) -> String {
+    if read_only || space.read_only {
+        return "the journal's file system is read-only; see why in the kernel's log, and remount it writable"
+            .to_owned();
     }
     if space.refuses_requests() {
         return format!(
