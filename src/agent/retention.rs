@@ -15,8 +15,9 @@ use crate::lifecycle::Input;
 
 use super::clock;
 
-/// After a commit the oldest entries are looked at, which costs a few reads; not again before this, …
-const PAUSE: Duration = Duration::from_secs(2);
+/// After a commit the oldest entries are looked at, which costs some dozens of reads; not again before this, in which
+/// little is added to what is kept at any rate of requests, …
+const PAUSE: Duration = Duration::from_millis(250);
 /// … and without any commit after this: entries grow old by themselves.
 const IDLE: Duration = Duration::from_secs(600);
 

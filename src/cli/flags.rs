@@ -315,7 +315,7 @@ pub enum Journal {
         #[command(flatten)]
         from: JournalFrom,
     },
-    /// Make the journal's files small if they have outgrown what they hold: 64 MiB, and 8 times that
+    /// Make the journal's files small if they have outgrown what they hold: 16 MiB, and 6 times that
     ///
     /// Everything is copied into fresh files, which then take the place of the old ones; entries and hashes stay as they are.
     /// A running agent does it beside its work, and by itself at its start and when old entries have been removed.

@@ -35,9 +35,10 @@ use crate::api::report::{CompactReport, chain};
 use crate::crash_point;
 
 /// Files below this are left alone: there is nothing to gain, …
-const LEAST: u64 = 64 << 20;
-/// … and so are those that are not this many times as large as what they hold. sled settles at 3 to 5 times.
-const TIMES: u64 = 8;
+const LEAST: u64 = 16 << 20;
+/// … and so are those that are not this many times as large as what they hold. sled settles at 3 to 5 times, and no more
+/// than 8 are to be seen, whatever is written while this is found out.
+const TIMES: u64 = 6;
 /// The copy takes at most so many times what it holds; with less free space than that, it is not begun.
 const COPY_TIMES: u64 = 4;
 

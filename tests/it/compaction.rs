@@ -13,7 +13,7 @@ use zeek_cluster_agent::api::event::Request;
 use crate::support::{Host, cluster, run_to_end, set};
 
 const MIB: u64 = 1 << 20;
-const GROWN: u64 = 66 * MIB;
+const GROWN: u64 = 48 * MIB;
 
 fn size(dir: &Path) -> u64 {
     let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
