@@ -8,12 +8,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use zeek_cluster_agent::api::configuration::{Configuration, Instance, UNKNOWN_HOST};
 use zeek_cluster_agent::api::event::{Dialect, Request};
 use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
 
 use crate::figures::Sample;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_zeek-cluster-agent");
+const NAME: &str = "bench";
 /// For whatever has to happen, on a slow and busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -127,16 +129,29 @@ pub fn command(dir: &Path, program: &str) -> Command {
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("ZCA_STATE_DIR", dir.join("state"))
-        .env("ZEEK_AGENT_NAME", "bench")
+        .env("ZEEK_AGENT_NAME", NAME)
         .env("ZCA_LISTEN", "off")
         .stdin(Stdio::null());
     command
 }
 
-/// Keeps `window` requests in flight over one connection, then waits for the last.
+/// What a controller sends most.
+pub fn welcome(_reqid: &str) -> (Request, Dialect) {
+    (Request::AgentWelcome {}, Dialect::Management)
+}
+
+/// Another configuration each time, and nothing to run: what it costs is the journal's alone.
+pub fn change(reqid: &str) -> (Request, Dialect) {
+    let instance = Instance { name: NAME.to_owned(), host: UNKNOWN_HOST, listen_port: None };
+    let config = Configuration { id: reqid.to_owned(), instances: vec![instance], nodes: Vec::new() };
+    (Request::SetConfiguration { config }, Dialect::ClusterAgent)
+}
+
+/// Keeps `window` requests in flight over one connection, then waits for the last. `request` gets the reqid.
 pub fn flood(
     client: &mut Client,
     reqids: &mut impl Iterator<Item = String>,
+    request: impl Fn(&str) -> (Request, Dialect),
     window: usize,
     until: Until,
 ) -> Result<Sample> {
@@ -147,16 +162,17 @@ pub fn flood(
     loop {
         while flying.len() < window && until.goes_on(begun, sent) {
             let reqid = reqids.next().context("no more reqids")?;
+            let (request, dialect) = request(&reqid);
             let at = Instant::now();
-            let call = client.submit(&reqid, Request::AgentWelcome {}, Dialect::Management, None)?;
+            let call = client.submit(&reqid, request, dialect, None)?;
             flying.push_back((call, at));
             sent += 1;
         }
         let Some((call, at)) = flying.pop_front() else { break };
         match client.answer(call, within_ms(30_000))? {
             Answer::Response(response) if response.success() => took.push(at.elapsed()),
-            Answer::Response(response) => bail!("a welcome request failed: {response:?}"),
-            Answer::Refused(reason) => bail!("a welcome request was refused: {reason}"),
+            Answer::Response(response) => bail!("a request failed: {response:?}"),
+            Answer::Refused(reason) => bail!("a request was refused: {reason}"),
         }
     }
     Ok(Sample::of(took, begun.elapsed()))

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::agent::{self, Agent, Until, flood};
+use crate::agent::{self, Agent, Until, change, flood, welcome};
 use crate::figures::{self, Sample, median};
 use crate::stores::{self, Item, STORES, Store};
 
@@ -27,6 +27,7 @@ const IN_FLIGHT: [usize; 3] = [1, 8, 64];
 const BATCH: usize = 256;
 const AGENT: &str = "the whole agent";
 const DUPLICATES: &str = "its duplicates";
+const CHANGES: &str = "its changes";
 /// Items of a counted run, for each in flight.
 const COUNTED_ITEMS: usize = 200;
 
@@ -45,9 +46,10 @@ pub fn run(scratch: &Path) -> Result<()> {
     }
     let mut fresh = (0_u64..).map(|number| format!("bench-request-{number:012}"));
     let known = "bench-known".to_owned();
+    let mut changes = (0_u64..).map(|number| format!("bench-change-{number:012}"));
     let mut kept = std::iter::repeat(known.clone());
     let warm = Until::Lasted(SLICE);
-    flood(&mut client, &mut std::iter::once(known).chain(&mut fresh), 8, warm)?;
+    flood(&mut client, &mut std::iter::once(known).chain(&mut fresh), welcome, 8, warm)?;
     for store in stores.values_mut() {
         pump(store.as_mut(), &mut fresh, 8, warm)?;
     }
@@ -66,8 +68,9 @@ pub fn run(scratch: &Path) -> Result<()> {
             for (name, store) in &mut stores {
                 note(*name, std::process::id(), &mut || pump(store.as_mut(), &mut fresh, window, slice))?;
             }
-            note(AGENT, agent.pid, &mut || flood(&mut client, &mut fresh, window, slice))?;
-            note(DUPLICATES, agent.pid, &mut || flood(&mut client, &mut kept, window, slice))?;
+            note(AGENT, agent.pid, &mut || flood(&mut client, &mut fresh, welcome, window, slice))?;
+            note(DUPLICATES, agent.pid, &mut || flood(&mut client, &mut kept, welcome, window, slice))?;
+            note(CHANGES, agent.pid, &mut || flood(&mut client, &mut changes, change, window, slice))?;
         }
     }
     drop((client, stores));
@@ -80,6 +83,7 @@ pub fn run(scratch: &Path) -> Result<()> {
     println!("  x: against raw append of each record with an fdatasync of its own, same number in flight");
     println!("  syncs: fsync, fdatasync and msync for each request, in a run of its own under strace");
     println!("  bytes: /proc/PID/io write_bytes (whole pages) for each request");
+    println!("  welcome requests, which change nothing; the changes are configurations without nodes");
     println!("  a duplicate's answer rests on a sync of long ago; those it shows are of the duplicates' own rows");
     println!(
         "{:>9}  {:<24} {:>10} {:>6} {:>9} {:>9} {:>7} {:>8}",
@@ -90,7 +94,7 @@ pub fn run(scratch: &Path) -> Result<()> {
             median(all.get(&(window, name)).into_iter().flatten().map(part).collect())
         };
         let rate = |name| figure(name, |one| one.sample.per_second);
-        for name in STORES.into_iter().chain([AGENT, DUPLICATES]) {
+        for name in STORES.into_iter().chain([AGENT, DUPLICATES, CHANGES]) {
             println!(
                 "{window:>9}  {name:<24} {:>10.0} {:>6.2} {:>9.3} {:>9.3} {:>7} {:>8.0}",
                 rate(name),
@@ -193,12 +197,17 @@ fn count_syncs(scratch: &Path) -> Result<BTreeMap<(usize, &'static str), f64>> {
         let mut client = agent.client()?;
         let mut fresh = (0_u64..).map(|number| format!("bench-request-{number:012}"));
         let mut kept = std::iter::repeat("bench-request-000000000000".to_owned());
-        for (name, reqids) in [(AGENT, &mut fresh as &mut dyn Iterator<Item = String>), (DUPLICATES, &mut kept)] {
+        let mut changes = (0_u64..).map(|number| format!("bench-change-{number:012}"));
+        let mut count = |name, flood: &mut dyn FnMut() -> Result<Sample>| -> Result<()> {
             let before = agent::syncs(&trace)?;
-            let mut reqids = reqids;
-            flood(&mut client, &mut reqids, window, Until::Sent(items))?;
+            flood()?;
             counted.insert((window, name), (agent::syncs(&trace)? - before) as f64 / items as f64);
-        }
+            Ok(())
+        };
+        let until = Until::Sent(items);
+        count(AGENT, &mut || flood(&mut client, &mut fresh, welcome, window, until))?;
+        count(DUPLICATES, &mut || flood(&mut client, &mut kept, welcome, window, until))?;
+        count(CHANGES, &mut || flood(&mut client, &mut changes, change, window, until))?;
         drop(client);
         agent.end()?;
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use zeek_cluster_agent::control::client::within_ms;
 
-use crate::agent::{Agent, Until, flood};
+use crate::agent::{Agent, Until, flood, welcome};
 use crate::figures::{median, memory_mib, mib, print_load, size};
 use crate::stores::{Item, Ours, Store};
 
@@ -49,7 +49,7 @@ fn one(dir: &Path, length: usize) -> Result<()> {
         let mut client = agent.client()?;
         let open_ms = client.status(within_ms(60_000))?.journal.open_ms;
         let reqid = format!("first after {how}");
-        let first = flood(&mut client, &mut std::iter::once(reqid), 1, Until::Sent(1))?;
+        let first = flood(&mut client, &mut std::iter::once(reqid), welcome, 1, Until::Sent(1))?;
         println!(
             "  {how}: journal open {open_ms:.0} ms, spawn to first served status {:.0} ms, first answer {:.1} ms, RSS \
              {:.0} MiB",
