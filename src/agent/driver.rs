@@ -3,9 +3,10 @@
 //! It runs on a thread of its own, so that nothing on the runtime waits for it. A turn takes in one input and whatever else has
 //! gathered, and decides and applies each in memory. If no commit is under way, one begins, on the journal's own thread,
 //! with all that is decided; when it is durable, its effects go. Meanwhile the turns go on, up to [`BATCH`] inputs for the
-//! next commit: what needs nothing new to be durable, such as the answer to a duplicate, goes at once. A failed commit ends
-//! the process: memory runs ahead of the disk, and only a restart finds out what is durable. But for a full or read-only
-//! disk: then the batch waits in the journal, nothing is taken in, and it is written when the disk takes it ([`space`]).
+//! next commit: what needs nothing new to be durable, such as the answer to a duplicate, goes at once, and the row that tells
+//! of it waits a moment for more of its kind. A failed commit ends the process: memory runs ahead of the disk, and only a
+//! restart finds out what is durable. But for a full or read-only disk: then the batch waits in the journal, nothing is taken
+//! in, and it is written when the disk takes it ([`space`]).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ use space::Attempts;
 /// Inputs decided on for one commit: enough to share one fdatasync among all that a busy controller has in flight, few
 /// enough that the first of them does not wait noticeably for the last.
 const BATCH: usize = 256;
+/// Rows that only tell of duplicates wait until so long after the commit before: nobody waits for them.
+const GATHERING: Duration = Duration::from_millis(2);
 /// While not even facts may be journaled, free space is looked at this often.
 const SPACE_WAIT: Duration = Duration::from_secs(1);
 
@@ -103,6 +106,10 @@ pub(super) struct Driver {
     ending: bool,
     /// Inputs taken in since the last commit began.
     gathered: usize,
+    /// When the last commit began.
+    began: Option<Instant>,
+    /// Until when rows that nobody waits for are gathered.
+    gathering: Option<Instant>,
     /// Numbers of commits, odd while one is under way, for the watchdog.
     commits: watch::Sender<u64>,
     #[cfg(feature = "crash-points")]
@@ -140,6 +147,8 @@ impl Driver {
             attempts: Attempts::default(),
             ending: false,
             gathered: 0,
+            began: None,
+            gathering: None,
             commits,
             #[cfg(feature = "crash-points")]
             staged: Vec::new(),
@@ -181,10 +190,14 @@ impl Driver {
                 let Ok(input) = event.or_else(|_| inbox.inputs.try_recv()) else { break };
                 self.take(input)?;
             }
-            self.submit()?;
+            if !self.gathers() {
+                self.submit()?;
+            }
             // Facts come without requests, too; what a crash loop writes has to stop at the floor.
             self.look_at_space_now_and_then();
         }
+        // What was gathered last.
+        self.submit()?;
         while self.journal.is_committing() {
             let step = self.journal.committed().await;
             self.finished(step)?;
@@ -221,6 +234,12 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let gathered = async {
+            match self.gathering {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             step = self.journal.committed(), if self.journal.is_committing() => Next::Committed(step),
@@ -241,6 +260,7 @@ impl Driver {
                 }
                 Next::Input(Input::Stop { reason })
             }
+            () = gathered => Next::Nothing,
             () = pause => {
                 self.look_at_space();
                 if self.takes_nothing() { Next::Nothing } else { Next::Input(Input::Tick) }
@@ -325,6 +345,17 @@ impl Driver {
         }
     }
 
+    /// Whether all that is decided may wait a moment for more of its kind.
+    fn gathers(&mut self) -> bool {
+        let is_small = !self.ending && self.gathered < BATCH && self.journal.staged() != self.journal.durable();
+        if !is_small || self.journal.is_committing() || self.journal.is_stalled() || self.journal.is_urgent() {
+            self.gathering = None;
+            return false;
+        }
+        self.gathering = self.began.map(|began| began + GATHERING).filter(|until| Instant::now() < *until);
+        self.gathering.is_some()
+    }
+
     /// Begins to make durable what is decided, unless a commit is under way: then it shares the next.
     fn submit(&mut self) -> Result<(), Error> {
         if self.journal.is_stalled() {
@@ -333,6 +364,7 @@ impl Driver {
             self.gathered = 0;
             let records = self.core.take_records();
             if !records.is_empty() || self.journal.staged() != self.journal.durable() {
+                self.began = Some(Instant::now());
                 self.commits.send_modify(|commit| *commit += 1);
                 self.pass_before();
                 self.journal.submit(records).map_err(Error::Commit)?;

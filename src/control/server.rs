@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
@@ -56,6 +56,8 @@ const QUEUE_FRAMES: usize = 8192;
 const WRITE_FRAMES: usize = 64;
 /// What they are gathered in; larger ones go by themselves.
 const WRITE_BYTES: usize = 16 << 10;
+/// So much is read at once: the requests that a busy controller has in flight come together.
+const READ_BYTES: usize = 16 << 10;
 /// Bytes that wait for one slow reader, in KiB: two of the largest frames.
 const QUEUE_KIB: u32 = (SERVER_FRAME_LIMIT as u32 / 1024 + 1) * 2;
 /// Bytes of large frames being received by all connections, in KiB. A frame waits for its share.
@@ -488,7 +490,7 @@ struct Peer<A> {
     shared: Arc<Shared>,
     agent: Arc<A>,
     credentials: Credentials,
-    reading: OwnedReadHalf,
+    reading: BufReader<OwnedReadHalf>,
     queue: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
     cut: CancellationToken,
@@ -545,7 +547,7 @@ impl<A: Agent> Peer<A> {
             shared: Arc::clone(shared),
             agent: Arc::clone(agent),
             credentials,
-            reading,
+            reading: BufReader::with_capacity(READ_BYTES, reading),
             queue,
             room,
             cut,
@@ -834,7 +836,7 @@ fn invalid(call: u64, message: String) -> ServerFrame {
 
 /// Reads one frame's body, with its share of the budget for large ones.
 async fn read_frame<'a>(
-    stream: &mut OwnedReadHalf,
+    stream: &mut BufReader<OwnedReadHalf>,
     receiving: &'a Semaphore,
     patience: Patience,
 ) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), ReadError> {

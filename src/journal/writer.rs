@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::batch::{self, BatchError, State, Write};
 use super::codec::{EncodeError, Hash};
 use super::compact::Compactor;
-use super::entry::{Known, Numbered, Record, Sealed};
+use super::entry::{Entry, Known, Numbered, Record, Sealed};
 use super::mark::MarkFile;
 use super::reader::Reader;
 use super::recover;
@@ -477,6 +477,11 @@ impl<E> Journal<E> {
         Compactor { database: Arc::clone(&self.database), state_dir: self.state_dir.clone(), floor }
     }
 
+    /// Whether somebody waits for what is staged: it is more than rows that tell of duplicates.
+    pub fn is_urgent(&self) -> bool {
+        self.queue.urgent
+    }
+
     /// The state directory that the journal belongs to.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
@@ -611,13 +616,23 @@ pub(super) struct Queue<E> {
     pub(super) staged: Seq,
     pub(super) entries: Vec<Numbered>,
     waiting: VecDeque<(Seq, Vec<E>)>,
+    /// Somebody waits for what is staged.
+    urgent: bool,
     wrong: Option<(Seq, Seq)>,
     failed: bool,
 }
 
 impl<E> Queue<E> {
     pub(super) fn new(last: Seq) -> Self {
-        Self { durable: last, staged: last, entries: Vec::new(), waiting: VecDeque::new(), wrong: None, failed: false }
+        Self {
+            durable: last,
+            staged: last,
+            entries: Vec::new(),
+            waiting: VecDeque::new(),
+            urgent: false,
+            wrong: None,
+            failed: false,
+        }
     }
 
     pub(super) fn stage(&mut self, sealed: Sealed<E>) -> Vec<E> {
@@ -631,12 +646,14 @@ impl<E> Queue<E> {
                 self.wrong = Some((self.staged, numbered.seq));
             }
             self.staged = numbered.seq;
+            self.urgent |= !matches!(numbered.entry, Entry::DuplicateSeen { .. });
             self.entries.push(numbered);
         }
         if immediate {
             return effects;
         }
         if !effects.is_empty() {
+            self.urgent = true;
             self.waiting.push_back((behind, effects));
         }
         Vec::new()
@@ -656,6 +673,7 @@ impl<E> Queue<E> {
 
     /// What is staged, for a commit: its entries, and the newest of all.
     pub(super) fn take(&mut self) -> (Vec<Numbered>, Seq) {
+        self.urgent = false;
         (std::mem::take(&mut self.entries), self.staged)
     }
 
