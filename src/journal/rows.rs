@@ -1,5 +1,6 @@
 //! Entries to the rows that people and programs read, and which rows a filter wants. Pure.
 
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
 use super::entry::{
@@ -27,11 +28,11 @@ pub(super) fn time(at: Timestamp) -> String {
     i64::try_from(at.0)
         .ok()
         .and_then(|microseconds| jiff::Timestamp::from_microsecond(microseconds).ok())
-        .map_or_else(|| format!("{} us", at.0), |time| time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
+        .map_or_else(|| format!("{} us", at.0), |time| format!("{time:.6}"))
 }
 
 pub(super) fn hex(digest: &Digest) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(digest)
 }
 
 /// The event's arguments as a flat object.
@@ -124,11 +125,13 @@ fn event_name(entry: &Entry) -> &str {
     }
 }
 
-/// Whether the filter wants a finished row. `named`: the nodes that it concerns.
-fn matches(filter: &Filter, row: &Row, named: &[&str]) -> bool {
-    if filter.node.as_ref().is_some_and(|node| !named.contains(&node.as_str())) {
-        return false;
-    }
+/// Whether what names these nodes concerns the one that the filter wants, if it wants one.
+fn names<'a>(filter: &Filter, nodes: impl FnOnce() -> Vec<&'a str>) -> bool {
+    filter.node.as_ref().is_none_or(|node| nodes().contains(&node.as_str()))
+}
+
+/// Whether the filter wants a finished row, but for the nodes that it names.
+fn matches(filter: &Filter, row: &Row) -> bool {
     match row {
         Row::Request(row) => {
             let source = || format!("{} {}", row.source.transport, row.source.peer);
@@ -194,7 +197,9 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 Some(Answer::Dropped { digest, .. }) => (None, Some(hex(&digest))),
                 None => (None, None),
             };
-            let named = nodes_of(&request.0, response.as_ref());
+            if !names(filter, || nodes_of(&request.0, response.as_ref())) {
+                return None;
+            }
             let row = Row::Request(Box::new(RequestRow {
                 seq,
                 reqid: reqid.into(),
@@ -210,7 +215,6 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 digest: hex(&digest),
                 request: arguments(&request.0),
                 completed_at: completed_at.map(time),
-                // The wall clock may have been set in between; a negative time says so.
                 // The clock may have been set back in between.
                 duration_ms: completed_at.map(|end| end.0.saturating_sub(at.0) as f64 / 1000.0),
                 success: response.as_ref().map(Response::success),
@@ -218,13 +222,15 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                     .as_ref()
                     .filter(|_| matches!(state, RequestState::Rejected | RequestState::Abandoned))
                     .and_then(first_error),
-                response: response.clone(),
+                response,
                 response_digest: dropped,
             }));
-            matches(filter, &row, &named).then_some(row)
+            matches(filter, &row).then_some(row)
         }
         Entry::RequestConflicted { reqid, first: _, request, digest, dialect, source, response } => {
-            let named = nodes_of(&request.0, None);
+            if !names(filter, || nodes_of(&request.0, None)) {
+                return None;
+            }
             let row = Row::Request(Box::new(RequestRow {
                 seq,
                 reqid: reqid.into(),
@@ -247,9 +253,12 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 response: Some(response.0),
                 response_digest: None,
             }));
-            matches(filter, &row, &named).then_some(row)
+            matches(filter, &row).then_some(row)
         }
         Entry::InputRejected { source, event, error, suppressed } => {
+            if !names(filter, Vec::new) {
+                return None;
+            }
             let error = match suppressed {
                 0 => error,
                 count => format!("{error} (and {count} more from this peer that were not recorded)"),
@@ -275,22 +284,24 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 response_digest: None,
                 error: Some(error),
             }));
-            matches(filter, &row, &[]).then_some(row)
+            matches(filter, &row).then_some(row)
         }
         entry => {
             let event = event_name(&entry).to_owned();
             let Told { node, incarnation, detail, summary, named } = tell(entry);
-            let named: Vec<&str> = named.iter().map(NodeName::as_str).chain(node.as_deref()).collect();
+            if !names(filter, || named.iter().map(NodeName::as_str).chain(node.as_deref()).collect()) {
+                return None;
+            }
             let row = Row::Event(Box::new(EventRow {
                 seq,
                 at: time(at),
                 event,
-                node: node.clone(),
+                node,
                 incarnation: incarnation.map(|incarnation| incarnation.0),
                 detail,
                 summary,
             }));
-            matches(filter, &row, &named).then_some(row)
+            matches(filter, &row).then_some(row)
         }
     }
 }
