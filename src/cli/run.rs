@@ -46,9 +46,9 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     }
     warnings.extend(broker.iter().flat_map(|broker| broker::warnings(broker, context.surroundings.is_root)));
     let mut options = agent::Options { websocket, broker, ..options(&settings, LOCK_WAIT)? };
-    let (profile, warning) = zeek::profile(&settings, &context.surroundings, &options.supervisor)?;
+    let (profile, more) = zeek::profile(&settings, &context.surroundings, &options.supervisor)?;
     options.lifecycle.profile = profile;
-    warnings.extend(warning);
+    warnings.extend(more);
     for warning in &warnings {
         tracing::warn!("{warning}");
     }

@@ -6,21 +6,21 @@ use std::path::Path;
 use super::outcome::{Exit, Failure};
 use crate::api::configuration::ClusterRole;
 use crate::lifecycle::Profile;
-use crate::settings::{NodeScripts, Setting, Settings, Surroundings};
+use crate::settings::{Address, NodeScripts, Ready, Setting, Settings, Surroundings};
 use crate::supervisor::{self, probe};
 use crate::zeek::{self, Version};
 
 /// The newest release that nodes are prepared for; one that cannot be asked is taken for it.
 const NEWEST: Version = Version::new(9, 0);
 
-/// How nodes are prepared, and a warning if not all that it takes is known. Runs the node program to ask for its version.
+/// How nodes are prepared, and what is to be warned of. Runs the node program to ask for its version.
 pub fn profile(
     settings: &Settings,
     surroundings: &Surroundings,
     supervisor: &supervisor::Options,
-) -> Result<(Profile, Option<String>), Failure> {
+) -> Result<(Profile, Vec<String>), Failure> {
     if !settings.nodes_are_zeek() {
-        return Ok((Profile::Plain, None));
+        return Ok((Profile::Plain, Vec::new()));
     }
     let program = settings.node_program.0.as_str();
     let answer = probe::output(&supervisor.environment, program, &["--version"]);
@@ -59,7 +59,24 @@ pub fn profile(
         program: own_program(),
         state_dir: settings.state_dir.display().to_string(),
     };
-    Ok((Profile::Zeek(options), warning))
+    Ok((Profile::Zeek(options), warning.into_iter().chain(never_ready(settings)).collect()))
+}
+
+/// Why no node would ever say that it is ready.
+fn never_ready(settings: &Settings) -> Option<String> {
+    const ADVICE: &str = "or set ready = \"alive\"";
+    match (*settings.node_scripts, &settings.listen.value) {
+        _ if *settings.ready == Ready::Alive => None,
+        (NodeScripts::Own, _) | (NodeScripts::Management, Address::At { .. }) => None,
+        (NodeScripts::Management, Address::Off) => Some(format!(
+            "nodes cannot check in: with node_scripts = \"management\" they do so over Broker, and the agent does not listen \
+             for it; set listen, {ADVICE}"
+        )),
+        (NodeScripts::None, _) => Some(format!(
+            "nodes load no script that checks in (node_scripts = \"none\"): without one of your own they never get ready; \
+             give them one, {ADVICE}"
+        )),
+    }
 }
 
 /// ZEEKPATH of nodes, if it has to be set: the settings' directories, then the agent's own or what Zeek was built with.

@@ -230,6 +230,30 @@ fn a_zeek_that_cannot_be_asked_is_said_so_and_one_that_is_none_is_not_prepared()
     assert!(!host.status().warnings.join("\n").contains("Zeek"), "{:?}", host.status().warnings);
 }
 
+#[test]
+fn nodes_that_could_never_check_in_are_warned_of() {
+    for (scripts, listen, ready, expected) in [
+        ("own", "off", "checkin", None),
+        ("management", "127.0.0.1:0", "checkin", None),
+        (
+            "management",
+            "off",
+            "checkin",
+            Some("the agent does not listen for it; set listen, or set ready = \"alive\""),
+        ),
+        ("none", "127.0.0.1:0", "checkin", Some("no script that checks in")),
+        ("none", "off", "alive", None),
+    ] {
+        let mut host = host("8.0.10");
+        host.set("ZCA_NODE_SCRIPTS", scripts).set("ZCA_LISTEN", listen).set("ZCA_READY", ready);
+        let _agent = host.start();
+        let warnings = host.status().warnings;
+        let found = warnings.iter().find(|warning| warning.contains("check"));
+        assert_eq!(found.is_some(), expected.is_some(), "{scripts}, {listen}, {ready}: {warnings:?}");
+        assert!(found.is_none_or(|found| found.contains(expected.unwrap_or_default())), "{warnings:?}");
+    }
+}
+
 /// The tests above say something only if the stand-in refuses what Zeek does.
 #[test]
 fn the_stand_in_refuses_what_zeek_refuses() {
