@@ -200,7 +200,7 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 
 /// A copy that survives the exec, out of the range that scripts use by hand (below 10) and shells by themselves (10 and
 /// up, 255).
-fn duplicate_high(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+pub fn duplicate_high(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     let copy = rustix::io::fcntl_dupfd_cloexec(fd, 100).or_else(|_| rustix::io::fcntl_dupfd_cloexec(fd, 3))?;
     rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
     Ok(copy)
