@@ -21,6 +21,7 @@ use crate::api::rights::User;
 use crate::api::time::{Now, Timestamp};
 use crate::lifecycle::Input;
 use crate::supervisor::{self, job};
+use crate::tasks::blocking;
 
 use super::clock;
 
@@ -398,17 +399,6 @@ fn write(path: &Path, remembered: &Remembered) -> io::Result<()> {
     let aside = path.with_extension("new");
     fs::write(&aside, serde_json::to_vec_pretty(remembered)?)?;
     fs::rename(&aside, path)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime ends, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,8 @@ pub struct ArchiveRun {
     /// For example `exit code 1`.
     pub result: String,
     pub exit_code: Option<i32>,
-    /// Absent while it runs, and if nobody saw its end.
+    /// From its start to its end, in milliseconds of a clock that nobody sets (it counts while the host sleeps). Absent while
+    /// it runs, and if the agent that saw its end did not start it.
     pub duration_ms: Option<u64>,
     /// The last line that it wrote to standard error.
     pub last_words: Option<String>,
