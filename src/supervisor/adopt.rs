@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | held | a shim answers | it is adopted, or its exit is taken |
 //! | held | connects, no answer | it is adopted as it is on disk, and silent: slowness is never punished |
-//! | held | nobody, for 2 s | what is proven ours is ended: the recorded process, and all that hold this very lock |
+//! | held | nobody, for 2 s | what is proven ours is ended: the recorded process, and all of the node's user that hold this very lock |
 //! | held | nobody, nothing proven | unprovable: no signal, no start |
 //! | free | | an exit report of this incarnation counts; a recorded process is ended if it lives, and was lost if it ran in this boot; else nothing is left |
 //!
@@ -20,7 +20,7 @@ use super::Context;
 use super::files::{self, Checked, Exit, Launch, Status};
 use super::launch::{LOOK_AGAIN, RunDir};
 use super::link::{Heard, Link};
-use super::process::{self, Proven};
+use super::process::{self, Proven, Run};
 use super::protocol::{Hello, ToAgent};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
@@ -141,14 +141,19 @@ fn nothing_holds_it(context: &Context, known: &Known, status: Option<Status>) ->
 fn end_without_shim(context: &Context, known: &Known, directory: &RunDir) -> Result<Look, String> {
     let launch = read::<Launch>(directory);
     let status = read::<Status>(directory);
-    let incarnation = launch.map_or(known.incarnation, |launch| launch.incarnation).max(known.incarnation);
+    let incarnation = launch.as_ref().map_or(known.incarnation, |launch| launch.incarnation).max(known.incarnation);
     let recorded = status.as_ref().and_then(|status| status.process.as_ref());
+    // Whoever held the lock before did not let it be launched anew, so this is their launch.
+    let run = Run { uid: uid(launch.as_ref()), directory: directory.as_file() };
+    let mut strangers = None;
     for _ in 0..ROUNDS {
         let lock = directory.open_lock().map_err(|error| cannot_lock(directory, &error))?;
         let mut ours = by_record(context, [known.process.as_ref(), recorded])?;
-        let (holders, hidden) =
-            Proven::by_lock(&lock).map_err(|error| format!("cannot look through /proc for its processes: {error}"))?;
-        ours.extend(holders);
+        let holders = Proven::by_lock(&lock, &run)
+            .map_err(|error| format!("cannot look through /proc for its processes: {error}"))?;
+        strangers = holders.strangers();
+        let hidden = holders.hidden;
+        ours.extend(holders.ours);
         if !ours.is_empty() {
             end_all(&ours)?;
         }
@@ -160,7 +165,8 @@ fn end_without_shim(context: &Context, known: &Known, directory: &RunDir) -> Res
                 status => lost(incarnation, known, status),
             });
         }
-        if ours.is_empty() {
+        // A stranger may be the node's yet: between its fork and the change to its user.
+        if ours.is_empty() && strangers.is_none() {
             return Err(format!(
                 "{}/lock is held, no shim answers, and no process could be proven to be the node's ({hidden} could not be \
                  inspected); find the holder with `fuser {0}/lock` and end it",
@@ -168,7 +174,24 @@ fn end_without_shim(context: &Context, known: &Known, directory: &RunDir) -> Res
             ));
         }
     }
+    if let Some(strangers) = strangers {
+        let user = run.uid.map_or("an unknown user".to_owned(), |uid| format!("uid {uid}"));
+        return Err(format!(
+            "{}/lock is held by {strangers}, and the node ran as {user}: it was handed to them, they are not signalled; end \
+             them if they are the node's, then start the node again",
+            directory.path.display()
+        ));
+    }
     Err(format!("{}/lock is still held after its processes were ended {ROUNDS} times", directory.path.display()))
+}
+
+/// Whom the node's processes run as. Without a launch file that reads, an agent that is root cannot know.
+fn uid(launch: Option<&Launch>) -> Option<u32> {
+    let own = process::own_uid();
+    match launch {
+        Some(launch) => Some(launch.spec.rights.user.as_ref().map_or(own, |user| user.uid)),
+        None => Some(own).filter(|own| *own != 0),
+    }
 }
 
 /// Those of the recorded processes that live.

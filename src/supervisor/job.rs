@@ -4,8 +4,8 @@
 //! job's rights, keeps the lock open at a high number, and becomes the program; what the program starts inherits it. So a run
 //! is what has the lock open, whichever agent started it.
 //!
-//! Promises: no two runs at once, also after a kill -9 of the agent; only processes that are proven to have this lock open
-//! are signalled; a run as another user has that user's rights and none of root's. Leaves to others when to run, and for how
+//! Promises: no two runs at once, also after a kill -9 of the agent; only processes of the job's user that are proven to have
+//! this lock open are signalled; a run as another user has that user's rights and none of root's. Leaves to others when to run, and for how
 //! long: a run goes on when its agent is killed, and whoever comes next waits for it or ends it.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
 use super::launch::{NODE_PROGRAM, check_executable, environment, find_program};
-use super::process::{self, Proven};
+use super::process::{self, Holders, Proven};
 use super::{Context, create_private, rights, sys};
 use crate::api::launch::ExitCause;
 use crate::api::rights::{Rights, User};
@@ -117,7 +117,8 @@ impl Job {
             .args(&self.options.args)
             .env_clear()
             .envs(env)
-            .current_dir("/")
+            // Until it has become its user's: see process::Run.
+            .current_dir(&self.options.directory)
             .stdin(Stdio::from(OwnedFd::from(lock)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -130,8 +131,7 @@ impl Job {
     /// Waits for the end of what runs, for a second at most; tells whether it came. Blocks.
     pub fn wait_a_second(&self) -> io::Result<bool> {
         let deadline = Instant::now() + Duration::from_secs(1);
-        let (found, _) = Proven::by_lock(&self.open()?)?;
-        for process in found {
+        for process in self.holders()?.ours {
             process.wait_until(deadline);
         }
         let ended = !self.is_running()?;
@@ -144,15 +144,33 @@ impl Job {
 
     /// Ends what runs: TERM, after 3 s KILL. Blocks, for 10 s at most; tells whether nothing is left.
     pub fn end(&self) -> io::Result<bool> {
-        let lock = self.open()?;
         for round in 0..ROUNDS {
-            let (found, _) = Proven::by_lock(&lock)?;
-            if found.is_empty() {
+            let holders = self.holders()?;
+            if let Some(strangers) = holders.strangers() {
+                let lock = self.options.directory.join("lock");
+                tracing::warn!(
+                    "{} is held by {strangers}, and {} runs as uid {}: it was handed to them, they are not signalled",
+                    lock.display(),
+                    self.options.program,
+                    self.uid()
+                );
+            }
+            if holders.ours.is_empty() {
                 break;
             }
-            process::end(&found, if round == 0 { GRACE } else { Duration::ZERO })?;
+            process::end(&holders.ours, if round == 0 { GRACE } else { Duration::ZERO })?;
         }
         Ok(!self.is_running()?)
+    }
+
+    fn holders(&self) -> io::Result<Holders> {
+        let lock = self.open()?;
+        let directory = File::open(&self.options.directory)?;
+        Proven::by_lock(&lock, &process::Run { uid: Some(self.uid()), directory: &directory })
+    }
+
+    fn uid(&self) -> u32 {
+        self.options.user.as_ref().map_or_else(process::own_uid, |user| user.uid)
     }
 
     fn find(&self, path: Option<&OsString>) -> Result<PathBuf, String> {
@@ -271,6 +289,7 @@ fn become_program(mut args: impl Iterator<Item = OsString>) -> Result<std::conve
     let failed = |step: sys::Step, error: rustix::io::Errno| format!("{step}: {error}");
     let rights = rights::Prepared::new(&order.rights)?;
     rights.take_on(|step, error| eprintln!("{}", failed(step, error))).map_err(|(step, error)| failed(step, error))?;
+    std::env::set_current_dir("/").map_err(|error| format!("cannot work in /: {error}"))?;
     let error = std::process::Command::new(&program).args(args).exec();
     drop(lock);
     Err(format!("cannot execute {}: {error}", Path::new(&program).display()))

@@ -62,6 +62,11 @@ impl RunDir {
         Self::open(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// The directory itself, to be compared.
+    pub fn as_file(&self) -> &File {
+        &self.directory
+    }
+
     /// A path to the socket that fits into 108 bytes; good while `self` lives.
     pub fn socket(&self) -> PathBuf {
         format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()).into()
