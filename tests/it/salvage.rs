@@ -1,7 +1,6 @@
 //! `journal import --salvage`: what reads of a damaged journal is taken over, on this host or another, and what does not
 //! is told.
 
-use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -127,7 +126,9 @@ fn a_cut_file_is_set_aside_as_it_was_found() {
     file.set_len(file.metadata().unwrap().len() / 5 * 2).unwrap();
     let files = |dir: &Path| {
         let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
-        files.map(|path| (path.file_name().unwrap().to_owned(), fs::read(&path).unwrap())).collect::<BTreeMap<_, _>>()
+        files
+            .map(|path| (path.file_name().unwrap().to_owned(), fs::read(&path).unwrap()))
+            .collect::<std::collections::BTreeMap<_, _>>()
     };
     let found = files(&journal);
     let told = Host::new().json(&["journal", "import", "--salvage", &host.state_dir().display().to_string(), "--json"]);
