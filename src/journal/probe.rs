@@ -44,6 +44,8 @@ pub(super) fn loses_nothing(state_dir: &Path, options: &Options, sent: Seq, high
     remove(&copy)?;
     remove(&again)?;
     match found {
+        // Taken for an empty database: its index is gone, and an open would overwrite all that is left.
+        Some(Seq(0)) if high > Seq(0) => Ok(false),
         Some(found) if found_again == Some(found) => {
             Ok(found >= high || Sources::open(&journal, state_dir, options)?.newest()? <= found)
         }

@@ -265,6 +265,32 @@ fn a_cut_file() {
     });
 }
 
+/// sled takes what has no index for an empty database, and would overwrite all that is left of it.
+#[test]
+fn a_cut_file_without_an_index_is_set_aside_as_it_was_found() {
+    for length in [0, 100, 20_000] {
+        let dir = tempdir().unwrap();
+        let mut journal = open(dir.path()).journal;
+        identity::create(dir.path(), &InstanceName::new("agent-1").unwrap()).unwrap();
+        let (mut writer, mut in_memory, mut memory) = (Writer::new(3), Writer::new(3), MemoryJournal::new());
+        for _ in 0..20 {
+            writer.commit(&mut journal);
+            in_memory.commit(&mut memory);
+        }
+        let killed = tempdir().unwrap();
+        copy_dir(dir.path(), killed.path());
+        let db = killed.path().join("journal/db");
+        OpenOptions::new().write(true).open(&db).unwrap().set_len(length).unwrap();
+        let mut left = fs::read(&db).unwrap();
+        // Of the index nothing is left, of the rest there is something.
+        left.iter_mut().take(4096).skip(20).for_each(|byte| *byte = 0);
+        fs::write(&db, &left).unwrap();
+        let condition = check(killed.path(), &memory, &format!("cut to {length}"));
+        let Condition::Salvaged { aside, .. } = condition else { panic!("cut to {length}: {condition}") };
+        assert!(fs::read(aside.join("db")).unwrap() == left, "cut to {length}: what was left is overwritten");
+    }
+}
+
 #[test]
 fn a_damaged_snapshot() {
     let conditions = damage_everywhere("snapshot", "snap.", |path, random| {
