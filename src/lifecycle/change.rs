@@ -233,7 +233,15 @@ impl Lifecycle {
     }
 
     pub(super) fn check(&self, config: &Configuration) -> validate::Report {
-        validate::check(config, &HostFacts { instance: &self.options.instance, cpus: self.options.cpus })
+        let instance = &self.options.instance;
+        let mut report = validate::check(config, &HostFacts { instance, cpus: self.options.cpus });
+        let doubt = match &self.options.profile {
+            Profile::Zeek(options) => zeek::doubts(config, Some(instance), options.version),
+            Profile::Plain => None,
+        };
+        // It concerns the whole configuration, and these come first.
+        report.warnings.splice(0..0, doubt);
+        report
     }
 
     /// What of a configuration will work and may not be meant.

@@ -230,6 +230,37 @@ fn a_zeek_that_cannot_be_asked_is_said_so_and_one_that_is_none_is_not_prepared()
     assert!(!host.status().warnings.join("\n").contains("Zeek"), "{:?}", host.status().warnings);
 }
 
+/// In the log and on the wire when it is deployed, at each start with it, in the plan, and before an agent gets to see it.
+#[test]
+fn a_metrics_port_that_zeek_does_not_know_is_said_to_have_no_effect() {
+    let told =
+        "metrics_port of logger and 3 more nodes has no effect: the nodes here are Zeek 6.0, and Zeek has it since 7.0";
+    for (version, expected) in [("6.0.4", true), ("7.0.4", false)] {
+        let mut host = host(version);
+        // Commands beside the agent read it, too.
+        host.set("ZCA_NODE_PROGRAM", &stand_in().display().to_string());
+        let file = host.cluster_file("a.ini", CLUSTER);
+        let mut agent = host.start();
+        let check = || host.run(&["config", "check", &file]);
+        let said = check();
+        assert_eq!((said.code, said.stderr.contains(told)), (0, expected), "{version}: {said:?}");
+        let json = host.json(&["config", "check", &file, "--json"]);
+        assert_eq!(json["warnings"].to_string().contains(told), expected, "{version}: {json}");
+        let said = host.run(&["config", "diff", &file]);
+        assert_eq!((said.code, said.stderr.contains(told)), (0, expected), "{version}: {said:?}");
+        assert_eq!(host.run(&["request", "deploy", &file]).code, 0, "{}", host.read_log());
+        let times = || host.read_log().matches(&format!("warning: configuration: {told}")).count();
+        assert_eq!(times(), usize::from(expected), "{version}: {}", host.read_log());
+        agent.kill();
+        agent = host.start();
+        assert_eq!(times(), 2 * usize::from(expected), "{version}: {}", host.read_log());
+        drop(agent);
+        // Where Zeek cannot be asked nothing is known, and nothing said.
+        host.set("ZCA_NODE_PROGRAM", "/nonexistent/zeek");
+        assert!(!host.run(&["config", "check", &file]).stderr.contains("no effect"));
+    }
+}
+
 #[test]
 fn nodes_that_could_never_check_in_are_warned_of() {
     for (scripts, listen, ready, expected) in [
