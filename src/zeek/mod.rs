@@ -145,6 +145,13 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
     Recipe { args: list, env, files }
 }
 
+/// The ports that `node` binds: its metrics port is one where Zeek finds it in the layout.
+pub fn ports(options: &Options, node: &Node) -> Vec<u16> {
+    let is_in_layout = options.version.has_metrics_port() && node.role != ClusterRole::None;
+    let metrics_port = node.metrics_port.filter(|_| is_in_layout);
+    [node.port, metrics_port].into_iter().flatten().map(|port| port.number).collect()
+}
+
 /// What of `config` has no effect with this version: of the nodes of one instance, or of all.
 pub fn doubts(config: &Configuration, instance: Option<&InstanceName>, version: Version) -> Option<Problem> {
     if version.has_metrics_port() {
