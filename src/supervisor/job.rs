@@ -6,13 +6,15 @@
 //!
 //! Promises: no two runs at once, also after a kill -9 of the agent; only processes of the job's user that are proven to have
 //! this lock open are signalled; a run as another user has that user's rights and none of root's. Leaves to others when to run, and for how
-//! long: a run goes on when its agent is killed, and whoever comes next waits for it or ends it.
+//! long: a run goes on when its agent is killed, whatever it says from then on (it gets EPIPE for that, and no SIGPIPE), and
+//! whoever comes next waits for it or ends it.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
@@ -290,7 +293,14 @@ fn become_program(mut args: impl Iterator<Item = OsString>) -> Result<std::conve
     let rights = rights::Prepared::new(&order.rights)?;
     rights.take_on(|step, error| eprintln!("{}", failed(step, error))).map_err(|(step, error)| failed(step, error))?;
     std::env::set_current_dir("/").map_err(|error| format!("cannot work in /: {error}"))?;
-    let error = std::process::Command::new(&program).args(args).exec();
+    // Its standard error breaks with its agent, which must not end its work: as systemd's services, it hears of that from
+    // write, if it asks.
+    sys::ignore(&[Signal::PIPE]);
+    let shown = Path::new(&program).display().to_string();
+    let text =
+        |argument: OsString| CString::new(argument.into_vec()).map_err(|_| "a zero byte in an argument".to_owned());
+    let argv = std::iter::once(program).chain(args).map(text).collect::<Result<Vec<_>, _>>()?;
+    let error = argv.first().map(|path| sys::execute(path, &argv)).ok_or("no program")?;
     drop(lock);
-    Err(format!("cannot execute {}: {error}", Path::new(&program).display()))
+    Err(format!("cannot execute {shown}: {error}"))
 }

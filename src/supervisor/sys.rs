@@ -194,6 +194,19 @@ fn become_program(
     (Step::Execute, io::Error::last_os_error())
 }
 
+/// Becomes another program, with the environment and the signal dispositions that this process has: std's `exec` would give
+/// SIGPIPE its default back. Returns only if that failed.
+pub fn execute(path: &CStr, argv: &[CString]) -> io::Error {
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    let argv = pointers(argv);
+    // SAFETY: the path is a C string, the array ends in null and points to C strings that outlive the call; libc keeps
+    // `environ` as such an array, and nothing in a process with one thread changes it meanwhile.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), environ) };
+    io::Error::last_os_error()
+}
+
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
