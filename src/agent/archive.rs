@@ -4,13 +4,14 @@
 //! The run before is on disk, from before it began: an agent that is started again and again does not archive each time, and
 //! one that comes after a kill -9 waits for what runs still. Where nothing waits to be archived, nothing runs.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -367,14 +368,17 @@ fn make_directory(directory: &Path, user: Option<&User>) -> io::Result<()> {
         return Ok(());
     }
     DirBuilder::new().mode(0o700).create(directory)?;
-    // The agent's own mask is for what is the agent's.
-    fs::set_permissions(directory, Permissions::from_mode(0o750))?;
+    // The agent's own mask is for what is the agent's. Through the descriptor: where what is above is somebody else's, the name
+    // may lead elsewhere by now.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
+    made.set_permissions(Permissions::from_mode(0o750))?;
     user.map_or(Ok(()), |user| supervisor::give(directory, user))
 }
 
 fn read(path: &Path) -> Option<Remembered> {
     let mut bytes = Vec::new();
-    match fs::File::open(path).and_then(|file| file.take(LAST_LIMIT).read_to_end(&mut bytes)) {
+    match File::open(path).and_then(|file| file.take(LAST_LIMIT).read_to_end(&mut bytes)) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
