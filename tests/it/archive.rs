@@ -170,13 +170,32 @@ fn a_run_that_ends_while_no_agent_watches_does_not_bring_the_next_forward() {
     let agent = host.start();
     let first = pid(&host, "first");
     agent.kill();
-    kill(first, Signal::KILL, Some(&host.mark));
-    eventually("its end", || (!is_alive(first)).then_some(()));
+    eventually("its end", || {
+        // While it becomes `sleep` it shows no environment, by which it is known.
+        kill(first, Signal::KILL, Some(&host.mark));
+        (!is_alive(first)).then_some(())
+    });
     host.set("ZCA_ARCHIVE_INTERVAL", "1h");
     let _agent = host.start();
     let last = wait_run(&host, "interrupted");
     assert_eq!((&last["result"], &last["duration_ms"]), (&json!("ended while no agent watched"), &Value::Null));
     assert!(archive(&host)["next_at"].is_string());
+}
+
+/// Nobody reads what it says then.
+#[test]
+fn a_run_that_complains_after_its_agent_was_killed_goes_on() {
+    let host = host(
+        "echo $$ > first\nn=0; until [ -e go ] || [ $n = 500 ]; do n=$((n+1)); sleep 0.02; done\n\
+         echo one >&2; /bin/echo two >&2; mv \"$2\"/* .; touch archived\n",
+    );
+    rotate(&host, "a.log");
+    let agent = host.start();
+    let first = pid(&host, "first");
+    agent.kill();
+    host.file("go", "");
+    eventually("its end", || (!is_alive(first)).then_some(()));
+    assert!(host.dir.path().join("archived").exists(), "it ended before its work was done");
 }
 
 #[test]
