@@ -6,7 +6,8 @@
 //! | held | connects, no answer | it is adopted as it is on disk, and silent: slowness is never punished |
 //! | held | nobody, for 2 s | what is proven ours is ended: the recorded process, and all of the node's user that hold this very lock |
 //! | held | nobody, nothing proven | unprovable: no signal, no start |
-//! | free | | an exit report of this incarnation counts; a recorded process is ended if it lives, and was lost if it ran in this boot; else nothing is left |
+//! | free | a shim answers, or only connects | as if it were held: its node has let go of the lock, which both share |
+//! | free | nobody | an exit report of this incarnation counts; a recorded process is ended if it lives, and was lost if it ran in this boot; else nothing is left |
 //!
 //! Proof is in [`process`]. A file of the run directory alone never leads to a signal: it can only name a
 //! process, whose boot and start time the kernel has to confirm.
@@ -77,15 +78,15 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
     let deadline = Instant::now() + patience;
     let mut pause = Duration::from_millis(2);
     loop {
-        let lock = {
+        // Not kept: it is only to be known whether somebody has it.
+        let is_free = {
             let directory = Arc::clone(&directory);
-            blocking(move || directory.try_lock().map_err(|error| cannot_lock(&directory, &error))).await?
+            let tried = move || {
+                directory.try_lock().map(|lock| lock.is_some()).map_err(|error| cannot_lock(&directory, &error))
+            };
+            blocking(tried).await?
         };
-        if let Some(lock) = lock {
-            drop(lock);
-            let (context, known, directory) = (Arc::clone(context), known.clone(), Arc::clone(&directory));
-            return blocking(move || nothing_holds_it(&context, &known, read::<Status>(&directory))).await;
-        }
+        // Also where the lock is free: the node shares it with its shim, and may have let go of it for both.
         if let Ok(mut link) = Link::connect(&directory).await {
             match tokio::time::timeout_at(deadline.max(Instant::now() + LOOK_AGAIN), link.hear()).await {
                 Ok(Heard::Message(ToAgent::Hello(hello))) => return adopt(node, &directory, link, Some(hello)),
@@ -93,6 +94,10 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
                 // It went away in between, or is no shim of ours to talk to: look again.
                 Ok(Heard::Message(_) | Heard::Closed(_) | Heard::Silent) => {}
             }
+        }
+        if is_free {
+            let (context, known, directory) = (Arc::clone(context), known.clone(), Arc::clone(&directory));
+            return blocking(move || nothing_holds_it(&context, &known, read::<Status>(&directory))).await;
         }
         if Instant::now() >= deadline {
             let (context, known) = (Arc::clone(context), known.clone());

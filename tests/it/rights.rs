@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 use serde_json::json;
 use zeek_cluster_agent::api::event::Request;
@@ -311,6 +312,26 @@ fn the_archivers_lock_handed_to_others_gets_them_no_signal() {
         assert!(log.contains(said), "{said} is not in\n{log}");
     }
     end(&mut victims);
+}
+
+/// A lock is the holders' together, and any of them can let go of it (flock(2)).
+#[test]
+fn a_node_that_lets_go_of_its_lock_is_adopted_all_the_same() {
+    let Some((host, _)) = host("node_user letting go of its lock") else { return };
+    let agent = host.start();
+    assert!(host.ask("r", set(cluster(&[("w1", "")]))).success());
+    let (pids, shim) = (host.pids(), host.shim_of("w1"));
+    let lock = handed_over(pids["w1"], &host.state_dir().join("run/w1/lock"));
+    flock(&lock, FlockOperation::Unlock).unwrap();
+    drop(lock);
+    agent.kill();
+    let _agent = host.start();
+    host.wait_state("w1", NodeState::Running);
+    assert_eq!((host.pids(), host.shim_of("w1")), (pids.clone(), shim));
+    assert!(host.ask("again", Request::Restart { nodes: ["w1".to_owned()].into() }).success());
+    host.wait_state("w1", NodeState::Running);
+    assert!(!is_alive(pids["w1"]) && !is_alive(shim));
+    assert_eq!(host.events("node_exited").len(), 1);
 }
 
 /// A shim is root's whatever its node is, and is proven by where it works.

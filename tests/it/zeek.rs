@@ -49,7 +49,7 @@ fn arguments(host: &Host, node: &str) -> Vec<String> {
 
 #[test]
 fn every_release_starts_what_the_agent_prepares() {
-    for version in ["5.0.9", "7.0.4", "8.0.10", "8.1.1"] {
+    for version in ["5.0.9", "6.0.9", "7.0.4", "8.0.10", "8.1.1", "9.0.0"] {
         let mut host = host(version);
         // Of a shell in which somebody works with Zeek's own framework.
         host.set("CLUSTER_NODE", "other").set("ZEEK_MANAGEMENT_NODE", "1").set("ZEEK_AGENT_PORT", "2151");
@@ -59,7 +59,7 @@ fn every_release_starts_what_the_agent_prepares() {
         assert_eq!(said.code, 0, "Zeek {version}: {said:?}\n{}", host.read_log());
         host.wait_all_running(CLUSTER.len());
         let mut expected = vec!["-i", "lo", "policy/tuning/json-logs", "Site::name=mine"];
-        if version == "8.1.1" {
+        if ["8.1.1", "9.0.0"].contains(&version) {
             expected.insert(2, "policy/frameworks/cluster/backend/broker");
         }
         assert_eq!(arguments(&host, "w1"), expected, "Zeek {version}");
