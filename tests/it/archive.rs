@@ -182,6 +182,34 @@ fn a_run_that_ends_while_no_agent_watches_does_not_bring_the_next_forward() {
     assert!(archive(&host)["next_at"].is_string());
 }
 
+#[test]
+fn a_run_that_floods_dies_or_leaves_something_behind_is_told_as_it_was() {
+    let leaves = "setsid sh -c 'echo $$ > left; yes >&2' &\nuntil [ -s left ]; do sleep 0.01; done\n";
+    let leaves_deaf = "(trap '' TERM; echo why >&2; exec setsid sh -c 'echo $$ > left; exec sleep 1000') &\n\
+                       until [ -s left ]; do sleep 0.01; done; exit 7\n";
+    for (timeout, script, state, result, words) in [
+        ("500ms", "exec yes complaint >&2\n", "failed", "ended after 500 ms (archive_timeout)", "complaint"),
+        ("1m", "echo why >&2; kill -SEGV $$\n", "failed", "signal 11", "why"),
+        ("1m", leaves, "ok", "exit code 0", "y"),
+        ("1m", leaves_deaf, "failed", "exit code 7", "why"),
+    ] {
+        let mut host = host(script);
+        host.set("ZCA_ARCHIVE_TIMEOUT", timeout).set("ZCA_ARCHIVE_INTERVAL", "1h");
+        let yesterday = json!({"started_at": "2026-01-01T00:00:00Z", "state": "interrupted", "result": "not seen"});
+        fs::create_dir_all(host.state_dir().join("archive")).unwrap();
+        fs::write(host.state_dir().join("archive/last.json"), yesterday.to_string()).unwrap();
+        rotate(&host, "a.log");
+        let _agent = host.start();
+        let last = wait_run(&host, state);
+        assert_eq!(last["result"], result, "{script}");
+        // What is killed while it writes may not have got to the end of its line.
+        let said = last["last_words"].as_str().unwrap();
+        assert!(!said.is_empty() && words.starts_with(said), "{said:?}: {script}");
+        let left = host.dir.path().join("left");
+        assert!(!left.exists() || !is_alive(pid(&host, "left")), "{script} left something that lives on");
+    }
+}
+
 /// Nobody reads what it says then.
 #[test]
 fn a_run_that_complains_after_its_agent_was_killed_goes_on() {
