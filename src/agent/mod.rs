@@ -97,6 +97,11 @@ pub enum Announcement<'a> {
 pub enum Error {
     #[error("the state directory {dir} cannot be made; give another --state-dir, or the rights to this one")]
     StateDir { dir: String, source: io::Error },
+    #[error(
+        "nodes cannot be given {path}, where they put the logs that they rotated; it has to be a directory and no link (to have \
+         it on another disk, mount that there)"
+    )]
+    LogQueue { path: String, source: io::Error },
     #[error(transparent)]
     Lock(#[from] lock::LockError),
     #[error(transparent)]
@@ -131,6 +136,7 @@ impl Error {
             | Self::Journal(journal::OpenError::NewerFormat { .. } | journal::OpenError::NewerRecord { .. })
             | Self::Broker(peers::BindError::Tls(_)) => 78,
             Self::StateDir { .. }
+            | Self::LogQueue { .. }
             | Self::Lock(_)
             | Self::Identity(_)
             | Self::Journal(_)
@@ -621,7 +627,8 @@ fn make_state_dir(options: &Options) -> Result<(), Error> {
         (Some(user), _) => {
             open_to_pass(dir).map_err(failed)?;
             make_passable(&options.supervisor.node_dir).map_err(failed)?;
-            make_log_queue(dir, user).map_err(failed)
+            make_log_queue(dir, user)
+                .map_err(|source| Error::LogQueue { path: log_queue(dir).display().to_string(), source })
         }
         (None, Some(_)) => std::fs::set_permissions(dir, Permissions::from_mode(0o710)).map_err(failed),
         (None, None) => Ok(()),

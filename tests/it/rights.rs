@@ -351,6 +351,25 @@ fn a_shim_whose_socket_is_gone_is_ended_with_its_node() {
 }
 
 #[test]
+fn a_log_queue_that_is_a_link_is_not_given_away_and_one_of_another_user_is() {
+    let Some((host, uid)) = host("a log queue that is a link") else { return };
+    let elsewhere = host.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let queue = host.state_dir().join("spool/log-queue");
+    fs::create_dir_all(queue.parent().unwrap()).unwrap();
+    symlink(&elsewhere, &queue).unwrap();
+    let said = host.run(&host.run_args());
+    let told = format!("nodes cannot be given {}", queue.display());
+    assert!(said.code == 1 && said.stderr.contains(&told) && said.stderr.contains("no link"), "{said:?}");
+    assert_eq!(owner(&elsewhere).0, 0);
+    fs::remove_file(&queue).unwrap();
+    fs::create_dir(&queue).unwrap();
+    std::os::unix::fs::chown(&queue, Some(uid - 1), None).unwrap();
+    let _agent = host.start();
+    assert_eq!(owner(&queue).0, uid);
+}
+
+#[test]
 fn a_user_that_cannot_be_had_is_exit_78_naming_it() {
     let mut host = Host::new();
     host.set("ZCA_NODE_USER", "no-such-user-here");
