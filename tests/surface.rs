@@ -107,6 +107,7 @@ impl server::Agent for Fake {
             listen: None,
             controller: None,
             peers: Vec::new(),
+            archive: None,
             warnings: Vec::new(),
         }
     }

@@ -14,7 +14,7 @@ use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
-use crate::api::report::{CompactReport, JournalReport, PeerReport, StatusReport, VerifyReport, chain};
+use crate::api::report::{ArchiveReport, CompactReport, JournalReport, PeerReport, StatusReport, VerifyReport, chain};
 use crate::api::stats::JournalStats;
 use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
@@ -34,6 +34,8 @@ use super::retention::Order;
 
 /// The agent, as its transports see it.
 pub(super) struct Door {
+    /// How logs are archived, if they are.
+    pub archive: Option<watch::Receiver<ArchiveReport>>,
     pub inputs: mpsc::Sender<Input>,
     pub questions: mpsc::Sender<Question>,
     pub peers: watch::Sender<Peers>,
@@ -163,6 +165,7 @@ impl server::Agent for Door {
             })
             .await;
         StatusReport {
+            archive: self.archive.as_ref().map(|archive| archive.borrow().clone()),
             listen: self.broker.as_ref().and_then(peers::Handle::listening).map(|address| address.to_string()),
             controller: self.broker.as_ref().and_then(peers::Handle::controller),
             ..report.unwrap_or_else(|| stopping(&self.about, refused))
@@ -344,6 +347,7 @@ fn stopping(about: &About, refused: u64) -> StatusReport {
         listen: None,
         controller: None,
         peers: Vec::new(),
+        archive: None,
         warnings: about.warnings.clone(),
     }
 }

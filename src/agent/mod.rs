@@ -3,6 +3,7 @@
 //! [`run`] is the agent's life. The order is the safety: the state directory is locked before anything is read, the nodes
 //! are looked for before anything is started, the socket serves only when both are done.
 
+mod archive;
 mod clock;
 mod door;
 mod driver;
@@ -37,11 +38,13 @@ use crate::supervisor;
 use crate::tasks::{Death, FatalDeath, Tasks};
 use crate::websocket;
 
+use archive::Archive;
 use door::{About, Door};
 use driver::{Driver, Inbox, Refusing};
 use effects::{OWN_CONNECTION, Performer};
 use retention::Retention;
 
+pub use archive::Options as ArchiveOptions;
 pub use effects::Topics;
 
 /// Requests and marks that wait for the driver: several batches. Full: requests are refused as busy.
@@ -63,6 +66,8 @@ pub struct Options {
     pub journal: journal::Options,
     /// How much of the journal is kept.
     pub retention: Policy,
+    /// `None`: rotated logs are left where they are.
+    pub archive: Option<archive::Options>,
     pub supervisor: supervisor::Options,
     pub control: server::Options,
     /// `None`: WebSocket clients are not served.
@@ -92,6 +97,11 @@ pub enum Announcement<'a> {
 pub enum Error {
     #[error("the state directory {dir} cannot be made; give another --state-dir, or the rights to this one")]
     StateDir { dir: String, source: io::Error },
+    #[error(
+        "nodes cannot be given {path}, where they put the logs that they rotated; it has to be a directory and no link (to have \
+         it on another disk, mount that there)"
+    )]
+    LogQueue { path: String, source: io::Error },
     #[error(transparent)]
     Lock(#[from] lock::LockError),
     #[error(transparent)]
@@ -126,6 +136,7 @@ impl Error {
             | Self::Journal(journal::OpenError::NewerFormat { .. } | journal::OpenError::NewerRecord { .. })
             | Self::Broker(peers::BindError::Tls(_)) => 78,
             Self::StateDir { .. }
+            | Self::LogQueue { .. }
             | Self::Lock(_)
             | Self::Identity(_)
             | Self::Journal(_)
@@ -391,7 +402,15 @@ impl Started {
         let (websocket_server, websocket) = self.websocket.take().unzip();
         let (broker_server, broker) = self.broker.take().unzip();
         let (orders, queued) = mpsc::channel(ORDERS);
+        let archive = options.archive.clone().map(|archive| {
+            let user = options.node_user.clone();
+            let (archive, report) =
+                Archive::new(archive, &options.state_dir, user, &self.supervisor, self.inputs.clone());
+            self.tasks.spawn("archival of logs", Death::FatalByPanic, |token| archive.run(token));
+            report
+        });
         let door = Arc::new(Door {
+            archive,
             inputs: self.inputs.clone(),
             questions: self.questions.clone(),
             peers: self.peers.clone(),
@@ -608,7 +627,8 @@ fn make_state_dir(options: &Options) -> Result<(), Error> {
         (Some(user), _) => {
             open_to_pass(dir).map_err(failed)?;
             make_passable(&options.supervisor.node_dir).map_err(failed)?;
-            make_log_queue(dir, user).map_err(failed)
+            make_log_queue(dir, user)
+                .map_err(|source| Error::LogQueue { path: log_queue(dir).display().to_string(), source })
         }
         (None, Some(_)) => std::fs::set_permissions(dir, Permissions::from_mode(0o710)).map_err(failed),
         (None, None) => Ok(()),
@@ -617,11 +637,16 @@ fn make_state_dir(options: &Options) -> Result<(), Error> {
 
 /// Where nodes put rotated logs. A node that runs as the agent does makes it itself.
 fn make_log_queue(state_dir: &Path, user: &User) -> io::Result<()> {
-    let spool = state_dir.join("spool");
-    make_passable(&spool)?;
-    let queue = spool.join("log-queue");
+    let queue = log_queue(state_dir);
+    make_passable(&state_dir.join(SPOOL))?;
     DirBuilder::new().recursive(true).mode(0o700).create(&queue)?;
     supervisor::give(&queue, user)
+}
+
+const SPOOL: &str = "spool";
+
+fn log_queue(state_dir: &Path) -> PathBuf {
+    state_dir.join(SPOOL).join("log-queue")
 }
 
 fn make_passable(dir: &Path) -> io::Result<()> {
@@ -658,5 +683,5 @@ fn close_inside(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What nodes have something to do with, in the state directory.
-const PASSABLE: [&str; 2] = ["nodes", "spool"];
+/// What nodes have something to do with, in the state directory, and the logs of which they are rid.
+const PASSABLE: [&str; 3] = ["nodes", SPOOL, "logs"];

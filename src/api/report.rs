@@ -35,7 +35,51 @@ pub struct StatusReport {
     /// Broker peers, by age.
     #[serde(default)]
     pub peers: Vec<PeerReport>,
+    /// Archival of rotated logs, unless it is off.
+    #[serde(default)]
+    pub archive: Option<ArchiveReport>,
     pub warnings: Vec<String>,
+}
+
+/// How rotated logs are archived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveReport {
+    pub command: String,
+    /// Where nodes put rotated logs.
+    pub queue: String,
+    /// Where archived logs go.
+    pub directory: String,
+    pub interval_ms: u64,
+    /// When the queue is looked at next (RFC 3339, UTC); absent while a run lasts.
+    pub next_at: Option<String>,
+    /// The last run, or the one that lasts.
+    pub last: Option<ArchiveRun>,
+}
+
+/// One run of the archival of logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveRun {
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    pub state: ArchiveState,
+    /// For example `exit code 1`.
+    pub result: String,
+    pub exit_code: Option<i32>,
+    /// From its start to its end, in milliseconds of a clock that nobody sets (it counts while the host sleeps). Absent while
+    /// it runs, and if the agent that saw its end did not start it.
+    pub duration_ms: Option<u64>,
+    /// The last line that it wrote to standard error.
+    pub last_words: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArchiveState {
+    Running,
+    Ok,
+    Failed,
+    /// It was ended with the agent, or ended while none watched.
+    Interrupted,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -166,7 +166,7 @@ fn unknown_hosts(config: &Configuration, ours: &InstanceName) -> Vec<Problem> {
 }
 
 /// A text as it may stand in a message: short, on one line.
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     const SHOWN: usize = 128;
     let mut short: String = text.chars().take(SHOWN).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(SHOWN).is_some() {

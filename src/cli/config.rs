@@ -8,13 +8,14 @@ use serde_json::json;
 use super::flags::{Config, ConfigFormat};
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table};
-use super::{Context, connect, output, print_json};
+use super::{Context, connect, output, print_json, zeek};
 use crate::api::configuration::Configuration;
 use crate::api::ids::InstanceName;
 use crate::api::plan::{Action, Plan};
 use crate::api::validate;
 use crate::cluster_file::{self, Foreign, Format, Reading, SIZE_LIMIT};
 use crate::control::client::within_ms;
+use crate::settings::Settings;
 
 /// How long the agent may take to say what it would do.
 const SOON_MS: u64 = 30_000;
@@ -76,21 +77,23 @@ impl Text {
 }
 
 pub fn run(context: &Context, command: &Config) -> Outcome {
-    let ours = context.settings()?.name.value;
+    let settings = context.settings()?;
+    let ours = settings.name.value.clone();
     match command {
         Config::Diff { file, force } => diff(context, file, *force),
-        Config::Check { file } => check(context, file, &ours),
+        Config::Check { file } => check(context, file, &settings),
         Config::Convert { file, to } => convert(file, *to, &ours),
     }
 }
 
-fn check(context: &Context, file: &Path, ours: &InstanceName) -> Outcome {
+fn check(context: &Context, file: &Path, settings: &Settings) -> Outcome {
     let text = Text::read(file)?;
-    let (configuration, mut warnings, errors) = match text.parse(ours) {
+    let (configuration, mut warnings, errors) = match text.parse(&settings.name) {
         Ok(reading) => {
             let report = validate::check_anywhere(&reading.configuration);
             let mut warnings: Vec<String> = reading.warnings.iter().map(ToString::to_string).collect();
             warnings.extend(report.warnings.iter().map(ToString::to_string));
+            warnings.extend(zeek::doubts(settings, &reading.configuration).map(|doubt| doubt.to_string()));
             let errors = report.problems.iter().map(|problem| format!("{}: {problem}", text.name)).collect();
             (Some(reading.configuration), warnings, errors)
         }

@@ -13,6 +13,7 @@ use super::{Context, broker, host, zeek};
 use crate::agent::{self, Announcement};
 use crate::api::event::Response;
 use crate::api::ids::ReqId;
+use crate::api::launch::Program;
 use crate::api::report::chain;
 use crate::control::server;
 use crate::journal::identity;
@@ -52,6 +53,7 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
         tracing::warn!("{warning}");
     }
     options.warnings = warnings;
+    options.archive = archive(&settings);
     options.node_user = rights.values().find_map(|rights| rights.user.clone());
     options.lifecycle.rights = rights;
     // What the agent makes is nobody else's to read; what nodes make is theirs to decide, as before.
@@ -243,6 +245,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
         },
         journal: journal_options(settings),
         retention: retention(settings),
+        archive: None,
         supervisor: supervisor::Options {
             node_dir: settings.node_dir.value.clone(),
             crash: crash::Options {
@@ -286,6 +289,20 @@ pub(super) fn retention(settings: &Settings) -> Policy {
         bytes: limit(settings.retention_size.bytes),
         reads_ms: limit(settings.retention_reads.ms),
     }
+}
+
+/// How rotated logs are archived; not at all with an interval of 0.
+fn archive(settings: &Settings) -> Option<agent::ArchiveOptions> {
+    (settings.archive_interval.ms > 0).then(|| agent::ArchiveOptions {
+        interval: settings.archive_interval.duration(),
+        timeout: settings.archive_timeout.duration(),
+        command: settings.archive_command.0.clone(),
+        beside: match settings.program() {
+            Program::Path(program) => Some(program),
+            Program::Simulated => None,
+        },
+        directory: settings.archive_dir.value.clone(),
+    })
 }
 
 /// Tells the service manager, if there is one.

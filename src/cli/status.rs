@@ -6,7 +6,7 @@ use super::connect::{self, SOON};
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table, plain, size, span};
 use super::{Context, print_json};
-use crate::api::report::{NodeReport, PeerReport, StatusReport};
+use crate::api::report::{ArchiveReport, ArchiveState, NodeReport, PeerReport, StatusReport};
 use crate::api::status::NodeState;
 use crate::control::client::{Client, within_ms};
 
@@ -113,6 +113,9 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
         };
         line("controller", format!("{}, {state}", plain(&controller.address)))?;
     }
+    if let Some(archive) = &report.archive {
+        line("archival", archival(screen, archive))?;
+    }
     for warning in &report.warnings {
         line("warning", screen.paint("33", &plain(warning)))?;
     }
@@ -150,6 +153,26 @@ fn print_peers(out: &mut impl Write, screen: &Screen, peers: &[PeerReport]) -> s
         table.row(out, cells)?;
     }
     table.finish(out)
+}
+
+fn archival(screen: &Screen, archive: &ArchiveReport) -> String {
+    let last = archive.last.as_ref().map(|last| {
+        let at = plain(&last.started_at);
+        let words = last.last_words.as_ref().map(|words| format!(": {}", plain(words))).unwrap_or_default();
+        let took = last.duration_ms.map(|ms| format!(", took {}", span(ms))).unwrap_or_default();
+        let result = plain(&last.result);
+        match last.state {
+            ArchiveState::Running => format!("runs since {at}"),
+            ArchiveState::Ok => format!("{at}: {result}{took}"),
+            ArchiveState::Failed => screen.paint("31", &format!("failed at {at}: {result}{took}{words}")),
+            ArchiveState::Interrupted => screen.paint("33", &format!("{at}: {result}")),
+        }
+    });
+    let last = last.unwrap_or_else(|| "no log was rotated yet".to_owned());
+    match &archive.next_at {
+        Some(next) => format!("{last}; next at {}", plain(next)),
+        None => last,
+    }
 }
 
 /// For example `3 RUNNING, 1 CRASHED`.
@@ -271,6 +294,7 @@ mod tests {
                 node: Some("w1".into()),
                 since_ms: 61_000,
             }],
+            archive: None,
             warnings: vec!["nodes run as root\x1b[2J".into()],
         };
         let screen = Screen { json: false, is_terminal: false, color: false, width: None };

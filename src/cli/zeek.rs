@@ -1,10 +1,12 @@
 //! What the settings and the host say about the Zeek that nodes will be.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 
 use super::outcome::{Exit, Failure};
-use crate::api::configuration::ClusterRole;
+use crate::api::configuration::{ClusterRole, Configuration};
+use crate::api::validate::Problem;
 use crate::lifecycle::Profile;
 use crate::settings::{Address, NodeScripts, Ready, Setting, Settings, Surroundings};
 use crate::supervisor::{self, probe};
@@ -22,14 +24,9 @@ pub fn profile(
     if !settings.nodes_are_zeek() {
         return Ok((Profile::Plain, Vec::new()));
     }
-    let program = settings.node_program.0.as_str();
-    let answer = probe::output(&supervisor.environment, program, &["--version"]);
-    let version = answer.and_then(|text| {
-        Version::from_output(&text).ok_or_else(|| format!("{program} --version says {:?}", text.trim()))
-    });
-    let (version, warning) = match version {
+    let (version, warning) = match version(settings, &supervisor.environment) {
         Ok(version) => {
-            tracing::info!("nodes are Zeek {version}, run with {program}");
+            tracing::info!("nodes are Zeek {version}, run with {}", settings.node_program.0);
             (version, None)
         }
         Err(reason) => {
@@ -60,6 +57,21 @@ pub fn profile(
         state_dir: settings.state_dir.display().to_string(),
     };
     Ok((Profile::Zeek(options), warning.into_iter().chain(never_ready(settings)).collect()))
+}
+
+/// The version of what nodes are run with.
+fn version(settings: &Settings, environment: &[(OsString, OsString)]) -> Result<Version, String> {
+    let program = settings.node_program.0.as_str();
+    let text = probe::output(environment, program, &["--version"])?;
+    Version::from_output(&text).ok_or_else(|| format!("{program} --version says {:?}", text.trim()))
+}
+
+/// What of `config` has no effect with the Zeek of this host, if there is one that can be asked.
+pub fn doubts(settings: &Settings, config: &Configuration) -> Option<Problem> {
+    let asks = settings.nodes_are_zeek() && config.nodes.iter().any(|node| node.metrics_port.is_some());
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let version = asks.then(|| version(settings, &environment).ok()).flatten()?;
+    zeek::doubts(config, None, version)
 }
 
 /// Why no node would ever say that it is ready.

@@ -231,7 +231,7 @@ fn put_in_place(state_dir: &Path, options: &Options) -> Result<(), OpenError> {
     drop(database);
     let marked = || {
         let known = mark::read(state_dir)?;
-        let mut side = MarkFile::open(state_dir, known, history.last, Some(history.hash))?;
+        let mut side = MarkFile::open(state_dir, known, history.last, Some(history.hash), None)?;
         // What was answered once somewhere else is not sent again.
         side.set_sent(history.last)?;
         side.sync()

@@ -26,6 +26,7 @@ pub mod memory;
 mod migrate;
 pub mod open;
 mod place;
+mod probe;
 pub mod prune;
 pub mod reader;
 mod recover;

@@ -18,6 +18,7 @@ use super::keys;
 use super::mark::{self, Mark, MarkFile};
 use super::migrate::{self, MigrateError};
 use super::place::{self, Place};
+use super::probe;
 use super::recover;
 use super::salvage;
 use super::space::{self, Floors, Gauge};
@@ -268,7 +269,7 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
         let dir = dir.display().to_string();
         return Err(OpenError::NewerFormat { dir, found: format, known: versions::FORMAT });
     }
-    salvage::finish_interrupted(state_dir)?;
+    let rebuilt = salvage::finish_interrupted(state_dir)?;
     import::finish_interrupted(state_dir, options)?;
     place::found(state_dir)?;
     place::clear_up(state_dir)?;
@@ -277,7 +278,7 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
         && mark.format < versions::FORMAT
     {
         // From here on the release before must not touch it any more, however far the migration comes.
-        MarkFile::open(state_dir, known, mark.high, None)
+        MarkFile::open(state_dir, known, mark.high, None, None)
             .and_then(|side| side.sync())
             .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
     }
@@ -287,20 +288,16 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
     let initialised = identity::exists(state_dir).map_err(OpenError::io("looking for the identity in", state_dir))?;
     let deep = suspect_path(state_dir).exists();
 
-    let mut usable = match attempt(&dir, options, sent, deep) {
-        Ok(usable) => usable,
-        Err(Failure::Other(error)) => return Err(error),
-        Err(Failure::Damage(first)) => {
-            tracing::error!(error = %chain(&first), "the journal is damaged; trying it on a copy");
-            // A damaged file fails again. What does not was a passing fault of this process, memory for example.
-            if salvage::copy_opens(state_dir, options, sent, deep)?
-                && let Ok(usable) = attempt(&dir, options, sent, deep)
-            {
-                usable
-            } else {
-                salvage::salvage(state_dir, options, high)?;
-                attempt(&dir, options, sent, false).map_err(|failure| failure.into_error(&dir))?
-            }
+    // The side file still tells of the journal before.
+    let cut_off = known.filter(|_| !rebuilt).map_or(Ok(0), |mark| mark.cut_off(&dir));
+    let cut_off = cut_off.map_err(OpenError::io("measuring", &store::main_file(&dir)))?;
+    let may_open = cut_off == 0 || may_open_shorter(state_dir, options, sent, high, cut_off)?;
+    let in_place = if may_open { open_in_place(state_dir, &dir, options, sent, deep)? } else { None };
+    let mut usable = match in_place {
+        Some(usable) => usable,
+        None => {
+            salvage::salvage(state_dir, options, high)?;
+            attempt(&dir, options, sent, false).map_err(|failure| failure.into_error(&dir))?
         }
     };
     if deep {
@@ -324,7 +321,10 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
         };
     let last = usable.recovered.last;
     let head = (last > Seq(0)).then_some(usable.state.history.hash);
-    let mark = MarkFile::open(state_dir, known, last, head)
+    let mark = usable
+        .database
+        .extent()
+        .and_then(|extent| MarkFile::open(state_dir, known, last, head, extent))
         .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
     let floors = Floors { requests: options.request_floor, facts: options.fact_floor, ballast: options.ballast_bytes };
     let place = Place::new(&dir);
@@ -337,6 +337,44 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
         open_time: started.elapsed(),
     });
     Ok(Opened { journal, recovered: usable.recovered, condition })
+}
+
+/// Whether a journal may be opened whose file is shorter than it was: an open writes to it.
+fn may_open_shorter(
+    state_dir: &Path,
+    options: &Options,
+    sent: Seq,
+    high: Seq,
+    cut_off: u64,
+) -> Result<bool, OpenError> {
+    tracing::warn!("the journal's file is {cut_off} bytes shorter than it was; trying it on a copy first");
+    let may_open = probe::loses_nothing(state_dir, options, sent, high)?;
+    match may_open {
+        true => tracing::info!("nothing that could be read is lost by opening it as it is"),
+        false => tracing::error!("the journal is damaged: its file was cut"),
+    }
+    Ok(may_open)
+}
+
+/// `None`: it is damaged.
+fn open_in_place(
+    state_dir: &Path,
+    dir: &Path,
+    options: &Options,
+    sent: Seq,
+    deep: bool,
+) -> Result<Option<Usable>, OpenError> {
+    let first = match attempt(dir, options, sent, deep) {
+        Ok(usable) => return Ok(Some(usable)),
+        Err(Failure::Other(error)) => return Err(error),
+        Err(Failure::Damage(first)) => first,
+    };
+    tracing::error!(error = %chain(&first), "the journal is damaged; trying it on a copy");
+    // A damaged file fails again. What does not was a passing fault of this process, memory for example.
+    Ok(match probe::opens(state_dir, options, sent, deep)? {
+        true => attempt(dir, options, sent, deep).ok(),
+        false => None,
+    })
 }
 
 /// Why an attempt at opening ended.

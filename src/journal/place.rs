@@ -58,6 +58,20 @@ impl Generation {
     pub(super) fn dir(self, state_dir: &Path) -> PathBuf {
         state_dir.join(self.name())
     }
+
+    /// That of a journal's directory.
+    pub(super) fn of(dir: &Path) -> Option<Self> {
+        Self::parse(dir.file_name()?.to_str()?)
+    }
+
+    /// In four bytes, 0 for one that is too large for them.
+    pub(super) fn tag(self) -> u32 {
+        u32::try_from(self.0).unwrap_or_default()
+    }
+
+    pub(super) fn tagged(tag: u32) -> Option<Self> {
+        (tag > 0).then_some(Self(u64::from(tag)))
+    }
 }
 
 /// What the pointer says.
@@ -141,7 +155,7 @@ pub fn is_there(state_dir: &Path) -> bool {
 
 /// The state directory in which `dir` is the journal, if it is one's.
 pub(super) fn state_dir_of(dir: &Path) -> Option<&Path> {
-    let generation = Generation::parse(dir.file_name()?.to_str()?)?;
+    let generation = Generation::of(dir)?;
     dir.parent().filter(|state_dir| current(state_dir).is_ok_and(|current| current == generation))
 }
 

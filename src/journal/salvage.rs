@@ -1,6 +1,6 @@
 //! A damaged journal to a new one with all that reads.
 //!
-//! The damaged directory is only ever copied and renamed. A salvage that is interrupted leaves either the directory as
+//! The damaged directory is only ever copied and renamed here; what an open of it does see [`super::probe`]. A salvage that is interrupted leaves either the directory as
 //! it was (the next start begins anew) or a finished `journal.rebuilt-…` (the next start puts it in place):
 //!
 //! ```text
@@ -25,7 +25,7 @@ use super::entry::{
     AgentRecord, Answer, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Record, Stage, UnfinishedRecord,
 };
 use super::keys::{self, Family, Key};
-use super::open::{self, Failure, OpenError, Options};
+use super::open::{self, OpenError, Options};
 use super::place;
 use super::recover;
 use super::store::{self, Database, StorageError};
@@ -38,8 +38,9 @@ use crate::api::event::{Request, Response, Result as ApiResult, ResultData};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::report::chain;
 use crate::api::time::Timestamp;
+use crate::crash_point;
 
-const COPY: &str = "journal.copy-";
+pub(super) const COPY: &str = "journal.copy-";
 const REBUILDING: &str = "journal.rebuilding";
 const REBUILT: &str = "journal.rebuilt-";
 const DAMAGED: &str = "journal.damaged-";
@@ -84,8 +85,9 @@ pub(super) fn summary(recovered: u64, missing: &[(Seq, Seq)]) -> String {
     format!("{recovered} entries were taken over, {lost} are lost ({})", ranges.join(", "))
 }
 
-/// Clears up after a salvage or an inspection that was killed, and puts a finished journal in place.
-pub(super) fn finish_interrupted(state_dir: &Path) -> Result<(), OpenError> {
+/// Clears up after a salvage or an inspection that was killed, and puts a finished journal in place: whether there was one.
+pub(super) fn finish_interrupted(state_dir: &Path) -> Result<bool, OpenError> {
+    let mut finished = false;
     let listing = || OpenError::io("listing", state_dir);
     for entry in fs::read_dir(state_dir).map_err(listing())? {
         let entry = entry.map_err(listing())?;
@@ -95,12 +97,13 @@ pub(super) fn finish_interrupted(state_dir: &Path) -> Result<(), OpenError> {
             remove(&entry.path())?;
         } else if let Some(tag) = name.strip_prefix(REBUILT) {
             put_in_place(state_dir, tag)?;
+            finished = true;
         }
     }
-    Ok(())
+    Ok(finished)
 }
 
-fn remove(dir: &Path) -> Result<(), OpenError> {
+pub(super) fn remove(dir: &Path) -> Result<(), OpenError> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(OpenError::io("removing", dir)(error)),
         _ => Ok(()),
@@ -115,13 +118,22 @@ fn put_in_place(state_dir: &Path, tag: &str) -> Result<(), OpenError> {
     if dir.exists() && !aside.exists() {
         fs::rename(&dir, &aside).map_err(OpenError::io("setting aside", &dir))?;
         sync()?;
+        crash_point!("during_salvage_swap");
     }
     fs::rename(&rebuilt, &dir).map_err(OpenError::io("putting in place", &rebuilt))?;
     sync()
 }
 
-/// Copies a journal's directory. `with` says which files.
+/// Copies a journal's directory, or leaves nothing. `with` says which files.
 pub(super) fn copy_dir(from: &Path, to: &Path, with: &impl Fn(&Path) -> bool) -> Result<(), OpenError> {
+    copy_files(from, to, with).inspect_err(|_| {
+        if let Err(error) = remove(to) {
+            tracing::warn!(error = %chain(&error), "an unfinished copy of the journal is removed by the next start");
+        }
+    })
+}
+
+fn copy_files(from: &Path, to: &Path, with: &impl Fn(&Path) -> bool) -> Result<(), OpenError> {
     DirBuilder::new().mode(0o700).create(to).map_err(OpenError::io("creating", to))?;
     for entry in fs::read_dir(from).map_err(OpenError::io("listing", from))? {
         let entry = entry.map_err(OpenError::io("listing", from))?;
@@ -129,30 +141,12 @@ pub(super) fn copy_dir(from: &Path, to: &Path, with: &impl Fn(&Path) -> bool) ->
         let kind = entry.file_type().map_err(OpenError::io("looking at", &path))?;
         let target = to.join(entry.file_name());
         if kind.is_dir() {
-            copy_dir(&path, &target, with)?;
+            copy_files(&path, &target, with)?;
         } else if with(&path) {
             fs::copy(&path, &target).map_err(OpenError::io("copying", &path))?;
         }
     }
     Ok(())
-}
-
-/// Whether a copy of the journal opens.
-pub(super) fn copy_opens(state_dir: &Path, options: &Options, sent: Seq, deep: bool) -> Result<bool, OpenError> {
-    let copy = state_dir.join(format!("{COPY}probe"));
-    remove(&copy)?;
-    copy_dir(&place::current(state_dir)?.dir(state_dir), &copy, &|_| true)?;
-    let attempted = open::attempt(&copy, options, sent, deep);
-    let opens = match attempted {
-        Ok(usable) => {
-            usable.database.abandon();
-            true
-        }
-        Err(Failure::Damage(_)) => false,
-        Err(Failure::Other(error)) => return Err(error),
-    };
-    remove(&copy)?;
-    Ok(opens)
 }
 
 /// Builds a new journal of what reads and puts it in the place of the damaged one. `high`: how far it had come, if that
@@ -178,10 +172,12 @@ pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq) -> Result<
     })?;
     let summary = summary(rebuild.recovered, &missing);
     drop(database);
+    crash_point!("during_salvage");
     store::sync_dir(&rebuilding).map_err(OpenError::io("syncing", &rebuilding))?;
     let rebuilt = state_dir.join(format!("{REBUILT}{tag}"));
     fs::rename(&rebuilding, &rebuilt).map_err(OpenError::io("completing", &rebuilding))?;
     store::sync_dir(state_dir).map_err(OpenError::io("syncing", state_dir))?;
+    crash_point!("after_salvage_built");
     put_in_place(state_dir, &tag)?;
     tracing::error!(aside = %aside.display(), "the damaged journal was set aside; {summary}");
     sources.discard()
@@ -372,6 +368,14 @@ impl Sources {
             .max()
             .unwrap_or_default()
             .max(high)
+    }
+
+    /// The newest entry that reads, then nothing of this is needed any more.
+    pub(super) fn newest(self) -> Result<Seq, OpenError> {
+        let newest = self.databases.iter().filter_map(|database| database.last().ok());
+        let newest = newest.filter(|seq| self.entry(*seq).is_ok_and(|entry| entry.is_some())).max();
+        self.discard()?;
+        Ok(newest.unwrap_or_default())
     }
 
     pub(super) fn discard(mut self) -> Result<(), OpenError> {

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use super::batch::Write;
 use super::keys;
-use super::place::Place;
+use super::mark::Extent;
+use super::place::{Generation, Place};
 use super::table::{ReadError, Row, Table};
 
 /// What went wrong below the journal, by what follows from it.
@@ -134,6 +135,7 @@ pub(super) struct Database {
     db: sled::Db,
     /// Our own descriptor of sled's file, to sync it.
     file: File,
+    directory: Option<Generation>,
 }
 
 impl Database {
@@ -185,6 +187,12 @@ impl Database {
         self.file.sync_data().map_err(StorageError::from)
     }
 
+    /// How long its file is, if it is in a journal's directory.
+    pub(super) fn extent(&self) -> io::Result<Option<Extent>> {
+        let Some(directory) = self.directory else { return Ok(None) };
+        Ok(Some(Extent { directory, length: self.file.metadata()?.len() }))
+    }
+
     /// Lets go without waiting: closing a damaged database may take for ever.
     pub(super) fn abandon(self) {
         let closing = thread::Builder::new()
@@ -231,7 +239,7 @@ fn open(dir: &Path, cache_capacity: u64) -> Result<Database, StorageError> {
              writes such; run `journal verify`"
         );
     }
-    Ok(Database { db, file })
+    Ok(Database { db, file, directory: Generation::of(dir) })
 }
 
 /// The open database as all share it that use it. It can be closed and opened again under them: what the store met once, a
@@ -303,6 +311,11 @@ impl Shared {
     /// For one use: whoever keeps it keeps it from being opened again.
     pub(super) fn get(&self) -> Result<Arc<Database>, StorageError> {
         self.database.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StorageError::Closed)
+    }
+
+    /// As [`Database::extent`], of whichever is open.
+    pub(super) fn extent(&self) -> io::Result<Option<Extent>> {
+        self.get().map_or(Ok(None), |database| database.extent())
     }
 
     /// Closes it, if it is open, opens it, and puts it back once `check` has accepted it. Whoever still reads keeps its

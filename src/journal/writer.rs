@@ -536,8 +536,8 @@ impl Batch {
         let outcome = committer.write(content);
         match &outcome {
             Ok(()) => {
-                let hash = committer.state.history.hash;
-                committer.mark(|mark| mark.set_high(upto, hash));
+                let (hash, extent) = (committer.state.history.hash, committer.database.extent());
+                committer.mark(|mark| mark.set_high(upto, hash, extent?));
             }
             Err(Unwritten { error, .. }) if error.is_damage() => suspect(&committer.state_dir),
             Err(_) => {}

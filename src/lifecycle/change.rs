@@ -233,7 +233,15 @@ impl Lifecycle {
     }
 
     pub(super) fn check(&self, config: &Configuration) -> validate::Report {
-        validate::check(config, &HostFacts { instance: &self.options.instance, cpus: self.options.cpus })
+        let instance = &self.options.instance;
+        let mut report = validate::check(config, &HostFacts { instance, cpus: self.options.cpus });
+        let doubt = match &self.options.profile {
+            Profile::Zeek(options) => zeek::doubts(config, Some(instance), options.version),
+            Profile::Plain => None,
+        };
+        // It concerns the whole configuration, and these come first.
+        report.warnings.splice(0..0, doubt);
+        report
     }
 
     /// What of a configuration will work and may not be meant.
@@ -350,6 +358,10 @@ impl Lifecycle {
                 zeek::Recipe { args: self.options.args.clone(), env, files: BTreeMap::new() }
             }
         };
+        let ports = match &self.options.profile {
+            Profile::Zeek(options) => zeek::ports(options, node),
+            Profile::Plain => [node.port, node.metrics_port].into_iter().flatten().map(|port| port.number).collect(),
+        };
         let stop_timeout_ms = match node.role {
             ClusterRole::Logger | ClusterRole::Manager => self.options.stop_timeout_writers_ms,
             ClusterRole::Proxy | ClusterRole::Worker | ClusterRole::None => self.options.stop_timeout_ms,
@@ -359,7 +371,7 @@ impl Lifecycle {
             args,
             env,
             role: node.role,
-            ports: [node.port, node.metrics_port].into_iter().flatten().map(|port| port.number).collect(),
+            ports,
             readiness: self.options.readiness,
             stop_timeout_ms,
             files,

@@ -66,6 +66,10 @@ pub enum Input {
     },
     /// Retention has found what may go.
     Prune(Removal),
+    /// Something went wrong that is neither a request's nor a node's, and that the controller is to know.
+    Trouble {
+        message: String,
+    },
     /// Time has passed.
     Tick,
     /// The agent is to end; its nodes stay.

@@ -222,6 +222,7 @@ impl Lifecycle {
             | Input::Request { .. }
             | Input::Malformed { .. }
             | Input::Prune(_)
+            | Input::Trouble { .. }
             | Input::Tick
             | Input::Stop { .. } => {}
             // It may say so before its start is known here; what that leads to waits for it.
@@ -251,6 +252,7 @@ impl Lifecycle {
             Input::CheckedIn { node } => vec![self.checked_in(node)],
             Input::Stop { reason } => vec![self.stop(reason)],
             Input::Prune(removal) => vec![self.prune(removal)],
+            Input::Trouble { message } => vec![self.notify_trouble(message)],
             Input::Adopted
             | Input::Delivered { .. }
             | Input::Disconnected { .. }

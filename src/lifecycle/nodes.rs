@@ -458,11 +458,17 @@ impl Lifecycle {
     }
 
     pub(super) fn notify_error(&self, name: &NodeName, message: &str) -> Decision {
-        Decision::default().effect(Effect::Notify(Notification::NotifyError {
-            instance: self.options.instance.to_string(),
-            msg: message.to_owned(),
-            node: name.to_string(),
-        }))
+        self.notify_error_about(name.to_string(), message)
+    }
+
+    /// An error that is no node's.
+    pub(super) fn notify_trouble(&self, message: &str) -> Decision {
+        self.notify_error_about(String::new(), message)
+    }
+
+    fn notify_error_about(&self, node: String, message: &str) -> Decision {
+        let (instance, msg) = (self.options.instance.to_string(), message.to_owned());
+        Decision::default().effect(Effect::Notify(Notification::NotifyError { instance, msg, node }))
     }
 
     /// Have lock, socket and launch file made for the node's next process.

@@ -1,6 +1,6 @@
 //! The beginning of a run: what the last one left, in the journal and among the processes.
 
-use crate::api::event::{Notification, Request};
+use crate::api::event::Request;
 use crate::api::ids::NodeName;
 use crate::api::launch::ExitCause;
 use crate::api::supervision::Finding;
@@ -8,7 +8,6 @@ use crate::api::time::Now;
 use crate::journal::entry::{Entry, Goal, Life, Packed, Stage};
 
 use super::decision::{Decision, Note};
-use super::effect::Effect;
 use super::seen::Place;
 use super::{ATTEMPTS, EARLY_DEATHS, Lifecycle};
 
@@ -31,12 +30,7 @@ impl Lifecycle {
                 "hold mode: {reason}; running nodes are supervised, nothing else is started or stopped until a \
                  configuration, standby or nodes command"
             );
-            decision =
-                decision.entry(Entry::HoldEntered { reason }).effect(Effect::Notify(Notification::NotifyError {
-                    instance: self.options.instance.to_string(),
-                    msg: message,
-                    node: String::new(),
-                }));
+            decision = decision.entry(Entry::HoldEntered { reason }).and(self.notify_trouble(&message));
         }
         if let Some(config) = &self.durable.desired.config {
             decision = decision.and(self.doubts(&self.check(&config.0)));

@@ -547,6 +547,16 @@ settings! {
     crash_keep: u32, "ZCA_CRASH_KEEP", "10" => 10;
     /// How long a crash bundle is kept.
     crash_keep_time: Span, "ZCA_CRASH_KEEP_TIME", "30d" => Span::days(30);
+    /// How often rotated logs are archived, if there are any; 0 is never.
+    archive_interval: Span, "ZCA_ARCHIVE_INTERVAL", "1h" => Span::seconds(3600);
+    /// What archives them. It is run as `COMMAND -1 QUEUE ARCHIVE_DIR`, as Zeek's agent runs it, as node_user if there is one. A
+    /// name is looked for beside node_program, then in PATH.
+    archive_command: ProgramName, "ZCA_ARCHIVE_COMMAND", "zeek-archiver" => ProgramName("zeek-archiver".to_owned());
+    /// Where archived logs go.
+    archive_dir: PathBuf, "ZCA_ARCHIVE_DIR", "`logs` in state_dir" => state_dir.value.join("logs");
+    /// A run of archive_command that takes longer is ended: SIGTERM, after 3 s SIGKILL. What it had not done waits for the next.
+    archive_timeout: Span, "ZCA_ARCHIVE_TIMEOUT", "1h" => Span::seconds(3600);
+
     /// More exits than this within restart_window make a node FAILED.
     max_restarts: u32, "ZCA_MAX_RESTARTS", "10" => 10;
     /// The time in which max_restarts are counted.

@@ -4,9 +4,10 @@
 //! | --- | --- | --- |
 //! | held | a shim answers | it is adopted, or its exit is taken |
 //! | held | connects, no answer | it is adopted as it is on disk, and silent: slowness is never punished |
-//! | held | nobody, for 2 s | what is proven ours is ended: the recorded process, and all that hold this very lock |
+//! | held | nobody, for 2 s | what is proven ours is ended: the recorded process, and all of the node's user that hold this very lock |
 //! | held | nobody, nothing proven | unprovable: no signal, no start |
-//! | free | | an exit report of this incarnation counts; a recorded process is ended if it lives, and was lost if it ran in this boot; else nothing is left |
+//! | free | a shim answers, or only connects | as if it were held: its node has let go of the lock, which both share |
+//! | free | nobody | an exit report of this incarnation counts; a recorded process is ended if it lives, and was lost if it ran in this boot; else nothing is left |
 //!
 //! Proof is in [`process`]. A file of the run directory alone never leads to a signal: it can only name a
 //! process, whose boot and start time the kernel has to confirm.
@@ -20,7 +21,7 @@ use super::Context;
 use super::files::{self, Checked, Exit, Launch, Status};
 use super::launch::{LOOK_AGAIN, RunDir};
 use super::link::{Heard, Link};
-use super::process::{self, Proven};
+use super::process::{self, Proven, Run};
 use super::protocol::{Hello, ToAgent};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
@@ -77,15 +78,15 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
     let deadline = Instant::now() + patience;
     let mut pause = Duration::from_millis(2);
     loop {
-        let lock = {
+        // Not kept: it is only to be known whether somebody has it.
+        let is_free = {
             let directory = Arc::clone(&directory);
-            blocking(move || directory.try_lock().map_err(|error| cannot_lock(&directory, &error))).await?
+            let tried = move || {
+                directory.try_lock().map(|lock| lock.is_some()).map_err(|error| cannot_lock(&directory, &error))
+            };
+            blocking(tried).await?
         };
-        if let Some(lock) = lock {
-            drop(lock);
-            let (context, known, directory) = (Arc::clone(context), known.clone(), Arc::clone(&directory));
-            return blocking(move || nothing_holds_it(&context, &known, read::<Status>(&directory))).await;
-        }
+        // Also where the lock is free: the node shares it with its shim, and may have let go of it for both.
         if let Ok(mut link) = Link::connect(&directory).await {
             match tokio::time::timeout_at(deadline.max(Instant::now() + LOOK_AGAIN), link.hear()).await {
                 Ok(Heard::Message(ToAgent::Hello(hello))) => return adopt(node, &directory, link, Some(hello)),
@@ -93,6 +94,10 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
                 // It went away in between, or is no shim of ours to talk to: look again.
                 Ok(Heard::Message(_) | Heard::Closed(_) | Heard::Silent) => {}
             }
+        }
+        if is_free {
+            let (context, known, directory) = (Arc::clone(context), known.clone(), Arc::clone(&directory));
+            return blocking(move || nothing_holds_it(&context, &known, read::<Status>(&directory))).await;
         }
         if Instant::now() >= deadline {
             let (context, known) = (Arc::clone(context), known.clone());
@@ -141,14 +146,19 @@ fn nothing_holds_it(context: &Context, known: &Known, status: Option<Status>) ->
 fn end_without_shim(context: &Context, known: &Known, directory: &RunDir) -> Result<Look, String> {
     let launch = read::<Launch>(directory);
     let status = read::<Status>(directory);
-    let incarnation = launch.map_or(known.incarnation, |launch| launch.incarnation).max(known.incarnation);
+    let incarnation = launch.as_ref().map_or(known.incarnation, |launch| launch.incarnation).max(known.incarnation);
     let recorded = status.as_ref().and_then(|status| status.process.as_ref());
+    // Whoever held the lock before did not let it be launched anew, so this is their launch.
+    let run = Run { uid: uid(launch.as_ref()), directory: directory.as_file() };
+    let mut strangers = None;
     for _ in 0..ROUNDS {
         let lock = directory.open_lock().map_err(|error| cannot_lock(directory, &error))?;
         let mut ours = by_record(context, [known.process.as_ref(), recorded])?;
-        let (holders, hidden) =
-            Proven::by_lock(&lock).map_err(|error| format!("cannot look through /proc for its processes: {error}"))?;
-        ours.extend(holders);
+        let holders = Proven::by_lock(&lock, &run)
+            .map_err(|error| format!("cannot look through /proc for its processes: {error}"))?;
+        strangers = holders.strangers();
+        let hidden = holders.hidden;
+        ours.extend(holders.ours);
         if !ours.is_empty() {
             end_all(&ours)?;
         }
@@ -160,7 +170,8 @@ fn end_without_shim(context: &Context, known: &Known, directory: &RunDir) -> Res
                 status => lost(incarnation, known, status),
             });
         }
-        if ours.is_empty() {
+        // A stranger may be the node's yet: between its fork and the change to its user.
+        if ours.is_empty() && strangers.is_none() {
             return Err(format!(
                 "{}/lock is held, no shim answers, and no process could be proven to be the node's ({hidden} could not be \
                  inspected); find the holder with `fuser {0}/lock` and end it",
@@ -168,7 +179,24 @@ fn end_without_shim(context: &Context, known: &Known, directory: &RunDir) -> Res
             ));
         }
     }
+    if let Some(strangers) = strangers {
+        let user = run.uid.map_or("an unknown user".to_owned(), |uid| format!("uid {uid}"));
+        return Err(format!(
+            "{}/lock is held by {strangers}, and the node ran as {user}: it was handed to them, they are not signalled; end \
+             them if they are the node's, then start the node again",
+            directory.path.display()
+        ));
+    }
     Err(format!("{}/lock is still held after its processes were ended {ROUNDS} times", directory.path.display()))
+}
+
+/// Whom the node's processes run as. Without a launch file that reads, an agent that is root cannot know.
+fn uid(launch: Option<&Launch>) -> Option<u32> {
+    let own = process::own_uid();
+    match launch {
+        Some(launch) => Some(launch.spec.rights.user.as_ref().map_or(own, |user| user.uid)),
+        None => Some(own).filter(|own| *own != 0),
+    }
 }
 
 /// Those of the recorded processes that live.

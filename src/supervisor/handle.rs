@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::adopt::Known;
 use super::crash::Keeper;
+use super::job::{self, Job};
 use super::launch::Order;
 use super::task::NodeTask;
 use super::{Context, Error, Options, output};
@@ -108,6 +109,11 @@ impl Handle {
         let context = Arc::new(Context::open(options)?);
         let crashes = Keeper::start(&context.options.state_dir, context.options.crash.clone(), &tasks);
         Ok(Self { shared: Arc::new(Shared { context, tasks, crashes, events, slots: Mutex::default() }) })
+    }
+
+    /// A job of this host. There must not be two with one directory.
+    pub fn job(&self, options: job::Options) -> Job {
+        Job::new(Arc::clone(&self.shared.context), options)
     }
 
     /// The boot this supervisor runs in, as it is in every [`ProcessId`].

@@ -62,6 +62,11 @@ impl RunDir {
         Self::open(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// The directory itself, to be compared.
+    pub fn as_file(&self) -> &File {
+        &self.directory
+    }
+
     /// A path to the socket that fits into 108 bytes; good while `self` lives.
     pub fn socket(&self) -> PathBuf {
         format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()).into()
@@ -208,7 +213,7 @@ fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, 
     let mut env = environment(&context.options.environment, &spec.env);
     env.extend(context.options.agent_address.iter().flat_map(|address| whereabouts(*address, node)));
     let program = match &spec.program {
-        Program::Path(program) => Some(find_program(program, env.get(OsStr::new("PATH")))?),
+        Program::Path(program) => Some(find_program(NODE_PROGRAM, program, env.get(OsStr::new("PATH")))?),
         Program::Simulated => {
             env.extend(context.options.simulated_env.iter().cloned());
             None
@@ -286,17 +291,19 @@ fn whereabouts(agent: SocketAddr, node: &NodeName) -> [(OsString, OsString); 3] 
     .map(|(name, value)| (name.into(), value.into()))
 }
 
+/// What errors call a program that nodes run.
+pub(super) const NODE_PROGRAM: &str = "node program";
+
 /// The file to execute, as an absolute path. The error names what was looked at.
-pub(super) fn find_program(program: &str, path: Option<&OsString>) -> Result<PathBuf, String> {
+pub(super) fn find_program(what: &str, program: &str, path: Option<&OsString>) -> Result<PathBuf, String> {
     if program.is_empty() {
         return Err("no node program is set; set node_program in the settings or give --node-program".into());
     }
     if program.contains('/') {
-        let path =
-            std::path::absolute(program).map_err(|error| format!("cannot run node program {program}: {error}"))?;
+        let path = std::path::absolute(program).map_err(|error| format!("cannot run {what} {program}: {error}"))?;
         return match check_executable(&path) {
             Ok(()) => Ok(path),
-            Err(error) => Err(format!("cannot run node program {}: {error}", path.display())),
+            Err(error) => Err(format!("cannot run {what} {}: {error}", path.display())),
         };
     }
     let path = path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
@@ -310,10 +317,10 @@ pub(super) fn find_program(program: &str, path: Option<&OsString>) -> Result<Pat
         }
     }
     let seen = seen.unwrap_or_else(|| "no such file".into());
-    Err(format!("cannot find node program {program} in PATH ({}): {seen}", path.display()))
+    Err(format!("cannot find {what} {program} in PATH ({}): {seen}", path.display()))
 }
 
-fn check_executable(path: &Path) -> io::Result<()> {
+pub(super) fn check_executable(path: &Path) -> io::Result<()> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
@@ -372,16 +379,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("tool");
         let path = Some(directory.path().as_os_str().to_owned());
-        let missing = find_program("tool", path.as_ref()).unwrap_err();
+        let missing = find_program(NODE_PROGRAM, "tool", path.as_ref()).unwrap_err();
         assert!(missing.contains(directory.path().to_str().unwrap()), "{missing}");
         std::fs::write(&place, "#!/bin/sh\n").unwrap();
         std::fs::set_permissions(&place, PermissionsExt::from_mode(0o644)).unwrap();
-        let refused = find_program("tool", path.as_ref()).unwrap_err();
+        let refused = find_program(NODE_PROGRAM, "tool", path.as_ref()).unwrap_err();
         assert!(refused.contains("tool: Permission denied"), "{refused}");
         std::fs::set_permissions(&place, PermissionsExt::from_mode(0o755)).unwrap();
-        assert_eq!(find_program("tool", path.as_ref()).unwrap(), place);
-        assert!(find_program(directory.path().to_str().unwrap(), None).unwrap_err().contains("not a regular file"));
-        assert!(find_program("/nowhere/zeek", None).unwrap_err().contains("/nowhere/zeek: No such file"));
-        assert!(find_program("", None).is_err());
+        assert_eq!(find_program(NODE_PROGRAM, "tool", path.as_ref()).unwrap(), place);
+        assert!(
+            find_program(NODE_PROGRAM, directory.path().to_str().unwrap(), None)
+                .unwrap_err()
+                .contains("not a regular file")
+        );
+        assert!(find_program(NODE_PROGRAM, "/nowhere/zeek", None).unwrap_err().contains("/nowhere/zeek: No such file"));
+        assert!(find_program(NODE_PROGRAM, "", None).is_err());
     }
 }

@@ -17,7 +17,7 @@
 //! - [`launch`] takes the lock and spawns shims, unless [`ports`] are taken; [`adopt`] finds out what is left of a node; [`process`] proves.
 //! - [`rights`] is what a process takes on before it becomes a node; [`ownership`] makes the node's directory its user's.
 //! - [`node_files`] writes what a node finds in its directory; [`probe`] asks a program what it is.
-//! - [`crash`] keeps what is left of a node that ended unasked.
+//! - [`crash`] keeps what is left of a node that ended unasked; [`job`] runs a program now and then, and never twice at once.
 //! - [`task`] is the event loop per node, [`handle`] the way to all of them.
 //! - [`simulated`] is what a stand-in for Zeek is started as, and what it needs of the kernel.
 
@@ -25,6 +25,7 @@ mod adopt;
 pub mod crash;
 mod files;
 mod handle;
+pub mod job;
 mod launch;
 mod link;
 mod node_files;
@@ -143,9 +144,13 @@ fn create_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Runs the process as a shim, if it was started as one. To be called first in `main`, while there is one thread and nothing
+/// Runs the process as a shim or a job, if it was started as one. To be called first in `main`, while there is one thread and nothing
 /// was done.
 pub fn hidden_mode(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut args = args.into_iter();
-    (args.next()? == shim::NAME).then(|| shim::main(args))
+    match args.next()?.to_str()? {
+        shim::NAME => Some(shim::main(args)),
+        job::NAME => Some(job::main(args)),
+        _ => None,
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
-use super::launch::{environment, find_program};
+use super::launch::{NODE_PROGRAM, environment, find_program};
 
 /// How long a program may take to say something about itself.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ const OUTPUT_LIMIT: u64 = 64 << 10;
 /// to be called from a runtime.
 pub fn output(agent: &[(OsString, OsString)], program: &str, args: &[&str]) -> Result<String, String> {
     let env = environment(agent, &BTreeMap::new());
-    let path = find_program(program, env.get(OsStr::new("PATH")))?;
+    let path = find_program(NODE_PROGRAM, program, env.get(OsStr::new("PATH")))?;
     let shown = format!("{} {}", path.display(), args.join(" "));
     let failed = |error: std::io::Error| format!("{shown}: {error}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

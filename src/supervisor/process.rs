@@ -4,6 +4,7 @@
 //! Promise: [`Proven`] exists only for a process that was identified *after* its pidfd was opened. Nothing else in the
 //! agent signals a process.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -70,12 +71,11 @@ impl Proven {
         }
     }
 
-    /// All processes that have `lock` open with the lock on it; this process is not looked at. The second value counts
-    /// those that could not be inspected.
-    pub fn by_lock(lock: &File) -> io::Result<(Vec<Self>, usize)> {
+    /// Who has `lock` open with the lock on it; this process is not looked at.
+    pub fn by_lock(lock: &File, run: &Run<'_>) -> io::Result<Holders> {
         let lock = lock.metadata()?;
         let own = std::process::id();
-        let (mut proven, mut hidden) = (Vec::new(), 0);
+        let mut holders = Holders::default();
         for entry in fs::read_dir("/proc")? {
             let Ok(entry) = entry else { continue };
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -86,19 +86,25 @@ impl Proven {
                 Ok(false) => continue,
                 Ok(true) => {}
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    hidden += 1;
+                    holders.hidden += 1;
                     continue;
                 }
                 Err(_) => continue,
             }
-            // Once more behind the pidfd: now it is this process, and not one that had the pid before.
-            if let Some(process) = Self::pin(pid)?
-                && holds_lock(pid, lock.dev(), lock.ino()).unwrap_or(false)
-            {
-                proven.push(process);
+            let Some(process) = Self::pin(pid)? else { continue };
+            // Once more behind the pidfd: now it is this process, and not one that had the pid before. Should it end from here
+            // on and its pid be used again, what is read is another's, and a signal reaches nobody.
+            if !holds_lock(pid, lock.dev(), lock.ino()).unwrap_or(false) {
+                continue;
+            }
+            match real_uid(pid) {
+                Ok(uid) if run.has(pid, uid) => holders.ours.push(process),
+                Ok(uid) => holders.strangers.push(Stranger { pid, uid, name: name(pid) }),
+                Err(error) if is_gone(&error) => {}
+                Err(_) => holders.hidden += 1,
             }
         }
-        Ok((proven, hidden))
+        Ok(holders)
     }
 
     fn pin(pid: u32) -> io::Result<Option<Self>> {
@@ -135,6 +141,86 @@ impl Proven {
             }
         }
     }
+}
+
+/// Whose processes the lock of one run proves.
+///
+/// The lock alone proves little where the agent is root and the run is not: whoever has a descriptor can hand it to any
+/// process that takes descriptors (`SCM_RIGHTS` of unix(7): a message bus does, and service managers do), or start a program
+/// that becomes another user's. So a holder has to be what the run's own user could signal as well.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// The real uid of the run's processes, if that is known.
+    pub uid: Option<u32>,
+    /// Where its lock is. Only the agent's user gets there, so a process of that user that works there is a shim, or a job
+    /// that has not become its program yet.
+    pub directory: &'a File,
+}
+
+impl Run<'_> {
+    fn has(&self, pid: u32, uid: u32) -> bool {
+        self.uid == Some(uid) || uid == own_uid() && self.is_working_directory_of(pid)
+    }
+
+    fn is_working_directory_of(&self, pid: u32) -> bool {
+        let found = fs::metadata(format!("/proc/{pid}/cwd"));
+        let own = self.directory.metadata();
+        matches!((found, own), (Ok(found), Ok(own)) if (found.dev(), found.ino()) == (own.dev(), own.ino()))
+    }
+}
+
+/// Who has a lock.
+#[derive(Debug, Default)]
+pub struct Holders {
+    pub ours: Vec<Proven>,
+    /// Never to be signalled.
+    pub strangers: Vec<Stranger>,
+    /// How many could not be inspected.
+    pub hidden: usize,
+}
+
+impl Holders {
+    /// The strangers, for a message; `None` if there are none.
+    pub fn strangers(&self) -> Option<String> {
+        let strangers: Vec<String> = self.strangers.iter().map(Stranger::to_string).collect();
+        (!strangers.is_empty()).then(|| strangers.join(", "))
+    }
+}
+
+/// A process that has a run's lock and is not the run's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    pub pid: u32,
+    /// Its real uid.
+    pub uid: u32,
+    name: String,
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} ({:?}, uid {})", self.pid, self.name, self.uid)
+    }
+}
+
+/// What a process of this agent runs as, if nothing else is said.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The real uid: whoever has it can signal the process (kill(2)), also while a set-user-ID program runs in it.
+fn real_uid(pid: u32) -> io::Result<u32> {
+    let status = fs::read(format!("/proc/{pid}/status"))?;
+    parse_real_uid(&String::from_utf8_lossy(&status)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn parse_real_uid(status: &str) -> Option<u32> {
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_whitespace().next()?.parse().ok()
+}
+
+fn name(pid: u32) -> String {
+    let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    String::from_utf8_lossy(&name).trim_end().to_owned()
 }
 
 fn is_alive(state: char) -> bool {
@@ -201,6 +287,17 @@ mod tests {
     }
 
     #[test]
+    fn the_real_uid_is_the_first_of_four() {
+        assert_eq!(parse_real_uid("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t5\t5\t5\t5\n"), Some(1000));
+        // A name with a line break in it is escaped by the kernel, so no line of it begins so.
+        assert_eq!(parse_real_uid("Name:\tx\\nUid:\t7\nUid:\t1\t2\t3\t4\n"), Some(1));
+        for none in ["", "Uid:", "Uid:\t-1\t0", "Gid:\t0"] {
+            assert_eq!(parse_real_uid(none), None, "{none:?}");
+        }
+        assert_eq!(real_uid(std::process::id()).unwrap(), rustix::process::getuid().as_raw());
+    }
+
+    #[test]
     fn a_process_is_proven_by_all_three_or_not_at_all() {
         let boot = boot_id().unwrap();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
@@ -236,10 +333,22 @@ mod tests {
         let mut opener = Command::new("sleep").arg("60").stdin(Stdio::from(opened)).spawn().unwrap();
         drop(lock);
         let probe = File::open(&path).unwrap();
-        let (found, _) = Proven::by_lock(&probe).unwrap();
-        assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [holder.id()]);
-        assert!(end(&found, Duration::from_secs(10)).unwrap());
-        assert!(Proven::by_lock(&probe).unwrap().0.is_empty());
+        let elsewhere = File::open(directory.path()).unwrap();
+        let run = Run { uid: Some(own_uid()), directory: &elsewhere };
+        let found = Proven::by_lock(&probe, &run).unwrap();
+        assert_eq!(found.ours.iter().map(|process| process.pid).collect::<Vec<_>>(), [holder.id()]);
+        assert_eq!(found.strangers(), None);
+        for uid in [Some(own_uid() + 1), None] {
+            let other = Proven::by_lock(&probe, &Run { uid, directory: &elsewhere }).unwrap();
+            assert!(other.ours.is_empty(), "another user's run");
+            let stranger = format!("pid {} (\"sleep\", uid {})", holder.id(), own_uid());
+            assert_eq!(other.strangers(), Some(stranger));
+            // Where it works only the agent's user would get to.
+            let here = File::open(std::env::current_dir().unwrap()).unwrap();
+            assert_eq!(Proven::by_lock(&probe, &Run { uid, directory: &here }).unwrap().ours.len(), 1);
+        }
+        assert!(end(&found.ours, Duration::from_secs(10)).unwrap());
+        assert!(Proven::by_lock(&probe, &run).unwrap().ours.is_empty());
         opener.kill().unwrap();
         opener.wait().unwrap();
         holder.wait().unwrap();

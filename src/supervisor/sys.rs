@@ -194,13 +194,26 @@ fn become_program(
     (Step::Execute, io::Error::last_os_error())
 }
 
+/// Becomes another program, with the environment and the signal dispositions that this process has: std's `exec` would give
+/// SIGPIPE its default back. Returns only if that failed.
+pub fn execute(path: &CStr, argv: &[CString]) -> io::Error {
+    unsafe extern "C" {
+        static environ: *const *const libc::c_char;
+    }
+    let argv = pointers(argv);
+    // SAFETY: the path is a C string, the array ends in null and points to C strings that outlive the call; libc keeps
+    // `environ` as such an array, and nothing in a process with one thread changes it meanwhile.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), environ) };
+    io::Error::last_os_error()
+}
+
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
 /// A copy that survives the exec, out of the range that scripts use by hand (below 10) and shells by themselves (10 and
 /// up, 255).
-fn duplicate_high(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+pub fn duplicate_high(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     let copy = rustix::io::fcntl_dupfd_cloexec(fd, 100).or_else(|_| rustix::io::fcntl_dupfd_cloexec(fd, 3))?;
     rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
     Ok(copy)

@@ -27,7 +27,7 @@ use crate::api::report::chain;
 use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent, NodeHappening};
 use crate::crash_point;
-use crate::tasks::Death;
+use crate::tasks::{Death, blocking};
 
 /// What is known to be there of the node.
 #[derive(Debug)]
@@ -200,7 +200,7 @@ impl NodeTask {
             Look::Unprovable(reason) => Finding::Unprovable { reason },
             Look::Exited { incarnation, process, exit } => {
                 self.told.exited = incarnation;
-                self.found_exit(incarnation, process, exit)
+                self.found_exit(incarnation, process, exit).await
             }
             Look::Shim { link, hello, launch } => {
                 let incarnation = hello.as_ref().map_or(launch.incarnation, |hello| hello.incarnation);
@@ -216,7 +216,7 @@ impl NodeTask {
                         Finding::Adopted { incarnation, process, ready: false, spec: Box::new(spec) }
                     }
                     Some(hello) => {
-                        let finding = self.found_shim(hello, spec);
+                        let finding = self.found_shim(hello, spec).await;
                         if let Finding::Adopted { process: Some(process), .. } = &finding {
                             self.read_limits(process).await;
                         }
@@ -227,7 +227,7 @@ impl NodeTask {
         }
     }
 
-    fn found_shim(&mut self, hello: Hello, spec: LaunchSpec) -> Finding {
+    async fn found_shim(&mut self, hello: Hello, spec: LaunchSpec) -> Finding {
         let Hello { version: _, node: _, incarnation, process, ready, exit } = hello;
         if let Life::Shim(shim) = &mut self.life {
             shim.link.settle();
@@ -237,7 +237,7 @@ impl NodeTask {
         }
         if let Some(exit) = exit {
             self.told.exited = incarnation;
-            return self.found_exit(incarnation, process, exit);
+            return self.found_exit(incarnation, process, exit).await;
         }
         if let Some(process) = &process {
             self.told.started = incarnation;
@@ -249,13 +249,13 @@ impl NodeTask {
         Finding::Adopted { incarnation, process, ready, spec: Box::new(spec) }
     }
 
-    fn found_exit(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) -> Finding {
-        let Exit { cause, ran_ms: _, stdout, stderr } = self.note_end(incarnation, process.as_ref(), exit);
+    async fn found_exit(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) -> Finding {
+        let Exit { cause, ran_ms: _, stdout, stderr } = self.note_end(incarnation, process.as_ref(), exit).await;
         Finding::Exited { incarnation, process, cause, stdout, stderr }
     }
 
-    fn note_end(&mut self, incarnation: Incarnation, process: Option<&ProcessId>, exit: Exit) -> Exit {
-        let exit = self.with_output(exit);
+    async fn note_end(&mut self, incarnation: Incarnation, process: Option<&ProcessId>, exit: Exit) -> Exit {
+        let exit = self.with_output(exit).await;
         let (process, noticed) = (process.cloned(), jiff::Timestamp::now());
         self.ended = Some(Ended { incarnation, process, exit: exit.clone(), noticed });
         exit
@@ -295,10 +295,11 @@ impl NodeTask {
     }
 
     /// A lost exit has nobody who kept its output: then what the files have is better than nothing.
-    fn with_output(&self, exit: Exit) -> Exit {
+    async fn with_output(&self, exit: Exit) -> Exit {
         match exit.cause {
             ExitCause::Lost => {
-                let NodeOutputs { stdout, stderr } = output::tails(&self.shared.context.node_dir(&self.node));
+                let directory = self.shared.context.node_dir(&self.node);
+                let NodeOutputs { stdout, stderr } = blocking(move || output::tails(&directory)).await;
                 Exit { stdout, stderr, ..exit }
             }
             ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::HostRestarted | ExitCause::NotStarted(_) => exit,
@@ -628,7 +629,7 @@ impl NodeTask {
         }
         if self.told.exited < incarnation {
             self.told.exited = incarnation;
-            let Exit { cause, ran_ms: _, stdout, stderr } = self.note_end(incarnation, process.as_ref(), exit);
+            let Exit { cause, ran_ms: _, stdout, stderr } = self.note_end(incarnation, process.as_ref(), exit).await;
             self.tell(incarnation, NodeHappening::Exited { cause, process, stdout, stderr }).await;
         }
     }
@@ -647,16 +648,4 @@ fn not_started(reason: String) -> Exit {
 /// Connects to a shim that was just spawned. Its listener exists before it does, so there is nothing to wait for.
 async fn connect(directory: &RunDir) -> std::io::Result<Link> {
     tokio::time::timeout_at(Instant::now() + PATIENCE, Link::connect(directory)).await?
-}
-
-/// Runs what waits for files, locks or processes off the runtime's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime ends, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::api::configuration::{ClusterRole, Configuration, Node};
+use crate::api::ids::InstanceName;
 use crate::api::launch::NodeFile;
+use crate::api::validate::{Problem, Subject, shown};
 
 pub use layout::NAME as LAYOUT;
 pub use version::Version;
@@ -141,6 +143,35 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
     files.insert(format!("{LOGS}.zeek"), shared.logs.clone());
     env.insert("ZCA_LOG_QUEUE".to_owned(), format!("{}/spool/log-queue", options.state_dir));
     Recipe { args: list, env, files }
+}
+
+/// The ports that `node` binds: its metrics port is one where Zeek finds it in the layout.
+pub fn ports(options: &Options, node: &Node) -> Vec<u16> {
+    let is_in_layout = options.version.has_metrics_port() && node.role != ClusterRole::None;
+    let metrics_port = node.metrics_port.filter(|_| is_in_layout);
+    [node.port, metrics_port].into_iter().flatten().map(|port| port.number).collect()
+}
+
+/// What of `config` has no effect with this version: of the nodes of one instance, or of all.
+pub fn doubts(config: &Configuration, instance: Option<&InstanceName>, version: Version) -> Option<Problem> {
+    if version.has_metrics_port() {
+        return None;
+    }
+    let is_meant = |node: &&Node| instance.is_none_or(|instance| node.instance == instance.as_str());
+    let is_member = |node: &&Node| node.role != ClusterRole::None;
+    let mut nodes = config.nodes.iter().filter(is_meant).filter(is_member).filter(|node| node.metrics_port.is_some());
+    let first = nodes.next()?;
+    let more = match nodes.count() {
+        0 => String::new(),
+        1 => " and one more node".to_owned(),
+        more => format!(" and {more} more nodes"),
+    };
+    let text = format!(
+        "metrics_port of {}{more} has no effect: the nodes here are Zeek {version}, and Zeek has it since {}",
+        shown(&first.name),
+        Version::METRICS_PORT
+    );
+    Some(Problem { subject: Subject::Configuration, text })
 }
 
 /// A search path that begins with the working directory, where a node's own files are: a path that is set replaces

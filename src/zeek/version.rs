@@ -23,9 +23,12 @@ impl Version {
         Some(Self { major: number()?, minor: number()? })
     }
 
+    /// The first with `$metrics_port` in `Cluster::Node` (`base/frameworks/cluster/main.zeek`).
+    pub(super) const METRICS_PORT: Self = Self::new(7, 0);
+
     /// Whether `$metrics_port` is a field of `Cluster::Node`.
     pub(super) fn has_metrics_port(self) -> bool {
-        self >= Self::new(7, 0)
+        self >= Self::METRICS_PORT
     }
 
     /// Whether a node that loads no cluster backend exits: since 8.1 the default is none, and before that there are no

@@ -4,6 +4,7 @@
 
 mod adoption;
 mod architecture;
+mod archive;
 mod broker;
 mod broker_crash;
 mod broker_hostile;

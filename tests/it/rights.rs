@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
-use rustix::process::Signal;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 use serde_json::json;
 use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::status::NodeState;
@@ -221,6 +223,150 @@ fn what_the_nodes_user_plants_does_not_reach_what_is_roots() {
     assert_eq!(fs::read_to_string(&secret).unwrap(), "secret\n");
     assert_eq!(owner(&secret).0, 0);
     assert_eq!(owner(directory.join("stdout")).0, uid);
+}
+
+/// The descriptor of `lock` that `pid` has, as if that process had passed it on (unix(7), SCM_RIGHTS).
+fn handed_over(pid: u32, lock: &Path) -> OwnedFd {
+    let lock = lock.canonicalize().unwrap();
+    let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let its =
+        fds.filter(|fd| fs::read_link(fd.path()).is_ok_and(|file| file == lock)).last().expect("it keeps the lock");
+    let number = its.file_name().to_str().unwrap().parse().unwrap();
+    let process = pidfd_open(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), PidfdFlags::empty()).unwrap();
+    pidfd_getfd(process, number, PidfdGetfdFlags::empty()).expect("root may copy a descriptor")
+}
+
+/// Processes of root and of somebody else that were handed the lock, and end at any signal.
+fn victims(host: &Host, lock: OwnedFd) -> [Child; 2] {
+    [0, 1234].map(|uid| {
+        let mut command = Command::new("sleep");
+        host.prepare(&mut command);
+        let copy = lock.try_clone().unwrap();
+        command.arg("1000").stdin(Stdio::from(copy)).uid(uid).current_dir("/").spawn().unwrap()
+    })
+}
+
+fn assert_unharmed(victims: &mut [Child]) {
+    for victim in victims {
+        assert_eq!(victim.try_wait().unwrap(), None, "somebody else's process was signalled");
+    }
+}
+
+/// Who a stranger is, as messages have it.
+fn strangers(victims: &[Child; 2]) -> [String; 2] {
+    [(&victims[0], 0), (&victims[1], 1234)].map(|(child, uid)| format!("pid {} (\"sleep\", uid {uid})", child.id()))
+}
+
+fn end(victims: &mut [Child]) {
+    for victim in victims {
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_nodes_lock_handed_to_others_gets_them_no_signal() {
+    let Some((host, uid)) = host("node_user handing on its lock") else { return };
+    let _agent = host.start();
+    assert!(host.ask("r", set(cluster(&[("w1", ""), ("w2", "")]))).success());
+    let pids = host.pids();
+    let mut victims = victims(&host, handed_over(pids["w1"], &host.state_dir().join("run/w1/lock")));
+    kill(host.shim_of("w1"), Signal::KILL, Some(&format!("ZCA_STATE_DIR={}", host.state_dir().display())));
+    host.wait_state("w1", NodeState::Unknown);
+    assert!(!is_alive(pids["w1"]), "its own process is proven by the journal");
+    assert_unharmed(&mut victims);
+    let log = host.read_log();
+    for said in strangers(&victims).iter().chain([&format!("the node ran as uid {uid}: it was handed to them")]) {
+        assert!(log.contains(said), "{said} is not in\n{log}");
+    }
+    assert_eq!(host.pids()["w2"], pids["w2"]);
+    end(&mut victims);
+    assert!(host.ask("again", Request::Restart { nodes: ["w1".to_owned()].into() }).success());
+    host.wait_state("w1", NodeState::Running);
+}
+
+#[test]
+fn the_archivers_lock_handed_to_others_gets_them_no_signal() {
+    let Some((mut host, uid)) = host("node_user handing on the archiver's lock") else { return };
+    let script = host.file("archiver.sh", "#!/bin/sh\nexec sleep 1000\n");
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    host.set("ZCA_ARCHIVE_COMMAND", &script).set("ZCA_ARCHIVE_INTERVAL", "50ms");
+    let queue = host.state_dir().join("spool/log-queue");
+    fs::create_dir_all(&queue).unwrap();
+    fs::write(queue.join("a.log"), "log").unwrap();
+    let agent = host.start();
+    let archiver = eventually("the archiver", || {
+        let running = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with(b"sleep\0") && status(*pid)["Uid"].starts_with(&format!("{uid}\t"))
+        };
+        host.processes(&host.mark).into_iter().find(running)
+    });
+    let mut victims = victims(&host, handed_over(archiver, &host.state_dir().join("archive/lock")));
+    agent.signal(Signal::TERM);
+    assert!(agent.wait().success());
+    assert!(!is_alive(archiver), "it ends with its agent");
+    assert_unharmed(&mut victims);
+    let log = host.read_log();
+    for said in strangers(&victims).iter().chain([&format!("runs as uid {uid}: it was handed to them")]) {
+        assert!(log.contains(said), "{said} is not in\n{log}");
+    }
+    end(&mut victims);
+}
+
+/// A lock is the holders' together, and any of them can let go of it (flock(2)).
+#[test]
+fn a_node_that_lets_go_of_its_lock_is_adopted_all_the_same() {
+    let Some((host, _)) = host("node_user letting go of its lock") else { return };
+    let agent = host.start();
+    assert!(host.ask("r", set(cluster(&[("w1", "")]))).success());
+    let (pids, shim) = (host.pids(), host.shim_of("w1"));
+    let lock = handed_over(pids["w1"], &host.state_dir().join("run/w1/lock"));
+    flock(&lock, FlockOperation::Unlock).unwrap();
+    drop(lock);
+    agent.kill();
+    let _agent = host.start();
+    host.wait_state("w1", NodeState::Running);
+    assert_eq!((host.pids(), host.shim_of("w1")), (pids.clone(), shim));
+    assert!(host.ask("again", Request::Restart { nodes: ["w1".to_owned()].into() }).success());
+    host.wait_state("w1", NodeState::Running);
+    assert!(!is_alive(pids["w1"]) && !is_alive(shim));
+    assert_eq!(host.events("node_exited").len(), 1);
+}
+
+/// A shim is root's whatever its node is, and is proven by where it works.
+#[test]
+fn a_shim_whose_socket_is_gone_is_ended_with_its_node() {
+    let Some((host, uid)) = host("node_user with a shim that nobody reaches") else { return };
+    let agent = host.start();
+    assert!(host.ask("r", set(cluster(&[("w1", "interface = lo")]))).success());
+    let (node, shim) = (host.pids()["w1"], host.shim_of("w1"));
+    agent.kill();
+    fs::remove_file(host.state_dir().join("run/w1/socket")).unwrap();
+    let _agent = host.start();
+    let again = eventually("its successor", || host.pids().get("w1").copied().filter(|pid| *pid != node));
+    host.wait_state("w1", NodeState::Running);
+    assert!(!is_alive(node) && !is_alive(shim));
+    assert_identity(again, uid, CAPTURE);
+}
+
+#[test]
+fn a_log_queue_that_is_a_link_is_not_given_away_and_one_of_another_user_is() {
+    let Some((host, uid)) = host("a log queue that is a link") else { return };
+    let elsewhere = host.dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let queue = host.state_dir().join("spool/log-queue");
+    fs::create_dir_all(queue.parent().unwrap()).unwrap();
+    symlink(&elsewhere, &queue).unwrap();
+    let said = host.run(&host.run_args());
+    let told = format!("nodes cannot be given {}", queue.display());
+    assert!(said.code == 1 && said.stderr.contains(&told) && said.stderr.contains("no link"), "{said:?}");
+    assert_eq!(owner(&elsewhere).0, 0);
+    fs::remove_file(&queue).unwrap();
+    fs::create_dir(&queue).unwrap();
+    std::os::unix::fs::chown(&queue, Some(uid - 1), None).unwrap();
+    let _agent = host.start();
+    assert_eq!(owner(&queue).0, uid);
 }
 
 #[test]

@@ -113,6 +113,50 @@ fn what_reads_of_a_set_aside_journal_is_a_journal_again() {
     assert!(text.code == 1 && text.stderr.contains("there is a journal with entries"), "{text:?}");
 }
 
+/// An open writes to what it opens, and of a cut file it loses what could be read before.
+#[cfg(feature = "crash-points")]
+#[test]
+fn a_cut_file_is_set_aside_as_it_was_found() {
+    let mut host = lived();
+    // What is cut off has pages that the snapshot of this start names.
+    host.start().kill();
+    let newest = dump(&host).last().unwrap()["seq"].as_u64().unwrap();
+    let journal = host.state_dir().join("journal");
+    let file = OpenOptions::new().write(true).open(journal.join("db")).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 5 * 2).unwrap();
+    let files = |dir: &Path| {
+        let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+        files
+            .map(|path| (path.file_name().unwrap().to_owned(), fs::read(&path).unwrap()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let found = files(&journal);
+    let told = Host::new().json(&["journal", "import", "--salvage", &host.state_dir().display().to_string(), "--json"]);
+    for point in ["during_probe", "during_salvage", "after_salvage_built"] {
+        host.set("ZCA_CRASH_AT", point);
+        assert_eq!(host.spawn().wait().code(), None, "{point}: {}", host.read_log());
+        assert!(files(&journal) == found, "{point}: the cut file was written to");
+    }
+    host.set("ZCA_CRASH_AT", "during_salvage_swap");
+    assert_eq!(host.spawn().wait().code(), None, "{}", host.read_log());
+    host.set("ZCA_CRASH_AT", "nowhere");
+    let agent = host.start();
+    let hold = host.status().hold.unwrap_or_default();
+    assert!(
+        hold.contains("was damaged and is set aside") && hold.contains(&format!("{} are lost", lost(&told))),
+        "{hold}"
+    );
+    let aside = set_aside(&host).expect("a journal that was set aside");
+    assert!(files(&aside) == found, "what was set aside is not what was found");
+    assert_eq!(told["entries"].as_u64().unwrap() + lost(&told), newest);
+    agent.kill();
+    assert_eq!(host.run(&["journal", "verify"]).code, 0);
+    // That is done with: the next start finds the new journal as long as it was left.
+    let agent = host.start();
+    assert_eq!(host.read_log().matches("bytes shorter than it was").count(), 3, "{}", host.read_log());
+    agent.kill();
+}
+
 #[test]
 fn nothing_is_not_taken_for_a_journal() {
     let host = lived();

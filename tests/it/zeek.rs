@@ -49,7 +49,7 @@ fn arguments(host: &Host, node: &str) -> Vec<String> {
 
 #[test]
 fn every_release_starts_what_the_agent_prepares() {
-    for version in ["5.0.9", "7.0.4", "8.0.10", "8.1.1"] {
+    for version in ["5.0.9", "6.0.9", "7.0.4", "8.0.10", "8.1.1", "9.0.0"] {
         let mut host = host(version);
         // Of a shell in which somebody works with Zeek's own framework.
         host.set("CLUSTER_NODE", "other").set("ZEEK_MANAGEMENT_NODE", "1").set("ZEEK_AGENT_PORT", "2151");
@@ -59,7 +59,7 @@ fn every_release_starts_what_the_agent_prepares() {
         assert_eq!(said.code, 0, "Zeek {version}: {said:?}\n{}", host.read_log());
         host.wait_all_running(CLUSTER.len());
         let mut expected = vec!["-i", "lo", "policy/tuning/json-logs", "Site::name=mine"];
-        if version == "8.1.1" {
+        if ["8.1.1", "9.0.0"].contains(&version) {
             expected.insert(2, "policy/frameworks/cluster/backend/broker");
         }
         assert_eq!(arguments(&host, "w1"), expected, "Zeek {version}");
@@ -228,6 +228,52 @@ fn a_zeek_that_cannot_be_asked_is_said_so_and_one_that_is_none_is_not_prepared()
     host.set("ZCA_NODE_PROFILE", "plain");
     let _agent = host.start();
     assert!(!host.status().warnings.join("\n").contains("Zeek"), "{:?}", host.status().warnings);
+}
+
+/// In the log and on the wire when it is deployed, at each start with it, in the plan, and before an agent gets to see it.
+#[test]
+fn a_metrics_port_that_zeek_does_not_know_is_said_to_have_no_effect() {
+    let told =
+        "metrics_port of logger and 3 more nodes has no effect: the nodes here are Zeek 6.0, and Zeek has it since 7.0";
+    for (version, expected) in [("6.0.4", true), ("7.0.4", false)] {
+        let mut host = host(version);
+        // Commands beside the agent read it, too.
+        host.set("ZCA_NODE_PROGRAM", &stand_in().display().to_string());
+        let file = host.cluster_file("a.ini", CLUSTER);
+        let mut agent = host.start();
+        let check = || host.run(&["config", "check", &file]);
+        let said = check();
+        assert_eq!((said.code, said.stderr.contains(told)), (0, expected), "{version}: {said:?}");
+        let json = host.json(&["config", "check", &file, "--json"]);
+        assert_eq!(json["warnings"].to_string().contains(told), expected, "{version}: {json}");
+        let said = host.run(&["config", "diff", &file]);
+        assert_eq!((said.code, said.stderr.contains(told)), (0, expected), "{version}: {said:?}");
+        assert_eq!(host.run(&["request", "deploy", &file]).code, 0, "{}", host.read_log());
+        let times = || host.read_log().matches(&format!("warning: configuration: {told}")).count();
+        assert_eq!(times(), usize::from(expected), "{version}: {}", host.read_log());
+        agent.kill();
+        agent = host.start();
+        assert_eq!(times(), 2 * usize::from(expected), "{version}: {}", host.read_log());
+        drop(agent);
+        // Where Zeek cannot be asked nothing is known, and nothing said.
+        host.set("ZCA_NODE_PROGRAM", "/nonexistent/zeek");
+        assert!(!host.run(&["config", "check", &file]).stderr.contains("no effect"));
+    }
+}
+
+/// The port is somebody else's, which is a reason to wait only for a Zeek that would bind it.
+#[test]
+fn a_metrics_port_that_zeek_does_not_know_is_not_waited_for() {
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for (version, code) in [("6.0.4", 0), ("7.0.4", 1)] {
+        let host = host(version);
+        let _agent = host.start();
+        let file = host.cluster_file("a.ini", &[("w1", &format!("metrics_port = {port}"))]);
+        let said = host.run(&["request", "deploy", &file, "--timeout", "4"]);
+        assert_eq!(said.code, code, "Zeek {version}: {said:?}");
+        assert_eq!(host.read_log().contains(&format!("port {port}")), code == 1, "{version}: {}", host.read_log());
+    }
 }
 
 #[test]

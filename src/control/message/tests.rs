@@ -7,7 +7,9 @@ use crate::api::event::{Result as ApiResult, ResultData, Source};
 use crate::api::ids::ReqId;
 use crate::api::plan::{Action, NodePlan};
 use crate::api::prune::{PruneOrder, PruneReport};
-use crate::api::report::{CompactReport, ControllerReport, JournalReport, NodeReport, PeerReport};
+use crate::api::report::{
+    ArchiveReport, ArchiveRun, ArchiveState, CompactReport, ControllerReport, JournalReport, NodeReport, PeerReport,
+};
 use crate::api::stats::{EventStats, Latency};
 use crate::api::status::{ManagementRole, NodeOutputs, NodeState, NodeStatus};
 use crate::api::time::Timestamp;
@@ -258,6 +260,21 @@ fn server_frames() -> Vec<ServerFrame> {
                     node: None,
                     since_ms: 61_000,
                 }],
+                archive: Some(ArchiveReport {
+                    command: "zeek-archiver".into(),
+                    queue: "/q".into(),
+                    directory: "/logs".into(),
+                    interval_ms: 3_600_000,
+                    next_at: None,
+                    last: Some(ArchiveRun {
+                        started_at: "2026-11-26T11:00:00.000000Z".into(),
+                        state: ArchiveState::Failed,
+                        result: "exit code 1".into(),
+                        exit_code: Some(1),
+                        duration_ms: Some(250),
+                        last_words: Some("no space".into()),
+                    }),
+                }),
                 warnings: vec!["w".into()],
             }),
         },

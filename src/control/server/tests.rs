@@ -82,6 +82,7 @@ impl Agent for Fake {
             listen: None,
             controller: None,
             peers: Vec::new(),
+            archive: None,
             warnings: Vec::new(),
         }
     }
