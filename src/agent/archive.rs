@@ -70,6 +70,35 @@ struct Remembered {
 /// The agent ends.
 struct Ended;
 
+/// How a run came to its end.
+struct Outcome {
+    state: ArchiveState,
+    result: String,
+    exit_code: Option<i32>,
+    last_words: Option<String>,
+}
+
+impl Outcome {
+    fn failed(result: String) -> Self {
+        Self { state: ArchiveState::Failed, result, exit_code: None, last_words: None }
+    }
+
+    fn interrupted(result: &str) -> Self {
+        Self { state: ArchiveState::Interrupted, result: result.to_owned(), exit_code: None, last_words: None }
+    }
+
+    fn exited(cause: ExitCause) -> Self {
+        let result = cause.to_string();
+        match cause {
+            ExitCause::Code(0) => Self { state: ArchiveState::Ok, exit_code: Some(0), ..Self::failed(result) },
+            ExitCause::Code(code) => Self { exit_code: Some(code), ..Self::failed(result) },
+            ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted | ExitCause::NotStarted(_) => {
+                Self::failed(result)
+            }
+        }
+    }
+}
+
 impl Archive {
     pub fn new(
         options: Options,
@@ -142,22 +171,20 @@ impl Archive {
             tokio::select! {
                 () = token.cancelled() => {
                     self.end().await;
-                    self.finish(None, ArchiveState::Interrupted, STOPPED.to_owned(), None, None);
+                    self.finish(None, Outcome::interrupted(STOPPED));
                     self.save().await;
                     return Err(Ended);
                 }
                 () = self.outlast() => {}
                 () = tokio::time::sleep(left) => {
                     self.end().await;
-                    let result = self.overdue();
-                    self.finish_and_tell(None, ArchiveState::Failed, result, None, None).await;
+                    self.finish_and_tell(None, Outcome::failed(self.overdue())).await;
                     return Ok(());
                 }
             }
         }
         if self.last.as_ref().is_some_and(|last| last.state == ArchiveState::Running) {
-            let result = "ended while no agent watched".to_owned();
-            self.finish(None, ArchiveState::Interrupted, result, None, None);
+            self.finish(None, Outcome::interrupted("ended while no agent watched"));
             self.save().await;
         }
         Ok(())
@@ -200,12 +227,11 @@ impl Archive {
             job::Start::Begun(run) => run,
             job::Start::Held => {
                 let result = "not started: what the run before has started cannot be ended".to_owned();
-                self.finish_and_tell(Some(started), ArchiveState::Failed, result, None, None).await;
+                self.finish_and_tell(Some(started), Outcome::failed(result)).await;
                 return Ok(());
             }
             job::Start::Impossible(reason) => {
-                let result = format!("not started: {reason}");
-                self.finish_and_tell(Some(started), ArchiveState::Failed, result, None, None).await;
+                self.finish_and_tell(Some(started), Outcome::failed(format!("not started: {reason}"))).await;
                 return Ok(());
             }
         };
@@ -214,25 +240,24 @@ impl Archive {
             () = tokio::time::sleep(self.options.timeout) => None,
             () = token.cancelled() => {
                 self.end().await;
-                self.finish(Some(started), ArchiveState::Interrupted, STOPPED.to_owned(), None, run.last_words());
+                let outcome = Outcome { last_words: run.last_words(), ..Outcome::interrupted(STOPPED) };
+                self.finish(Some(started), outcome);
                 self.save().await;
                 return Err(Ended);
             }
         };
         // Whatever it left behind belongs to the run, too.
         self.end().await;
-        let (state, result, code) = match cause {
-            Some(Ok(ExitCause::Code(0))) => (ArchiveState::Ok, ExitCause::Code(0).to_string(), Some(0)),
-            Some(Ok(ExitCause::Code(code))) => (ArchiveState::Failed, ExitCause::Code(code).to_string(), Some(code)),
-            Some(Ok(cause)) => (ArchiveState::Failed, cause.to_string(), None),
-            Some(Err(error)) => (ArchiveState::Failed, format!("cannot be waited for: {error}"), None),
+        let outcome = match cause {
+            Some(Ok(cause)) => Outcome::exited(cause),
+            Some(Err(error)) => Outcome::failed(format!("cannot be waited for: {error}")),
             None => {
                 // The process is to be reaped, and what it said last to be read.
                 let _ = tokio::time::timeout(Duration::from_secs(1), run.wait()).await;
-                (ArchiveState::Failed, self.overdue(), None)
+                Outcome::failed(self.overdue())
             }
         };
-        self.finish_and_tell(Some(started), state, result, code, run.last_words()).await;
+        self.finish_and_tell(Some(started), Outcome { last_words: run.last_words(), ..outcome }).await;
         Ok(())
     }
 
@@ -250,14 +275,8 @@ impl Archive {
     }
 
     /// `started` if this agent saw the whole run.
-    fn finish(
-        &mut self,
-        started: Option<Now>,
-        state: ArchiveState,
-        result: String,
-        exit_code: Option<i32>,
-        last_words: Option<String>,
-    ) {
+    fn finish(&mut self, started: Option<Now>, outcome: Outcome) {
+        let Outcome { state, result, exit_code, last_words } = outcome;
         let now = clock::now();
         let begun = self.last.as_ref().map_or_else(|| clock::rfc3339(now.wall), |last| last.started_at.clone());
         self.last = Some(ArchiveRun {
@@ -270,18 +289,11 @@ impl Archive {
         });
     }
 
-    async fn finish_and_tell(
-        &mut self,
-        started: Option<Now>,
-        state: ArchiveState,
-        result: String,
-        exit_code: Option<i32>,
-        last_words: Option<String>,
-    ) {
-        let failing = (state == ArchiveState::Failed).then(|| result.clone());
+    async fn finish_and_tell(&mut self, started: Option<Now>, outcome: Outcome) {
+        let failing = (outcome.state == ArchiveState::Failed).then(|| outcome.result.clone());
         let is_news = failing != self.failing;
         self.failing = failing;
-        self.finish(started, state, result, exit_code, last_words);
+        self.finish(started, outcome);
         self.save().await;
         let Some(last) = &self.last else { return };
         match (trouble(last, &self.queue), is_news) {

@@ -1,7 +1,8 @@
 //! A damaged journal to a new one with all that reads.
 //!
-//! The damaged directory is only ever copied and renamed here; what an open of it does see [`super::probe`]. A salvage that is interrupted leaves either the directory as
-//! it was (the next start begins anew) or a finished `journal.rebuilt-…` (the next start puts it in place):
+//! The damaged directory is only ever copied and renamed here; for what an open does to it see [`super::probe`]. A salvage
+//! that is interrupted leaves either the directory as it was (the next start begins anew) or a finished
+//! `journal.rebuilt-…` (the next start puts it in place):
 //!
 //! ```text
 //! journal ──copy──► journal.copy-* ──read──► journal.rebuilding ──rename, when complete──► journal.rebuilt-T

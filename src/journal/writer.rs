@@ -477,9 +477,9 @@ impl<E> Journal<E> {
         Compactor { database: Arc::clone(&self.database), state_dir: self.state_dir.clone(), floor }
     }
 
-    /// Whether somebody waits for what is staged: it is more than rows that tell of duplicates.
+    /// Whether somebody waits for what is not durable yet: it is more than rows that tell of duplicates.
     pub fn is_urgent(&self) -> bool {
-        self.queue.urgent
+        self.queue.is_urgent()
     }
 
     /// The state directory that the journal belongs to.
@@ -616,23 +616,13 @@ pub(super) struct Queue<E> {
     pub(super) staged: Seq,
     pub(super) entries: Vec<Numbered>,
     waiting: VecDeque<(Seq, Vec<E>)>,
-    /// Somebody waits for what is staged.
-    urgent: bool,
     wrong: Option<(Seq, Seq)>,
     failed: bool,
 }
 
 impl<E> Queue<E> {
     pub(super) fn new(last: Seq) -> Self {
-        Self {
-            durable: last,
-            staged: last,
-            entries: Vec::new(),
-            waiting: VecDeque::new(),
-            urgent: false,
-            wrong: None,
-            failed: false,
-        }
+        Self { durable: last, staged: last, entries: Vec::new(), waiting: VecDeque::new(), wrong: None, failed: false }
     }
 
     pub(super) fn stage(&mut self, sealed: Sealed<E>) -> Vec<E> {
@@ -646,17 +636,20 @@ impl<E> Queue<E> {
                 self.wrong = Some((self.staged, numbered.seq));
             }
             self.staged = numbered.seq;
-            self.urgent |= !matches!(numbered.entry, Entry::DuplicateSeen { .. });
             self.entries.push(numbered);
         }
         if immediate {
             return effects;
         }
         if !effects.is_empty() {
-            self.urgent = true;
             self.waiting.push_back((behind, effects));
         }
         Vec::new()
+    }
+
+    /// Whether somebody waits for what is not durable yet: it is more than rows that tell of duplicates.
+    pub(super) fn is_urgent(&self) -> bool {
+        !self.waiting.is_empty() || !self.entries.iter().all(|one| matches!(one.entry, Entry::DuplicateSeen { .. }))
     }
 
     /// Whether what is staged may be written.
@@ -673,7 +666,6 @@ impl<E> Queue<E> {
 
     /// What is staged, for a commit: its entries, and the newest of all.
     pub(super) fn take(&mut self) -> (Vec<Numbered>, Seq) {
-        self.urgent = false;
         (std::mem::take(&mut self.entries), self.staged)
     }
 

@@ -53,6 +53,28 @@ fn effects_wait_for_their_entries_and_come_in_order() {
 }
 
 #[test]
+fn nobody_waits_for_rows_that_tell_of_duplicates_and_for_all_else_somebody_does() {
+    let dir = tempdir().unwrap();
+    let mut journal = open(dir.path()).journal;
+    let seen = |seq| one(seq, Entry::DuplicateSeen { of: Seq(1), source: source(2) });
+    assert!(!journal.is_urgent());
+    let _ = journal.stage(Sealed::new(Seq(1), one(1, answered("r", Request::GetNodes {})), vec![1]));
+    assert!(journal.is_urgent());
+    journal.commit(vec![]).unwrap();
+    assert_eq!(journal.stage(Sealed::resting_on(Seq(1), vec![2])), vec![2]);
+    let _ = journal.stage(Sealed::new(Seq(2), seen(2), vec![]));
+    let _ = journal.stage(Sealed::new(Seq(3), seen(3), vec![]));
+    assert!(!journal.is_urgent(), "two duplicates, answered already");
+    let _ = journal.stage(Sealed::resting_on(Seq(3), vec![3]));
+    assert!(journal.is_urgent(), "an answer that rests on what is staged");
+    assert_eq!(journal.commit(vec![]).unwrap(), vec![3]);
+    assert!(!journal.is_urgent());
+    let _ = journal.stage(Sealed::new(Seq(4), seen(4), vec![]));
+    let _ = journal.stage(Sealed::new(Seq(5), one(5, Entry::AgentSettled), vec![]));
+    assert!(journal.is_urgent(), "a fact of another kind");
+}
+
+#[test]
 fn entries_out_of_sequence_fail_the_journal_for_good() {
     let dir = tempdir().unwrap();
     let mut journal = open(dir.path()).journal;
