@@ -109,7 +109,7 @@ pub enum Error {
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
     #[error(transparent)]
-    Control(#[from] server::BindError),
+    Control(#[from] crate::control::BindError),
     #[error(transparent)]
     WebSocket(#[from] websocket::server::BindError),
     #[error(transparent)]

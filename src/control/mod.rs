@@ -12,5 +12,7 @@ pub mod client;
 pub mod logs;
 pub mod message;
 pub mod server;
+mod socket;
 
 pub use server::{Handle, Refusal};
+pub use socket::BindError;

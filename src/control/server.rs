@@ -12,13 +12,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SendFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -28,11 +27,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::address::Address;
 use super::message::{
     self, CLIENT_FRAME_LIMIT, ClientFrame, DecodeError, ErrorCode, HEADER, LogChunk, LogQuery, Publication,
     REQUEST_LIMIT, SERVER_FRAME_LIMIT, ServerFrame, TOPIC_LIMIT, TOPICS_LIMIT, Welcome,
 };
+use super::socket::{BindError, SocketFile};
 use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
@@ -151,21 +150,6 @@ pub trait Agent: Send + Sync + 'static {
     fn plan(&self, config: Configuration, force: bool) -> impl Future<Output = Result<Plan, String>> + Send;
     /// [`super::logs::read`] does the reading.
     fn logs(&self, node: NodeName, query: LogQuery) -> impl Future<Output = Result<LogChunk, String>> + Send;
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    #[error(
-        "{} is in use: an agent already listens there; stop it, or give this one another --control-socket",
-        path.display()
-    )]
-    InUse { path: PathBuf },
-    #[error("{} is there and is not a socket; remove it, or choose another --control-socket", path.display())]
-    NotASocket { path: PathBuf },
-    #[error("cannot listen on the control socket {}", path.display())]
-    Bind { path: PathBuf, source: io::Error },
-    #[error("cannot give the control socket {} to group {group}", path.display())]
-    Group { path: PathBuf, group: u32, source: io::Error },
 }
 
 /// A frame on its way out.
@@ -388,84 +372,6 @@ fn turn_away(stream: &UnixStream, turned_away: &mut Seldom) {
         // A new socket's buffer takes a short frame at once; a peer that is already gone misses nothing. Not through the
         // runtime, which would first have to hear from the kernel that the socket can be written.
         let _ = rustix::net::send(stream, &bytes, SendFlags::NOSIGNAL);
-    }
-}
-
-/// The socket in the file system, removed when dropped if it is still ours.
-struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    /// Bound under a name of its own and renamed into place, so that it never shows with the wrong mode or group.
-    fn bind(path: &Path, group: Option<u32>) -> Result<(std::os::unix::net::UnixListener, Self), BindError> {
-        let bind_error = |source| BindError::Bind { path: path.to_owned(), source };
-        check_free(path)?;
-        let name = path.file_name().ok_or_else(|| bind_error(io::ErrorKind::InvalidInput.into()))?;
-        let mut new_name = std::ffi::OsString::from(".");
-        new_name.push(name);
-        new_name.push(format!(".{}", std::process::id()));
-        let new_path = path.with_file_name(new_name);
-        if let Err(error) = std::fs::remove_file(&new_path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(bind_error(error));
-        }
-        let address = Address::of(&new_path).map_err(bind_error)?;
-        let listener = std::os::unix::net::UnixListener::bind(address.path()).map_err(bind_error)?;
-        if let Some(group) = group {
-            std::os::unix::fs::chown(&new_path, None, Some(group)).map_err(|source| BindError::Group {
-                path: path.to_owned(),
-                group,
-                source,
-            })?;
-        }
-        let mode = if group.is_some() { 0o660 } else { 0o600 };
-        std::fs::set_permissions(&new_path, std::fs::Permissions::from_mode(mode)).map_err(bind_error)?;
-        let metadata = std::fs::symlink_metadata(&new_path).map_err(bind_error)?;
-        std::fs::rename(&new_path, path).map_err(bind_error)?;
-        Ok((listener, Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() }))
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        match std::fs::symlink_metadata(&self.path) {
-            Ok(metadata) if metadata.dev() == self.device && metadata.ino() == self.inode => {
-                if let Err(error) = std::fs::remove_file(&self.path) {
-                    tracing::warn!(path = %self.path.display(), %error, "cannot remove the control socket");
-                }
-            }
-            Ok(_) | Err(_) => {}
-        }
-    }
-}
-
-/// Nobody listens at `path`, and nothing is there that is not a socket.
-fn check_free(path: &Path) -> Result<(), BindError> {
-    let bind_error = |source| BindError::Bind { path: path.to_owned(), source };
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => {}
-        Ok(_) => return Err(BindError::NotASocket { path: path.to_owned() }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(bind_error(error)),
-    }
-    let address = Address::of(path).map_err(bind_error)?;
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        // A listener whose backlog is full would otherwise make us wait for it.
-        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(|errno| bind_error(errno.into()))?;
-    let target = SocketAddrUnix::new(address.path()).map_err(|errno| bind_error(errno.into()))?;
-    match rustix::net::connect(&socket, &target) {
-        Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(BindError::InUse { path: path.to_owned() }),
-        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(()),
-        Err(errno) => Err(bind_error(errno.into())),
     }
 }
 

@@ -461,30 +461,3 @@ fn stopping_hands_over_what_is_queued_and_removes_the_socket() {
     assert!(!path.exists());
     assert!(matches!(Client::connect(&path, "late"), Err(client::Error::Unreachable { .. })));
 }
-
-#[test]
-fn the_socket_takes_the_place_of_a_stale_one_and_of_nothing_else() {
-    let scratch = tempfile::tempdir().unwrap();
-    let path = scratch.path().join("control.sock");
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    assert!(path.exists());
-    let (_listener, file) = SocketFile::bind(&path, None).unwrap();
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(matches!(SocketFile::bind(&path, None), Err(BindError::InUse { .. })));
-    drop(file);
-    assert!(!path.exists());
-
-    let gid = rustix::process::getgid().as_raw();
-    let (_listener, file) = SocketFile::bind(&path, Some(gid)).unwrap();
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-    // Another agent's socket by now: not ours to remove.
-    std::fs::remove_file(&path).unwrap();
-    let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    drop(file);
-    assert!(path.exists());
-
-    let taken = scratch.path().join("file");
-    std::fs::write(&taken, "data").unwrap();
-    assert!(matches!(SocketFile::bind(&taken, None), Err(BindError::NotASocket { .. })));
-    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "data");
-}
