@@ -286,6 +286,16 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
     let high = known.map_or(Seq(0), |mark| mark.high);
     let sent = known.map_or(Seq(0), |mark| mark.sent);
     let initialised = identity::exists(state_dir).map_err(OpenError::io("looking for the identity in", state_dir))?;
+    let known = match known {
+        // Before there is a journal: creating one is no single step, and what a power cut leaves of it is no damage.
+        None if !existed && !initialised => MarkFile::open(state_dir, None, Seq(0), None, None)
+            .and_then(|side| side.sync())
+            .and_then(|()| mark::read(state_dir))
+            .map_err(OpenError::io("writing the journal's side file in", state_dir))?,
+        known => known,
+    };
+    // A start was killed, or lost power, before its first commit; or this is the first.
+    let is_new = known.is_some_and(|mark| mark.high == Seq(0));
     let deep = suspect_path(state_dir).exists();
 
     // The side file still tells of the journal before.
@@ -296,7 +306,7 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
     let mut usable = match in_place {
         Some(usable) => usable,
         None => {
-            salvage::salvage(state_dir, options, high)?;
+            salvage::salvage(state_dir, options, high, is_new)?;
             attempt(&dir, options, sent, false).map_err(|failure| failure.into_error(&dir))?
         }
     };
@@ -306,9 +316,7 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
 
     let last = usable.recovered.last;
     let empty = last == Seq(0);
-    // A start that was killed between the journal's creation and its first commit left a side file that says 0.
-    let begun_before = existed && known.is_some_and(|mark| mark.high == Seq(0));
-    let missing = empty && initialised && !begun_before;
+    let missing = empty && initialised && !(existed && is_new);
     if missing || last < high {
         let from = if missing { FROM_NOTHING } else { FROM_ITSELF };
         note_loss(&dir, &mut usable, from, high)?;

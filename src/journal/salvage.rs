@@ -151,8 +151,8 @@ fn copy_files(from: &Path, to: &Path, with: &impl Fn(&Path) -> bool) -> Result<(
 }
 
 /// Builds a new journal of what reads and puts it in the place of the damaged one. `high`: how far it had come, if that
-/// is known.
-pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq) -> Result<(), OpenError> {
+/// is known. `is_new`: nothing was ever durable in it; then that nothing reads is no loss, and no entry says so.
+pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq, is_new: bool) -> Result<(), OpenError> {
     let damaged = place::current(state_dir)?.dir(state_dir);
     let sources = Sources::open(&damaged, state_dir, options)?;
     let rebuilding = state_dir.join(REBUILDING);
@@ -166,7 +166,7 @@ pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq) -> Result<
     let aside = state_dir.join(format!("{DAMAGED}{tag}"));
     let mut rebuild =
         Rebuild { sources: &sources, target: &database, state: State::default(), recovered: 0, older: None };
-    let missing = rebuild.run(&aside, high).map_err(|error| match error {
+    let missing = rebuild.run(&aside, high, is_new).map_err(|error| match error {
         RebuildError::Batch(BatchError::Read(source)) => OpenError::read(&damaged, source),
         RebuildError::Batch(BatchError::Encode(source)) => failed(StorageError::Store(chain(&source))),
         RebuildError::Storage(source) => failed(source),
@@ -445,11 +445,14 @@ struct Rebuild<'a> {
 
 impl Rebuild<'_> {
     /// Returns the ranges that are lost.
-    fn run(&mut self, aside: &Path, high: Seq) -> Result<Vec<(Seq, Seq)>, RebuildError> {
+    fn run(&mut self, aside: &Path, high: Seq, is_new: bool) -> Result<Vec<(Seq, Seq)>, RebuildError> {
         let mut pending = BTreeMap::new();
         let (missing, last) = self.entries(high, &mut pending)?;
         self.sources.keep_lost_requests(self.target, &mut self.state)?;
         let records = self.records(&mut pending)?;
+        if is_new && last == Seq(0) && records.is_empty() {
+            return Ok(missing);
+        }
         let mut closing = Vec::new();
         let mut seq = last;
         for (of, lost) in pending {

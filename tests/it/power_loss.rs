@@ -6,6 +6,7 @@ mod trace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -19,6 +20,8 @@ use crate::support::{Host, cluster, eventually, is_alive, kill, set};
 use trace::{Call, What};
 
 const CUTS: usize = 100;
+/// The calls that create a journal are few, and each call may be lost in many ways.
+const CUTS_OF_A_START: usize = 600;
 const REQUESTS: usize = 300;
 const IN_FLIGHT: usize = 8;
 const REQID: &[u8] = b"power-";
@@ -120,18 +123,18 @@ fn missing(image: &Path, answered: &BTreeSet<&str>) -> Vec<String> {
     missing
 }
 
-/// Cuts the power so many times, and gives what was missing after each cut where anything was.
-fn cut(host: &Host) -> BTreeMap<usize, Vec<String>> {
+/// Cuts the power so many times, and gives what was missing after each cut where anything was. `place`: the lines among
+/// which a cut lies, from its number, the line of the first answer and how many lines there are.
+fn cut(host: &Host, cuts: usize, place: impl Fn(usize, usize, usize) -> Range<usize>) -> BTreeMap<usize, Vec<String>> {
     let (calls, lines) = record(host);
     let answers = answers(&calls);
     assert_eq!(answers.len(), REQUESTS, "every answer is seen in the record");
     let root = host.dir.path().canonicalize().unwrap();
     let mut random = disk::Random::new(lines as u64);
     let mut losses = BTreeMap::new();
-    for number in 0..CUTS {
-        // Some while it starts, most while it works.
-        let first = if number % 10 == 0 { 0 } else { answers[0].0 };
-        let at = first + random.below(lines - first);
+    for number in 0..cuts {
+        let lines = place(number, answers[0].0, lines);
+        let at = lines.start + random.below(lines.len());
         let image = tempfile::tempdir().unwrap();
         disk::leave(&calls, &root, at, &mut random, image.path());
         let answered: BTreeSet<&str> =
@@ -142,15 +145,26 @@ fn cut(host: &Host) -> BTreeMap<usize, Vec<String>> {
         }
     }
     println!(
-        "{CUTS} cuts of a record of {lines} lines and {REQUESTS} answers; something was missing after {}",
+        "{cuts} cuts of a record of {lines} lines and {REQUESTS} answers; something was missing after {}",
         losses.len()
     );
     losses
 }
 
+/// Some while it starts, most while it works.
+fn mostly_at_work(number: usize, answered: usize, lines: usize) -> Range<usize> {
+    if number.is_multiple_of(10) { 0..lines } else { answered..lines }
+}
+
 #[test]
 fn a_power_cut_loses_nothing_that_was_answered() {
-    let losses = cut(&Host::new());
+    let losses = cut(&Host::new(), CUTS, mostly_at_work);
+    assert!(losses.is_empty(), "line of the cut, what was missing after it: {losses:#?}");
+}
+
+#[test]
+fn a_power_cut_while_a_first_start_creates_the_journal_is_no_damage() {
+    let losses = cut(&Host::new(), CUTS_OF_A_START, |_, answered, _| 0..answered + 20);
     assert!(losses.is_empty(), "line of the cut, what was missing after it: {losses:#?}");
 }
 
@@ -160,6 +174,6 @@ fn a_power_cut_loses_nothing_that_was_answered() {
 fn without_fdatasync_a_power_cut_loses_answers_and_this_test_sees_it() {
     let mut host = Host::new();
     host.set("ZCA_SKIP_SYNC", "1");
-    let losses = cut(&host);
+    let losses = cut(&host, CUTS, mostly_at_work);
     assert!(losses.len() > CUTS / 4, "only {} of {CUTS} cuts lost anything", losses.len());
 }
