@@ -215,7 +215,8 @@ impl server::Agent for Door {
             return Err(reason);
         }
         if !order.dry_run {
-            tracing::info!(?order, uid = who.uid, pid = who.pid, "the journal is pruned by command");
+            let PruneOrder { older_than_ms, keep, dry_run: _ } = order;
+            tracing::info!(older_than_ms, keep, uid = who.uid, pid = who.pid, "the journal is pruned by command");
         }
         let (answer, answered) = oneshot::channel();
         let unread = "retention ended when it could not read the journal's oldest entries, or the agent is stopping; \

@@ -139,8 +139,8 @@ impl Compactor {
         let after = space::used(&dir).map_err(CompactError::io)?;
         let ms = begun.elapsed().as_secs_f64() * 1000.0;
         tracing::info!(
-            "the journal takes {} MiB now, as {}; that took {:.1} s",
-            after >> 20,
+            "the journal takes {} KiB now, as {}; that took {:.1} s",
+            after >> 10,
             dir.display(),
             ms / 1000.0
         );
@@ -178,9 +178,9 @@ impl Compactor {
             return Err(CompactError::Space { needed: needed >> 20, free: free >> 20 });
         }
         tracing::info!(
-            "the journal takes {} MiB and holds {} MiB: it is copied into fresh files",
-            size >> 20,
-            live >> 20
+            "the journal takes {} KiB and holds {} KiB: it is copied into fresh files",
+            size >> 10,
+            live >> 10
         );
         let old = place::current(&self.state_dir)?;
         place::begin(&self.state_dir, old).map_err(CompactError::io)?;

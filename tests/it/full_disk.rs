@@ -128,7 +128,7 @@ fn a_commit_that_does_not_fit_waits_and_is_written_when_there_is_space_without_a
     let agent = host.start();
     assert_eq!(host.status().hold, None, "nothing that was durable is missing");
     agent.kill();
-    drop(host);
+    host.end_all();
     drop(small);
 }
 
@@ -158,7 +158,7 @@ fn a_kill_on_a_full_disk_loses_nothing_that_was_answered() {
     }
     host.verify();
     drop(agent);
-    drop(host);
+    host.end_all();
     drop(small);
 }
 
@@ -199,7 +199,7 @@ fn the_ballast_lets_nodes_be_supervised_on_a_full_disk_and_is_made_anew() {
     assert_eq!(host.client().welcome().pid, agent.pid(), "the same process");
     host.verify();
     drop(agent);
-    drop(host);
+    host.end_all();
     drop(small);
 }
 
@@ -240,7 +240,7 @@ fn a_refusal_is_a_failed_result_in_the_dialect_of_who_asks() {
     assert_eq!(host.pids(), pids);
     assert_eq!(host.requests("refused").len(), 0, "not journaled");
     drop(agent);
-    drop(host);
+    host.end_all();
     drop(small);
 }
 
@@ -272,7 +272,7 @@ fn an_import_that_does_not_fit_leaves_nothing_and_an_export_neither() {
     let agent = other.start();
     other.verify();
     drop(agent);
-    drop(other);
+    other.end_all();
     drop(small);
 }
 
@@ -293,7 +293,7 @@ fn whoever_wants_the_agent_to_end_does_not_have_to_make_space_first() {
     assert_eq!(host.pids(), pids);
     host.verify();
     drop(agent);
-    drop(host);
+    host.end_all();
     drop(small);
 }
 
@@ -392,7 +392,7 @@ fn a_file_system_that_the_kernel_makes_read_only_is_said_to_be_so_and_loses_noth
     host.wait_all_running(2);
     host.verify();
     drop(agent);
-    drop(host);
+    host.end_all();
     drop(mounted);
 }
 
@@ -489,7 +489,7 @@ fn a_full_disk_refuses_requests_with_the_reason_keeps_nodes_and_recovers_by_itse
     eventually("w1 again", || host.pids().get("w1").copied().filter(|pid| *pid != pids["w1"]));
     drop(_agent);
     // Its nodes hold the mount; they go first.
-    drop(host);
+    host.end_all();
     drop(small);
 }
 

@@ -297,8 +297,9 @@ impl Host {
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
+impl Host {
+    /// Ends all that runs on it, so that a file system that is mounted in it can be unmounted.
+    pub fn end_all(&self) {
         // Everything that carries this test's mark was started by it. Several rounds: what dies may have started more.
         let begun = Instant::now();
         loop {
@@ -311,6 +312,12 @@ impl Drop for Host {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.end_all();
         if std::thread::panicking() {
             eprintln!("the agents' log:\n{}", self.read_log());
         }
