@@ -192,8 +192,11 @@ fn step(table: &impl Table, policy: &Policy, now: Timestamp, limits: Limits) -> 
     };
     remove(table, &policy, now, &history, before_newest, limits, &mut step)?;
     let examined = match policy.reads_ms {
-        Some(most) => trim(table, most, now, before_newest, limits, &mut step)?,
-        None => 0,
+        // While there is more to remove, the next step may take what would be trimmed by this one.
+        Some(most) if step.removal.entries < limits.removed => {
+            trim(table, most, now, before_newest, limits, &mut step)?
+        }
+        Some(_) | None => 0,
     };
     Ok((step, examined))
 }

@@ -245,9 +245,10 @@ fn a_preview_is_what_all_steps_come_to_and_names_what_holds() {
         commit(&mut journal, number / 40, vec![answered(&format!("r{number}"), Request::GetNodes {})], vec![]);
     }
     let reader = journal.reader();
-    let policy = Policy { requests: Some(300), ..Policy::default() };
+    // Of what stays, the responses of more than two days ago go: more than one step takes.
+    let policy = Policy { requests: Some(300), reads_ms: Some(2 * DAY_MS), ..Policy::default() };
     let preview = reader.preview_removal(&policy, at(25)).unwrap();
-    assert_eq!((preview.removal.entries, preview.held_by), (700, None));
+    assert_eq!((preview.removal.entries, preview.responses, preview.held_by), (700, 220, None));
     let mut sum = preview.clone().emptied();
     for step in prune_all(&mut journal, &policy, 25) {
         sum.add(&step);
