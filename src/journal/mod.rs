@@ -12,6 +12,8 @@
 //! Not its business: what entries mean, when to commit, what to do about a condition that it reports.
 
 mod batch;
+#[cfg(test)]
+mod beside;
 mod codec;
 mod compact;
 pub mod entry;

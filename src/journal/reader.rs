@@ -14,7 +14,7 @@ use super::retention::{self, Policy, Step};
 use super::rows::{self, Fate};
 use super::stats;
 use super::store::{Database, Shared};
-use super::table::{Entries, ReadError, Table};
+use super::table::{Entries, ReadError, Table, Whole};
 use super::verify;
 use super::versions::records::{DuplicatesRecord, HistoryRecord, OutcomeRecord, ReqidRecord};
 use crate::api::audit::{Filter, Page, Row};
@@ -143,7 +143,7 @@ impl Draft<'_> {
     }
 
     fn row(&mut self, table: &impl Table, seq: Seq, value: &[u8]) -> Result<Option<Row>, ReadError> {
-        let numbered = table.decode_entry(seq, value)?;
+        let Some(Whole { numbered, .. }) = table.read_walked(seq, value)? else { return Ok(None) };
         if !rows::may_match(self.filter, &numbered) {
             return Ok(None);
         }
@@ -155,6 +155,11 @@ impl Draft<'_> {
             }
             _other => (Fate::default(), 0),
         };
+        // With all that was known of it; one that is accepted is known to be unfinished.
+        let has_none = fate.outcome.is_none() && fate.unfinished.is_none();
+        if has_none && matches!(numbered.entry, Entry::RequestReceived { .. }) && table.is_removed(seq)? {
+            return Ok(None);
+        }
         let row = rows::row(self.filter, numbered, fate);
         if row.is_some() {
             self.bytes += length(value) + bytes;
@@ -178,8 +183,8 @@ fn fate(table: &impl Table, seq: Seq) -> Result<(Fate, usize), ReadError> {
         && let Some(value) = table.get(&keys::entry(completed))?
     {
         bytes += length(&value);
-        if let Numbered { at, entry: Entry::RequestCompleted { outcome, attempts, response, .. }, .. } =
-            table.decode_entry(completed, &value)?
+        if let Some(Whole { numbered, .. }) = table.read_walked(completed, &value)?
+            && let Numbered { at, entry: Entry::RequestCompleted { outcome, attempts, response, .. }, .. } = numbered
         {
             fate.outcome = Some((at, outcome, attempts, response));
         }

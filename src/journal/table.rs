@@ -3,13 +3,14 @@
 //! [`store`](super::store) has the real one, [`memory`](super::memory) one for tests; what is built on this trait is
 //! therefore the same for both.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::codec::{self, DecodeError, Head, Link};
 use super::entry::Numbered;
 use super::keys::{self, Family, Key};
 use super::store::StorageError;
-use super::versions::records::Stored;
+use super::versions::records::{HistoryRecord, Stored};
 use crate::api::ids::Seq;
 
 /// Why something in the journal cannot be read.
@@ -93,6 +94,28 @@ pub(super) trait Table: Sized {
         let (numbered, link) =
             codec::decode_entry(seq, &head, &stored).map_err(|source| ReadError::decode(&key, source))?;
         Ok(Whole { numbered, link, head, stored })
+    }
+
+    /// An entry that a walk has come by, from its value. Beside a writer retention may have taken its response, or all of it,
+    /// since: `None` for the latter.
+    fn read_walked(&self, seq: Seq, value: &[u8]) -> Result<Option<Whole>, ReadError> {
+        let mut value = Cow::Borrowed(value);
+        loop {
+            let error = match self.read_entry(seq, &value) {
+                Err(error) if error.is_damage() => error,
+                read => return read.map(Some),
+            };
+            match self.get(&keys::entry(seq))? {
+                Some(current) if *current != *value => value = Cow::Owned(current),
+                None if self.is_removed(seq)? => return Ok(None),
+                Some(_) | None => return Err(error),
+            }
+        }
+    }
+
+    /// Whether retention has removed the entry.
+    fn is_removed(&self, seq: Seq) -> Result<bool, ReadError> {
+        Ok(self.record::<HistoryRecord>(keys::HISTORY)?.is_some_and(|history| seq < history.first))
     }
 
     fn entry(&self, seq: Seq) -> Result<Option<Numbered>, ReadError> {

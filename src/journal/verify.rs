@@ -17,7 +17,7 @@ use super::entry::{AgentRecord, DesiredRecord, Digest, Entry, NodeRecord, Number
 use super::keys::{self, Family, Key};
 use super::rows;
 use super::salvage;
-use super::table::{Entries, ReadError, Table, Whole};
+use super::table::{Entries, ReadError, Table};
 use super::versions::{
     self, kind,
     records::{DuplicatesRecord, FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, SIGHTINGS},
@@ -46,6 +46,7 @@ pub(super) fn verify(
         problems: Vec::new(),
         untold: 0,
         history: HistoryRecord::default(),
+        began_at: Seq::default(),
         links: Links::new(anchor),
         pruned: Pruned::default(),
         gaps: Vec::new(),
@@ -93,6 +94,8 @@ struct Check<'a, T> {
     untold: u64,
     /// As the record of history has it.
     history: HistoryRecord,
+    /// The oldest entry that retention had left when this began.
+    began_at: Seq,
     links: Links,
     /// What retention has told of last.
     pruned: Pruned,
@@ -111,7 +114,18 @@ struct Pruned {
 }
 
 impl<T: Table> Check<'_, T> {
+    /// Something is wrong with an entry, unless retention has removed it while it was looked at.
     fn problem(&mut self, seq: Option<Seq>, at: Option<Timestamp>, what: String) {
+        if !seq.is_some_and(|seq| self.was_removed_meanwhile(seq)) {
+            self.tell(seq, at, what);
+        }
+    }
+
+    fn was_removed_meanwhile(&self, seq: Seq) -> bool {
+        seq >= self.began_at && self.table.is_removed(seq).unwrap_or(false)
+    }
+
+    fn tell(&mut self, seq: Option<Seq>, at: Option<Timestamp>, what: String) {
         if self.problems.len() < TOLD {
             self.problems.push(Problem { seq, at: at.map(rows::time), what });
         } else {
@@ -162,6 +176,7 @@ impl<T: Table> Check<'_, T> {
         // Without a known end all that reads is looked at, up to where the side file says it ends.
         let last = known.or(noted.map(|(high, _)| high)).unwrap_or(Seq(u64::MAX));
         self.history = history.clone().unwrap_or_default();
+        self.began_at = self.history.first;
         self.report.last = known.unwrap_or_default().0;
         self.entries(last, noted);
         let head = history.as_ref().filter(|history| Some(history.last) == self.links.newest().map(|head| head.seq));
@@ -201,11 +216,7 @@ impl<T: Table> Check<'_, T> {
             if self.report.first == 0 {
                 self.report.first = seq.0;
             }
-            let read = value.and_then(|value| self.table.read_entry(seq, &value));
-            let read = match read {
-                Err(error) if error.is_damage() => self.read_again(seq, error),
-                read => read.map(Some),
-            };
+            let read = value.and_then(|value| self.table.read_walked(seq, &value));
             let Some(Some(whole)) = self.read(Some(seq), read) else {
                 self.links.interrupt();
                 continue;
@@ -234,17 +245,6 @@ impl<T: Table> Check<'_, T> {
         }
         if expected <= last && last.0 < u64::MAX {
             self.gaps.push((expected, last));
-        }
-    }
-
-    /// Retention may have taken its response, or all of it, between two reads; `None` for the latter.
-    fn read_again(&self, seq: Seq, error: ReadError) -> Result<Option<Whole>, ReadError> {
-        match self.table.get(&keys::entry(seq))? {
-            Some(value) => self.table.read_entry(seq, &value).map(Some),
-            None => match self.table.record::<HistoryRecord>(keys::HISTORY)? {
-                Some(now) if seq < now.first => Ok(None),
-                Some(_) | None => Err(error),
-            },
         }
     }
 
@@ -283,23 +283,37 @@ impl<T: Table> Check<'_, T> {
             }
             None => (None, format!("no entry has the hash {anchor} that was noted elsewhere: it was rewritten")),
         };
-        self.problem(seq, None, what);
+        self.tell(seq, None, what);
     }
 
     /// What retention has removed since the walk began is told by entries that the walk did not come to.
     fn later_pruning(&mut self, last: Seq) {
-        let history = self.table.record::<HistoryRecord>(keys::HISTORY);
-        let Some(Some(now)) = self.read(None, history) else { return };
-        for (seq, value) in Entries::new(self.table, last.next(), now.last, false) {
-            if let Ok(value) = value
-                && value.first() == Some(&kind::PRUNED)
-                && let Ok(Numbered { entry: Entry::Pruned { upto, hash, trimmed, .. }, .. }) =
-                    self.table.decode_entry(seq, &value)
-            {
-                self.pruned = Pruned { upto, hash, trimmed };
+        let history = |check: &mut Self| {
+            let history = check.table.record::<HistoryRecord>(keys::HISTORY);
+            check.read(None, history).flatten()
+        };
+        let Some(mut now) = history(self) else { return };
+        let agrees = loop {
+            for (seq, value) in Entries::new(self.table, last.next(), now.last, false) {
+                if let Ok(value) = value
+                    && value.first() == Some(&kind::PRUNED)
+                    && let Ok(Numbered { entry: Entry::Pruned { upto, hash, trimmed, .. }, .. }) =
+                        self.table.decode_entry(seq, &value)
+                {
+                    self.pruned = Pruned { upto, hash, trimmed };
+                }
             }
-        }
-        if now.first != self.pruned.upto.next() || now.trimmed != self.pruned.trimmed {
+            if now.first == self.pruned.upto.next() && now.trimmed == self.pruned.trimmed {
+                break true;
+            }
+            // That entry, too, may be removed by now.
+            let Some(later) = history(self) else { return };
+            if (later.first, later.trimmed) == (now.first, now.trimmed) {
+                break false;
+            }
+            now = later;
+        };
+        if !agrees {
             let what = format!(
                 "the record of history says that entries before {} and responses up to {} were removed; the entries \
                  tell of entries before {} and responses up to {}",
@@ -389,6 +403,7 @@ impl<T: Table> Check<'_, T> {
                         let what = format!("it completes request {of}, whose outcome is entry {completed}");
                         self.problem(Some(*seq), Some(*at), what);
                     }
+                    Some(None) if self.was_removed_meanwhile(*of) => {}
                     Some(None) => {
                         let what = format!("it completes request {of}, which is not known to have an outcome");
                         self.problem(Some(*seq), Some(*at), what);
@@ -402,7 +417,9 @@ impl<T: Table> Check<'_, T> {
                     return;
                 }
                 let row = self.table.record::<DuplicatesRecord>(&keys::duplicates(*of));
-                if let Some(None) = self.read(Some(*seq), row) {
+                if let Some(None) = self.read(Some(*seq), row)
+                    && !self.was_removed_meanwhile(*of)
+                {
                     let what = format!("it is a duplicate of request {of}, which is not known to have any");
                     self.problem(Some(*seq), Some(*at), what);
                 }
@@ -649,8 +666,12 @@ impl<T: Table> Check<'_, T> {
                 if of.0 != owner {
                     of = (owner.clone(), self.piece_count(&owner));
                 }
-                // A record may have been rewritten in between.
-                if index >= of.1 && index >= self.piece_count(&owner) {
+                // A record may have been rewritten in between, or retention have taken a response.
+                if index >= of.1
+                    && index >= self.piece_count(&owner)
+                    && matches!(table.get(&key), Ok(Some(_)))
+                    && index >= self.piece_count(&owner)
+                {
                     self.problem(seq, None, format!("{} belongs to nothing", keys::describe(&key)));
                 }
             }
