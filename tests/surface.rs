@@ -136,7 +136,7 @@ impl server::Agent for Fake {
         };
         let mut rows: Vec<Row> = if from == 30 { (3..10).map(row).collect() } else { rows };
         rows.retain(|row| filter.from_seq.is_none_or(|first| row.seq() >= first));
-        Ok(Page { rows, next: next.map(Seq) })
+        Ok(Page { rows, next: next.map(Seq), ..Page::default() })
     }
 
     async fn verify(&self, _anchor: Option<Anchor>) -> Result<VerifyReport, String> {
