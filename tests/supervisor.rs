@@ -746,6 +746,7 @@ async fn a_node_has_its_environment_its_lock_and_default_signals_and_nothing_els
             "LISTEN_FDS",
             "INVOCATION_ID",
             "JOURNAL_STREAM",
+            "MALLOC_ARENA_MAX",
             "ZCA_STATE_DIR",
             "CLUSTER_NODE",
             "ZEEK_AGENT_PORT",

@@ -136,7 +136,7 @@ impl server::Agent for Fake {
         };
         let mut rows: Vec<Row> = if from == 30 { (3..10).map(row).collect() } else { rows };
         rows.retain(|row| filter.from_seq.is_none_or(|first| row.seq() >= first));
-        Ok(Page { rows, next: next.map(Seq) })
+        Ok(Page { rows, next: next.map(Seq), ..Page::default() })
     }
 
     async fn verify(&self, _anchor: Option<Anchor>) -> Result<VerifyReport, String> {
@@ -525,6 +525,7 @@ fn the_unit_file_says_what_the_promises_rest_on() {
         "RestartSec=1",
         "StartLimitIntervalSec=0",
         "StateDirectory=zeek-cluster-agent",
+        "Environment=MALLOC_ARENA_MAX=1",
     ] {
         assert!(unit.lines().any(|own| own == line), "{line}");
     }

@@ -76,7 +76,13 @@ fn one(dir: &Path, length: usize) -> Result<()> {
     };
     let dump = measure("journal dump, json, through the agent", &["journal", "dump", "--format", "json"])?;
     measure("journal dump, csv, through the agent", &["journal", "dump", "--format", "csv"])?;
-    measure("journal verify, through the agent", &["journal", "verify"])?;
+    for (what, command) in [
+        ("journal verify, through the agent", "verify"),
+        ("journal stats, through the agent", "stats"),
+        ("journal verify, once more", "verify"),
+    ] {
+        measure(what, &["journal", command])?;
+    }
     beside_sqlite(&agent, dir, dump)?;
     agent.end()
 }

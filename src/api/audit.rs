@@ -2,6 +2,8 @@
 //!
 //! The JSON form of [`RequestRow`] is a contract: `journal dump --format json` prints one object a line.
 
+use std::io;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -44,7 +46,7 @@ impl RequestState {
     }
 }
 
-/// Which rows are wanted. Everything unset matches everything.
+/// Which rows are wanted, and how. Everything unset matches everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Filter {
     pub kind: Kind,
@@ -64,11 +66,17 @@ pub struct Filter {
     pub to_seq: Option<Seq>,
     /// Newest first.
     pub reverse: bool,
+    /// As text, where that fits (see [`Page::lines`]): whoever only prints rows need not take them apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_lines: bool,
 }
 
 /// Some rows, and where to go on.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Page {
+    /// Rows before `rows`, each a line of JSON, if [`Filter::as_lines`] asked for that.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub lines: String,
     pub rows: Vec<Row>,
     /// The entry at which the next page begins; `None` at the end. Pages are bounded in size, not in match count: one
     /// may be empty and yet have a successor.
@@ -91,6 +99,12 @@ impl Row {
             Self::Event(row) => row.seq,
             Self::Unreadable(row) => row.seq,
         }
+    }
+
+    /// An object in JSON and the end of the line.
+    pub fn write_line(&self, out: &mut impl io::Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, self)?;
+        out.write_all(b"\n")
     }
 }
 

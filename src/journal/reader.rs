@@ -29,6 +29,8 @@ use crate::api::time::Timestamp;
 const ROWS: usize = 256;
 /// … so many bytes of bodies (one row may be larger), …
 const BYTES: usize = 1 << 20;
+/// … or so many bytes of text, which one row may not exceed either, …
+const LINES: usize = 4 << 20;
 /// … or has looked at so many entries.
 const EXAMINED: usize = 4096;
 
@@ -118,13 +120,40 @@ impl Reader {
 struct Draft<'a> {
     filter: &'a Filter,
     rows: Vec<Row>,
+    /// Rows as text, and how many.
+    lines: Vec<u8>,
+    written: usize,
     bytes: usize,
     examined: usize,
 }
 
-impl Draft<'_> {
+impl<'a> Draft<'a> {
+    fn new(filter: &'a Filter) -> Self {
+        Self { filter, rows: Vec::new(), lines: Vec::new(), written: 0, bytes: 0, examined: 0 }
+    }
+
     fn is_full(&self) -> bool {
-        self.rows.len() >= ROWS || self.bytes >= BYTES || self.examined >= EXAMINED
+        self.rows.len() + self.written >= ROWS || self.bytes >= BYTES || self.examined >= EXAMINED
+    }
+
+    fn push(&mut self, row: Row) {
+        let before = self.lines.len();
+        // Text may be longer than what it says: of a row that is too long the frame has room for its fields alone. Such a
+        // row fills the page, so that no other follows it.
+        if self.filter.as_lines && row.write_line(&mut self.lines).is_ok() && self.lines.len() <= LINES {
+            self.bytes += self.lines.len() - before;
+            self.written += 1;
+            return;
+        }
+        self.lines.truncate(before);
+        self.bytes = if self.filter.as_lines { BYTES } else { self.bytes };
+        self.rows.push(row);
+    }
+
+    fn finish(self, next: Option<Seq>) -> Page {
+        // Written by `Row::write_line` alone.
+        let lines = String::from_utf8(self.lines).expect("JSON is text");
+        Page { lines, rows: self.rows, next }
     }
 
     fn examine(&mut self, table: &impl Table, seq: Seq, value: &[u8]) {
@@ -132,14 +161,14 @@ impl Draft<'_> {
             return;
         }
         match self.row(table, seq, value) {
-            Ok(Some(row)) => self.rows.push(row),
+            Ok(Some(row)) => self.push(row),
             Ok(None) => {}
             Err(error) => self.cannot_read(seq, &error),
         }
     }
 
     fn cannot_read(&mut self, seq: Seq, error: &ReadError) {
-        self.rows.push(rows::unreadable(seq, chain(error)));
+        self.push(rows::unreadable(seq, chain(error)));
     }
 
     fn row(&mut self, table: &impl Table, seq: Seq, value: &[u8]) -> Result<Option<Row>, ReadError> {
@@ -216,9 +245,9 @@ pub(super) fn page(table: &impl Table, filter: &Filter, cursor: Option<Seq>) -> 
     if first > last {
         return Ok(Page::default());
     }
-    let mut draft = Draft { filter, rows: Vec::new(), bytes: 0, examined: 0 };
+    let mut draft = Draft::new(filter);
     let next = walk(table, &mut draft, first, last)?;
-    Ok(Page { rows: draft.rows, next })
+    Ok(draft.finish(next))
 }
 
 /// Fills the draft; returns the entry at which to go on.

@@ -255,15 +255,17 @@ fn bytes(text: &OsStr) -> ByteBuf {
 /// Zeek takes its name and place in the cluster from variables, too: what the agent was started with would make a node
 /// answer to another's name (`CLUSTER_NODE`), or to another agent. A process with `ZEEK_MANAGEMENT_NODE` is part of Zeek's
 /// own management framework, and no node; one with `ZEEK_STEM` takes itself for a helper of Zeek's Supervisor
-/// (`src/supervisor/Supervisor.cc`), and one with `ZEEKCTL_CHECK_CONFIG` neither listens nor dials.
+/// (`src/supervisor/Supervisor.cc`), and one with `ZEEKCTL_CHECK_CONFIG` neither listens nor dials. `MALLOC_ARENA_MAX` is the
+/// unit file's, for the agent's memory.
 pub(super) fn environment(
     agent: &[(OsString, OsString)],
     node: &BTreeMap<String, String>,
 ) -> BTreeMap<OsString, OsString> {
-    const NAMES: [&[u8]; 9] = [
+    const NAMES: [&[u8]; 10] = [
         b"NOTIFY_SOCKET",
         b"INVOCATION_ID",
         b"JOURNAL_STREAM",
+        b"MALLOC_ARENA_MAX",
         b"CLUSTER_NODE",
         b"ZEEK_AGENT_ADDR",
         b"ZEEK_AGENT_PORT",
@@ -343,6 +345,7 @@ mod tests {
             "LISTEN_FDNAMES",
             "INVOCATION_ID",
             "JOURNAL_STREAM",
+            "MALLOC_ARENA_MAX",
             "ZCA_STATE_DIR",
             "ZCA_CRASH_AT",
             "PATH",

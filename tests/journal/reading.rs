@@ -225,7 +225,7 @@ fn pages_are_bounded_and_miss_nothing() {
         let filter = Filter { reverse, ..Filter::default() };
         let (mut found, mut cursor, mut pages) = (Vec::new(), None, 0);
         loop {
-            let Page { rows, next } = journal.page(&filter, cursor);
+            let Page { rows, next, .. } = journal.page(&filter, cursor);
             assert!(rows.len() <= 256);
             assert!(serde_json::to_vec(&rows).unwrap().len() < 3 << 20);
             found.extend(rows.iter().map(seq_of));
@@ -242,9 +242,45 @@ fn pages_are_bounded_and_miss_nothing() {
         assert_eq!(found, expected);
         assert!(pages > 3, "{pages} pages");
     }
+    // As lines they are the same, in pages no larger.
+    let rows = all_rows(&Filter::default(), |filter, cursor| journal.page(filter, cursor));
+    let mut expected = Vec::new();
+    rows.iter().for_each(|row| row.write_line(&mut expected).unwrap());
+    let filter = Filter { as_lines: true, ..Filter::default() };
+    let (mut lines, mut cursor) = (String::new(), None);
+    loop {
+        let page = journal.page(&filter, cursor);
+        assert!(page.rows.is_empty() && page.lines.lines().count() <= 256 && page.lines.len() < 3 << 20);
+        lines += &page.lines;
+        match page.next {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    assert!(lines.as_bytes() == expected);
     // No match still ends a page, so that one call never walks all of a long journal.
     let page = journal.page(&Filter { event: Some("standby".to_owned()), ..Filter::default() }, None);
     assert!(page.rows.is_empty() && page.next.is_some());
+}
+
+#[test]
+fn a_row_whose_text_is_too_long_for_a_frame_comes_as_fields() {
+    let mut journal = MemoryJournal::<u64>::new();
+    // Each byte is six in JSON.
+    let long = "\u{1}".repeat(1 << 20);
+    let numbered = ["w1", &long, "w2"].into_iter().zip(1..).map(|(node, seq)| Numbered {
+        seq: Seq(seq),
+        at: Timestamp(EPOCH),
+        entry: received(&format!("r{seq}"), Request::Restart { nodes: nodes(&[node]) }, 1),
+    });
+    let _ = journal.stage(Sealed::new(Seq(0), numbered.collect(), vec![]));
+    journal.commit(vec![]);
+    let filter = Filter { as_lines: true, ..Filter::default() };
+    let page = journal.page(&filter, None);
+    assert!(page.lines.starts_with(r#"{"seq":1,"#) && page.lines.lines().count() == 1);
+    assert_eq!(page.rows.iter().map(seq_of).collect::<Vec<_>>(), [2]);
+    let page = journal.page(&filter, page.next);
+    assert!(page.lines.starts_with(r#"{"seq":3,"#) && page.rows.is_empty() && page.next.is_none());
 }
 
 #[test]

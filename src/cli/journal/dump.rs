@@ -7,7 +7,7 @@ use super::source::{More, Source};
 use super::{Context, time};
 use crate::api::audit::{Filter, Kind, RequestState};
 use crate::api::ids::Seq;
-use crate::cli::flags::{self, Dump, Select};
+use crate::cli::flags::{self, Dump, DumpFormat, Select};
 use crate::cli::outcome::{Exit, Failure, Outcome};
 
 /// The flags that say which rows, as what the journal is asked.
@@ -53,21 +53,26 @@ pub(super) fn run(context: &Context, dump: &Dump) -> Outcome {
     let mut source = Source::open(context, &dump.from)?;
     let screen = context.screen();
     let out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut printer = Printer::new(rows::form(dump.format, &screen), &screen, out);
-    let mut left = dump.last.unwrap_or(usize::MAX);
-    if let (Some(last), false) = (dump.last, dump.reverse) {
-        // Found from the end, printed in order: nothing has to be kept meanwhile.
-        match source.nth_newest(&filter, last)? {
-            Some(first) => filter.from_seq = Some(first),
-            None => left = 0,
+    let format = rows::form(dump.format, &screen);
+    let mut printer = Printer::new(format, &screen, out);
+    match dump.last {
+        // Nobody counts rows, so lines will do.
+        None => {
+            filter.as_lines = format == DumpFormat::Json;
+            source.pages(&filter, |page| printer.page(&page).map(|()| More::Yes))?;
         }
-    }
-    if left > 0 {
-        source.rows(&filter, |row| {
-            printer.print(&row)?;
-            left -= 1;
-            Ok(if left > 0 { More::Yes } else { More::No })
-        })?;
+        Some(0) => {}
+        Some(last) => {
+            // Found from the end, printed in order: nothing has to be kept meanwhile.
+            let first = if dump.reverse { None } else { source.nth_newest(&filter, last)? };
+            filter.from_seq = first.or(filter.from_seq);
+            let mut left = last;
+            source.rows(&filter, |row| {
+                printer.print(&row)?;
+                left -= 1;
+                Ok(if left > 0 { More::Yes } else { More::No })
+            })?;
+        }
     }
     printer.flush()?;
     Ok(Exit::Done)

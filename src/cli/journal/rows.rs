@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use crate::api::audit::{EventRow, RequestRow, RequestState, Row, Unreadable};
+use crate::api::audit::{EventRow, Page, RequestRow, RequestState, Row, Unreadable};
 use crate::cli::flags::DumpFormat;
 use crate::cli::outcome::{Exit, Failure};
 use crate::cli::output::{Cell, Column, Screen, Table, plain};
@@ -63,10 +63,7 @@ impl<'a, W: Write> Printer<'a, W> {
     pub(super) fn print(&mut self, row: &Row) -> Result<(), Failure> {
         match self {
             Self::Table(table, out) => table.row(out, cells(row))?,
-            Self::Json(out) => {
-                let line = serde_json::to_string(row).expect("rows have text keys only");
-                writeln!(out, "{line}")?;
-            }
+            Self::Json(out) => row.write_line(out)?,
             Self::Csv(writer, begun) => {
                 if !*begun {
                     writer.write_record(CSV).map_err(csv_failure)?;
@@ -76,6 +73,14 @@ impl<'a, W: Write> Printer<'a, W> {
             }
         }
         Ok(())
+    }
+
+    /// Prints a page; only one for JSON may hold lines.
+    pub(super) fn page(&mut self, page: &Page) -> Result<(), Failure> {
+        if let Self::Json(out) = self {
+            out.write_all(page.lines.as_bytes())?;
+        }
+        page.rows.iter().try_for_each(|row| self.print(row))
     }
 
     /// Writes all that was printed.

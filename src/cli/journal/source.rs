@@ -131,47 +131,52 @@ impl Source {
         filter: &Filter,
         mut each: impl FnMut(Row) -> Result<More, Failure>,
     ) -> Result<(), Failure> {
+        self.pages(filter, |page| {
+            for row in page.rows {
+                if each(row)? == More::No {
+                    return Ok(More::No);
+                }
+            }
+            Ok(More::Yes)
+        })
+    }
+
+    /// As [`Source::rows`], a page at a time.
+    pub(super) fn pages(
+        &mut self,
+        filter: &Filter,
+        mut each: impl FnMut(Page) -> Result<More, Failure>,
+    ) -> Result<(), Failure> {
         if let Self::Agent(client) = self {
-            return rows_of_agent(client, filter, each);
+            return pages_of_agent(client, filter, each);
         }
         let mut cursor = None;
         loop {
-            let Page { rows, next } = self.page(filter, cursor)?;
-            for row in rows {
-                match each(row)? {
-                    More::Yes => {}
-                    More::No => return Ok(()),
-                }
-            }
-            if next.is_none() {
+            let page = self.page(filter, cursor)?;
+            cursor = page.next;
+            if each(page)? == More::No || cursor.is_none() {
                 return Ok(());
             }
-            cursor = next;
         }
     }
 }
 
-/// As [`Source::rows`]. Each page is asked for before the one before it is looked at, so that both sides work.
-fn rows_of_agent(
+/// As [`Source::pages`]. Each page is asked for before the one before it is looked at, so that both sides work.
+fn pages_of_agent(
     client: &mut Client,
     filter: &Filter,
-    mut each: impl FnMut(Row) -> Result<More, Failure>,
+    mut each: impl FnMut(Page) -> Result<More, Failure>,
 ) -> Result<(), Failure> {
     let mut asked = Some(client.ask_page(filter, None).map_err(connect::failed)?);
     while let Some(call) = asked {
-        let Page { rows, next } = client.take_page(call, within_ms(PAGE_MS)).map_err(connect::failed)?;
-        asked = next.map(|cursor| client.ask_page(filter, Some(cursor))).transpose().map_err(connect::failed)?;
-        for row in rows {
-            match each(row)? {
-                More::Yes => {}
-                More::No => {
-                    return match asked {
-                        // Nobody else would take it.
-                        Some(call) => client.take_page(call, within_ms(PAGE_MS)).map(drop).map_err(connect::failed),
-                        None => Ok(()),
-                    };
-                }
-            }
+        let page = client.take_page(call, within_ms(PAGE_MS)).map_err(connect::failed)?;
+        asked = page.next.map(|cursor| client.ask_page(filter, Some(cursor))).transpose().map_err(connect::failed)?;
+        if each(page)? == More::No {
+            return match asked {
+                // Nobody else would take it.
+                Some(call) => client.take_page(call, within_ms(PAGE_MS)).map(drop).map_err(connect::failed),
+                None => Ok(()),
+            };
         }
     }
     Ok(())

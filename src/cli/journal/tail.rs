@@ -120,7 +120,7 @@ impl Follower {
         let before = self.cursor.clone();
         self.finished(source, printer)?;
         if self.cursor.next <= last {
-            self.tell_of_removed(source, last)?;
+            self.tell_of_removed(source)?;
             let range = Filter { from_seq: Some(self.cursor.next), to_seq: Some(last), ..self.filter.clone() };
             // First: one that finishes meanwhile is then found with its outcome, below.
             for state in [RequestState::Accepted, RequestState::Handling] {
@@ -147,16 +147,12 @@ impl Follower {
         }
     }
 
-    /// What was removed since the cursor was kept is told of by an entry after it.
-    fn tell_of_removed(&self, source: &mut Source, last: Seq) -> Result<(), Failure> {
+    /// What was removed since the cursor was kept is told of by an entry after it, which may lie after all that is printed
+    /// this time: a removal can be read before it is durable.
+    fn tell_of_removed(&self, source: &mut Source) -> Result<(), Failure> {
         let from = self.cursor.next;
-        let removals = Filter {
-            kind: Kind::All,
-            event: Some("pruned".to_owned()),
-            from_seq: Some(from),
-            to_seq: Some(last),
-            ..Filter::default()
-        };
+        let removals =
+            Filter { kind: Kind::All, event: Some("pruned".to_owned()), from_seq: Some(from), ..Filter::default() };
         let mut upto = 0;
         source.rows(&removals, |row| {
             if let Row::Event(row) = row {

@@ -73,6 +73,7 @@ fn client_frames() -> Vec<ClientFrame> {
         request(Request::StopNodes { nodes: names }),
         request(Request::Shutdown { nodes: true }),
         ClientFrame::Status { call: 8 },
+        ClientFrame::JournalPage { call: 16, filter: Filter { as_lines: true, ..Filter::default() }, cursor: None },
         ClientFrame::JournalPage {
             call: 9,
             filter: Filter {
@@ -281,10 +282,12 @@ fn server_frames() -> Vec<ServerFrame> {
         ServerFrame::Page {
             call: 9,
             page: Page {
+                lines: String::new(),
                 rows: vec![Row::Request(Box::new(row)), Row::Event(Box::new(event)), Row::Unreadable(unreadable)],
                 next: Some(Seq(20)),
             },
         },
+        ServerFrame::Page { call: 9, page: Page { lines: "{\"seq\":1}\n".into(), ..Page::default() } },
         ServerFrame::Pruned {
             call: 15,
             report: PruneReport {
