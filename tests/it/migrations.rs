@@ -17,16 +17,20 @@ use crate::support::{Agent, Host, Said, errors, eventually};
 /// The entries that the first format's fixture has.
 const ENTRIES: &str = "100";
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/0001_initial")
+fn folder(format: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(format)
 }
 
-/// A host with the state directory of the fixture.
+/// A host with the state directory of the first format's fixture.
 fn host() -> Host {
+    host_of("0001_initial")
+}
+
+fn host_of(format: &str) -> Host {
     let mut host = Host::new();
     host.set("ZEEK_AGENT_NAME", "sensor-1");
     fs::create_dir(host.state_dir()).unwrap();
-    let archive = folder().join("database.tgz");
+    let archive = folder(format).join("database.tgz");
     let done = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(host.state_dir()).status().unwrap();
     assert!(done.success());
     host
@@ -36,7 +40,7 @@ fn host() -> Host {
 fn assert_reads_as_written(host: &Host, when: &str) {
     let said = host.run(&["journal", "dump", "--kind", "all", "--format", "json", "--to-seq", ENTRIES]);
     assert_eq!(said.code, 0, "{when}: {said:?}");
-    let written = fs::read_to_string(folder().join("database.jsonl")).unwrap();
+    let written = fs::read_to_string(folder("0001_initial").join("database.jsonl")).unwrap();
     assert_eq!(said.stdout, written, "{when}");
 }
 
@@ -127,6 +131,24 @@ fn a_journal_of_the_first_format_is_rewritten_once_and_goes_on() {
     agent.kill();
     let _agent = host.start();
     assert_eq!(host.events("format_changed").len(), 1);
+    host.verify();
+}
+
+/// The hash of its newest entry was noted when it was written.
+#[test]
+fn a_journal_of_this_format_from_an_earlier_build_is_taken_as_it_is() {
+    let host = host_of("0002_chain");
+    let _agent = host.start();
+    let noted = "95:1fcc3a1c786e7a95ab172ce8829e4f2fb9bc62cb15d5534620c6d69f4c93bf53";
+    let said = host.run(&["journal", "verify", "--anchor", noted]);
+    assert!(said.code == 0 && said.stdout.contains(&format!("it continues {noted}")), "{said:?}");
+    assert!(!host.read_log().contains("rewritten"), "{}", host.read_log());
+    assert_eq!(host.events("format_changed").len(), 0);
+    let answer = host.ask("welcome-1", Request::AgentWelcome {});
+    assert!(answer.success(), "{}", errors(&answer));
+    eventually("an outcome of the restart that was under way", || {
+        host.requests("restart-2")[0].completed_at.is_some().then_some(())
+    });
     host.verify();
 }
 

@@ -53,3 +53,32 @@ fn a_journal_of_the_first_format_opens_and_reads_as_it_was_written() {
         assert_eq!(reader.verify(None).unwrap().problems, Vec::<String>::new());
     }
 }
+
+/// That journal was pruned, its older responses to reads are dropped, its newest entry's hash is in its `journal verify`.
+#[test]
+fn a_journal_of_the_second_format_opens_and_reads_as_it_was_written() {
+    let dir = unpacked("0002_chain");
+    let written = fs::read_to_string(folder("0002_chain").join("database.jsonl")).unwrap();
+    for _ in 0..2 {
+        let opened = open(dir.path());
+        assert_eq!(opened.condition, Condition::Intact);
+        let recovered = &opened.recovered;
+        assert_eq!(recovered.last, Seq(95), "opening adds nothing");
+        assert_eq!(recovered.desired.config.as_ref().unwrap().0.nodes.len(), 63);
+        let (received, record) = &recovered.unfinished[&Seq(92)];
+        assert_eq!(received.reqid, reqid("restart-2"));
+        assert!(matches!(&record.stage, Stage::Waiting { targets, .. } if targets.len() == 3), "{record:?}");
+        let answer = |id| opened.journal.lookup(&reqid(id)).unwrap().unwrap().outcome.unwrap().1;
+        assert!(answer("nodes-1").kept().is_none() && answer("after-1").kept().is_some());
+        assert!(opened.journal.lookup(&reqid("old-1")).unwrap().is_none(), "it was pruned");
+
+        let reader = opened.journal.reader();
+        let filter = Filter { kind: Kind::All, as_lines: true, ..Filter::default() };
+        let page = reader.page(&filter, None).unwrap();
+        assert!(page.rows.is_empty() && page.next.is_none());
+        assert_eq!(page.lines.lines().collect::<Vec<_>>(), written.lines().collect::<Vec<_>>());
+        let report = reader.verify(None).unwrap();
+        assert_eq!(report.problems, Vec::<String>::new());
+        assert_eq!(report.head, "95:1fcc3a1c786e7a95ab172ce8829e4f2fb9bc62cb15d5534620c6d69f4c93bf53");
+    }
+}
