@@ -214,8 +214,10 @@ fn read_cursor(path: &Path) -> Result<Option<Cursor>, Failure> {
         return Err(Failure::new(Exit::Failed, format!("{} is no cursor file: {length} bytes", path.display())));
     }
     let text = fs::read(path).map_err(|error| failed("cannot read", path, &error))?;
-    let cursor = serde_json::from_slice(&text)
-        .map_err(|error| failed("remove it to begin anew, for nothing can be made of", path, &error))?;
+    let cursor = serde_json::from_slice(&text).map_err(|error| {
+        let what = format!("the cursor file {} is damaged; remove it to begin anew", path.display());
+        Failure::because(Exit::Failed, what, &error)
+    })?;
     Ok(Some(cursor))
 }
 
