@@ -17,7 +17,7 @@
 use std::convert::Infallible;
 use std::fs::DirBuilder;
 use std::io::IsTerminal;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
@@ -39,7 +39,8 @@ const LEAST: u64 = 16 << 20;
 /// … and so are those that are not this many times as large as what they hold. sled settles at 3 to 5 times, and no more
 /// than 8 are to be seen, whatever is written while this is found out.
 const TIMES: u64 = 6;
-/// The copy takes at most so many times what it holds; with less free space than that, it is not begun.
+/// The copy takes at most so many times what it holds; with less free space than that, it is not begun. What is left over has
+/// to do for facts alone: on a disk that this journal has filled, the copy is what makes requests be taken in again.
 const COPY_TIMES: u64 = 4;
 
 /// A batch of the copy ends with so many rows, or …
@@ -66,10 +67,16 @@ pub enum CompactError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Lock(#[from] LockError),
-    #[error("{needed} MiB have to be free on its file system for the copy, and {free} MiB are: free some space")]
+    #[error(
+        "{needed} MiB have to be free on its file system for the copy, which are {COPY_TIMES} times what it holds, with \
+         space_floor_facts left over, and {free} MiB are: free some space"
+    )]
     Space { needed: u64, free: u64 },
-    #[error("its directory is a mount of its own, and the copy would lie outside of it")]
-    Mounted,
+    #[error(
+        "{dir} is a mount of its own or a link, and the copy would lie outside of it: have the state directory there as a \
+         whole, with `{name}` as a plain directory in it, while no agent runs"
+    )]
+    Apart { dir: String, name: String },
     #[error("the copy does not read back as it was written ({0})")]
     Different(String),
     #[error("more is written to it than can be copied meanwhile: try again at a quieter time")]
@@ -168,21 +175,20 @@ impl Compactor {
 
     /// Returns the journal's new directory.
     fn copy_and_exchange(&self, dir: &Path, size: u64, live: u64) -> Result<PathBuf, CompactError> {
-        let device = |path: &Path| path.metadata().map(|metadata| metadata.dev()).map_err(CompactError::io);
-        if device(dir)? != device(&self.state_dir)? {
-            return Err(CompactError::Mounted);
+        let old = place::current(&self.state_dir)?;
+        if place::is_apart(&self.state_dir, dir).map_err(CompactError::io)? {
+            return Err(CompactError::Apart { dir: dir.display().to_string(), name: old.name() });
         }
         let needed = live.saturating_mul(COPY_TIMES).saturating_add(self.floor);
         let free = space::free(&self.state_dir).map_err(CompactError::io)?;
         if free < needed {
-            return Err(CompactError::Space { needed: needed >> 20, free: free >> 20 });
+            return Err(CompactError::Space { needed: needed.div_ceil(1 << 20), free: free >> 20 });
         }
         tracing::info!(
             "the journal takes {} KiB and holds {} KiB: it is copied into fresh files",
             size >> 10,
             live >> 10
         );
-        let old = place::current(&self.state_dir)?;
         place::begin(&self.state_dir, old).map_err(CompactError::io)?;
         let target = old.next().dir(&self.state_dir);
         DirBuilder::new().mode(0o700).create(&target).map_err(CompactError::io)?;
@@ -275,7 +281,7 @@ impl Compactor {
             return match place::current(&self.state_dir) {
                 Ok(current) if current == old => Err(CompactError::io(error)),
                 Ok(_) | Err(_) => {
-                    self.database.close(&mut turn);
+                    self.database.end(&mut turn);
                     Err(CompactError::Unknown(error))
                 }
             };

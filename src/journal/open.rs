@@ -166,6 +166,11 @@ pub enum OpenError {
     PointerUnreadable { pointer: String },
     #[error("{pointer} is missing, and {dir} is there: put it back, with the line `{name}` in it; nothing was touched")]
     PointerMissing { pointer: String, dir: String, name: String },
+    #[error(
+        "the journal in {dir} is damaged and cannot be set aside: that is a mount of its own or a link; have the state \
+         directory there as a whole, with `{name}` as a plain directory in it, and start the agent again"
+    )]
+    Apart { dir: String, name: String },
     #[error("{what} {path} failed")]
     Io { what: &'static str, path: String, source: io::Error },
 }
@@ -191,6 +196,7 @@ impl OpenError {
             StorageError::Damaged(_)
             | StorageError::Panicked(_)
             | StorageError::Closed
+            | StorageError::Undecided
             | StorageError::Io(_)
             | StorageError::Store(_) => Self::Storage { dir, source },
         }

@@ -18,6 +18,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxAttributes, StatxFlags};
+
 use super::open::OpenError;
 use super::store;
 use crate::crash_point;
@@ -42,7 +44,7 @@ impl Generation {
         Self(self.0.saturating_add(1))
     }
 
-    fn name(self) -> String {
+    pub(super) fn name(self) -> String {
         if self == Self::FIRST { DIR.to_owned() } else { format!("{DIR}.{}", self.0) }
     }
 
@@ -119,14 +121,22 @@ impl Pointer {
         }
     }
 
-    /// All of it or the one before, also after a power cut.
+    /// All of it or the one before, also after a power cut. One that is not renamed is not left.
     fn write(&self, state_dir: &Path) -> io::Result<()> {
         let aside = state_dir.join(POINTER_NEW);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-        file.write_all(self.text().as_bytes())?;
-        file.sync_all()?;
-        crash_point!("during_pointer_write");
-        fs::rename(&aside, state_dir.join(POINTER))?;
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+            file.write_all(self.text().as_bytes())?;
+            file.sync_all()?;
+            crash_point!("during_pointer_write");
+            fs::rename(&aside, state_dir.join(POINTER))
+        };
+        write().inspect_err(|_| {
+            if let Err(error) = fs::remove_file(&aside) {
+                tracing::debug!(%error, "{} is written over by the next", aside.display());
+            }
+        })?;
+        crash_point!("after_pointer_rename");
         store::sync_dir(state_dir)
     }
 }
@@ -157,6 +167,17 @@ pub fn is_there(state_dir: &Path) -> bool {
 pub(super) fn state_dir_of(dir: &Path) -> Option<&Path> {
     let generation = Generation::of(dir)?;
     dir.parent().filter(|state_dir| current(state_dir).is_ok_and(|current| current == generation))
+}
+
+/// Whether a journal's directory is a mount of its own, a volume of its own, or a link: what cannot be renamed or removed, or
+/// is not what is at the end of it.
+pub(super) fn is_apart(state_dir: &Path, dir: &Path) -> io::Result<bool> {
+    let looked = |path: &Path| rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+    let (own, above) = (looked(dir)?, looked(state_dir)?);
+    let is_dir = FileType::from_raw_mode(own.stx_mode.into()) == FileType::Directory;
+    let device = |stat: &Statx| (stat.stx_dev_major, stat.stx_dev_minor);
+    // A directory that is bound there is of the same device.
+    Ok(!is_dir || own.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) || device(&own) != device(&above))
 }
 
 /// A copy of `current` is about to be made: whatever becomes of it, it is not lost sight of.

@@ -153,7 +153,11 @@ fn copy_files(from: &Path, to: &Path, with: &impl Fn(&Path) -> bool) -> Result<(
 /// Builds a new journal of what reads and puts it in the place of the damaged one. `high`: how far it had come, if that
 /// is known. `is_new`: nothing was ever durable in it; then that nothing reads is no loss, and no entry says so.
 pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq, is_new: bool) -> Result<(), OpenError> {
-    let damaged = place::current(state_dir)?.dir(state_dir);
+    let current = place::current(state_dir)?;
+    let damaged = current.dir(state_dir);
+    if place::is_apart(state_dir, &damaged).map_err(OpenError::io("looking at", &damaged))? {
+        return Err(OpenError::Apart { dir: damaged.display().to_string(), name: current.name() });
+    }
     let sources = Sources::open(&damaged, state_dir, options)?;
     let rebuilding = state_dir.join(REBUILDING);
     remove(&rebuilding)?;

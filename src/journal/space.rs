@@ -91,9 +91,9 @@ impl Gauge {
         Self { state_dir: state_dir.to_owned(), place, floors, ballast, told: false }
     }
 
-    /// What is to stay free.
-    pub(super) fn floor(&self) -> u64 {
-        self.floors.requests.max(self.floors.facts)
+    /// What is to stay free for facts.
+    pub(super) fn fact_floor(&self) -> u64 {
+        self.floors.facts
     }
 
     pub(super) fn measure(&self) -> io::Result<Space> {

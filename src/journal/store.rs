@@ -42,6 +42,9 @@ pub enum StorageError {
     /// By us, to be opened again.
     #[error("it is closed until its file system takes something in again")]
     Closed,
+    /// By us, for good: of two journals that hold the same the next start takes one.
+    #[error("it is closed: the disk failed as a copy took its place, and the next start takes the one or the other")]
+    Undecided,
     #[error("its file system reports an error")]
     Io(#[source] io::Error),
     #[error("the store failed: {0}")]
@@ -57,6 +60,7 @@ impl StorageError {
             | Self::Locked
             | Self::Timeout(_)
             | Self::Closed
+            | Self::Undecided
             | Self::Io(_)
             | Self::Store(_) => false,
         }
@@ -66,9 +70,13 @@ impl StorageError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::NoSpace(_) | Self::ReadOnly(_) | Self::Closed => true,
-            Self::Damaged(_) | Self::Panicked(_) | Self::Locked | Self::Timeout(_) | Self::Io(_) | Self::Store(_) => {
-                false
-            }
+            Self::Damaged(_)
+            | Self::Panicked(_)
+            | Self::Locked
+            | Self::Timeout(_)
+            | Self::Undecided
+            | Self::Io(_)
+            | Self::Store(_) => false,
         }
     }
 }
@@ -246,10 +254,37 @@ fn open(dir: &Path, cache_capacity: u64) -> Result<Database, StorageError> {
 /// full disk for one, it reports until then. And another can take its place.
 #[derive(Debug)]
 pub(super) struct Shared {
-    database: RwLock<Option<Arc<Database>>>,
+    database: RwLock<Slot>,
     place: Place,
     options: OpenOptions,
     turn: Mutex<Turn>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Open(Arc<Database>),
+    /// Until it is opened again.
+    Closed,
+    /// For good: see [`StorageError::Undecided`].
+    Undecided,
+}
+
+impl Slot {
+    fn get(&self) -> Result<&Arc<Database>, StorageError> {
+        match self {
+            Self::Open(database) => Ok(database),
+            Self::Closed => Err(StorageError::Closed),
+            Self::Undecided => Err(StorageError::Undecided),
+        }
+    }
+
+    /// Puts another in its place; what was open is returned, to be closed.
+    fn replace(&mut self, by: Self) -> Option<Arc<Database>> {
+        match std::mem::replace(self, by) {
+            Self::Open(database) => Some(database),
+            Self::Closed | Self::Undecided => None,
+        }
+    }
 }
 
 /// Whose it is to write, or to exchange what is written to: whoever holds it.
@@ -263,7 +298,7 @@ pub(super) struct Turn {
 
 impl Shared {
     pub(super) fn new(database: Database, place: Place, options: OpenOptions) -> Self {
-        let database = RwLock::new(Some(Arc::new(database)));
+        let database = RwLock::new(Slot::Open(Arc::new(database)));
         Self { database, place, options, turn: Mutex::new(Turn::default()) }
     }
 
@@ -296,21 +331,22 @@ impl Shared {
     /// Puts another database in the place of the open one, which it is a copy of. Returned is the one before, to be closed.
     pub(super) fn exchange(&self, _turn: &mut Turn, database: Database, dir: &Path) -> Option<Arc<Database>> {
         self.place.moved(dir);
-        self.slot().replace(Arc::new(database))
+        self.slot().replace(Slot::Open(Arc::new(database)))
     }
 
-    /// Nobody writes or reads any more: [`StorageError::Closed`].
-    pub(super) fn close(&self, _turn: &mut Turn) {
-        close(self.slot().take());
+    /// Nobody writes or reads any more: [`StorageError::Undecided`].
+    pub(super) fn end(&self, _turn: &mut Turn) {
+        let old = self.slot().replace(Slot::Undecided);
+        close(old);
     }
 
-    fn slot(&self) -> RwLockWriteGuard<'_, Option<Arc<Database>>> {
+    fn slot(&self) -> RwLockWriteGuard<'_, Slot> {
         self.database.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For one use: whoever keeps it keeps it from being opened again.
     pub(super) fn get(&self) -> Result<Arc<Database>, StorageError> {
-        self.database.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StorageError::Closed)
+        self.database.read().unwrap_or_else(PoisonError::into_inner).get().cloned()
     }
 
     /// As [`Database::extent`], of whichever is open.
@@ -324,20 +360,26 @@ impl Shared {
         let mut turn = self.turn();
         turn.changed = None;
         let dir = self.place.dir();
+        let old = {
+            let mut slot = self.slot();
+            if matches!(*slot, Slot::Undecided) {
+                return Err(StorageError::Undecided);
+            }
+            slot.replace(Slot::Closed)
+        };
         // Not behind the guard: closing it may take its time.
-        let old = self.slot().take();
         close(old);
         forget_cached(&main_file(&dir))?;
         remove_unfinished_snapshots(&dir)?;
         let database = Database::open(&dir, self.options)?;
         check(&database)?;
-        *self.slot() = Some(Arc::new(database));
+        *self.slot() = Slot::Open(Arc::new(database));
         Ok(())
     }
 
     /// Lets go without waiting for a damaged database to close.
     pub(super) fn abandon(self) {
-        let database = self.slot().take();
+        let database = self.slot().replace(Slot::Closed);
         if let Some(database) = database.and_then(Arc::into_inner) {
             database.abandon();
         }

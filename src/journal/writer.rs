@@ -67,6 +67,7 @@ impl CommitError {
             | StorageError::Locked
             | StorageError::Timeout(_)
             | StorageError::Closed
+            | StorageError::Undecided
             | StorageError::Io(_)
             | StorageError::Store(_) => Self::Storage(error),
         }
@@ -473,7 +474,7 @@ impl<E> Journal<E> {
 
     /// A handle for making its files small, on another thread.
     pub fn compactor(&self) -> Compactor {
-        let floor = self.gauge.floor();
+        let floor = self.gauge.fact_floor();
         Compactor { database: Arc::clone(&self.database), state_dir: self.state_dir.clone(), floor }
     }
 

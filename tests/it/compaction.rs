@@ -15,30 +15,30 @@ use crate::support::{Host, cluster, run_to_end, set};
 const MIB: u64 = 1 << 20;
 const GROWN: u64 = 48 * MIB;
 
-fn size(dir: &Path) -> u64 {
+pub fn size(dir: &Path) -> u64 {
     let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
     files.map(|entry| if entry.path().is_dir() { size(&entry.path()) } else { entry.metadata().unwrap().len() }).sum()
 }
 
-fn pointer(host: &Host) -> PathBuf {
+pub fn pointer(host: &Host) -> PathBuf {
     host.state_dir().join("journal.current")
 }
 
 /// The journal's directory.
-fn journal(host: &Host) -> PathBuf {
+pub fn journal(host: &Host) -> PathBuf {
     let named = fs::read_to_string(pointer(host)).unwrap_or_else(|_| "journal\n".to_owned());
     host.state_dir().join(named.lines().next().unwrap())
 }
 
 /// All that is a journal, or was.
-fn journals(host: &Host) -> BTreeSet<String> {
+pub fn journals(host: &Host) -> BTreeSet<String> {
     let names = fs::read_dir(host.state_dir()).unwrap().map(|entry| entry.unwrap());
     let dirs = names.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string().unwrap());
     dirs.filter(|name| name.starts_with("journal")).collect()
 }
 
 /// Makes the files as large as years of requests do that are long removed.
-fn outgrow(journal: &Path) {
+pub fn outgrow(journal: &Path) {
     let db = sled::Config::new().path(journal).flush_every_ms(None).open().unwrap();
     let key = |number: u32| [b"Z".as_slice(), &number.to_be_bytes()].concat();
     let filling = vec![7; 4000];
@@ -69,15 +69,15 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn rows(host: &Host) -> Vec<Value> {
+pub fn rows(host: &Host) -> Vec<Value> {
     host.run(&["journal", "dump", "--kind", "all"]).lines()
 }
 
-fn head(host: &Host) -> String {
+pub fn head(host: &Host) -> String {
     host.json(&["journal", "verify", "--json"])["head"].as_str().unwrap().to_owned()
 }
 
-fn assert_continues(host: &Host, head: &str) {
+pub fn assert_continues(host: &Host, head: &str) {
     let said = host.run(&["journal", "verify", "--anchor", head]);
     assert_eq!(said.code, 0, "{said:?}");
 }
@@ -102,9 +102,11 @@ fn an_outgrown_journal_is_made_small_by_a_start_whatever_kills_it_meanwhile() {
         for (point, is_small, left) in [
             // The copy is announced, made and put in place, and the original removed.
             ("during_pointer_write:1", false, ["journal"].as_slice()),
+            ("after_pointer_rename:1", false, &["journal"]),
             ("during_compaction", false, &["journal", "journal.2"]),
             ("before_compaction_swap", false, &["journal", "journal.2"]),
             ("during_pointer_write:2", false, &["journal", "journal.2"]),
+            ("after_pointer_rename:2", true, &["journal", "journal.2"]),
             ("after_compaction_swap", true, &["journal", "journal.2"]),
             ("after_compaction", true, &["journal.2"]),
             ("during_pointer_write:3", true, &["journal.2"]),
@@ -204,7 +206,7 @@ fn a_journal_is_made_small_under_a_live_agent() {
         assert_eq!(said.lines(), before, "{said:?}");
     }
     // Nothing is begun that there is no space for.
-    host.set("ZCA_SPACE_FLOOR_REQUESTS", "1000000GiB");
+    host.set("ZCA_SPACE_FLOOR_REQUESTS", "1000000GiB").set("ZCA_SPACE_FLOOR_FACTS", "1000000GiB");
     let said = host.run(&["journal", "compact", "--force"]);
     assert!(said.code == 1 && said.stderr.contains("have to be free on its file system"), "{said:?}");
     assert_eq!((rows(&host), journals(&host)), (before, ["journal.7".to_owned()].into()));
@@ -216,6 +218,7 @@ fn a_kill_while_a_live_journal_is_made_small_loses_nothing() {
     for (point, then) in [
         ("during_compaction", "journal"),
         ("during_pointer_write:2", "journal"),
+        ("after_pointer_rename:2", "journal.2"),
         ("after_compaction_swap", "journal.2"),
         ("after_compaction", "journal.2"),
     ] {

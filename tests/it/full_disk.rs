@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use zeek_cluster_agent::api::event::{Dialect, Request, Response};
 use zeek_cluster_agent::control::client::{Answer, within_ms};
 
+use crate::faults::{Faults, Which};
 use crate::small::{MIB, Small, fill};
 use crate::support::{Agent, Host, cluster, errors, eventually, is_alive, kill, run_to_end, set};
 
@@ -24,7 +24,7 @@ fn deployed(host: &Host) -> (Agent, BTreeMap<String, u32>) {
 }
 
 /// A request that takes much space, and none of the nodes' time.
-fn large() -> Request {
+pub fn large() -> Request {
     Request::NodeDispatch {
         action: vec!["get_id_value".into(), "x".repeat(60_000)],
         nodes: ["nobody".to_owned()].into(),
@@ -297,29 +297,9 @@ fn whoever_wants_the_agent_to_end_does_not_have_to_make_space_first() {
     drop(small);
 }
 
-/// Makes the agent's writes to the journal fail, as after the kernel has made a file system read-only under open files.
-struct Failing(Child);
-
-impl Failing {
-    fn begin(host: &Host, agent: &Agent, error: &str) -> Self {
-        let mut strace = Command::new("strace");
-        strace
-            .args(["-f", "-qq", "-o", "/dev/null", "-p", &agent.pid().to_string(), "-P"])
-            .arg(host.state_dir().join("journal/db"))
-            .args(["-e", "trace=pwrite64,fdatasync", "-e", &format!("inject=pwrite64,fdatasync:error={error}")]);
-        let child = strace.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace is installed");
-        let status = format!("/proc/{}/status", agent.pid());
-        eventually("strace to be attached", || {
-            let status = fs::read_to_string(&status).unwrap();
-            status.lines().any(|line| line == format!("TracerPid:\t{}", child.id())).then_some(())
-        });
-        Self(child)
-    }
-
-    fn end(mut self) {
-        kill(self.0.id(), Signal::TERM, None);
-        self.0.wait().unwrap();
-    }
+/// As after the kernel has made a file system read-only under open files.
+fn failing(host: &Host, agent: &Agent, error: &str) -> Faults {
+    Faults::begin(agent, &[host.state_dir().join("journal/db")], "pwrite64,fdatasync", error, Which::Each)
 }
 
 #[test]
@@ -327,7 +307,7 @@ fn a_disk_that_turns_read_only_is_waited_for_without_a_restart() {
     for (error, why) in [("EROFS", "read-only"), ("ENOSPC", "no space")] {
         let host = Host::new();
         let (agent, pids) = deployed(&host);
-        let failing = Failing::begin(&host, &agent, error);
+        let failing = failing(&host, &agent, error);
         let mut client = host.client();
         let call = client.submit("caught", Request::GetNodes {}, Dialect::Management, None).unwrap();
         eventually("requests to be refused", || {
@@ -400,7 +380,7 @@ fn a_file_system_that_the_kernel_makes_read_only_is_said_to_be_so_and_loses_noth
 fn an_error_of_the_disk_itself_ends_the_agent_and_nodes_run_on() {
     let host = Host::new();
     let (agent, pids) = deployed(&host);
-    let failing = Failing::begin(&host, &agent, "EIO");
+    let failing = failing(&host, &agent, "EIO");
     let mut client = host.client();
     client.submit("caught", Request::GetNodes {}, Dialect::Management, None).unwrap();
     assert_eq!(agent.wait().code(), Some(1));

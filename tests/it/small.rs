@@ -48,9 +48,14 @@ impl Small {
         done(Command::new("mount").args(["-o", "loop"]).arg(image.unwrap().trim()).arg(&self.0));
     }
 
-    pub fn read_only(path: PathBuf) -> Option<Self> {
+    /// The directory itself, as a mount.
+    pub fn bind(path: PathBuf) -> Option<Self> {
         Self::call(Command::new("mount").arg("--bind").args([&path, &path]))?;
-        let mounted = Self(path);
+        Some(Self(path))
+    }
+
+    pub fn read_only(path: PathBuf) -> Option<Self> {
+        let mounted = Self::bind(path)?;
         Self::call(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&mounted.0))?;
         Some(mounted)
     }
