@@ -24,12 +24,21 @@ const CUTS: usize = 100;
 const CUTS_OF_A_START: usize = 600;
 const REQUESTS: usize = 300;
 const IN_FLIGHT: usize = 8;
+const COMPACTIONS: usize = 3;
 const REQID: &[u8] = b"power-";
 /// Behind `power-`, always.
 const DIGITS: usize = 4;
 
+/// What happens to the journal while it is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// It is copied into fresh files, again and again.
+    Compactions,
+}
+
 /// Runs an agent under load and records all that it does. Gives the calls and the number of lines.
-fn record(host: &Host) -> (Vec<Call>, usize) {
+fn record(host: &Host, beside: Beside) -> (Vec<Call>, usize) {
     let record = host.dir.path().join("trace");
     let mut command = Command::new("strace");
     host.prepare(&mut command);
@@ -39,6 +48,25 @@ fn record(host: &Host) -> (Vec<Call>, usize) {
         let mut client = Client::connect(&host.socket(), "test").ok()?;
         client.status(within_ms(5_000)).ok()?.serving.then_some(client)
     });
+    std::thread::scope(|scope| {
+        if beside == Beside::Compactions {
+            scope.spawn(|| {
+                let mut client = host.client();
+                for _ in 0..COMPACTIONS {
+                    client.compact(true, within_ms(60_000)).unwrap();
+                }
+            });
+        }
+        load(&mut client);
+    });
+    let pid = client.welcome().pid;
+    kill(pid, Signal::KILL, Some(&host.mark));
+    eventually("the recorded agent's end", || (!is_alive(pid)).then_some(()));
+    strace.wait().unwrap();
+    trace::read(&fs::read_to_string(record).unwrap())
+}
+
+fn load(client: &mut Client) {
     let mut flying = VecDeque::new();
     for number in 0..REQUESTS {
         // Every tenth is refused after it was planned, and too long for one row: two commits, and pieces.
@@ -48,17 +76,12 @@ fn record(host: &Host) -> (Vec<Call>, usize) {
         };
         flying.push_back(client.submit(&format!("power-{number:04}"), request, dialect, None).unwrap());
         if flying.len() == IN_FLIGHT {
-            finish(&mut client, flying.pop_front().unwrap());
+            finish(client, flying.pop_front().unwrap());
         }
     }
     for call in flying {
-        finish(&mut client, call);
+        finish(client, call);
     }
-    let pid = client.welcome().pid;
-    kill(pid, Signal::KILL, Some(&host.mark));
-    eventually("the recorded agent's end", || (!is_alive(pid)).then_some(()));
-    strace.wait().unwrap();
-    trace::read(&fs::read_to_string(record).unwrap())
 }
 
 fn finish(client: &mut Client, call: u64) {
@@ -123,11 +146,27 @@ fn missing(image: &Path, answered: &BTreeSet<&str>) -> Vec<String> {
     missing
 }
 
+/// Some while it starts, most while it works.
+fn mostly_at_work(number: usize, answered: usize, lines: usize) -> Range<usize> {
+    if number.is_multiple_of(10) { 0..lines } else { answered..lines }
+}
+
 /// Cuts the power so many times, and gives what was missing after each cut where anything was. `place`: the lines among
 /// which a cut lies, from its number, the line of the first answer and how many lines there are.
 fn cut(host: &Host, cuts: usize, place: impl Fn(usize, usize, usize) -> Range<usize>) -> BTreeMap<usize, Vec<String>> {
-    let (calls, lines) = record(host);
-    let answers = answers(&calls);
+    let (calls, lines) = record(host, Beside::Nothing);
+    cut_recorded(host, &calls, lines, cuts, place)
+}
+
+/// As [`cut`], of a run that was recorded.
+fn cut_recorded(
+    host: &Host,
+    calls: &[Call],
+    lines: usize,
+    cuts: usize,
+    place: impl Fn(usize, usize, usize) -> Range<usize>,
+) -> BTreeMap<usize, Vec<String>> {
+    let answers = answers(calls);
     assert_eq!(answers.len(), REQUESTS, "every answer is seen in the record");
     let root = host.dir.path().canonicalize().unwrap();
     let mut random = disk::Random::new(lines as u64);
@@ -136,7 +175,7 @@ fn cut(host: &Host, cuts: usize, place: impl Fn(usize, usize, usize) -> Range<us
         let lines = place(number, answers[0].0, lines);
         let at = lines.start + random.below(lines.len());
         let image = tempfile::tempdir().unwrap();
-        disk::leave(&calls, &root, at, &mut random, image.path());
+        disk::leave(calls, &root, at, &mut random, image.path());
         let answered: BTreeSet<&str> =
             answers.iter().filter(|(line, _)| *line < at).map(|(_, id)| id.as_str()).collect();
         let missing = missing(image.path(), &answered);
@@ -151,11 +190,6 @@ fn cut(host: &Host, cuts: usize, place: impl Fn(usize, usize, usize) -> Range<us
     losses
 }
 
-/// Some while it starts, most while it works.
-fn mostly_at_work(number: usize, answered: usize, lines: usize) -> Range<usize> {
-    if number.is_multiple_of(10) { 0..lines } else { answered..lines }
-}
-
 #[test]
 fn a_power_cut_loses_nothing_that_was_answered() {
     let losses = cut(&Host::new(), CUTS, mostly_at_work);
@@ -165,6 +199,31 @@ fn a_power_cut_loses_nothing_that_was_answered() {
 #[test]
 fn a_power_cut_while_a_first_start_creates_the_journal_is_no_damage() {
     let losses = cut(&Host::new(), CUTS_OF_A_START, |_, answered, _| 0..answered + 20);
+    assert!(losses.is_empty(), "line of the cut, what was missing after it: {losses:#?}");
+}
+
+#[test]
+fn a_power_cut_while_the_journal_is_compacted_leaves_it_or_its_copy_and_all_that_was_answered() {
+    let host = Host::new();
+    let (calls, lines) = record(&host, Beside::Compactions);
+    // From when the first copy is announced until the last one's original is gone.
+    let pointers: Vec<usize> = calls
+        .iter()
+        .filter(|call| matches!(&call.what, What::Rename { to, .. } if to.ends_with("journal.current")))
+        .map(|call| call.left)
+        .collect();
+    // Announced, in place, and nothing to be removed any more.
+    assert_eq!(pointers.len(), 3 * COMPACTIONS, "{pointers:?}");
+    let compacting = pointers[0]..pointers[pointers.len() - 1] + 1;
+    let losses = cut_recorded(&host, &calls, lines, 3 * CUTS, |number, answered, lines| match number % 3 {
+        // Around a pointer's replacement, where it matters most which of the two is there.
+        0 => {
+            let pointer = pointers[number / 3 % pointers.len()];
+            pointer.saturating_sub(20)..(pointer + 20).min(lines)
+        }
+        1 => compacting.clone(),
+        _ => mostly_at_work(number, answered, lines),
+    });
     assert!(losses.is_empty(), "line of the cut, what was missing after it: {losses:#?}");
 }
 

@@ -109,7 +109,14 @@ pub fn leave(calls: &[Call], root: &Path, cut: usize, random: &mut Random, image
                     namings.push((*left, Naming::Unlink(path.clone())));
                 }
             }
-            What::Create { .. } | What::MakeDir { .. } | What::Sync { .. } | What::Sent { .. } => {}
+            What::RemoveDir { path } if path.starts_with(root) => {
+                namings.push((*left, Naming::Unlink(path.clone())));
+            }
+            What::Create { .. }
+            | What::MakeDir { .. }
+            | What::RemoveDir { .. }
+            | What::Sync { .. }
+            | What::Sent { .. } => {}
         }
     }
     for (path, id) in names(&namings, &synced_dirs, random) {

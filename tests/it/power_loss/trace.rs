@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// What strace is asked for. With `-xx` every string is hexadecimal, so none holds a quote, a comma or a bracket.
 pub const ARGS: [&str; 8] = ["-f", "-y", "-qq", "-xx", "-s", "4194304", "-e", CALLS];
 const CALLS: &str = "trace=openat,write,writev,pwrite64,fsync,fdatasync,ftruncate,rename,renameat,renameat2,unlink,\
-                     unlinkat,mkdir,mkdirat,sendto,sendmsg";
+                     unlinkat,rmdir,mkdir,mkdirat,sendto,sendmsg";
 
 /// One system call that succeeded. It took effect between these two lines of the trace.
 #[derive(Debug)]
@@ -44,6 +44,9 @@ pub enum What {
         to: PathBuf,
     },
     Unlink {
+        path: PathBuf,
+    },
+    RemoveDir {
         path: PathBuf,
     },
     /// To whoever is at the other end of a socket.
@@ -108,7 +111,14 @@ fn call(line: &str) -> Option<What> {
             let mut both = strings().map(path);
             Some(What::Rename { from: both.next()?, to: both.next()? })
         }
-        "unlink" | "unlinkat" => Some(What::Unlink { path: named()? }),
+        "unlink" => Some(What::Unlink { path: named()? }),
+        // A name in the directory of the descriptor; what is joined with an absolute one is that one.
+        "unlinkat" => {
+            let path = path(descriptor()?).join(named()?);
+            let is_dir = arguments.contains("AT_REMOVEDIR");
+            Some(if is_dir { What::RemoveDir { path } } else { What::Unlink { path } })
+        }
+        "rmdir" => Some(What::RemoveDir { path: named()? }),
         "write" | "writev" | "sendto" | "sendmsg" | "pwrite64" => {
             let to = descriptor()?;
             let data: Vec<u8> = strings().flatten().collect();
@@ -141,14 +151,18 @@ fn a_trace_becomes_calls() {
 8 fsync(4<\x2f\x62>) = -1 EIO (Input/output error)
 9 sendto(5<socket:[77]>, "\x68\x69", 2, MSG_NOSIGNAL, NULL, 0) = ?
 9 fdatasync(4<\x2f\x61>) = ?
+9 unlinkat(6<\x2f\x64>, "\x66", 0) = 0
+9 unlinkat(AT_FDCWD<\x2f>, "\x2f\x64", AT_REMOVEDIR) = 0
 "#;
     let (calls, lines) = read(text);
-    assert_eq!(lines, 7);
+    assert_eq!(lines, 9);
     let path = PathBuf::from("/a");
-    assert_eq!(calls.len(), 4, "{calls:?}");
+    assert_eq!(calls.len(), 6, "{calls:?}");
     assert_eq!(calls[0].what, What::Create { path: path.clone(), truncate: false });
     assert_eq!(calls[1].what, What::Sync { path: "/b".into() });
     assert_eq!((calls[2].entered, calls[2].left), (1, 3));
     assert_eq!(calls[2].what, What::Write { path, at: Some(512), data: vec![0, 255] });
     assert_eq!(calls[3].what, What::Sent { data: b"hi".to_vec() });
+    assert_eq!(calls[4].what, What::Unlink { path: "/d/f".into() });
+    assert_eq!(calls[5].what, What::RemoveDir { path: "/d".into() });
 }
