@@ -1,6 +1,8 @@
 //! How far something has come that takes long, for whoever watches on a terminal.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Between two looks of a person.
@@ -35,4 +37,24 @@ impl Drop for Progress {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
+}
+
+/// Does what cannot say how far it is, and tells meanwhile for how long it has been at it.
+pub fn waiting<T>(what: &'static str, work: impl FnOnce() -> T) -> T {
+    if !io::stderr().is_terminal() {
+        return work();
+    }
+    let (working, is_done) = mpsc::sync_channel::<()>(0);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let begun = Instant::now();
+            let mut progress = Progress::new(what);
+            while is_done.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                progress.tell(|| format!("{} s", begun.elapsed().as_secs()));
+            }
+        });
+        // Gone with the work, however that ends.
+        let _working = working;
+        work()
+    })
 }

@@ -32,6 +32,7 @@ mod order;
 mod peers;
 mod plan;
 mod power_loss;
+mod progress;
 mod requests;
 mod retention;
 mod rights;

@@ -13,6 +13,7 @@ use std::io::Write;
 use super::flags::{self, JournalFrom};
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{plain, size};
+use super::progress::waiting;
 use super::{Context, connect, print_json, time};
 use crate::api::audit::Filter;
 use crate::api::head::Anchor;
@@ -85,7 +86,8 @@ fn compact(context: &Context, force: bool) -> Outcome {
 }
 
 fn verify(context: &Context, anchor: Option<Anchor>, from: &JournalFrom) -> Outcome {
-    let report = Source::open(context, from)?.verify(anchor, within_ms(WHOLE_MS))?;
+    let mut source = Source::open(context, from)?;
+    let report = waiting("verifying", || source.verify(anchor, within_ms(WHOLE_MS)))?;
     if anchor.is_some() && report.anchor.is_none() && report.problems.is_empty() {
         let what =
             "the agent is of a release that cannot hold its journal against a noted head; restart it with this one";

@@ -8,17 +8,20 @@ use crate::api::prune::{PruneOrder, PruneReport};
 use crate::cli::flags::Prune;
 use crate::cli::outcome::{Exit, Failure, Outcome};
 use crate::cli::output::size;
+use crate::cli::progress::waiting;
 use crate::cli::run::{journal_options, retention};
 use crate::control::client::within_ms;
 use crate::journal::retention::Policy;
 use crate::journal::{inspect, is_there, prune};
+
+const PRUNING: &str = "pruning";
 
 pub(super) fn run(context: &Context, flags: &Prune) -> Outcome {
     let order =
         PruneOrder { older_than_ms: flags.older_than.map(|age| age.ms), keep: flags.keep, dry_run: flags.dry_run };
     let settings = context.settings()?;
     let report = match connect::find(&settings, &context.surroundings)? {
-        Ok(mut client) => client.prune(order, within_ms(WHOLE_MS)).map_err(connect::failed)?,
+        Ok(mut client) => waiting(PRUNING, || client.prune(order, within_ms(WHOLE_MS))).map_err(connect::failed)?,
         Err(nobody) => {
             let mut places = connect::state_dirs(&settings, &context.surroundings).into_iter();
             let Some(directory) = places.find(|directory| is_there(directory)) else {
@@ -26,12 +29,14 @@ pub(super) fn run(context: &Context, flags: &Prune) -> Outcome {
             };
             let failed = |error: &dyn std::error::Error| Failure::because(Exit::Failed, directory.display(), error);
             let policy = Policy::ordered(&order).unwrap_or_else(|| retention(&settings));
-            let (sum, believed) = if order.dry_run {
-                let inspection = inspect::state_dir(&directory, &options(&settings)).map_err(|error| failed(&error))?;
-                inspection.preview_removal(&policy).map_err(|error| failed(&error))?
-            } else {
-                prune::offline(&directory, &journal_options(&settings), &policy).map_err(|error| failed(&error))?
-            };
+            let (sum, believed) = waiting(PRUNING, || {
+                if order.dry_run {
+                    let opened = inspect::state_dir(&directory, &options(&settings)).map_err(|error| failed(&error))?;
+                    opened.preview_removal(&policy).map_err(|error| failed(&error))
+                } else {
+                    prune::offline(&directory, &journal_options(&settings), &policy).map_err(|error| failed(&error))
+                }
+            })?;
             sum.report(order.dry_run, believed || !policy.has_ages())
         }
     };

@@ -13,6 +13,7 @@ use crate::api::report::{CompactReport, VerifyReport};
 use crate::api::stats::JournalStats;
 use crate::cli::flags::JournalFrom;
 use crate::cli::outcome::{Exit, Failure};
+use crate::cli::progress::waiting;
 use crate::cli::run::{journal_options, set_up_log};
 use crate::control::client::{Client, Deadline, within_ms};
 use crate::journal::inspect::{self, Inspection, Opening};
@@ -21,6 +22,8 @@ use crate::settings::Settings;
 
 /// For one page; a filter that matches little makes the agent read much.
 const PAGE_MS: u64 = 60_000;
+/// What is read is a copy.
+const OPENING: &str = "copying and opening the journal";
 
 /// Where rows come from.
 pub(super) enum Source {
@@ -32,7 +35,8 @@ impl Source {
     pub(super) fn open(context: &Context, from: &JournalFrom) -> Result<Self, Failure> {
         let settings = context.settings()?;
         if let Some(directory) = &from.dir {
-            return Self::directory(inspect::copied_dir(directory, &options(&settings)), directory);
+            let opened = waiting(OPENING, || inspect::copied_dir(directory, &options(&settings)));
+            return Self::directory(opened, directory);
         }
         let nobody = match connect::find(&settings, &context.surroundings)? {
             Ok(client) => return Ok(Self::Agent(Box::new(client))),
@@ -40,7 +44,8 @@ impl Source {
         };
         for directory in connect::state_dirs(&settings, &context.surroundings) {
             if journal::is_there(&directory) {
-                return Self::directory(inspect::state_dir(&directory, &options(&settings)), &directory);
+                let opened = waiting(OPENING, || inspect::state_dir(&directory, &options(&settings)));
+                return Self::directory(opened, &directory);
             }
         }
         Err(nobody.into())
@@ -190,7 +195,7 @@ pub(super) fn compact(context: &Context, force: bool, deadline: Deadline) -> Res
             if std::io::stderr().is_terminal() {
                 eprintln!("the agent copies its journal beside its work; its log tells how far it is");
             }
-            return client.compact(force, deadline).map_err(connect::failed);
+            return waiting("compacting", || client.compact(force, deadline)).map_err(connect::failed);
         }
         Err(nobody) => nobody,
     };

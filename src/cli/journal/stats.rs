@@ -9,10 +9,12 @@ use crate::api::stats::{JournalStats, Latency};
 use crate::cli::flags::JournalFrom;
 use crate::cli::outcome::{Exit, Outcome};
 use crate::cli::output::{Cell, Column, Screen, Table, plain, size};
+use crate::cli::progress::waiting;
 use crate::control::client::within_ms;
 
 pub(super) fn run(context: &Context, from: &JournalFrom) -> Outcome {
-    let stats = Source::open(context, from)?.stats(within_ms(WHOLE_MS))?;
+    let mut source = Source::open(context, from)?;
+    let stats = waiting("counting", || source.stats(within_ms(WHOLE_MS)))?;
     let screen = context.screen();
     if screen.json {
         print_json(&stats)?;
