@@ -195,6 +195,8 @@ pub(super) fn clear_up(state_dir: &Path) -> Result<(), OpenError> {
     let path = state_dir.join(POINTER);
     let Some(Pointer { current, remove: Some(other) }) = Pointer::read(state_dir)? else { return Ok(()) };
     let dir = other.dir(state_dir);
+    // Whoever wrote the pointer may have been killed before it was durable.
+    store::sync_dir(state_dir).map_err(OpenError::io("syncing", state_dir))?;
     match fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(OpenError::io("removing", &dir)(error)),
         _ => {}
