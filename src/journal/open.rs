@@ -139,9 +139,7 @@ pub enum OpenError {
     #[error("the journal in {dir} holds a record of a newer release; nothing was touched")]
     NewerRecord { dir: String, source: ReadError },
     /// Exit 1; nodes run on.
-    #[error(
-        "the journal in {dir} cannot be opened: no space is left on its file system, even without the ballast file"
-    )]
+    #[error("the journal in {dir} cannot be opened: no space is left on its file system; free some space")]
     NoSpace { dir: String, source: StorageError },
     #[error("the journal in {dir} cannot be opened: its file system is read-only")]
     ReadOnly { dir: String, source: StorageError },
