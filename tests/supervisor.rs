@@ -671,8 +671,16 @@ async fn a_forged_record_leads_to_no_signal() {
     first.die().await;
     kill(host.shims()[0], rustix::process::Signal::KILL);
     until_true("shim and node are gone", || host.processes().iter().all(|pid| !is_alive(*pid))).await;
-    let mut foreign = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-    // The pid is somebody else's now: another start time, another boot, or both.
+    // The pid is somebody else's now: another start time, another boot, or both. Start times are in ticks of 10 ms, in which
+    // no kernel comes round to the same pid.
+    let mut foreign = loop {
+        let mut foreign = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        if start_time(foreign.id()) != process.start_time {
+            break foreign;
+        }
+        foreign.kill().unwrap();
+        foreign.wait().unwrap();
+    };
     let reused = ProcessId { pid: foreign.id(), ..process.clone() };
     let boot = ProcessId { boot_id: "0b5c2a5e-0000-4000-8000-000000000000".into(), ..reused.clone() };
     let status = host.run_dir("w1").join("status");
@@ -688,6 +696,13 @@ async fn a_forged_record_leads_to_no_signal() {
     }
     foreign.kill().unwrap();
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&foreign.wait().unwrap()), Some(9));
+}
+
+/// proc_pid_stat(5): field 22, the 20th behind the name.
+fn start_time(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(22 - 3).unwrap().parse().unwrap()
 }
 
 /// Writes a status file as a shim does, checksum and all.
