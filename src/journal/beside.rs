@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::batch::{self, State};
 use super::entry::{Answer, Entry, Numbered, Outcome, Packed, Record, Removal, Stage, UnfinishedRecord, digest};
+use super::keys;
 use super::memory::Memory;
 use super::reader;
 use super::retention::{self, Policy};
@@ -226,7 +227,7 @@ fn a_page_has_no_row_of_what_is_removed_meanwhile_that_was_never_so() {
                 // Each of these has its outcome in the very next commit.
                 audit::Row::Request(row) => {
                     matches!(row.state, RequestState::Accepted | RequestState::Handling)
-                        && table.commits[table.first].0.contains_key(&super::keys::outcome(row.seq))
+                        && table.commits[table.first].0.contains_key(&keys::outcome(row.seq))
                 }
                 audit::Row::Unreadable(_) => true,
                 audit::Row::Event(_) => false,
@@ -244,4 +245,17 @@ fn figures_count_nothing_as_unreadable_that_is_removed_meanwhile() {
         (stats.unreadable > 0 || stats.unfinished > 1).then(|| format!("{stats:?}")).into_iter().collect()
     });
     assert_eq!(complaints, BTreeSet::new());
+}
+
+/// As where somebody altered it: only what is gone was removed.
+#[test]
+fn a_record_of_history_that_says_too_much_hides_no_request_that_is_there() {
+    let writer = busy();
+    let mut table =
+        writer.commits.iter().find(|table| table.0.contains_key(&keys::unfinished(Seq(2)))).unwrap().clone();
+    table.0.remove(&keys::unfinished(Seq(2)));
+    let pruned = writer.commits.last().unwrap().0[keys::HISTORY].clone();
+    table.0.insert(keys::HISTORY.to_vec(), pruned);
+    let page = reader::page(&table, &Filter::default(), None).unwrap();
+    assert_eq!(page.rows.iter().map(audit::Row::seq).collect::<Vec<_>>(), [Seq(1), Seq(2)]);
 }

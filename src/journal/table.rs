@@ -113,9 +113,11 @@ pub(super) trait Table: Sized {
         }
     }
 
-    /// Whether retention has removed the entry.
+    /// Whether retention has removed the entry: it is gone, and the record of history says so.
     fn is_removed(&self, seq: Seq) -> Result<bool, ReadError> {
-        Ok(self.record::<HistoryRecord>(keys::HISTORY)?.is_some_and(|history| seq < history.first))
+        // Both are one commit; the record is read last, so that it is no older.
+        Ok(self.get(&keys::entry(seq))?.is_none()
+            && self.record::<HistoryRecord>(keys::HISTORY)?.is_some_and(|history| seq < history.first))
     }
 
     fn entry(&self, seq: Seq) -> Result<Option<Numbered>, ReadError> {
