@@ -136,7 +136,7 @@ pub enum OpenError {
     )]
     NewerFormat { dir: String, found: u32, known: u32 },
     /// Exit 78.
-    #[error("the journal in {dir} holds a record of a newer release; nothing was touched")]
+    #[error("the journal in {dir} holds a record of a newer release: run that release again; nothing was touched")]
     NewerRecord { dir: String, source: ReadError },
     /// Exit 1; nodes run on.
     #[error("the journal in {dir} cannot be opened: no space is left on its file system; free some space")]

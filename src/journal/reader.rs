@@ -137,17 +137,21 @@ impl<'a> Draft<'a> {
     }
 
     fn push(&mut self, row: Row) {
-        let before = self.lines.len();
-        // Text may be longer than what it says: of a row that is too long the frame has room for its fields alone. Such a
-        // row fills the page, so that no other follows it.
-        if self.filter.as_lines && row.write_line(&mut self.lines).is_ok() && self.lines.len() <= LINES {
-            self.bytes += self.lines.len() - before;
-            self.written += 1;
+        if !self.filter.as_lines {
+            self.rows.push(row);
             return;
         }
-        self.lines.truncate(before);
-        self.bytes = if self.filter.as_lines { BYTES } else { self.bytes };
-        self.rows.push(row);
+        let before = self.lines.len();
+        if row.write_line(&mut self.lines).is_ok() && self.lines.len() <= LINES {
+            self.bytes += self.lines.len() - before;
+            self.written += 1;
+        } else {
+            // Escapes make text up to six times as long as the fields, for which a frame has room. The page ends with it:
+            // lines come before rows.
+            self.lines.truncate(before);
+            self.rows.push(row);
+            self.bytes = BYTES;
+        }
     }
 
     fn finish(self, next: Option<Seq>) -> Page {
