@@ -69,7 +69,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-pub fn rows(host: &Host) -> Vec<Value> {
+fn rows(host: &Host) -> Vec<Value> {
     host.run(&["journal", "dump", "--kind", "all"]).lines()
 }
 
@@ -205,11 +205,15 @@ fn a_journal_is_made_small_under_a_live_agent() {
         let said = host.run(&["journal", "dump", "--kind", "all", "--dir", &dir.display().to_string()]);
         assert_eq!(said.lines(), before, "{said:?}");
     }
+    // On a disk that takes no requests any more a copy is what helps; it leaves room for facts.
+    host.set("ZCA_SPACE_FLOOR_REQUESTS", "1000000GiB");
+    assert_eq!(host.run(&["journal", "compact", "--force"]).code, 0);
+    assert_eq!((rows(&host), journals(&host)), (before.clone(), ["journal.8".to_owned()].into()));
     // Nothing is begun that there is no space for.
-    host.set("ZCA_SPACE_FLOOR_REQUESTS", "1000000GiB").set("ZCA_SPACE_FLOOR_FACTS", "1000000GiB");
+    host.set("ZCA_SPACE_FLOOR_FACTS", "1000000GiB");
     let said = host.run(&["journal", "compact", "--force"]);
     assert!(said.code == 1 && said.stderr.contains("have to be free on its file system"), "{said:?}");
-    assert_eq!((rows(&host), journals(&host)), (before, ["journal.7".to_owned()].into()));
+    assert_eq!((rows(&host), journals(&host)), (before, ["journal.8".to_owned()].into()));
 }
 
 #[cfg(feature = "crash-points")]

@@ -124,6 +124,13 @@ fn a_journal_of_the_first_format_is_rewritten_once_and_goes_on() {
     let host = host();
     // Looked at before an agent runs: a copy is rewritten, the directory is not.
     assert_reads_as_written(&host, "before");
+    assert_eq!(host.run(&["journal", "tail", "-n", "3"]).lines().len(), 3);
+    let figures = host.json(&["journal", "stats", "--json"]);
+    assert_eq!((&figures["unfinished"], &figures["unreadable"]), (&1.into(), &0.into()), "{figures}");
+    assert_eq!(host.run(&["journal", "verify"]).code, 0);
+    let exported = host.dir.path().join("exported").display().to_string();
+    let said = host.run(&["journal", "export", &exported]);
+    assert!(said.code == 0 && said.stdout.contains("101 entries, 1 to 101"), "the change of format, too: {said:?}");
     assert_eq!(marked_formats(&host), [1]);
     let agent = host.start();
     finished(&host, "at once");

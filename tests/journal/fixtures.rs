@@ -27,10 +27,16 @@ fn unpacked(format: &str) -> TempDir {
     dir
 }
 
+/// What the release that wrote it said of it.
+fn written(format: &str) -> Vec<String> {
+    let text = fs::read_to_string(folder(format).join("database.jsonl")).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
 #[test]
 fn a_journal_of_the_first_format_opens_and_reads_as_it_was_written() {
     let dir = unpacked("0001_initial");
-    let written = fs::read_to_string(folder("0001_initial").join("database.jsonl")).unwrap();
+    let written = written("0001_initial");
     for _ in 0..2 {
         let opened = open(dir.path());
         assert_eq!(opened.condition, Condition::Intact);
@@ -49,7 +55,7 @@ fn a_journal_of_the_first_format_opens_and_reads_as_it_was_written() {
         let filter = Filter { kind: Kind::All, to_seq: Some(Seq(100)), ..Filter::default() };
         let rows = all_rows(&filter, |filter, cursor| reader.page(filter, cursor).unwrap());
         let read: Vec<String> = rows.iter().map(|row| serde_json::to_string(row).unwrap()).collect();
-        assert_eq!(read, written.lines().collect::<Vec<_>>());
+        assert_eq!(read, written);
         assert_eq!(reader.verify(None).unwrap().problems, Vec::<String>::new());
     }
 }
@@ -58,7 +64,7 @@ fn a_journal_of_the_first_format_opens_and_reads_as_it_was_written() {
 #[test]
 fn a_journal_of_the_second_format_opens_and_reads_as_it_was_written() {
     let dir = unpacked("0002_chain");
-    let written = fs::read_to_string(folder("0002_chain").join("database.jsonl")).unwrap();
+    let written = written("0002_chain");
     for _ in 0..2 {
         let opened = open(dir.path());
         assert_eq!(opened.condition, Condition::Intact);
@@ -76,7 +82,7 @@ fn a_journal_of_the_second_format_opens_and_reads_as_it_was_written() {
         let filter = Filter { kind: Kind::All, as_lines: true, ..Filter::default() };
         let page = reader.page(&filter, None).unwrap();
         assert!(page.rows.is_empty() && page.next.is_none());
-        assert_eq!(page.lines.lines().collect::<Vec<_>>(), written.lines().collect::<Vec<_>>());
+        assert_eq!(page.lines.lines().collect::<Vec<_>>(), written);
         let report = reader.verify(None).unwrap();
         assert_eq!(report.problems, Vec::<String>::new());
         assert_eq!(report.head, "95:1fcc3a1c786e7a95ab172ce8829e4f2fb9bc62cb15d5534620c6d69f4c93bf53");
