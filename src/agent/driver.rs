@@ -20,7 +20,7 @@ use crate::api::supervision::NodeEvent;
 use crate::api::time::Now;
 #[cfg(feature = "crash-points")]
 use crate::journal::entry::Entry;
-use crate::journal::entry::Sealed;
+use crate::journal::entry::{Record, Sealed};
 use crate::journal::{CommitError, Journal, ReadError, Step};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 
@@ -104,7 +104,7 @@ pub(super) struct Driver {
     attempts: Attempts,
     /// The agent was told to end: what is queued is turned away, and only the end itself is still written.
     ending: bool,
-    /// Inputs taken in since the last commit began.
+    /// Inputs taken in and not handed to a commit yet ([`Driver::hand_over`]).
     gathered: usize,
     /// When the last commit began.
     began: Option<Instant>,
@@ -163,7 +163,7 @@ impl Driver {
             self.take(input)?;
         }
         loop {
-            let records = self.core.take_records();
+            let records = self.hand_over();
             self.commits.send_modify(|commit| *commit += 1);
             self.pass_before();
             let effects = self.journal.commit(records).or_else(|error| self.commit_again(error))?;
@@ -356,13 +356,18 @@ impl Driver {
         self.gathering.is_some()
     }
 
+    /// What was gathered goes to the next commit, with the records that it changed: whoever makes a commit takes both.
+    fn hand_over(&mut self) -> Vec<Record> {
+        self.gathered = 0;
+        self.core.take_records()
+    }
+
     /// Begins to make durable what is decided, unless a commit is under way: then it shares the next.
     fn submit(&mut self) -> Result<(), Error> {
         if self.journal.is_stalled() {
             self.resubmit()?;
         } else if !self.journal.is_committing() {
-            self.gathered = 0;
-            let records = self.core.take_records();
+            let records = self.hand_over();
             if !records.is_empty() || self.journal.staged() != self.journal.durable() {
                 self.began = Some(Instant::now());
                 self.commits.send_modify(|commit| *commit += 1);

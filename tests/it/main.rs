@@ -5,6 +5,7 @@
 mod adoption;
 mod architecture;
 mod archive;
+mod big_host;
 mod broker;
 mod broker_crash;
 mod broker_hostile;
