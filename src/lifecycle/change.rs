@@ -20,7 +20,7 @@ use crate::zeek;
 use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::plan::Planned;
-use super::seen::NodeSeen;
+use super::seen::{Blocked, NodeSeen, Obstacle};
 use super::{Lifecycle, Profile, answer};
 
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
@@ -503,7 +503,7 @@ impl Lifecycle {
         one.success = false;
         one.data = self.seen.nodes.get(name).and_then(|node| node.outputs.clone()).map(ResultData::Outputs);
         if goal == Goal::Down {
-            one.error = Some("still running; it is being stopped".to_owned());
+            one.error = Some(self.why_not_down(name));
             return (one, false);
         }
         let fallback = NodeSeen::default();
@@ -516,6 +516,17 @@ impl Lifecycle {
         };
         let pending = one.error.is_none();
         (one, pending)
+    }
+}
+
+impl Lifecycle {
+    /// What an answer says of a node that was to end and has not.
+    fn why_not_down(&self, name: &NodeName) -> String {
+        let blocked = self.seen.nodes.get(name).and_then(|node| node.blocked.as_ref());
+        match blocked {
+            Some(Blocked { by: Obstacle::Lock, reason, .. }) => format!("it may still run: {reason}"),
+            Some(Blocked { by: Obstacle::Port, .. }) | None => "still running; it is being stopped".to_owned(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId, Readiness};
 use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::supervision::{NodeEvent, NodeHappening, NodeOrder};
-use crate::api::time::Now;
+use crate::api::time::{BootTime, Now};
 use crate::journal::entry::{ConfigChange, Entry, Life, NodeRecord, Packed, Verdict, Want, WantChange};
 
 use super::decision::{Decision, Note};
@@ -56,7 +56,12 @@ impl Lifecycle {
                 node.blocked = None;
             }
             NodeHappening::Ready => node.early_exit = None,
-            NodeHappening::Exited { stdout, stderr, .. } => {
+            NodeHappening::Exited { cause, stdout, stderr, .. } => {
+                if let ExitCause::NotStarted(_) = cause {
+                    // It was to be prepared, and for that its lock was taken: nobody else has it any more.
+                    node.blocked = None;
+                    node.unprepared = Some(now.boot);
+                }
                 let current = match node.place {
                     Place::Preparing { incarnation: at, .. }
                     | Place::Prepared { incarnation: at, .. }
@@ -143,10 +148,19 @@ impl Lifecycle {
         let acknowledge = Decision::default()
             .effect(Effect::Order { node: name.clone(), order: NodeOrder::AcknowledgeExit { incarnation } });
         let Some(record) = self.durable.nodes.get(name) else { return acknowledge };
-        let news = match record.life {
+        let is_unstarted = matches!(cause, ExitCause::NotStarted(_));
+        let news = match &record.life {
+            Life::Up { process, .. } if is_unstarted && incarnation > record.incarnation => {
+                // The next one could not be prepared. For the attempt the lock was taken and the last process looked for,
+                // so that one is gone, and nobody saw how.
+                return self.exited(now, name, record.incarnation, &ExitCause::Lost, Some(process), "");
+            }
             Life::Intended | Life::Up { .. } => incarnation >= record.incarnation,
-            // It did not come to a launch: lock, directory or program could not be had.
-            Life::Down => incarnation > record.incarnation && matches!(cause, ExitCause::NotStarted(_)),
+            // It did not come to a launch: lock, directory or program could not be had. The same again is no news.
+            Life::Down => {
+                let known = record.given_up.is_some() && record.last_exit.as_ref() == Some(cause);
+                incarnation > record.incarnation && is_unstarted && !known
+            }
         };
         if !news {
             return acknowledge;
@@ -316,8 +330,13 @@ impl Lifecycle {
         if !current {
             return Some(self.prepare(name, record));
         }
-        if record.next_start.is_some_and(|at| !wake.due(at)) || record.given_up.is_some() {
+        if record.next_start.is_some_and(|at| !wake.due(at)) {
             return None;
+        }
+        if let Some(given_up) = &record.given_up {
+            // What kept it from being prepared is gone.
+            let retry = matches!(record.last_exit, Some(ExitCause::NotStarted(_))) || self.may_retry(given_up.at, wake);
+            return retry.then(|| Decision::default().entry(Entry::NodeRetried { node: name.clone() }));
         }
         let launch = Decision::default()
             .effect(Effect::Order { node: name.clone(), order: NodeOrder::Launch { incarnation } })
@@ -352,9 +371,16 @@ impl Lifecycle {
             return forsaken.then(|| self.exited(now, name, record.incarnation, &cause, None, ""));
         }
         if let Some(given_up) = &record.given_up {
-            let retry_ms = self.options.restart.failed_retry_ms;
-            let retry = retry_ms > 0 && wake.due(given_up.at.plus_ms(retry_ms));
-            return retry.then(|| Decision::default().entry(Entry::NodeRetried { node: name.clone() }));
+            if !self.may_retry(node.unprepared.map_or(given_up.at, |at| at.max(given_up.at)), wake) {
+                return None;
+            }
+            return Some(match record.last_exit {
+                // Journaled as a new attempt once it can be prepared: an attempt that ends as the last one says nothing new.
+                Some(ExitCause::NotStarted(_)) => self.prepare(name, record),
+                Some(ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted) | None => {
+                    Decision::default().entry(Entry::NodeRetried { node: name.clone() })
+                }
+            });
         }
         if record.next_start.is_some_and(|at| !wake.due(at)) || node.eligible.is_none() {
             return None;
@@ -363,6 +389,12 @@ impl Lifecycle {
             return None;
         }
         Some(self.prepare(name, record))
+    }
+
+    /// Whether a node that was given up is to be tried again, the last time being `at`.
+    fn may_retry(&self, at: BootTime, wake: &Wake) -> bool {
+        let retry_ms = self.options.restart.failed_retry_ms;
+        retry_ms > 0 && wake.due(at.plus_ms(retry_ms))
     }
 
     /// Another of our nodes that is on its way out still has one of this node's ports.

@@ -59,6 +59,8 @@ pub(super) struct NodeSeen {
     pub stop_sent: Option<(Incarnation, BootTime)>,
     /// Something that is not ours stands in the way of its start.
     pub blocked: Option<Blocked>,
+    /// When it was last tried in vain to prepare a start.
+    pub unprepared: Option<BootTime>,
     /// Its shim does not answer.
     pub silent: bool,
     pub overdue: bool,
@@ -84,6 +86,7 @@ impl Default for NodeSeen {
             ports: Vec::new(),
             stop_sent: None,
             blocked: None,
+            unprepared: None,
             silent: false,
             overdue: false,
             checked_in: false,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 mod health;
+mod unprovable;
 
 use super::*;
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port};

@@ -120,6 +120,8 @@ pub enum Preparation {
     Prepared(Prepared),
     /// Something of the node is still there, or holds its lock.
     Held,
+    /// Its lock cannot be had, so nothing is known of its last process: why.
+    Unprovable(String),
     /// Somebody has a port that it needs: who.
     PortTaken(String),
     /// It cannot be started, and this is why.
@@ -136,17 +138,45 @@ pub struct Order {
 
 /// Prepares one incarnation; `last` is the node's last known process. Blocks for [`PATIENCE`] at most while the lock is held.
 pub fn prepare(context: &Context, node: &NodeName, order: &Order, last: Option<&ProcessId>) -> Preparation {
-    match try_prepare(context, node, order, last) {
+    let path = context.run_dir(node);
+    // First of all: what is wrong with a start says nothing about the process before, which may run still.
+    let directory = match free_run_dir(context, &path, last) {
+        Ok(Ok(locked)) => locked,
+        Ok(Err(held)) => return held,
+        Err(reason) => return Preparation::Unprovable(reason),
+    };
+    match try_prepare(context, node, order, directory) {
         Ok(preparation) => preparation,
         Err(reason) => Preparation::Impossible(reason),
     }
+}
+
+/// The run directory with its lock, when nothing of the node is left.
+fn free_run_dir(
+    context: &Context,
+    path: &Path,
+    last: Option<&ProcessId>,
+) -> Result<Result<(RunDir, File), Preparation>, String> {
+    let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what} {}: {error}", path.display());
+    let directory = RunDir::create(path.to_owned()).map_err(cannot("create or open its run directory"))?;
+    let Some(lock) = directory.lock_within(PATIENCE).map_err(cannot("take the lock in"))? else {
+        return Ok(Err(Preparation::Held));
+    };
+    if let Some(last) = last {
+        let alive = Proven::by_identity(last, &context.boot_id)
+            .map_err(|error| format!("cannot tell whether its last process {} is gone: {error}", last.pid))?;
+        if alive.is_some() {
+            return Ok(Err(Preparation::Held));
+        }
+    }
+    Ok(Ok((directory, lock)))
 }
 
 fn try_prepare(
     context: &Context,
     node: &NodeName,
     order: &Order,
-    last: Option<&ProcessId>,
+    (directory, lock): (RunDir, File),
 ) -> Result<Preparation, String> {
     let launch = resolve(context, node, order)?;
     let node_dir = context.node_dir(node);
@@ -156,22 +186,7 @@ fn try_prepare(
         ownership::give(&node_dir, user)
             .map_err(|error| format!("cannot give {} to user {}: {error}", node_dir.display(), user.name))?;
     }
-    let path = context.run_dir(node);
-    let cannot = |what: &'static str| {
-        let path = path.clone();
-        move |error: io::Error| format!("cannot {what} {}: {error}", path.display())
-    };
-    let directory = RunDir::create(path.clone()).map_err(cannot("create its run directory"))?;
-    let Some(lock) = directory.lock_within(PATIENCE).map_err(cannot("take the lock in"))? else {
-        return Ok(Preparation::Held);
-    };
-    if let Some(last) = last {
-        let alive = Proven::by_identity(last, &context.boot_id)
-            .map_err(|error| format!("cannot tell whether its last process {} is gone: {error}", last.pid))?;
-        if alive.is_some() {
-            return Ok(Preparation::Held);
-        }
-    }
+    let path = directory.path.clone();
     // With its own last process gone, whoever listens there is somebody else.
     let address = order.spec.env.get(LISTEN_ADDRESS).and_then(|address| address.parse().ok());
     match ports::taken(&order.spec.ports, address) {
@@ -185,7 +200,8 @@ fn try_prepare(
         files::remove(&path.join(stale)).map_err(|error| chain(&error))?;
     }
     node_files::write(&node_dir, &order.spec.files)?;
-    let listener = UnixListener::bind(directory.socket()).map_err(cannot("bind the shim's socket in"))?;
+    let listener = UnixListener::bind(directory.socket())
+        .map_err(|error| format!("cannot bind the shim's socket in {}: {error}", path.display()))?;
     files::write(&path, &launch, Durability::PowerCut).map_err(|error| chain(&error))?;
     Ok(Preparation::Prepared(Prepared { incarnation: order.incarnation, directory, lock: lock.into(), listener }))
 }

@@ -406,7 +406,13 @@ impl NodeTask {
                     return self.tell(incarnation, NodeHappening::PortTaken { reason }).await;
                 }
                 Preparation::Impossible(reason) => {
-                    return self.tell_exited(incarnation, None, not_started(reason)).await;
+                    // No fact about an incarnation, so it is told as often as it is tried.
+                    let Exit { cause, stdout, stderr, .. } = not_started(reason);
+                    let what = NodeHappening::Exited { cause, process: None, stdout, stderr };
+                    return self.tell(incarnation, what).await;
+                }
+                Preparation::Unprovable(reason) => {
+                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
                 }
                 Preparation::Held if is_last => {
                     let reason = "its lock is taken again and again".to_owned();

@@ -45,6 +45,7 @@ mod stats;
 mod support;
 mod tail;
 mod tls;
+mod unprovable;
 mod variables;
 mod websocket;
 mod zeek;
