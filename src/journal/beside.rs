@@ -59,7 +59,7 @@ impl Writer {
             source: source(),
         };
         let of = self.last().next();
-        let unfinished = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+        let unfinished = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras: Packed::default() };
         self.commit(vec![received], &[Record::Unfinished(of, Some(unfinished))]);
         let outcome = Outcome::Completed;
         let response = Answer::Kept(response(name, &request));

@@ -391,6 +391,7 @@ pub fn try_decode(key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
         let payload = || Some(Payload::Bytes(body.to_vec()));
         drop(v2::decode_entry(*kind, &body[..body.len() / 2], payload()));
         drop(records::reads(*kind, 1, body));
+        drop(records::reads(*kind, 2, body));
     }
     let (head, inline) = head(value)?;
     let assembled = assemble(&head, |index| {

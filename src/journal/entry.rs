@@ -5,7 +5,8 @@
 //! entries that changed it, so that a start reads what is unfinished and not what is past.
 //!
 //! Everything here is written with bincode, which knows no missing or added fields: a changed shape is a new version
-//! (`versions/`). What grows with Zeek rather than with us (requests, responses, launch specs) is [`Packed`].
+//! (`versions/`). What grows with Zeek rather than with us (requests, responses, launch specs) is [`Packed`], and so are
+//! the extras of records: fields that they gain without becoming another version.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
 use crate::api::time::{BootTime, Timestamp};
 
 /// A value carried as MessagePack with field names inside bincode, so that its type may gain fields with defaults.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Packed<T>(pub T);
 
 impl<T: Serialize> Serialize for Packed<T> {
@@ -295,7 +296,14 @@ pub struct AgentRecord {
     /// The newest incarnation of any node that is gone: new names count on from it, so that no incarnation of a name
     /// is used twice.
     pub newest_gone: Incarnation,
+    pub extras: Packed<AgentExtras>,
 }
+
+/// What the agent's record holds beyond its first fields. A new field has a default, is left out of the stored bytes
+/// while it has that (`skip_serializing_if`), and gets a row in the newest `FORMAT.md` and a sample of its own in `samples.rs`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentExtras {}
 
 /// The running configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -303,7 +311,13 @@ pub struct DesiredRecord {
     /// The request that last changed the desired state.
     pub by: Seq,
     pub config: Option<Packed<Configuration>>,
+    pub extras: Packed<DesiredExtras>,
 }
+
+/// As [`AgentExtras`], of the desired state.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DesiredExtras {}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
@@ -323,7 +337,13 @@ pub struct NodeRecord {
     pub next_start: Option<BootTime>,
     pub given_up: Option<GivenUp>,
     pub last_exit: Option<ExitCause>,
+    pub extras: Packed<NodeExtras>,
 }
+
+/// As [`AgentExtras`], of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeExtras {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Want {
@@ -356,7 +376,13 @@ pub struct UnfinishedRecord {
     /// Attempts that a crash ended; the one under way is the next.
     pub lost_attempts: u32,
     pub stage: Stage,
+    pub extras: Packed<UnfinishedExtras>,
 }
+
+/// As [`AgentExtras`], of an unfinished request.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnfinishedExtras {}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {

@@ -179,7 +179,7 @@ fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -
             }
             Ok(Some(found)) => {
                 // Entries of an older format read as well as new ones; the rest of this copy is brought up to date.
-                if let Err(error) = migrate::migrate(&database, found) {
+                if let Err(error) = migrate::migrate_copy(&database, found) {
                     tracing::warn!(error = %chain(&error), "the copy could not be brought to this release's format");
                 }
                 let reader = Reader::new(Arc::new(Shared::new(database, Place::new(&dir), options.store())));

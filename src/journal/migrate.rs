@@ -5,8 +5,11 @@
 //! batch that holds the last step. Until then the release before would still take the journal for its own, which is why
 //! the side file says the new format before the first step.
 //!
-//! From format 1 to 2: each entry gets its place in the chain, and responses become payloads. The hashes are those of
-//! what is found now; an entry says so, since they prove nothing about the time before.
+//! From format 1: each entry gets its place in the chain, and responses become payloads. The hashes are those of what is
+//! found now; an entry says so, since they prove nothing about the time before.
+//!
+//! From format 2: entries stay as they are, with their hashes, and records are written anew as they change. One batch
+//! holds the entry that tells of it and the format's version.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -15,12 +18,14 @@ use super::batch::{Builder, State};
 use super::codec::EncodeError;
 use super::entry::{Entry, Numbered};
 use super::keys;
+use super::recover;
 use super::salvage;
 use super::store::{Database, StorageError};
 use super::table::{Entries, ReadError, Table};
 use super::versions::{
     self,
     records::{FormatRecord, HistoryRecord},
+    v2,
 };
 use crate::api::ids::Seq;
 use crate::crash_point;
@@ -49,22 +54,36 @@ pub(super) fn migrate(database: &Database, found: u32) -> Result<(), MigrateErro
         return Ok(());
     }
     let last = database.last()?;
-    let begun = database.record::<HistoryRecord>(keys::HISTORY)?;
-    let mut steps = Steps {
-        database,
-        found,
-        state: State { history: begun.unwrap_or_default(), ..State::default() },
-        batch: Vec::new(),
-        bytes: 0,
-        progress: Progress::new(last),
+    let history = if has_chain(found) {
+        // Behind it are no entries of an older format, but damage.
+        recover::history(database)?
+    } else {
+        database.record::<HistoryRecord>(keys::HISTORY)?.unwrap_or_default()
     };
-    tracing::info!(entries = last.0, "the journal is rewritten from format {found} to {}", versions::FORMAT);
+    let mut steps = Steps::new(database, found, history, last);
+    let how = if has_chain(found) { "brought" } else { "rewritten" };
+    tracing::info!(entries = last.0, "the journal is {how} from format {found} to {}", versions::FORMAT);
     for (seq, value) in Entries::new(database, steps.state.history.last.next(), last, false) {
         steps.take(database.read_entry(seq, &value?)?.numbered)?;
     }
     steps.finish()?;
     tracing::info!(entries = last.0, "the journal has format {} now", versions::FORMAT);
     Ok(())
+}
+
+/// As [`migrate`], for a copy that is only read: no entry of it is made that the journal does not have, if it has a chain
+/// whose newest hash somebody may note.
+pub(super) fn migrate_copy(database: &Database, found: u32) -> Result<(), MigrateError> {
+    if !has_chain(found) || found == versions::FORMAT {
+        return migrate(database, found);
+    }
+    let last = database.last()?;
+    Steps::new(database, found, HistoryRecord::default(), last).write(true)
+}
+
+/// Whether a journal of this format has its hashes already.
+fn has_chain(format: u32) -> bool {
+    format >= v2::FORMAT
 }
 
 struct Steps<'a> {
@@ -76,7 +95,18 @@ struct Steps<'a> {
     progress: Progress,
 }
 
-impl Steps<'_> {
+impl<'a> Steps<'a> {
+    fn new(database: &'a Database, found: u32, history: HistoryRecord, last: Seq) -> Self {
+        Self {
+            database,
+            found,
+            state: State { history, ..State::default() },
+            batch: Vec::new(),
+            bytes: 0,
+            progress: Progress::new(last),
+        }
+    }
+
     fn take(&mut self, numbered: Numbered) -> Result<(), MigrateError> {
         let seq = numbered.seq;
         self.bytes += self.database.get(&keys::entry(seq))?.map_or(0, |value| stored_length(&value));

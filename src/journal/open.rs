@@ -282,7 +282,7 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
         && mark.format < versions::FORMAT
     {
         // From here on the release before must not touch it any more, however far the migration comes.
-        MarkFile::open(state_dir, known, mark.high, None, None)
+        MarkFile::open(state_dir, known, mark.high, mark.head, mark.extent)
             .and_then(|side| side.sync())
             .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
     }
@@ -501,7 +501,7 @@ fn note_loss(dir: &Path, usable: &mut Usable, from: &str, high: Seq) -> Result<(
 /// The condition that the newest entry stands for, if it tells of a loss that nobody has acted on yet.
 fn newest_salvage(table: &impl Table, last: Seq) -> Result<Option<Condition>, ReadError> {
     let mut newest = table.entry(last)?;
-    if let Some(Numbered { entry: Entry::FormatChanged { .. }, seq, .. }) = newest {
+    while let Some(Numbered { entry: Entry::FormatChanged { .. }, seq, .. }) = newest {
         newest = table.entry(Seq(seq.0 - 1))?;
     }
     let (from, recovered, missing, seq) = match newest {

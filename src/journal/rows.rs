@@ -183,10 +183,10 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 (Some((_, Outcome::Rejected, attempts, _)), _) => (RequestState::Rejected, *attempts),
                 (Some((_, Outcome::Abandoned, attempts, _)), _) => (RequestState::Abandoned, *attempts),
                 (None, None) => (RequestState::Accepted, 0),
-                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Accepted })) => {
+                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Accepted, .. })) => {
                     (RequestState::Accepted, *lost_attempts)
                 }
-                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Waiting { .. } })) => {
+                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Waiting { .. }, .. })) => {
                     (RequestState::Handling, *lost_attempts + 1)
                 }
             };
@@ -316,6 +316,15 @@ struct Told {
     named: Vec<NodeName>,
 }
 
+fn format_changed(from: u32, to: u32) -> String {
+    if from < v2::FORMAT {
+        return format!(
+            "journal rewritten from format {from} to {to}; the hashes of all entries before are of this day"
+        );
+    }
+    format!("journal brought from format {from} to {to}; the entries before are as they were")
+}
+
 fn agent(detail: Value, summary: String) -> Told {
     Told { detail, summary, ..Told::default() }
 }
@@ -343,10 +352,7 @@ fn tell(entry: Entry) -> Told {
             let summary = format!("imported from {from}: {}", super::salvage::summary(entries, &missing));
             agent(json!({ "from": from, "entries": entries, "missing": missing }), summary)
         }
-        Entry::FormatChanged { from, to } => agent(
-            json!({ "from": from, "to": to }),
-            format!("journal rewritten from format {from} to {to}; the hashes of all entries before are of this day"),
-        ),
+        Entry::FormatChanged { from, to } => agent(json!({ "from": from, "to": to }), format_changed(from, to)),
         Entry::Pruned { upto, hash, trimmed, entries, requests } => agent(
             json!({ "upto": upto, "hash": hex(&hash), "trimmed": trimmed, "entries": entries, "requests": requests }),
             format!("retention: entries up to {upto} removed ({entries}, {requests} requests among them)"),

@@ -23,7 +23,7 @@ use std::time::UNIX_EPOCH;
 
 use super::batch::{self, BatchError, Builder, State};
 use super::entry::{
-    AgentRecord, Answer, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Record, Stage, UnfinishedRecord,
+    AgentRecord, Answer, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Packed, Record, Stage, UnfinishedRecord,
 };
 use super::keys::{self, Family, Key};
 use super::open::{self, OpenError, Options};
@@ -534,7 +534,11 @@ impl Rebuild<'_> {
         for (seq, request) in std::mem::take(pending) {
             let record = match self.sources.record::<UnfinishedRecord>(&keys::unfinished(seq))? {
                 Found::Record(record) => record,
-                Found::Unreadable => UnfinishedRecord { lost_attempts: request.attempts, stage: Stage::Accepted },
+                Found::Unreadable => UnfinishedRecord {
+                    lost_attempts: request.attempts,
+                    stage: Stage::Accepted,
+                    extras: Packed::default(),
+                },
                 Found::Absent => {
                     pending.insert(seq, request);
                     continue;

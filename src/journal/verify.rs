@@ -21,6 +21,7 @@ use super::table::{Entries, ReadError, Table};
 use super::versions::{
     self, kind,
     records::{DuplicatesRecord, FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, SIGHTINGS},
+    v2,
 };
 use crate::api::event::Request;
 use crate::api::head::Anchor;
@@ -441,6 +442,8 @@ impl<T: Table> Check<'_, T> {
                 let at = rows::time(*at);
                 self.note(format!("entry {seq} of {at} tells of an import: {summary}"));
             }
+            // From format 2 on the chain is older than the change.
+            Entry::FormatChanged { from, .. } if *from >= v2::FORMAT => {}
             Entry::FormatChanged { from, .. } => {
                 let at = rows::time(*at);
                 self.note(format!("the hashes up to entry {seq} were computed on {at}, when format {from} was left"));

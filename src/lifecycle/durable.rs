@@ -205,7 +205,7 @@ impl Durable {
             dialect: *dialect,
             source: source.clone(),
         };
-        let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+        let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras: Packed::default() };
         self.unfinished.insert(numbered.seq, Unfinished { received, record });
         if !reqid.is_empty() {
             self.by_reqid.insert(reqid.clone(), numbered.seq);
@@ -264,6 +264,7 @@ impl Durable {
             next_start: None,
             given_up: None,
             last_exit: None,
+            extras: Packed::default(),
         });
         record.spec = spec.clone();
         record.want = Want::Up;
@@ -300,6 +301,7 @@ impl Durable {
                     next_start: None,
                     given_up: None,
                     last_exit: None,
+                    extras: Packed::default(),
                 };
                 self.nodes.insert(name.clone(), record);
             }

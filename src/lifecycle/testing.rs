@@ -31,5 +31,6 @@ pub fn node_record() -> NodeRecord {
         next_start: None,
         given_up: None,
         last_exit: None,
+        extras: Packed::default(),
     }
 }

@@ -14,18 +14,33 @@ use zeek_cluster_agent::control::client::Client;
 
 use crate::support::{Agent, Host, Said, errors, eventually};
 
-/// The entries that the first format's fixture has.
-const ENTRIES: &str = "100";
+/// What a released format's fixture is like.
+#[derive(Clone, Copy)]
+struct Fixture {
+    folder: &'static str,
+    entries: u64,
+    /// The request with the reqid `welcome-1`.
+    welcome: u64,
+    /// The newest entry with its hash, noted when it was written.
+    head: Option<&'static str>,
+}
+
+const FIRST: Fixture = Fixture { folder: "0001_initial", entries: 100, welcome: 2, head: None };
+const SECOND: Fixture = Fixture {
+    folder: "0002_chain",
+    entries: 95,
+    welcome: 29,
+    head: Some("95:1fcc3a1c786e7a95ab172ce8829e4f2fb9bc62cb15d5534620c6d69f4c93bf53"),
+};
+
+/// The format that this build writes.
+const FORMAT: u32 = 3;
 
 fn folder(format: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(format)
 }
 
-/// A host with the state directory of the first format's fixture.
-fn host() -> Host {
-    host_of("0001_initial")
-}
-
+/// A host with the state directory of a fixture.
 fn host_of(format: &str) -> Host {
     let mut host = Host::new();
     host.set("ZEEK_AGENT_NAME", "sensor-1");
@@ -37,10 +52,11 @@ fn host_of(format: &str) -> Host {
 }
 
 /// The old entries as this build reads them from the directory, and as that release printed them.
-fn assert_reads_as_written(host: &Host, when: &str) {
-    let said = host.run(&["journal", "dump", "--kind", "all", "--format", "json", "--to-seq", ENTRIES]);
+fn assert_reads_as_written(host: &Host, fixture: Fixture, when: &str) {
+    let entries = fixture.entries.to_string();
+    let said = host.run(&["journal", "dump", "--kind", "all", "--format", "json", "--to-seq", &entries]);
     assert_eq!(said.code, 0, "{when}: {said:?}");
-    let written = fs::read_to_string(folder("0001_initial").join("database.jsonl")).unwrap();
+    let written = fs::read_to_string(folder(fixture.folder).join("database.jsonl")).unwrap();
     assert_eq!(said.stdout, written, "{when}");
 }
 
@@ -68,7 +84,7 @@ fn without_space(host: &Host, call: &str) -> ExitStatus {
 
 #[test]
 fn a_migration_that_finds_the_disk_full_ends_the_start_and_is_carried_on_when_there_is_space() {
-    let host = host();
+    let host = host_of(FIRST.folder);
     // When the database is opened, and when a step of the migration is to be made durable.
     for (call, begun) in [("pwrite64", 0), ("fdatasync", 1), ("fdatasync", 2)] {
         let status = without_space(&host, call);
@@ -76,33 +92,38 @@ fn a_migration_that_finds_the_disk_full_ends_the_start_and_is_carried_on_when_th
         assert_eq!(status.code(), Some(1), "{call}: {log}");
         assert!(log.contains("no space is left"), "{log}");
         assert_eq!(log.matches("is rewritten from").count(), begun, "{log}");
-        assert_eq!(log.matches("has format 2 now").count(), 0, "{log}");
-        assert_reads_as_written(&host, call);
+        assert_eq!(log.matches("has format 3 now").count(), 0, "{log}");
+        assert_reads_as_written(&host, FIRST, call);
     }
     let _agent = host.start();
-    finished(&host, "after all");
+    finished(&host, FIRST, "after all");
 }
 
 /// Lets `run` die at `point`, looks at what it left, and lets the next one finish.
-fn killed_at(point: &str) {
-    let mut host = host();
+fn killed_at(fixture: Fixture, point: &str) {
+    let mut host = host_of(fixture.folder);
     let once = host.dir.path().join("crashed");
     host.set("ZCA_CRASH_AT", point).set("ZCA_CRASH_ONCE", &once.display().to_string());
     let mut agent = host.spawn();
     eventually(&format!("the crash at {point}"), || once.exists().then_some(()));
     eventually("the agent's end", || agent.child.try_wait().unwrap());
-    assert_eq!(marked_formats(&host), [2], "{point}: the release before would open what is half rewritten");
-    assert_reads_as_written(&host, point);
+    assert_eq!(marked_formats(&host), [FORMAT], "{point}: the release before would open what is half rewritten");
+    assert_reads_as_written(&host, fixture, point);
     let _agent = host.start();
-    finished(&host, point);
+    finished(&host, fixture, point);
 }
 
 /// What has to hold once an agent of this build serves.
-fn finished(host: &Host, when: &str) {
+fn finished(host: &Host, fixture: Fixture, when: &str) {
     let report = host.json(&["journal", "verify", "--json"]);
     assert_eq!(report["problems"], Value::Array(Vec::new()), "{when}");
     let changes = host.events("format_changed");
     assert_eq!(changes.len(), 1, "{when}: one change of format, whatever happened on the way: {changes:?}");
+    if let Some(noted) = fixture.head {
+        let said = host.run(&["journal", "verify", "--anchor", noted]);
+        assert!(said.code == 0 && said.stdout.contains(&format!("it continues {noted}")), "{when}: {said:?}");
+        assert!(!said.stdout.contains("were computed on"), "{when}: the hashes are of before: {said:?}");
+    }
     // A request of the old release is a duplicate of itself, and answered from its journal.
     let answer = host.ask("welcome-1", Request::AgentWelcome {});
     assert!(answer.success(), "{when}: {}", errors(&answer));
@@ -114,16 +135,16 @@ fn finished(host: &Host, when: &str) {
     host.ask("after", Request::GetNodes {});
     // A duplicate's own entry rides in a later commit than its answer.
     let rows = host.requests("welcome-1");
-    assert_eq!((rows.len(), rows[0].seq.0, rows[0].duplicates), (1, 2, 21), "{when}");
+    assert_eq!((rows.len(), rows[0].seq.0, rows[0].duplicates), (1, fixture.welcome, 21), "{when}");
     let said: Said = host.run(&["journal", "verify", "--anchor", &head]);
     assert!(said.code == 0 && said.stdout.contains(&format!("it continues {head}")), "{when}: {said:?}");
 }
 
 #[test]
 fn a_journal_of_the_first_format_is_rewritten_once_and_goes_on() {
-    let host = host();
+    let host = host_of(FIRST.folder);
     // Looked at before an agent runs: a copy is rewritten, the directory is not.
-    assert_reads_as_written(&host, "before");
+    assert_reads_as_written(&host, FIRST, "before");
     assert_eq!(host.run(&["journal", "tail", "-n", "3"]).lines().len(), 3);
     let figures = host.json(&["journal", "stats", "--json"]);
     assert_eq!((&figures["unfinished"], &figures["unreadable"]), (&1.into(), &0.into()), "{figures}");
@@ -133,26 +154,29 @@ fn a_journal_of_the_first_format_is_rewritten_once_and_goes_on() {
     assert!(said.code == 0 && said.stdout.contains("101 entries, 1 to 101"), "the change of format, too: {said:?}");
     assert_eq!(marked_formats(&host), [1]);
     let agent = host.start();
-    finished(&host, "at once");
-    assert!(host.read_log().contains("rewritten from format 1 to 2"), "{}", host.read_log());
+    finished(&host, FIRST, "at once");
+    assert!(host.read_log().contains("rewritten from format 1 to 3"), "{}", host.read_log());
     agent.kill();
     let _agent = host.start();
     assert_eq!(host.events("format_changed").len(), 1);
     host.verify();
 }
 
-/// The hash of its newest entry was noted when it was written.
+/// Its entries keep their hashes, so that a head noted before is continued.
 #[test]
-fn a_journal_of_this_format_from_an_earlier_build_is_taken_as_it_is() {
-    let host = host_of("0002_chain");
+fn a_journal_of_the_second_format_keeps_its_entries_and_goes_on() {
+    let host = host_of(SECOND.folder);
+    assert_reads_as_written(&host, SECOND, "before");
+    // A copy that is read has no entry of its own: its head may be noted.
+    let head = SECOND.head.unwrap();
+    assert_eq!(host.json(&["journal", "verify", "--json"])["head"], head);
+    assert_eq!(marked_formats(&host), [2]);
+    let agent = host.start();
+    finished(&host, SECOND, "at once");
+    assert!(host.read_log().contains("brought from format 2 to 3"), "{}", host.read_log());
+    agent.kill();
     let _agent = host.start();
-    let noted = "95:1fcc3a1c786e7a95ab172ce8829e4f2fb9bc62cb15d5534620c6d69f4c93bf53";
-    let said = host.run(&["journal", "verify", "--anchor", noted]);
-    assert!(said.code == 0 && said.stdout.contains(&format!("it continues {noted}")), "{said:?}");
-    assert!(!host.read_log().contains("rewritten"), "{}", host.read_log());
-    assert_eq!(host.events("format_changed").len(), 0);
-    let answer = host.ask("welcome-1", Request::AgentWelcome {});
-    assert!(answer.success(), "{}", errors(&answer));
+    assert_eq!(host.events("format_changed").len(), 1);
     eventually("an outcome of the restart that was under way", || {
         host.requests("restart-2")[0].completed_at.is_some().then_some(())
     });
@@ -160,24 +184,26 @@ fn a_journal_of_this_format_from_an_earlier_build_is_taken_as_it_is() {
 }
 
 macro_rules! killed_at {
-    ($($name:ident $point:literal)*) => {
+    ($($name:ident $fixture:ident $point:literal)*) => {
         mod killed {
-            $(#[test] fn $name() { super::killed_at($point); })*
+            $(#[test] fn $name() { super::killed_at(super::$fixture, $point); })*
         }
     };
 }
 
 killed_at! {
-    before_the_first_step "before_migration_step:1"
-    after_the_first_step "after_migration_step:1"
-    before_the_last_step "before_migration_step:2"
-    after_the_last_step "after_migration"
+    before_the_first_step FIRST "before_migration_step:1"
+    after_the_first_step FIRST "after_migration_step:1"
+    before_the_last_step FIRST "before_migration_step:2"
+    after_the_last_step FIRST "after_migration"
+    before_the_only_step SECOND "before_migration_step:1"
+    after_the_only_step SECOND "after_migration"
 }
 
 /// Killed after each step, again and again, it still comes to an end: each start begins where the last one was killed.
 #[test]
 fn a_migration_that_is_killed_at_every_step_comes_to_an_end() {
-    let mut host = host();
+    let mut host = host_of(FIRST.folder);
     for starts in 1.. {
         assert!(starts < 20, "it does not get on");
         host.set("ZCA_CRASH_AT", "after_migration_step");
@@ -188,11 +214,11 @@ fn a_migration_that_is_killed_at_every_step_comes_to_an_end() {
         });
         if !died {
             assert!(starts > 2, "there was more than one step to die after");
-            finished(&host, "in the end");
+            finished(&host, FIRST, "in the end");
             return;
         }
         // The command that reads would die in its own copy as well.
         host.set("ZCA_CRASH_AT", "none");
-        assert_reads_as_written(&host, &format!("after start {starts}"));
+        assert_reads_as_written(&host, FIRST, &format!("after start {starts}"));
     }
 }

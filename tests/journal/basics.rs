@@ -131,11 +131,11 @@ fn a_request_of_four_mebibytes_is_stored_and_read_back() {
     let mut opened = open(dir.path());
     let journal = &mut opened.journal;
     let entries = one(1, received("big", request.clone(), 1));
-    let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+    let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras: Packed::default() };
     let _ = journal.stage(Sealed::new(Seq(0), entries, vec![7]));
     let records = vec![
         Record::Unfinished(Seq(1), Some(record)),
-        Record::Desired(DesiredRecord { by: Seq(1), config: Some(Packed(config.clone())) }),
+        Record::Desired(DesiredRecord { by: Seq(1), config: Some(Packed(config.clone())), extras: Packed::default() }),
     ];
     assert_eq!(journal.commit(records).unwrap(), vec![7]);
     drop(opened);
@@ -165,7 +165,7 @@ fn a_commit_larger_than_the_cache_is_stored_whole() {
             entry: received(&format!("r{round}.{number}"), request.clone(), number),
         });
         let _ = opened.journal.stage(Sealed::new(last, entries.collect(), vec![]));
-        let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+        let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras: Packed::default() };
         let records = (1..=4).map(|number| Record::Unfinished(Seq(last.0 + number), Some(record.clone())));
         opened.journal.commit(records.collect()).unwrap();
     }

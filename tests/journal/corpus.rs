@@ -60,8 +60,9 @@ fn the_corpus_holds() {
 #[test]
 fn mutated_samples_hold() {
     let mut random = Random::new(1);
-    let samples = ["migrations/0001_initial/entries", "migrations/0002_chain/entries"];
-    for file in samples.into_iter().flat_map(files) {
+    let formats = ["0001_initial", "0002_chain", "0003_answers"];
+    let samples = formats.map(|format| format!("migrations/{format}/entries"));
+    for file in samples.into_iter().flat_map(|folder| files(&folder)) {
         let mut seed = vec![9];
         seed.extend_from_slice(b"L\0\0\0\0\0\0\0\x11");
         seed.extend_from_slice(&fs::read(file).unwrap());

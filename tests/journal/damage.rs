@@ -12,7 +12,7 @@ use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::ids::{InstanceName, Seq};
 use zeek_cluster_agent::api::time::Timestamp;
 use zeek_cluster_agent::journal::entry::{
-    AgentRecord, Answer, Entry, Numbered, Record, Sealed, Stage, UnfinishedRecord,
+    AgentRecord, Answer, Entry, Numbered, Packed, Record, Sealed, Stage, UnfinishedRecord,
 };
 use zeek_cluster_agent::journal::import::{self, ImportError};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
@@ -417,7 +417,7 @@ fn a_format_of_a_newer_release_is_refused_untouched() {
     // By the side file, before sled is asked.
     let mut slot = [0; 64];
     slot[..8].copy_from_slice(b"ZCAMARK1");
-    slot[8..12].copy_from_slice(&3u32.to_le_bytes());
+    slot[8..12].copy_from_slice(&4u32.to_le_bytes());
     slot[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
     let checksum = blake3::hash(&slot[..40]);
     slot[40..56].copy_from_slice(&checksum.as_bytes()[..16]);
@@ -430,7 +430,7 @@ fn a_format_of_a_newer_release_is_refused_untouched() {
     };
     let untouched = files();
     let error = Journal::<u64>::open(&past.closed, &options()).unwrap_err();
-    assert!(matches!(error, OpenError::NewerFormat { found: 3, known: 2, .. }), "{error}");
+    assert!(matches!(error, OpenError::NewerFormat { found: 4, known: 3, .. }), "{error}");
     assert_eq!(files(), untouched);
 
     // By a record of the journal's own.
@@ -532,7 +532,7 @@ fn an_answer_survives_the_loss_of_its_request() {
         number(3, received("s", Request::GetNodes {}, 1)),
     ];
     let _ = journal.stage(Sealed::new(Seq(0), entries, vec![]));
-    let record = UnfinishedRecord { lost_attempts: 2, stage: Stage::Accepted };
+    let record = UnfinishedRecord { lost_attempts: 2, stage: Stage::Accepted, extras: Packed::default() };
     journal.commit(vec![Record::Unfinished(Seq(3), Some(record.clone()))]).unwrap();
     drop(opened);
     let zero = |value: Vec<u8>| vec![0; value.len()];

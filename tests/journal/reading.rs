@@ -86,8 +86,14 @@ fn day() -> MemoryJournal<u64> {
     let _ = journal.stage(Sealed::new(Seq(0), numbered.collect(), vec![]));
     let waiting = Stage::Waiting { goal: Goal::Down, targets: vec![] };
     journal.commit(vec![
-        Record::Unfinished(Seq(12), Some(UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted })),
-        Record::Unfinished(Seq(13), Some(UnfinishedRecord { lost_attempts: 1, stage: waiting })),
+        Record::Unfinished(
+            Seq(12),
+            Some(UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras: Packed::default() }),
+        ),
+        Record::Unfinished(
+            Seq(13),
+            Some(UnfinishedRecord { lost_attempts: 1, stage: waiting, extras: Packed::default() }),
+        ),
     ]);
     assert_eq!(journal.verify().problems, Vec::<String>::new());
     journal

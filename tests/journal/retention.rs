@@ -5,7 +5,7 @@ use zeek_cluster_agent::api::event::{Request, Response};
 use zeek_cluster_agent::api::ids::Seq;
 use zeek_cluster_agent::api::time::Timestamp;
 use zeek_cluster_agent::journal::entry::{
-    Answer, Entry, Numbered, Outcome, Record, Removal, Sealed, Stage, UnfinishedRecord,
+    Answer, Entry, Numbered, Outcome, Packed, Record, Removal, Sealed, Stage, UnfinishedRecord,
 };
 use zeek_cluster_agent::journal::retention::{Policy, Step};
 use zeek_cluster_agent::journal::{Journal, Reader};
@@ -118,7 +118,7 @@ fn an_unfinished_request_is_never_removed_and_holds_what_came_after_it() {
     let dir = tempdir().unwrap();
     let mut journal = open(dir.path()).journal;
     diary(&mut journal, 5);
-    let unfinished = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+    let unfinished = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras: Packed::default() };
     let waits = received("waits", Request::AgentStandby {}, 1);
     commit(&mut journal, 5, vec![waits], vec![Record::Unfinished(Seq(6), Some(unfinished))]);
     for day in 6..20 {
@@ -257,7 +257,7 @@ fn a_preview_is_what_all_steps_come_to_and_names_what_holds() {
 
     let entry = received("open", Request::GetNodes {}, 1);
     let seq = journal.durable().next();
-    let unfinished = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+    let unfinished = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras: Packed::default() };
     commit(&mut journal, 25, vec![entry], vec![Record::Unfinished(seq, Some(unfinished))]);
     for number in 0..10 {
         commit(&mut journal, 25, vec![answered(&format!("s{number}"), Request::GetNodes {})], vec![]);

@@ -178,6 +178,7 @@ pub fn node_record(incarnation: u64, padding: usize) -> NodeRecord {
         next_start: None,
         given_up: None,
         last_exit: Some(ExitCause::Signal(9)),
+        extras: Packed::default(),
     }
 }
 
@@ -270,7 +271,7 @@ impl Writer {
                 let from = self.random.below(100);
                 let seq = self.push(staged, received(&name, request, from));
                 self.open.insert(seq, name);
-                let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted };
+                let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras: Packed::default() };
                 records.push(Record::Unfinished(seq, Some(record)));
             }
             3 => {
@@ -280,7 +281,10 @@ impl Writer {
                     let waits = Entry::RequestWaits { of, goal: Goal::Ready, targets: targets.clone() };
                     self.push(staged, waits);
                     let stage = Stage::Waiting { goal: Goal::Ready, targets };
-                    records.push(Record::Unfinished(of, Some(UnfinishedRecord { lost_attempts: 0, stage })));
+                    records.push(Record::Unfinished(
+                        of,
+                        Some(UnfinishedRecord { lost_attempts: 0, stage, extras: Packed::default() }),
+                    ));
                 }
             }
             4..=5 => {
@@ -309,7 +313,7 @@ impl Writer {
                 let config = ConfigChange::Set(Packed(configuration("c", 2, 0)));
                 self.push(staged, Entry::DesiredChanged { by, config, nodes });
                 let config = Some(Packed(configuration("c", 2 + (by.0 % 5) as usize, 900)));
-                records.push(Record::Desired(DesiredRecord { by, config }));
+                records.push(Record::Desired(DesiredRecord { by, config, extras: Packed::default() }));
             }
             8 => {
                 let node = node_name(&format!("w{}", self.random.below(5)));

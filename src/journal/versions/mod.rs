@@ -7,11 +7,12 @@ use bincode::Options;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub(super) mod records;
+mod records_v1;
 pub(super) mod v1;
 pub(super) mod v2;
 
 /// The format that this build writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// No body is larger, written or read. The largest that is meant to occur is a change of 4096 nodes with their launch
 /// specs, beside a request of 4 MiB.

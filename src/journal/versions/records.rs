@@ -1,8 +1,9 @@
-//! Bodies of records. Each has a version of its own: all are at version 1 still, whatever the format of the journal.
+//! Bodies of records. Each has a version of its own, whatever the format of the journal: a record of an older version is
+//! read by its old shape and written in the new one when it next changes.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{from_bytes, kind};
+use super::{from_bytes, kind, records_v1};
 use crate::api::event::Source;
 use crate::api::ids::Seq;
 use crate::api::time::Timestamp;
@@ -98,10 +99,13 @@ pub(in crate::journal) trait Stored: Serialize + DeserializeOwned {
 }
 
 macro_rules! record_table {
-    ($($kind:ident, $version:literal => $record:ty;)*) => {
+    ($($kind:ident, $version:literal => $record:ty $(, before: $before:ty)?;)*) => {
         $(impl Stored for $record {
             const KIND: u8 = kind::$kind;
             const VERSION: u8 = $version;
+            $(fn read(version: u8, body: &[u8]) -> Result<Self, bincode::Error> {
+                if version < $version { from_bytes::<$before>(body).map(Self::from) } else { from_bytes(body) }
+            })?
         })*
 
         /// Whether this release knows records of this kind and version.
@@ -124,10 +128,10 @@ macro_rules! record_table {
 
 record_table! {
     FORMAT, 1 => FormatRecord;
-    AGENT, 1 => AgentRecord;
-    DESIRED, 1 => DesiredRecord;
-    NODE, 1 => NodeRecord;
-    UNFINISHED, 1 => UnfinishedRecord;
+    AGENT, 2 => AgentRecord, before: records_v1::AgentRecord;
+    DESIRED, 2 => DesiredRecord, before: records_v1::DesiredRecord;
+    NODE, 2 => NodeRecord, before: records_v1::NodeRecord;
+    UNFINISHED, 2 => UnfinishedRecord, before: records_v1::UnfinishedRecord;
     DUPLICATES, 1 => DuplicatesRecord;
     REQID, 1 => ReqidRecord;
     OUTCOME, 1 => OutcomeRecord;

@@ -10,6 +10,8 @@ use crate::api::time::Timestamp;
 use crate::journal::entry::{Answer, Digest, Entry};
 
 pub(in crate::journal) const VERSION: u8 = 2;
+/// The first format that has such entries, and the chain.
+pub(in crate::journal) const FORMAT: u32 = 2;
 
 /// An entry taken apart for storing.
 #[derive(Debug, Clone, PartialEq, Eq)]
