@@ -1,13 +1,14 @@
 //! What holds for any bytes read as a cluster file; asserted by the fuzz targets and by the test that replays their corpus.
 
-use zeek_cluster_agent::api::configuration::Configuration;
+use zeek_cluster_agent::api::configuration::{Configuration, Port};
 use zeek_cluster_agent::api::ids::InstanceName;
 use zeek_cluster_agent::api::validate::{self, HostFacts};
-use zeek_cluster_agent::cluster_file::{self, FileError, Foreign, Format, LISTED_LIMIT, WriteError};
+use zeek_cluster_agent::cluster_file::{self, AGENT_PORT, FileError, Foreign, Format, LISTED_LIMIT, WriteError};
 
 /// Reading never panics, gives the same each time, and what it gives can be checked, written, and read again.
 pub fn holds(text: &[u8], format: Format) {
-    let Some(config) = reads(|ours| cluster_file::read(text, "file", Some(format), Some(ours))) else { return };
+    let read = |ours: &InstanceName| cluster_file::read_with_warnings(text, "file", Some(format), Some(ours));
+    let Some(config) = reads(|ours| read(ours).map(|reading| reading.configuration)) else { return };
     comes_back(&config, Format::Json, |_| false);
     // INI has limits, which JSON goes beyond. What was INI fits, but for instances that only nodes name: these names
     // were values, and become keys.
@@ -46,13 +47,20 @@ fn reads(read: impl Fn(&InstanceName) -> Result<Configuration, Vec<FileError>>) 
     Some(config)
 }
 
+/// What an INI file holds of a configuration: no id but that of its content, and no address without a port.
+pub fn as_ini(config: &Configuration) -> Configuration {
+    let mut config = config.clone();
+    for instance in config.instances.iter_mut().filter(|instance| !instance.host.is_unspecified()) {
+        instance.listen_port.get_or_insert(Port::tcp(AGENT_PORT));
+    }
+    config.id = cluster_file::content_id(&config);
+    config
+}
+
 fn comes_back(config: &Configuration, format: Format, may_not_fit: impl Fn(&str) -> bool) {
     match cluster_file::write(config, format) {
         Ok(text) => {
-            let mut expected = config.clone();
-            if format == Format::Ini {
-                expected.id = cluster_file::content_id(config);
-            }
+            let expected = if format == Format::Ini { as_ini(config) } else { config.clone() };
             assert_eq!(cluster_file::read(text.as_bytes(), "copy", None, None), Ok(expected), "{text}");
         }
         Err(errors) => {

@@ -1,6 +1,7 @@
 //! Cluster files: reading them for a request, checking and converting them.
 
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde_json::json;
@@ -8,12 +9,13 @@ use serde_json::json;
 use super::flags::{Config, ConfigFormat};
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table};
-use super::{Context, connect, output, print_json, zeek};
+use super::{Context, connect, lookup, output, print_json, zeek};
 use crate::api::configuration::Configuration;
 use crate::api::ids::InstanceName;
 use crate::api::plan::{Action, Plan};
 use crate::api::validate;
-use crate::cluster_file::{self, Foreign, Format, Reading, SIZE_LIMIT};
+use crate::cluster_file::hosts::Addresses;
+use crate::cluster_file::{self, Foreign, Format, Kind, Known, SIZE_LIMIT};
 use crate::control::client::within_ms;
 use crate::settings::Settings;
 
@@ -53,26 +55,43 @@ impl Text {
         Err(Failure::new(Exit::Configuration, format!("{problem}; {advice}")))
     }
 
-    /// What the file means for the agent called `ours`, whichever tool it is for.
-    fn parse(&self, ours: &InstanceName) -> Result<Reading, Vec<String>> {
-        match Foreign::of(&self.bytes) {
-            Some(foreign) => cluster_file::read_foreign(&self.bytes, &self.name, foreign, Some(ours)),
-            None => cluster_file::read_with_warnings(&self.bytes, &self.name, None, Some(ours)),
+    /// What the file means for the agent called `ours`, whichever tool it is for, with the addresses of the hosts that it
+    /// names; and what there is to warn of.
+    fn parse(&self, ours: &InstanceName) -> Result<(Configuration, Vec<String>), Vec<String>> {
+        let kind = Foreign::of(&self.bytes).map_or(Kind::Cluster(None), Kind::Foreign);
+        let read = |addresses: &Addresses| {
+            let known = Known { ours: Some(ours), addresses };
+            cluster_file::read_as(&self.bytes, &self.name, kind, &known)
+                .map_err(|errors| errors.iter().map(|error| output::plain(&error.to_string())).collect::<Vec<_>>())
+        };
+        let mut reading = read(&Addresses::new())?;
+        let mut warnings = Vec::new();
+        if !reading.unresolved.is_empty() {
+            let addresses = lookup::addresses(&reading.unresolved);
+            reading = read(&addresses)?;
+            if reading.configuration.instances.len() > 1 {
+                warnings = addresses.iter().filter_map(|(name, found)| self.loopback(name, found)).collect();
+            }
         }
-        .map_err(|errors| errors.iter().map(|error| output::plain(&error.to_string())).collect())
+        warnings.splice(0..0, reading.warnings.iter().map(|warning| output::plain(&warning.to_string())));
+        Ok((reading.configuration, warnings))
+    }
+
+    /// Many a host knows itself by a loopback address, under its own name.
+    fn loopback(&self, name: &str, found: &Result<IpAddr, String>) -> Option<String> {
+        let address = found.as_ref().ok().filter(|address| address.is_loopback())?;
+        let problem = format!("{}: host {name} is {address} here, which other hosts do not reach", self.name);
+        Some(format!("{problem}; give its address, or correct /etc/hosts"))
     }
 
     /// The same; warnings go to standard error, and errors end the command.
     pub fn configuration(&self, ours: &InstanceName) -> Result<Configuration, Failure> {
-        match self.parse(ours) {
-            Ok(reading) => {
-                for warning in &reading.warnings {
-                    eprintln!("warning: {}", output::plain(&warning.to_string()));
-                }
-                Ok(reading.configuration)
-            }
-            Err(errors) => Err(Failure::new(Exit::Configuration, errors.join("\n"))),
+        let (configuration, warnings) =
+            self.parse(ours).map_err(|errors| Failure::new(Exit::Configuration, errors.join("\n")))?;
+        for warning in &warnings {
+            eprintln!("warning: {warning}");
         }
+        Ok(configuration)
     }
 }
 
@@ -89,13 +108,12 @@ pub fn run(context: &Context, command: &Config) -> Outcome {
 fn check(context: &Context, file: &Path, settings: &Settings) -> Outcome {
     let text = Text::read(file)?;
     let (configuration, mut warnings, errors) = match text.parse(&settings.name) {
-        Ok(reading) => {
-            let report = validate::check_anywhere(&reading.configuration);
-            let mut warnings: Vec<String> = reading.warnings.iter().map(ToString::to_string).collect();
+        Ok((configuration, mut warnings)) => {
+            let report = validate::check_anywhere(&configuration);
             warnings.extend(report.warnings.iter().map(ToString::to_string));
-            warnings.extend(zeek::doubts(settings, &reading.configuration).map(|doubt| doubt.to_string()));
+            warnings.extend(zeek::doubts(settings, &configuration).map(|doubt| doubt.to_string()));
             let errors = report.problems.iter().map(|problem| format!("{}: {problem}", text.name)).collect();
-            (Some(reading.configuration), warnings, errors)
+            (Some(configuration), warnings, errors)
         }
         Err(errors) => (None, Vec::new(), errors),
     };
@@ -185,6 +203,11 @@ fn convert(file: &Path, to: ConfigFormat, ours: &InstanceName) -> Outcome {
         let errors: Vec<String> = errors.iter().map(|error| output::plain(&error.to_string())).collect();
         Failure::new(Exit::Configuration, errors.join("\n"))
     })?;
+    if format == Format::Ini {
+        for loss in cluster_file::losses(&configuration) {
+            eprintln!("warning: {}", output::plain(&loss));
+        }
+    }
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     if !text.ends_with('\n') {

@@ -12,6 +12,7 @@ mod demo;
 mod flags;
 mod host;
 mod journal;
+mod lookup;
 mod nodes;
 mod outcome;
 mod output;

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::content_id;
-use super::findings::{Findings, bare};
-use super::ports;
+use super::findings::{Findings, bare, quoted};
+use super::hosts::{Addresses, Host};
+use super::{Known, ports};
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port, ScriptOption, UNKNOWN_HOST};
 use crate::api::ids::{InstanceName, NodeName};
 use crate::api::validate::NODE_LIMIT;
@@ -14,8 +15,16 @@ use crate::api::validate::NODE_LIMIT;
 pub struct Draft {
     pub id: Option<String>,
     /// None: the file has no list of instances, so the nodes' own words make one.
-    pub instances: Option<Vec<Instance>>,
+    pub instances: Option<Vec<DraftInstance>>,
     pub nodes: Vec<DraftNode>,
+}
+
+pub struct DraftInstance {
+    pub name: String,
+    pub host: Host,
+    pub listen_port: Option<Port>,
+    pub line: usize,
+    pub place: String,
 }
 
 #[derive(Clone)]
@@ -37,10 +46,13 @@ pub struct DraftNode {
 
 impl Draft {
     /// Fills in instances, ports and id. None if that cannot be done, and `findings` say why.
-    pub fn finish(self, ours: Option<&InstanceName>, findings: &mut Findings) -> Option<Configuration> {
-        let default = self.default_instance(ours, findings)?;
+    pub fn finish(self, known: &Known, findings: &mut Findings) -> Option<Configuration> {
+        let default = self.default_instance(known.ours, findings)?;
         let nodes: Vec<Node> = self.nodes.into_iter().map(|node| node.finish(&default)).collect();
-        let instances = self.instances.unwrap_or_else(|| {
+        let instances = self.instances.map(|instances| {
+            instances.into_iter().map(|instance| instance.finish(known.addresses, findings)).collect()
+        });
+        let instances = instances.unwrap_or_else(|| {
             let names: BTreeSet<&str> = nodes.iter().map(|node| node.instance.as_str()).collect();
             let instance = |name: &str| Instance { name: name.to_owned(), host: UNKNOWN_HOST, listen_port: None };
             names.into_iter().map(instance).collect()
@@ -85,6 +97,30 @@ pub fn too_many(nodes: usize, findings: &mut Findings) -> bool {
         findings.error(None, "", problem, "make it several clusters");
     }
     nodes > NODE_LIMIT
+}
+
+impl DraftInstance {
+    /// A name without an address leaves the address unknown, and `findings` say so.
+    fn finish(self, addresses: &Addresses, findings: &mut Findings) -> Instance {
+        let host = match &self.host {
+            Host::Unknown => UNKNOWN_HOST,
+            Host::Address(address) => *address,
+            Host::Name(name) => match addresses.get(name) {
+                Some(Ok(address)) => *address,
+                Some(Err(why)) => {
+                    let problem = format!("the address of {} cannot be found: {why}", quoted(name));
+                    let advice = "correct the name, or give the host's address";
+                    findings.error(Some(self.line), &self.place, problem, advice);
+                    UNKNOWN_HOST
+                }
+                None => {
+                    findings.unresolved(name);
+                    UNKNOWN_HOST
+                }
+            },
+        };
+        Instance { name: self.name, host, listen_port: self.listen_port }
+    }
 }
 
 impl DraftNode {

@@ -1,5 +1,6 @@
 //! What reading a file brings up: errors and warnings, each with its place, what is wrong and what to do.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{LISTED_LIMIT, Reading};
@@ -38,11 +39,19 @@ pub struct Findings<'a> {
     warnings: Vec<FileError>,
     more_errors: usize,
     more_warnings: usize,
+    unresolved: BTreeSet<String>,
 }
 
 impl<'a> Findings<'a> {
     pub fn new(file: &'a str) -> Self {
-        Self { file, errors: Vec::new(), warnings: Vec::new(), more_errors: 0, more_warnings: 0 }
+        Self {
+            file,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            more_errors: 0,
+            more_warnings: 0,
+            unresolved: BTreeSet::new(),
+        }
     }
 
     pub fn error(&mut self, line: Option<usize>, place: &str, problem: String, advice: &str) {
@@ -66,6 +75,11 @@ impl<'a> Findings<'a> {
         }
     }
 
+    /// A host's name that somebody has to look up.
+    pub fn unresolved(&mut self, name: &str) {
+        self.unresolved.insert(name.to_owned());
+    }
+
     /// The reading, if there were no errors; else these, in the order of the file.
     pub fn finish(mut self, configuration: Option<Configuration>) -> Result<Reading, Vec<FileError>> {
         let by_line = |a: &FileError, b: &FileError| a.line.cmp(&b.line);
@@ -80,7 +94,9 @@ impl<'a> Findings<'a> {
             self.warnings.push(finding(self.file, None, "", problem, "see to these first"));
         }
         match configuration {
-            Some(configuration) if self.errors.is_empty() => Ok(Reading { configuration, warnings: self.warnings }),
+            Some(configuration) if self.errors.is_empty() => {
+                Ok(Reading { configuration, warnings: self.warnings, unresolved: self.unresolved })
+            }
             Some(_) | None => Err(self.errors),
         }
     }

@@ -11,32 +11,28 @@
 //! Whether the configuration makes sense as a whole (names that repeat, ports that collide) is for
 //! [`validate`](crate::api::validate); where a file lies and how it gets here is the command line's.
 //!
-//! # What differs from zeek-client
-//! INI files that zeek-client reads mean the same here, with these exceptions, each for a reason:
-//! - The case of instance names is kept, and `%` is an ordinary character. zeek-client folds names to lower case, and
-//!   fails over a `%` that is no reference to another key.
-//! - Scripts keep their order, since Zeek loads them in order. zeek-client sorts them.
-//! - `[DEFAULT]` is for nodes only. zeek-client takes its keys for instances, too.
-//! - An instance may have an address without a port (`name = 192.0.2.1`, `name = [2001:db8::1]`), and a node may have
-//!   `options` (`options = Site::x=T "Site::text=two words"`): what a configuration holds and zeek-client's INI cannot say.
-//! - Only values that are lists (scripts, options, env) may go on in indented lines; anywhere else that is an error, since
-//!   it is a key that slipped to the right.
-//! - Without any instance, nodes belong to the agent that the caller names. zeek-client makes up `agent-<hostname>`.
+//! Where that differs from zeek-client, zeekctl and Zeek's systemd generator is in docs/CLUSTER_FILES.md, with reasons.
 
 mod draft;
 mod findings;
+pub mod hosts;
 mod ini;
 mod json;
 pub mod ports;
 mod zeek_conf;
 mod zeekctl;
 
+use std::collections::BTreeSet;
+
 use crate::api::configuration::{Configuration, Port, Protocol};
 use crate::api::ids::InstanceName;
 
 pub use findings::FileError;
 
+pub use ini::{AGENT_PORT, losses};
+
 use findings::Findings;
+use hosts::Addresses;
 
 /// The largest file, read or written, in bytes; a request holds no more either.
 pub const SIZE_LIMIT: usize = 4 * 1024 * 1024;
@@ -97,37 +93,72 @@ impl std::fmt::Display for Foreign {
 pub struct Reading {
     pub configuration: Configuration,
     pub warnings: Vec<FileError>,
+    /// Names of hosts that are not among those [`Known`]. Their instances have no address yet: look the names up and
+    /// read the file again.
+    pub unresolved: BTreeSet<String>,
 }
 
-/// Reads a cluster file into a canonical configuration with an id and with ports.
-///
-/// `name` is what errors call the file. Without a `format`, it is told by the text. `ours` is the agent whose nodes they
-/// are if the file names no instance at all.
+/// What a file does not say itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// The agent whose nodes they are if the file names no instance at all.
+    pub ours: Option<&'a InstanceName>,
+    /// What host names stand for.
+    pub addresses: &'a Addresses,
+}
+
+/// How a text is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// As a cluster file; without a format, by what it looks like.
+    Cluster(Option<Format>),
+    Foreign(Foreign),
+}
+
+/// Reads a file into a canonical configuration with an id and with ports. `name` is what errors call the file.
+pub fn read_as(text: &[u8], name: &str, kind: Kind, known: &Known) -> Result<Reading, Vec<FileError>> {
+    let mut findings = Findings::new(name);
+    let configuration = plain_text(text, &mut findings).and_then(|plain| {
+        let draft = match kind {
+            Kind::Cluster(format) => match format.unwrap_or_else(|| Format::of(text)) {
+                Format::Ini => ini::read(plain, &mut findings),
+                Format::Json => json::read(plain, &mut findings),
+            },
+            Kind::Foreign(Foreign::NodeCfg) => zeekctl::read(plain, known.ours, &mut findings),
+            Kind::Foreign(Foreign::ZeekConf) => zeek_conf::read(plain, known.ours, &mut findings),
+        }?;
+        draft.finish(known, &mut findings)
+    });
+    findings.finish(configuration)
+}
+
+/// Reads a cluster file that needs nothing looked up: a host name in it is an error, too.
 pub fn read(
     text: &[u8],
     name: &str,
     format: Option<Format>,
     ours: Option<&InstanceName>,
 ) -> Result<Configuration, Vec<FileError>> {
-    read_with_warnings(text, name, format, ours).map(|reading| reading.configuration)
+    let reading = read_with_warnings(text, name, format, ours)?;
+    if reading.unresolved.is_empty() {
+        return Ok(reading.configuration);
+    }
+    let mut findings = Findings::new(name);
+    for host in reading.unresolved {
+        let problem = format!("host {} is a name, and nothing looks it up here", findings::quoted(&host));
+        findings.error(None, "", problem, "give its address");
+    }
+    Err(findings.finish(None).expect_err("there is no configuration"))
 }
 
-/// Like [`read`], for whoever has a person to show the warnings to.
+/// Reads a cluster file with nothing known of host names.
 pub fn read_with_warnings(
     text: &[u8],
     name: &str,
     format: Option<Format>,
     ours: Option<&InstanceName>,
 ) -> Result<Reading, Vec<FileError>> {
-    let mut findings = Findings::new(name);
-    let configuration = plain_text(text, &mut findings).and_then(|plain| {
-        let draft = match format.unwrap_or_else(|| Format::of(text)) {
-            Format::Ini => ini::read(plain, &mut findings),
-            Format::Json => json::read(plain, &mut findings),
-        }?;
-        draft.finish(ours, &mut findings)
-    });
-    findings.finish(configuration)
+    read_as(text, name, Kind::Cluster(format), &Known { ours, addresses: &Addresses::new() })
 }
 
 /// Like [`read_with_warnings`], for a file of another tool.
@@ -137,15 +168,7 @@ pub fn read_foreign(
     foreign: Foreign,
     ours: Option<&InstanceName>,
 ) -> Result<Reading, Vec<FileError>> {
-    let mut findings = Findings::new(name);
-    let configuration = plain_text(text, &mut findings).and_then(|plain| {
-        let draft = match foreign {
-            Foreign::NodeCfg => zeekctl::read(plain, ours, &mut findings),
-            Foreign::ZeekConf => zeek_conf::read(plain, ours, &mut findings),
-        }?;
-        draft.finish(ours, &mut findings)
-    });
-    findings.finish(configuration)
+    read_as(text, name, Kind::Foreign(foreign), &Known { ours, addresses: &Addresses::new() })
 }
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -180,7 +203,8 @@ pub enum WriteError {
 }
 
 /// Writes `config` so that [`read`] gives it back: equal, if its ports are all there and it is canonical. An INI file has
-/// no place for an id; reading it gives the one that its content leads to ([`content_id`]).
+/// no place for an id; reading it gives the one that its content leads to ([`content_id`]). Nor has it one for an address
+/// without a port: it gets [`AGENT_PORT`]. What zeek-client does not see in it is in [`losses`].
 pub fn write(config: &Configuration, format: Format) -> Result<String, Vec<WriteError>> {
     let mut errors = not_tcp(config);
     let text = match format {

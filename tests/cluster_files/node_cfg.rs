@@ -1,8 +1,10 @@
 //! zeekctl's `node.cfg` in, configurations out.
 
+use std::collections::BTreeSet;
 use std::fs;
 
-use zeek_cluster_agent::cluster_file::{self, Foreign, Format};
+use zeek_cluster_agent::cluster_file::hosts::Addresses;
+use zeek_cluster_agent::cluster_file::{self, Foreign, Format, Kind, Known};
 
 use super::{lines, ours, property, read, repository};
 
@@ -15,7 +17,7 @@ fn converted(text: &str) -> (String, Vec<String>) {
     assert_eq!(Foreign::of(text.as_bytes()), Some(Foreign::NodeCfg));
     let reading = cluster_file::read_foreign(text.as_bytes(), "f", Foreign::NodeCfg, Some(&ours())).unwrap();
     let ini = cluster_file::write(&reading.configuration, Format::Ini).unwrap();
-    assert_eq!(read(&ini).unwrap(), reading.configuration, "{ini}");
+    assert_eq!(read(&ini).unwrap(), property::as_ini(&reading.configuration), "{ini}");
     (ini, lines(&reading.warnings))
 }
 
@@ -48,12 +50,43 @@ fn every_method_of_load_balancing_does_what_zeekctl_makes_of_it() {
 #[test]
 fn one_host_with_an_address_is_this_agents_and_a_name_has_to_be_resolved_by_the_reader() {
     let (ini, warnings) = converted("[m]\ntype=manager\nhost=192.0.2.7\n[w]\ntype=worker\nhost=192.0.2.7\n");
-    assert!(ini.starts_with("[instances]\nagent-1 = 192.0.2.7\n") && warnings.is_empty(), "{ini}");
+    assert!(ini.starts_with("[instances]\nagent-1 = 192.0.2.7:2151\n") && warnings.is_empty(), "{ini}");
 
-    let (ini, warnings) = converted("[m]\ntype=manager\nhost=2001:db8::1\n[w]\ntype=worker\nhost=sensor\n");
-    assert!(ini.starts_with("[instances]\nagent-2001-db8--1 = [2001:db8::1]\nagent-sensor\n"), "{ini}");
-    let expected = "f:4: [w]: host \"sensor\" is a name, and Zeek's cluster takes addresses only; give agent-sensor its \
-                    address in the instances";
+    let text = "[m]\ntype=manager\nhost=2001:db8::1\n[w]\ntype=worker\nhost=sensor\n";
+    let read = |addresses: &Addresses| {
+        let known = Known { ours: Some(&ours()), addresses };
+        cluster_file::read_as(text.as_bytes(), "f", Kind::Foreign(Foreign::NodeCfg), &known)
+    };
+    let reading = read(&Addresses::new()).unwrap();
+    assert_eq!(reading.unresolved, BTreeSet::from(["sensor".to_owned()]));
+
+    let found = Addresses::from([("sensor".to_owned(), Ok("192.0.2.8".parse().unwrap()))]);
+    let reading = read(&found).unwrap();
+    assert!(reading.unresolved.is_empty());
+    let ini = cluster_file::write(&reading.configuration, Format::Ini).unwrap();
+    let instances = "[instances]\nagent-2001-db8--1 = [2001:db8::1]:2151\nagent-sensor = 192.0.2.8:2151\n";
+    assert!(ini.starts_with(instances), "{ini}");
+
+    let failed = Addresses::from([("sensor".to_owned(), Err("no such host is known".to_owned()))]);
+    let expected = "f:4: [w]: the address of \"sensor\" cannot be found: no such host is known; correct the name, or give \
+                    the host's address";
+    assert_eq!(lines(&read(&failed).unwrap_err()), [expected]);
+}
+
+/// Host names have no case.
+#[test]
+fn one_host_in_two_spellings_is_one_host() {
+    let (ini, warnings) = converted("[m]\ntype=manager\nhost=sensor-a\n[w]\ntype=worker\nhost=SENSOR-A\n");
+    assert!(ini.starts_with("[instances]\nagent-1\n") && warnings.is_empty(), "{ini}{warnings:?}");
+}
+
+/// zeekctl runs where the manager is, so localhost is there.
+#[test]
+fn localhost_is_the_managers_host() {
+    let text = "[m]\ntype=manager\nhost=192.0.2.7\n[p]\ntype=proxy\nhost=localhost\n[w]\ntype=worker\nhost=192.0.2.8\n";
+    let (ini, warnings) = converted(text);
+    assert!(ini.contains("[p]\ninstance = agent-192.0.2.7\n"), "{ini}");
+    let expected = "f:4: [p]: runs on localhost, which to zeekctl is the manager's host; it is taken for that one";
     assert_eq!(warnings[1], expected);
 }
 
@@ -82,10 +115,29 @@ fn a_few_lines_do_not_become_a_cluster_of_any_size() {
 
 #[test]
 fn cluster_files_are_not_taken_for_a_node_cfg() {
-    for text in
-        ["", "{}", "[instances]\na\n[w]\nhost=x\n", "[w]\nrole=worker\nhost=x\n", "[w]\ntype=worker\n", "host=x"]
-    {
+    let cluster_files = [
+        "",
+        "{}",
+        "[instances]\na\n[w]\nhost=x\n",
+        "[w]\nrole=worker\nhost=x\n",
+        "[w]\ntype=worker\n",
+        "host=x",
+        // A stray host.
+        "[m]\ntype=manager\nhost=x\n[w]\ntype=worker\ninterface=eth0\n",
+        "[w]\ntype=worker\nhost=x\nscripts=local\n",
+        "[w]\ntype=worker\nhost=x\nenv=A=1\n",
+    ];
+    for text in cluster_files {
         assert_eq!(Foreign::of(text.as_bytes()), None, "{text:?}");
+    }
+    let node_cfgs = [
+        "[m]\ntype=manager\nhost=x\n[w]\ntype=worker\nhost=x\ninterface=eth0\n",
+        "[DEFAULT]\nhost=x\n[m]\ntype=manager\n[w]\ntype=worker\n",
+        "[m]\ntype=manager\n[w]\ntype=worker\nhost=x\npin_cpus=1\n",
+        "[z]\ntype=standalone\nhost=localhost\n",
+    ];
+    for text in node_cfgs {
+        assert_eq!(Foreign::of(text.as_bytes()), Some(Foreign::NodeCfg), "{text:?}");
     }
 }
 

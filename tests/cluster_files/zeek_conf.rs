@@ -15,7 +15,7 @@ fn converted(text: &str) -> (String, Vec<String>) {
     assert_eq!(Foreign::of(text.as_bytes()), Some(Foreign::ZeekConf));
     let reading = cluster_file::read_foreign(text.as_bytes(), "f", Foreign::ZeekConf, Some(&ours())).unwrap();
     let ini = cluster_file::write(&reading.configuration, Format::Ini).unwrap();
-    assert_eq!(read(&ini).unwrap(), reading.configuration, "{ini}");
+    assert_eq!(read(&ini).unwrap(), property::as_ini(&reading.configuration), "{ini}");
     (ini, lines(&reading.warnings))
 }
 

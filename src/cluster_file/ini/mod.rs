@@ -1,18 +1,21 @@
 //! zeek-client's INI file: an `[instances]` section, and a section for each node.
 
+pub mod interpolate;
 pub mod syntax;
 pub mod words;
 mod write;
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::draft::{self, Draft, DraftNode, PORTS, ROLES};
+use super::draft::{self, Draft, DraftInstance, DraftNode, PORTS, ROLES};
 use super::findings::{Findings, bare, quoted};
-use crate::api::configuration::{Instance, Port, ScriptOption, UNKNOWN_HOST};
+use super::hosts::{HOSTS, Host};
+use crate::api::configuration::{ClusterRole, Port, ScriptOption};
+use interpolate::{Budget, Scope, Value, referred_to};
 use syntax::{Item, Section};
 
-pub use write::write;
+pub use write::{AGENT_PORT, losses, write};
 
 /// The section that lists instances. Every other one is a node.
 pub const INSTANCES: &str = "instances";
@@ -42,100 +45,101 @@ pub fn read(text: &str, findings: &mut Findings) -> Option<Draft> {
     let mut draft = Draft::default();
     let nodes = file.sections.iter().filter(|section| section.name != INSTANCES);
     let count = nodes.clone().count();
-    if draft::too_many(count, findings) {
+    if draft::too_many(count, findings) || !can_inherit(&file.defaults, count, findings) {
         return None;
     }
-    let defaults = inherited(&file.defaults, count, findings)?;
+    let all = || file.defaults.iter().chain(file.sections.iter().flat_map(|section| &section.items));
+    let referred_to = referred_to(all());
+    unknown_keys(DEFAULT, &file.defaults, &referred_to, findings);
+    let mut budget = Budget::default();
     for section in &file.sections {
         if section.name == INSTANCES {
-            draft.instances.get_or_insert_default().extend(read_instances(section, findings));
+            let instances = read_instances(section, &file.defaults, &mut budget, findings);
+            draft.instances.get_or_insert_default().extend(instances);
         }
     }
     for section in nodes {
-        draft.nodes.extend(read_node(section, &defaults, findings));
+        unknown_keys(&section.name, &section.items, &referred_to, findings);
+        let values = Scope::new(&section.name, &section.items, &file.defaults).values(&mut budget, findings);
+        draft.nodes.extend(read_node(&NodeKeys { section, values }, findings));
     }
     Some(draft)
 }
 
-/// The keys that every node has if it does not say otherwise. None: too much to copy for each.
-fn inherited<'a>(items: &'a [Item], nodes: usize, findings: &mut Findings) -> Option<BTreeMap<&'a str, &'a Item>> {
-    let known = known_keys(DEFAULT, items, findings);
-    let bytes: usize = known.values().map(|item| item.value.as_ref().map_or(0, String::len)).sum();
-    if bytes.saturating_mul(nodes) > INHERITED_LIMIT {
+/// Whether what every node has, if it does not say otherwise, can be copied for each.
+fn can_inherit(items: &[Item], nodes: usize, findings: &mut Findings) -> bool {
+    let known = items.iter().filter(|item| KEYS.contains(&item.key.as_str()));
+    let bytes: usize = known.map(|item| item.value.as_ref().map_or(0, String::len)).sum();
+    let fits = bytes.saturating_mul(nodes) <= INHERITED_LIMIT;
+    if !fits {
         let problem = format!("{nodes} nodes inherit {bytes} bytes each, {INHERITED_LIMIT} in all is the most");
         findings.error(items.first().map(|item| item.line), "[DEFAULT]", problem, "shorten the values there");
-        return None;
     }
-    Some(known)
+    fits
 }
 
-/// The items of a node's section by key, after a word on each that has no value or no meaning.
-fn known_keys<'a>(section: &str, items: &'a [Item], findings: &mut Findings) -> BTreeMap<&'a str, &'a Item> {
-    let mut known = BTreeMap::new();
+/// A word on each key of a node that has no meaning or no value.
+fn unknown_keys(section: &str, items: &[Item], referred_to: &BTreeSet<String>, findings: &mut Findings) {
     for item in items {
-        let place = place(section, &item.key);
-        if item.value.is_none() {
-            let advice = "write key = value, or put a # before the line";
-            findings.error(Some(item.line), &place, "has no value".to_owned(), advice);
-        } else if !KEYS.contains(&item.key.as_str()) {
+        let (place, key) = (place(section, &item.key), item.key.as_str());
+        if !KEYS.contains(&key) && !referred_to.contains(key) {
             findings.warning(Some(item.line), &place, "is not a key of a node".to_owned(), "it has no effect");
-        } else {
-            known.insert(item.key.as_str(), item);
+        } else if item.value.is_none() {
+            let advice = "it counts as not given; write key = value";
+            findings.warning(Some(item.line), &place, "has no value".to_owned(), advice);
         }
     }
-    known
 }
 
 pub fn place(section: &str, key: &str) -> String {
     format!("[{}] {}", bare(section), bare(key))
 }
 
-fn read_instances(section: &Section, findings: &mut Findings) -> Vec<Instance> {
+fn read_instances(
+    section: &Section,
+    defaults: &[Item],
+    budget: &mut Budget,
+    findings: &mut Findings,
+) -> Vec<DraftInstance> {
     let mut instances = Vec::new();
+    let scope = Scope::new(INSTANCES, &section.items, defaults);
     for item in &section.items {
         let place = place(INSTANCES, &item.key);
         let good = draft::instance_name(&item.key, item.line, &place, findings);
-        let endpoint = match item.value.as_deref() {
-            None | Some("") => Some((UNKNOWN_HOST, None)),
-            Some(value) => read_endpoint(value, item.line, &place, findings),
+        let value = scope.value(item, INSTANCES, budget, findings);
+        let endpoint = match value.text.as_deref() {
+            None | Some("") => Some((Host::Unknown, None)),
+            Some(text) => read_endpoint(text, item.line, &place, findings),
         };
         if let Some((host, listen_port)) = endpoint.filter(|_| good) {
-            instances.push(Instance { name: item.key.clone(), host, listen_port });
+            instances.push(DraftInstance { name: item.key.clone(), host, listen_port, line: item.line, place });
         }
     }
     instances
 }
 
 /// `host:port`, where the host may be IPv6 with or without brackets; or a host alone, IPv6 in brackets then.
-fn read_endpoint(value: &str, line: usize, place: &str, findings: &mut Findings) -> Option<(IpAddr, Option<Port>)> {
-    if let Ok(host) = value.parse::<Ipv4Addr>() {
-        return Some((IpAddr::V4(host), None));
-    }
-    let bracketed = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    if let Some(Ok(host)) = bracketed.map(str::parse::<Ipv6Addr>) {
-        return Some((IpAddr::V6(host), None));
+fn read_endpoint(value: &str, line: usize, place: &str, findings: &mut Findings) -> Option<(Host, Option<Port>)> {
+    if let Some(host) = Host::read(value).filter(|_| value.starts_with('[') || !value.contains(':')) {
+        return Some((host, None));
     }
     let (host, port) = match value.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && !port.is_empty() => (host, port),
         Some(_) | None => {
-            let advice = "write address:port for an agent that the controller connects to, else only the name";
-            findings.error(Some(line), place, format!("{} is not an address with a port", quoted(value)), advice);
+            let problem = format!("{} is neither a host nor a host with a port", quoted(value));
+            let advice = "write host:port for an agent that the controller connects to, else only the name";
+            findings.error(Some(line), place, problem, advice);
             return None;
         }
     };
-    let host = host.trim_matches(['[', ']', ' ']);
-    let address = host.parse::<IpAddr>();
-    if address.is_err() {
-        let problem = format!("{} is not an IP address", quoted(host));
-        findings.error(
-            Some(line),
-            place,
-            problem,
-            "give the host's IPv4 or IPv6 address: Zeek takes no host names here",
-        );
+    let text = host.trim_matches(['[', ']', ' ']);
+    let host = Host::read(text);
+    if host.is_none() {
+        let problem = format!("{} is neither an IP address nor a host name", quoted(text));
+        findings.error(Some(line), place, problem, HOSTS);
     }
     let port = read_port(port, line, place, findings);
-    Some((address.ok()?, Some(port?)))
+    Some((host?, Some(port?)))
 }
 
 fn read_port(text: &str, line: usize, place: &str, findings: &mut Findings) -> Option<Port> {
@@ -164,19 +168,22 @@ pub fn read_number(text: &str) -> Option<i64> {
 /// The keys of one node: its own before inherited ones.
 struct NodeKeys<'a> {
     section: &'a Section,
-    own: BTreeMap<&'a str, &'a Item>,
-    defaults: &'a BTreeMap<&'a str, &'a Item>,
+    values: BTreeMap<Cow<'a, str>, Value<'a>>,
 }
 
-impl<'a> NodeKeys<'a> {
-    fn get(&self, key: &str) -> Option<(&'a str, usize, String)> {
-        let own = self.own.get(key).map(|item| (item, self.section.name.as_str()));
-        let (item, section) = own.or_else(|| Some((self.defaults.get(key)?, DEFAULT)))?;
-        Some((item.value.as_deref()?, item.line, place(section, key)))
+impl NodeKeys<'_> {
+    fn get(&self, key: &str) -> Option<(&str, usize, String)> {
+        let value = self.values.get(key)?;
+        Some((value.text.as_deref()?, value.line, value.place(key)))
+    }
+
+    /// Whether the file gives the key a value, good or not.
+    fn has(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|value| value.text.is_some() || value.is_broken)
     }
 
     /// A value of one line. An indented line below it, meant as the next key, would have become part of it.
-    fn single(&self, key: &str, findings: &mut Findings) -> Option<(&'a str, usize, String)> {
+    fn single(&self, key: &str, findings: &mut Findings) -> Option<(&str, usize, String)> {
         let (text, line, place) = self.get(key)?;
         if let Some((_, below)) = text.split_once('\n') {
             let problem = format!("goes on with {}, which is indented", quoted(below.trim_start()));
@@ -219,35 +226,19 @@ impl<'a> NodeKeys<'a> {
     }
 }
 
-fn read_node(section: &Section, defaults: &BTreeMap<&str, &Item>, findings: &mut Findings) -> Option<DraftNode> {
+fn read_node(keys: &NodeKeys, findings: &mut Findings) -> Option<DraftNode> {
+    let section = keys.section;
     let here = format!("[{}]", bare(&section.name));
     let named = draft::node_name(&section.name, section.line, &here, findings);
-    let keys = NodeKeys { section, own: known_keys(&section.name, &section.items, findings), defaults };
-
     for (key, advice) in [("state", "it has no effect"), ("type", "role is used, and type has no effect")] {
-        let Some(item) = keys.own.get(key) else { continue };
-        if key == "state" || keys.get("role").is_some() {
+        let Some(item) = section.items.iter().find(|item| item.key == key) else { continue };
+        if key == "state" || keys.has("role") {
             let place = place(&section.name, key);
             findings.warning(Some(item.line), &place, "is not used".to_owned(), advice);
         }
     }
-    let role_key = if keys.get("role").is_some() { "role" } else { "type" };
-    let role = if keys.get(role_key).is_some() {
-        keys.single(role_key, findings).and_then(|(text, line, place)| {
-            let role = draft::role(text);
-            if let Err(advice) = role {
-                findings.error(Some(line), &place, format!("{} is not a role", quoted(text)), advice);
-            }
-            role.ok()
-        })
-    } else {
-        findings.error(Some(section.line), &here, "has no role".to_owned(), ROLES);
-        None
-    };
-    if let Some((name, line, place)) = keys.single("instance", findings) {
-        draft::instance_name(name, line, &place, findings);
-    }
-    let instance = keys.get("instance").map(|(name, _, _)| name.to_owned());
+    let role = read_role(keys, &here, findings);
+    let instance = read_instance(keys, findings);
     let cpu_affinity = keys.single("cpu_affinity", findings).and_then(|(text, line, place)| {
         let number = read_number(text);
         if number.is_none() {
@@ -286,4 +277,28 @@ fn read_node(section: &Section, defaults: &BTreeMap<&str, &Item>, findings: &mut
         env,
         metrics_port,
     })
+}
+
+/// The role, by either of its two keys.
+fn read_role(keys: &NodeKeys, here: &str, findings: &mut Findings) -> Option<ClusterRole> {
+    let key = if keys.has("role") { "role" } else { "type" };
+    if !keys.has(key) {
+        findings.error(Some(keys.section.line), here, "has no role".to_owned(), ROLES);
+    }
+    let (text, line, place) = keys.single(key, findings)?;
+    let role = draft::role(text);
+    if let Err(advice) = role {
+        findings.error(Some(line), &place, format!("{} is not a role", quoted(text)), advice);
+    }
+    role.ok()
+}
+
+/// The instance that the node names: none, or a text that has been said to be none.
+fn read_instance(keys: &NodeKeys, findings: &mut Findings) -> Option<String> {
+    let value = keys.values.get("instance")?;
+    let text = value.text.as_deref().unwrap_or_default();
+    if !value.is_broken && (text.is_empty() || keys.single("instance", findings).is_some()) {
+        draft::instance_name(text, value.line, &value.place("instance"), findings);
+    }
+    Some(text.to_owned())
 }

@@ -1,4 +1,4 @@
-//! A configuration to INI text, laid out as zeek-client lays it out.
+//! A configuration to INI text that zeek-client reads, laid out as it lays it out, and what it would not see of it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -7,7 +7,11 @@ use std::net::IpAddr;
 use super::super::WriteError;
 use super::syntax::is_blank;
 use super::{DEFAULT, INSTANCES, words};
-use crate::api::configuration::{Configuration, Instance, Node, Port};
+use crate::api::configuration::{Configuration, Instance, Node, Port, UNKNOWN_HOST};
+
+/// The port that Zeek's agents and this one listen on if nothing else is said
+/// (`Management::Agent::default_port`). zeek-client takes no address without a port.
+pub const AGENT_PORT: u16 = 2151;
 
 /// The text, and what of the configuration it could not take.
 pub fn write(config: &Configuration) -> (String, Vec<WriteError>) {
@@ -29,8 +33,8 @@ pub fn write(config: &Configuration) -> (String, Vec<WriteError>) {
 struct Writer<'a> {
     text: String,
     errors: Vec<WriteError>,
-    /// The names written so far: in INI they cannot repeat.
-    instances: BTreeSet<&'a str>,
+    /// The names written so far: in INI they cannot repeat, and zeek-client has those of instances in lower case.
+    instances: BTreeSet<String>,
     nodes: BTreeSet<&'a str>,
 }
 
@@ -45,7 +49,8 @@ impl<'a> Writer<'a> {
 
     fn instance(&mut self, instance: &'a Instance) {
         let name = &instance.name;
-        let again = (!self.instances.insert(name)).then_some("another instance has the name");
+        let again = (!self.instances.insert(name.to_lowercase()))
+            .then_some("another instance has the name, in this or another case");
         if let Some(why) = unfit_name(name).or_else(|| unfit_key(name)).or(again) {
             self.refuse(format!("instance {name:?}"), why);
         }
@@ -55,8 +60,8 @@ impl<'a> Writer<'a> {
         };
         match instance.listen_port {
             Some(Port { number, .. }) => self.line(format_args!("{name} = {host}:{number}")),
-            None if instance.host == crate::api::configuration::UNKNOWN_HOST => self.line(format_args!("{name}")),
-            None => self.line(format_args!("{name} = {host}")),
+            None if instance.host == UNKNOWN_HOST => self.line(format_args!("{name}")),
+            None => self.line(format_args!("{name} = {host}:{AGENT_PORT}")),
         }
     }
 
@@ -120,7 +125,7 @@ impl<'a> Writer<'a> {
         if value.contains('\r') {
             self.refuse(format!("node {:?}: {key}", node.name), "it holds a carriage return");
         }
-        self.line(format_args!("{key} = {}", value.replace('\n', "\n\t")));
+        self.line(format_args!("{key} = {}", value.replace('%', "%%").replace('\n', "\n\t")));
     }
 
     fn value(&mut self, node: &Node, key: &str, value: &str) {
@@ -129,7 +134,46 @@ impl<'a> Writer<'a> {
         } else if value.trim_matches(is_blank) != value {
             self.refuse(format!("node {:?}: {key}", node.name), "blanks around a value are lost");
         }
-        self.line(format_args!("{key} = {value}"));
+        self.line(format_args!("{key} = {}", value.replace('%', "%%")));
+    }
+}
+
+/// What zeek-client does not see, or sees otherwise, in the INI file that `config` becomes. One line for each kind.
+pub fn losses(config: &Configuration) -> Vec<String> {
+    let mut losses = Vec::new();
+    let mut add = |what: &str, who: Vec<&str>, how: &str| {
+        if !who.is_empty() {
+            losses.push(format!("{what} of {}: {how}", listed(&who)));
+        }
+    };
+    let nodes = |has: fn(&Node) -> bool| {
+        config.nodes.iter().filter(|node| has(node)).map(|node| node.name.as_str()).collect::<Vec<_>>()
+    };
+    let instances = |has: fn(&Instance) -> bool| {
+        config.instances.iter().filter(|instance| has(instance)).map(|instance| instance.name.as_str()).collect()
+    };
+    let how = "zeek-client does not know this key and would leave it out; put them into a script, if it is to deploy this file";
+    add("options", nodes(|node| !node.options.is_empty()), how);
+    let how = "zeek-client sorts scripts by name; load them in order from one script, if it is to deploy this file";
+    add("the order of the scripts", nodes(|node| !node.scripts.is_sorted()), how);
+    let how = "zeek-client reads instance names in lower case, but not where nodes refer to them; rename the agent, if it is \
+               to deploy this file";
+    add("the name", instances(|instance| instance.name.chars().any(char::is_uppercase)), how);
+    let how = format!(
+        "zeek-client takes no address without a port, so {AGENT_PORT} was added, the port of agents by default; correct it \
+         if the agent listens elsewhere"
+    );
+    add("the port", instances(|instance| instance.host != UNKNOWN_HOST && instance.listen_port.is_none()), &how);
+    losses
+}
+
+/// The first of some names, and how many there are more.
+fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 4;
+    let first: Vec<&str> = names.iter().take(SHOWN).copied().collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 

@@ -8,11 +8,11 @@ mod tree;
 mod write;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use super::draft::{self, Draft, DraftNode, PORTS, ROLES};
+use super::draft::{self, Draft, DraftInstance, DraftNode, PORTS, ROLES};
 use super::findings::{Findings, bare, quoted};
-use crate::api::configuration::{ClusterRole, Instance, Port, ScriptOption, UNKNOWN_HOST};
+use super::hosts::{HOSTS, Host};
+use crate::api::configuration::{ClusterRole, Port, ScriptOption};
 use tree::{Located, Value};
 
 pub use write::{content, write};
@@ -143,13 +143,13 @@ impl Reader<'_, '_> {
         port
     }
 
-    fn instance(&mut self, index: usize, found: &Located) -> Option<Instance> {
+    fn instance(&mut self, index: usize, found: &Located) -> Option<DraftInstance> {
         let fields = self.object(found, format!("instances[{index}]"), INSTANCE_KEYS)?;
         let name = self.needed(&fields, "name", "give the name of the agent there");
         let named = name.filter(|name| draft::instance_name(name, fields.line, &fields.place("name"), self.findings));
         let host = match fields.get("host") {
-            None => Some(UNKNOWN_HOST),
-            Some(host) => self.address(host, &fields.place("host")),
+            None => Some(Host::Unknown),
+            Some(host) => self.host(host, &fields.place("host")),
         };
         let port = self.port(&fields, "port");
         let listen_port = self.port(&fields, "listen_port");
@@ -157,18 +157,19 @@ impl Reader<'_, '_> {
             let problem = "and port are different".to_owned();
             self.findings.error(Some(fields.line), &fields.place("listen_port"), problem, "give one of the two");
         }
-        Some(Instance { name: named?, host: host?, listen_port: port.or(listen_port) })
+        let line = fields.get("host").map_or(fields.line, |host| host.line);
+        let place = fields.place("host");
+        Some(DraftInstance { name: named?, host: host?, listen_port: port.or(listen_port), line, place })
     }
 
-    fn address(&mut self, found: &Located, place: &str) -> Option<IpAddr> {
+    fn host(&mut self, found: &Located, place: &str) -> Option<Host> {
         let text = self.text(found, place)?;
-        let address = text.parse().ok();
-        if address.is_none() {
-            let problem = format!("{} is not an IP address", quoted(&text));
-            let advice = "give the host's IPv4 or IPv6 address: Zeek takes no host names here";
-            self.findings.error(Some(found.line), place, problem, advice);
+        let host = Host::read(&text);
+        if host.is_none() {
+            let problem = format!("{} is neither an IP address nor a host name", quoted(&text));
+            self.findings.error(Some(found.line), place, problem, HOSTS);
         }
-        address
+        host
     }
 
     fn node(&mut self, index: usize, found: &Located) -> Option<DraftNode> {

@@ -13,10 +13,11 @@ mod syntax;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::draft::{self, Draft, DraftNode};
+use super::draft::{self, Draft, DraftInstance, DraftNode};
 use super::findings::{Findings, quoted};
+use super::hosts::Host;
 use super::ini::{INHERITED_LIMIT, words};
-use crate::api::configuration::{ClusterRole, Instance, Port, ScriptOption};
+use crate::api::configuration::{ClusterRole, Port, ScriptOption};
 use crate::api::ids::{InstanceName, NAME_LIMIT};
 use crate::api::validate::NODE_LIMIT;
 use syntax::{Item, Section};
@@ -458,7 +459,7 @@ impl Reader<'_, '_> {
     }
 
     /// The one instance, if its address is given. None: it is the agent's at hand.
-    fn instance(&mut self, zeek: &Section, ours: Option<&InstanceName>) -> Option<Vec<Instance>> {
+    fn instance(&mut self, zeek: &Section, ours: Option<&InstanceName>) -> Option<Vec<DraftInstance>> {
         let key = if value(zeek, "address").is_some() { "address" } else { "cluster_address" };
         let host = value(zeek, key)?.trim_matches(['[', ']']).parse::<IpAddr>();
         let Ok(host) = host else {
@@ -469,6 +470,8 @@ impl Reader<'_, '_> {
         for node in &mut self.nodes {
             node.instance = Some(ours.to_string());
         }
-        Some(vec![Instance { name: ours.to_string(), host, listen_port: None }])
+        let line = item(zeek, key).map_or(zeek.line, |item| item.line);
+        let (host, place) = (Host::Address(host), zeek.place(key));
+        Some(vec![DraftInstance { name: ours.to_string(), host, listen_port: None, line, place }])
     }
 }

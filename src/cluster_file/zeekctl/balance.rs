@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::super::draft::DraftNode;
 use super::super::findings::{Findings, quoted};
-use super::super::ini::read_number;
+use super::super::ini::{DEFAULT, read_number};
 use super::{Host, Keys, Value};
 use crate::api::configuration::{ClusterRole, ScriptOption};
 
@@ -65,7 +65,8 @@ impl Balance {
                 let advice = "say how many processes there are, or remove it";
                 value.error("is given without lb_procs".to_owned(), advice, findings);
             }
-            for key in keys.own.keys().filter(|key| af_packet_option(key).is_some()) {
+            let own = keys.values.iter().filter(|(_, value)| value.section != DEFAULT).map(|(key, _)| key);
+            for key in own.filter(|key| af_packet_option(key).is_some()) {
                 if let Some(value) = keys.single(key, findings) {
                     value.warning("has no effect without lb_procs".to_owned(), "it is left out", findings);
                 }

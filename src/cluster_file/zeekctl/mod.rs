@@ -1,12 +1,12 @@
 //! zeekctl's `node.cfg`: a section for each node, which stands for several with load balancing.
 //!
 //! Hosts become instances: all on one host are this agent's; else a host's instance is `agent-` and its address or name.
-//! `standalone` becomes a node of role none. What zeekctl makes of `lb_method` itself is in [`balance`]. zeekctl's other
-//! files (`zeekctl.cfg`, `networks.cfg`) are not read: what they set for all nodes belongs into `node_args` and `local.zeek`.
+//! `standalone` becomes a node of role none. Every node loads `local.zeek`, as zeekctl has it do (SitePolicyScripts), before
+//! its own scripts. What zeekctl makes of `lb_method` itself is in [`balance`]. zeekctl's other files (`zeekctl.cfg`,
+//! `networks.cfg`) are not read: what they set for all nodes belongs into `node_args` and `local.zeek`.
 //!
 //! Source: zeekctl 2.6, `ZeekControl/config.py` (`_read_nodes`, `_check_node`, `_check_nodestore`), `ZeekControl/node.py`,
-//! and the plugins beside them. The text itself is read as Python's configparser does with interpolation, except that a
-//! value which refers to another (`%(key)s`) has to be written out.
+//! and the plugins beside them. The text itself is read as Python's configparser does with interpolation.
 
 mod balance;
 
@@ -14,11 +14,13 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::draft::{self, Draft, DraftNode};
+use super::draft::{self, Draft, DraftInstance, DraftNode};
 use super::findings::{Findings, bare, quoted};
+use super::hosts::{self, HOSTS};
+use super::ini::interpolate::{self, Budget, Scope, referred_to};
 use super::ini::syntax::{self, Item, Section};
 use super::ini::{DEFAULT, INHERITED_LIMIT, INSTANCES, place, read_number, words};
-use crate::api::configuration::{ClusterRole, Instance, UNKNOWN_HOST};
+use crate::api::configuration::ClusterRole;
 use crate::api::ids::InstanceName;
 use crate::api::validate::NODE_LIMIT;
 use balance::Balance;
@@ -35,22 +37,28 @@ const WITHOUT_EQUIVALENT: [(&str, &str); 4] = [
     ("count", "zeekctl sets it itself"),
 ];
 
+/// What every node loads before its own scripts: zeekctl's default of SitePolicyScripts.
+const SITE_SCRIPT: &str = "local";
+
 /// A node on a host, by what the file calls it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Host {
     /// Whichever host reads the file.
     Local,
     Address(IpAddr),
+    /// In lower case, since host names have none.
     Name(String),
 }
 
 impl Host {
-    fn read(text: &str) -> Self {
-        match text.parse::<IpAddr>() {
-            Ok(address) if address.is_loopback() => Self::Local,
-            Ok(address) => Self::Address(address),
-            Err(_) if text.eq_ignore_ascii_case("localhost") => Self::Local,
-            Err(_) => Self::Name(text.to_owned()),
+    /// None: the text can be no host.
+    fn read(text: &str) -> Option<Self> {
+        match hosts::Host::read(text)? {
+            hosts::Host::Address(address) if address.is_loopback() => Some(Self::Local),
+            hosts::Host::Name(name) if name == "localhost" => Some(Self::Local),
+            hosts::Host::Address(address) => Some(Self::Address(address)),
+            hosts::Host::Name(name) => Some(Self::Name(name)),
+            hosts::Host::Unknown => None,
         }
     }
 
@@ -59,18 +67,37 @@ impl Host {
         match self {
             Self::Local => "localhost".to_owned(),
             Self::Address(address) => address.to_string().replace(':', "-"),
-            Self::Name(name) => name.replace(':', "-"),
+            Self::Name(name) => name.trim_end_matches('.').to_owned(),
+        }
+    }
+
+    fn of_instance(&self) -> hosts::Host {
+        match self {
+            Self::Local => hosts::Host::Unknown,
+            Self::Address(address) => hosts::Host::Address(*address),
+            Self::Name(name) => hosts::Host::Name(name.clone()),
         }
     }
 }
 
-/// Whether a text that is not JSON is a `node.cfg`: nodes with hosts, which no cluster file has, and nothing of
-/// zeek-client's own.
+/// Whether a text that is not JSON is a `node.cfg`. A zeek-client file may say `type`, too, and have a stray `host`; so it
+/// takes a key that zeekctl alone has, or a host in every section, and nothing of zeek-client's own.
 pub fn is_node_cfg(text: &str) -> bool {
+    const OF_CLUSTER_FILES: [&str; 8] =
+        ["instance", "role", "port", "scripts", "options", "cpu_affinity", "env", "metrics_port"];
+    const OF_ZEEKCTL: [&str; 7] =
+        ["lb_procs", "lb_method", "lb_interfaces", "pin_cpus", "env_vars", "aux_scripts", "zone_id"];
     let file = syntax::read(text, &mut Findings::new(""));
     let items = || file.sections.iter().flat_map(|section| &section.items).chain(&file.defaults);
     let has = |keys: &[&str]| items().any(|item| keys.contains(&item.key.as_str()));
-    has(&["host"]) && !has(&["instance", "role"]) && !file.sections.iter().any(|section| section.name == INSTANCES)
+    if file.sections.is_empty() || has(&OF_CLUSTER_FILES) || file.sections.iter().any(|it| it.name == INSTANCES) {
+        return false;
+    }
+    let has_host = |items: &[Item]| items.iter().any(|item| item.key == "host");
+    let is_standalone = |item: &Item| item.key == "type" && item.value.as_deref() == Some("standalone");
+    let is_zeekctls = has(&OF_ZEEKCTL) || items().any(is_standalone);
+    let everywhere = has_host(&file.defaults) || file.sections.iter().all(|section| has_host(&section.items));
+    has(&["host"]) && (is_zeekctls || everywhere)
 }
 
 pub fn read(text: &str, ours: Option<&InstanceName>, findings: &mut Findings) -> Option<Draft> {
@@ -78,12 +105,18 @@ pub fn read(text: &str, ours: Option<&InstanceName>, findings: &mut Findings) ->
     if draft::too_many(file.sections.len(), findings) {
         return None;
     }
-    let defaults = known_keys(DEFAULT, &file.defaults, findings);
-    let sections: Vec<Keys> = file
-        .sections
-        .iter()
-        .map(|section| Keys { section, own: known_keys(&section.name, &section.items, findings), defaults: &defaults })
-        .collect();
+    let all = || file.defaults.iter().chain(file.sections.iter().flat_map(|section| &section.items));
+    let referred_to = referred_to(all());
+    unknown_keys(DEFAULT, &file.defaults, &referred_to, findings);
+    let mut budget = Budget::default();
+    let mut sections = Vec::new();
+    for section in &file.sections {
+        unknown_keys(&section.name, &section.items, &referred_to, findings);
+        let values = Scope::new(&section.name, &section.items, &file.defaults).values(&mut budget, findings);
+        // Both spellings are one key to zeekctl.
+        let values = values.into_iter().map(|(key, value)| (key.replace('.', "_"), value)).collect();
+        sections.push(Keys { section, values });
+    }
     if !fits(&sections, findings) {
         return None;
     }
@@ -101,24 +134,21 @@ pub fn read(text: &str, ours: Option<&InstanceName>, findings: &mut Findings) ->
     Some(Draft { id: None, instances, nodes: nodes.into_iter().map(|(node, _)| node).collect() })
 }
 
-/// The keys of a section, each by its one spelling, after a word on those without a meaning.
-fn known_keys<'a>(section: &str, items: &'a [Item], findings: &mut Findings) -> BTreeMap<String, &'a Item> {
-    let mut known = BTreeMap::new();
+/// A word on each key of a section that has no value or no meaning.
+fn unknown_keys(section: &str, items: &[Item], referred_to: &BTreeSet<String>, findings: &mut Findings) {
     for item in items {
         let (key, place) = (item.key.replace('.', "_"), place(section, &item.key));
         if item.value.is_none() {
             let advice = "write key=value, or put a # before the line";
             findings.error(Some(item.line), &place, "has no value".to_owned(), advice);
         } else if KEYS.contains(&key.as_str()) || balance::af_packet_option(&key).is_some() {
-            known.insert(key, item);
         } else if let Some((_, advice)) = WITHOUT_EQUIVALENT.iter().find(|(name, _)| *name == key) {
             findings.warning(Some(item.line), &place, "has no equivalent here and is left out".to_owned(), advice);
-        } else {
+        } else if !referred_to.contains(&item.key) {
             let problem = "is no key that zeekctl itself knows, and is left out".to_owned();
             findings.warning(Some(item.line), &place, problem, "see to what its plugin did in scripts or options");
         }
     }
-    known
 }
 
 /// Whether all nodes together stay within what a configuration can be. Said before anything is copied for each.
@@ -170,11 +200,10 @@ impl Value<'_> {
     }
 }
 
-/// The keys of one section: its own before inherited ones.
+/// The keys of one section, each by its one spelling: its own before inherited ones.
 struct Keys<'a> {
     section: &'a Section,
-    own: BTreeMap<String, &'a Item>,
-    defaults: &'a BTreeMap<String, &'a Item>,
+    values: BTreeMap<String, interpolate::Value<'a>>,
 }
 
 impl<'a> Keys<'a> {
@@ -182,30 +211,22 @@ impl<'a> Keys<'a> {
         format!("[{}]", bare(&self.section.name))
     }
 
-    fn raw(&self, key: &str) -> Option<(&'a Item, &'a str)> {
-        let own = self.own.get(key).map(|item| (*item, self.section.name.as_str()));
-        own.or_else(|| Some((*self.defaults.get(key)?, DEFAULT)))
+    /// Whether the file gives the key a value, good or not. An empty one counts as not given, as it does for zeekctl.
+    fn has(&self, key: &str) -> bool {
+        self.values
+            .get(key)
+            .is_some_and(|value| value.is_broken || value.text.as_deref().is_some_and(|it| !it.is_empty()))
     }
 
-    /// The value of a key; an empty one counts as not given, as it does for zeekctl.
-    fn get(&self, key: &str, findings: &mut Findings) -> Option<Value<'a>> {
-        let (item, section) = self.raw(key)?;
-        let text = item.value.as_deref().filter(|text| !text.is_empty())?;
-        let mut value = Value { text: Cow::Borrowed(text), line: item.line, place: place(section, &item.key) };
-        if text.replace("%%", "").contains('%') {
-            let problem = format!("{} refers to another value", quoted(text));
-            value.error(problem, "write it out, and a % that stands for itself as %%", findings);
-            return None;
-        }
-        if text.contains('%') {
-            value.text = Cow::Owned(text.replace("%%", "%"));
-        }
-        Some(value)
+    fn get(&self, key: &str) -> Option<Value<'_>> {
+        let value = self.values.get(key)?;
+        let text = value.text.as_deref().filter(|text| !text.is_empty())?;
+        Some(Value { text: Cow::Borrowed(text), line: value.line, place: value.place(key) })
     }
 
     /// A value of one line. An indented line below it, meant as the next key, would have become part of it.
-    fn single(&self, key: &str, findings: &mut Findings) -> Option<Value<'a>> {
-        let value = self.get(key, findings)?;
+    fn single(&self, key: &str, findings: &mut Findings) -> Option<Value<'_>> {
+        let value = self.get(key)?;
         if let Some((_, below)) = value.text.split_once('\n') {
             let problem = format!("goes on with {}, which is indented", quoted(below.trim_start()));
             value.error(problem, "begin every key at the left edge", findings);
@@ -214,20 +235,23 @@ impl<'a> Keys<'a> {
         Some(value)
     }
 
+    fn text(&self, key: &str) -> Option<&str> {
+        self.values.get(key).and_then(|value| value.text.as_deref())
+    }
+
     fn is_standalone(&self) -> bool {
-        self.raw("type").is_some_and(|(item, _)| item.value.as_deref() == Some("standalone"))
+        self.text("type") == Some("standalone")
     }
 
     /// How many processes the section stands for, as far as that can be read without a word on what is wrong.
     fn processes_at_least_one(&self) -> usize {
-        let text = self.raw("lb_procs").and_then(|(item, _)| item.value.as_deref());
-        let number = text.and_then(read_number).and_then(|number| usize::try_from(number).ok());
+        let number = self.text("lb_procs").and_then(read_number).and_then(|number| usize::try_from(number).ok());
         number.unwrap_or(1).clamp(1, NODE_LIMIT + 1)
     }
 
     fn bytes(&self) -> usize {
-        let bytes = |item: &&Item| item.value.as_ref().map_or(0, String::len);
-        self.own.values().chain(self.defaults.values()).map(bytes).sum::<usize>() + self.section.name.len()
+        let bytes = |value: &interpolate::Value| value.text.as_ref().map_or(0, |text| text.len());
+        self.values.values().map(bytes).sum::<usize>() + self.section.name.len()
     }
 }
 
@@ -236,16 +260,23 @@ fn read_section(keys: &Keys, balance: &mut Balance, findings: &mut Findings) -> 
     let (section, here) = (keys.section, keys.here());
     let named = draft::node_name(&section.name, section.line, &here, findings);
     let role = read_type(keys, findings);
-    let host = keys.single("host", findings).map(|value| Host::read(&value.text));
-    if keys.raw("host").is_none() {
+    let host = keys.single("host", findings).and_then(|value| {
+        let host = Host::read(&value.text);
+        if host.is_none() {
+            let problem = format!("{} is neither an IP address nor a host name", quoted(&value.text));
+            value.error(problem, HOSTS, findings);
+        }
+        host
+    });
+    if !keys.has("host") {
         let advice = "give the address of the host that it runs on";
         findings.error(Some(section.line), &here, "has no host".to_owned(), advice);
     }
     let env = read_env(keys, findings);
-    let scripts = keys.get("aux_scripts", findings).map_or_else(Vec::new, |value| {
-        let text = value.text.clone();
-        value.words(&text, findings)
-    });
+    let mut scripts = vec![SITE_SCRIPT.to_owned()];
+    if let Some(value) = keys.get("aux_scripts") {
+        scripts.extend(value.words(&value.text, findings));
+    }
     let interface = keys.single("interface", findings);
     if let Some(value) = interface.as_ref().filter(|value| value.text.contains(char::is_whitespace)) {
         let problem = format!("{} is more than a name", quoted(&value.text));
@@ -273,7 +304,7 @@ fn read_section(keys: &Keys, balance: &mut Balance, findings: &mut Findings) -> 
 fn read_type(keys: &Keys, findings: &mut Findings) -> Option<ClusterRole> {
     const TYPES: &str = "give manager, logger, proxy, worker or standalone";
     let Some(value) = keys.single("type", findings) else {
-        if keys.raw("type").is_none() {
+        if !keys.has("type") {
             findings.error(Some(keys.section.line), &keys.here(), "has no type".to_owned(), TYPES);
         }
         return None;
@@ -294,7 +325,7 @@ fn read_type(keys: &Keys, findings: &mut Findings) -> Option<ClusterRole> {
 /// `A=1,B=2`: values as a shell takes them, and no way to write a comma in one.
 fn read_env(keys: &Keys, findings: &mut Findings) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
-    let Some(value) = keys.get("env_vars", findings) else { return env };
+    let Some(value) = keys.get("env_vars") else { return env };
     for pair in value.text.split(',') {
         let Some((name, text)) = pair.split_once('=').filter(|(name, _)| !name.trim().is_empty()) else {
             let problem = format!("{} is not a variable and its value", quoted(pair.trim()));
@@ -319,41 +350,46 @@ fn name_instances(
     nodes: &mut [(DraftNode, Host)],
     ours: Option<&InstanceName>,
     findings: &mut Findings,
-) -> Option<Vec<Instance>> {
+) -> Option<Vec<DraftInstance>> {
+    place_local_nodes(nodes, findings);
     let hosts: BTreeSet<Host> = nodes.iter().map(|(_, host)| host.clone()).collect();
     if hosts.len() <= 1 {
-        let (Some(Host::Address(host)), Some(ours)) = (hosts.into_iter().next(), ours) else { return None };
+        let (Some(host @ Host::Address(_)), Some(ours)) = (hosts.into_iter().next(), ours) else { return None };
+        let (line, place) = nodes.first().map(|(node, _)| (node.line, node.place.clone())).unwrap_or_default();
         for (node, _) in nodes {
             node.instance = Some(ours.to_string());
         }
-        return Some(vec![Instance { name: ours.to_string(), host, listen_port: None }]);
+        let host = host.of_instance();
+        return Some(vec![DraftInstance { name: ours.to_string(), host, listen_port: None, line, place }]);
     }
-    let name = |host: &Host| format!("agent-{}", host.label());
-    let mut checked = BTreeSet::new();
+    let mut instances: BTreeMap<Host, DraftInstance> = BTreeMap::new();
     for (node, host) in nodes.iter_mut() {
-        node.instance = Some(name(host));
-        if !checked.insert(host.clone()) {
+        let name = format!("agent-{}", host.label());
+        node.instance = Some(name.clone());
+        if instances.contains_key(host) {
             continue;
         }
-        draft::instance_name(&name(host), node.line, &node.place, findings);
-        match host {
-            Host::Local => {
-                let problem = "runs on localhost, and other nodes run on other hosts".to_owned();
-                findings.error(Some(node.line), &node.place, problem, "give the host's address");
-            }
-            Host::Name(text) => {
-                let problem = format!("host {} is a name, and Zeek's cluster takes addresses only", quoted(text));
-                let advice = format!("give {} its address in the instances", bare(&name(host)));
-                findings.warning(Some(node.line), &node.place, problem, &advice);
-            }
-            Host::Address(_) => {}
+        draft::instance_name(&name, node.line, &node.place, findings);
+        if *host == Host::Local {
+            let problem = "runs on localhost, and other nodes run on other hosts".to_owned();
+            findings.error(Some(node.line), &node.place, problem, "give the host's address");
         }
+        let (line, place) = (node.line, node.place.clone());
+        let instance = DraftInstance { name, host: host.of_instance(), listen_port: None, line, place };
+        instances.insert(host.clone(), instance);
     }
     let problem = format!("its {} hosts became instances named agent-HOST", hosts.len());
     findings.warning(None, "", problem, "rename those whose agents have other names");
-    let address = |host: &Host| match host {
-        Host::Address(address) => *address,
-        Host::Local | Host::Name(_) => UNKNOWN_HOST,
-    };
-    Some(hosts.iter().map(|host| Instance { name: name(host), host: address(host), listen_port: None }).collect())
+    Some(instances.into_values().collect())
+}
+
+/// zeekctl runs on the manager's host, so that is where localhost is if the manager has an address.
+fn place_local_nodes(nodes: &mut [(DraftNode, Host)], findings: &mut Findings) {
+    let manager = nodes.iter().find(|(node, _)| node.role == ClusterRole::Manager).map(|(_, host)| host.clone());
+    let Some(manager) = manager.filter(|host| *host != Host::Local) else { return };
+    for (node, host) in nodes.iter_mut().filter(|(_, host)| *host == Host::Local) {
+        let problem = "runs on localhost, which to zeekctl is the manager's host".to_owned();
+        findings.warning(Some(node.line), &node.place, problem, "it is taken for that one");
+        *host = manager.clone();
+    }
 }

@@ -1,0 +1,97 @@
+//! `config check` and `config convert` as an operator runs them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::repository;
+
+/// Exit code, standard output and standard error.
+pub fn config(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zeek-cluster-agent"));
+    command.env_clear().env("HOME", "/nonexistent").env("ZEEK_AGENT_NAME", "agent-1");
+    // A machine without a name service says so soon.
+    command.env("RES_OPTIONS", "timeout:1 attempts:1");
+    let output = command.arg("config").args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A file that is gone with the test.
+pub struct Scratch {
+    directory: tempfile::TempDir,
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+fn convert(path: &Path, to: &str) -> (i32, String, String) {
+    config(&["convert", "--to", to, path.to_str().unwrap()])
+}
+
+fn field(name: &str) -> PathBuf {
+    repository("tests/data/field").join(name)
+}
+
+/// References between values are followed, and `%%` is a `%`.
+#[test]
+fn interpolation_is_zeek_clients() {
+    let (exit, json, said) = convert(&field("interpolation.ini"), "json");
+    assert_eq!((exit, &*said), (0, ""));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let worker = &json["nodes"][1];
+    assert_eq!((&worker["interface"], &worker["env"]["FMT"]), (&"af_packet::eth0".into(), &"%Y-%m".into()));
+    let (_, ini, _) = convert(&field("interpolation.ini"), "ini");
+    assert!(ini.contains("interface = af_packet::eth0\n") && ini.contains("env = FMT=%%Y-%%m\n"), "{ini}");
+}
+
+/// Instances are `host:port`, a `%` is `%%`, scripts are zeekctl's, and what zeek-client does not know is named.
+#[test]
+fn what_becomes_of_a_node_cfg_is_for_zeek_client() {
+    let (exit, ini, said) = convert(&field("two-hosts.node.cfg"), "ini");
+    assert_eq!(exit, 0, "{said}");
+    assert!(
+        ini.starts_with("[instances]\nagent-192.0.2.7 = 192.0.2.7:2151\nagent-192.0.2.8 = 192.0.2.8:2151\n"),
+        "{ini}"
+    );
+    assert!(ini.contains("env = FMT=%%Y\n"), "{ini}");
+    assert_eq!(ini.matches("scripts = local\n").count(), 4, "{ini}");
+    for warned in [
+        "warning: options of worker-1-1, worker-1-2: zeek-client does not know this key",
+        "warning: the port of agent-192.0.2.7, agent-192.0.2.8: zeek-client takes no address without a port, so 2151 was added",
+    ] {
+        assert!(said.contains(warned), "{said}");
+    }
+}
+
+/// What leaves the command line holds addresses.
+#[test]
+fn host_names_are_looked_up() {
+    let scratch = Scratch::new();
+    let file = scratch.file("named.ini", "[instances]\na = localhost:2151\n[n]\nrole = worker\ninstance = a\n");
+    let (exit, ini, said) = convert(&file, "ini");
+    assert_eq!((exit, &*said), (0, ""), "{ini}");
+    assert!(ini.starts_with("[instances]\na = 127.0.0.1:2151\n"), "{ini}");
+    let json = r#"{"instances": [{"name": "a", "host": "localhost"}, {"name": "b", "host": "[::1]"}], "nodes": []}"#;
+    let (_, ini, said) = convert(&scratch.file("named.json", json), "ini");
+    assert!(ini.starts_with("[instances]\na = 127.0.0.1:2151\nb = [::1]:2151\n"), "{ini}");
+    assert!(said.contains("host localhost is 127.0.0.1 here, which other hosts do not reach"), "{said}");
+
+    let file = scratch.file("unknown.ini", "[instances]\na\nb = no-such-host.invalid:1\n");
+    for arguments in [["check", file.to_str().unwrap()].as_slice(), &["convert", "--to", "ini", file.to_str().unwrap()]]
+    {
+        let (exit, out, said) = config(arguments);
+        assert_eq!((exit, &*out), (78, ""), "{said}");
+        let place = "unknown.ini:3: [instances] b: the address of \"no-such-host.invalid\" cannot be found: ";
+        assert!(said.contains(place) && said.contains("; correct the name, or give the host's address"), "{said}");
+    }
+}
