@@ -6,6 +6,8 @@
 //! - `ZCA_CRASH_AT=name[@node][:n][,…]`: die at the n-th passing (default: the first) of that place, if a node is given
 //!   only where it concerns that node.
 //! - `ZCA_HANG_AT=…`, in the same form: never return from that place, as if the disk did not answer.
+//! - `ZCA_WAIT_AT=…`, in the same form, with `ZCA_WAIT_FILE=file`: create the file at that place, and go on once it is
+//!   removed. So a test does what it wants to do there for as long as it likes.
 //! - `ZCA_CRASH_ONCE=file`: die only if the file does not exist, and create it first. So one variable in the
 //!   environment of agent and shims alike makes for one crash in all.
 //! - `ZCA_CLOCK_OFFSET=file`: the wall clock stands so many seconds beside the host's, the number in the file, which may
@@ -82,6 +84,7 @@ mod enabled {
 
     static CRASHES: OnceLock<Vec<Plan>> = OnceLock::new();
     static HANGS: OnceLock<Vec<Plan>> = OnceLock::new();
+    static WAITS: OnceLock<Vec<Plan>> = OnceLock::new();
 
     fn is_planned(plans: &OnceLock<Vec<Plan>>, variable: &str, name: &str, node: Option<&str>) -> bool {
         let plans = plans.get_or_init(|| {
@@ -108,6 +111,9 @@ mod enabled {
         if is_planned(&HANGS, "ZCA_HANG_AT", name, node) {
             hang();
         }
+        if is_planned(&WAITS, "ZCA_WAIT_AT", name, node) {
+            wait();
+        }
         if !is_planned(&CRASHES, "ZCA_CRASH_AT", name, node) {
             return;
         }
@@ -119,6 +125,15 @@ mod enabled {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         // The signal arrives before the call returns, unless another thread takes it: then wait for the end.
         hang();
+    }
+
+    /// Tells the test that the place is reached, and waits until it has seen to what it wants.
+    fn wait() {
+        let file = std::env::var_os("ZCA_WAIT_FILE").expect("ZCA_WAIT_AT goes with ZCA_WAIT_FILE");
+        std::fs::write(&file, []).expect("the file of ZCA_WAIT_FILE can be made");
+        while std::fs::exists(&file).unwrap_or(true) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn hang() -> ! {

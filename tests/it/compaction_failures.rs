@@ -168,6 +168,8 @@ fn a_disk_that_fails_during_a_compaction_leaves_the_journal_as_it_is() {
 fn a_compaction_on_a_full_disk_takes_nothing_for_good() {
     let mut host = Host::new();
     let Some(small) = Small::mount(host.state_dir(), "96m") else { return };
+    let reached = host.dir.path().join("copied");
+    host.set("ZCA_WAIT_AT", "during_compaction").set("ZCA_WAIT_FILE", reached.to_str().unwrap());
     host.set("ZCA_SPACE_FLOOR_REQUESTS", "0B").set("ZCA_SPACE_FLOOR_FACTS", "0B").set("ZCA_BALLAST_SIZE", "0B");
     let agent = host.start();
     assert!(host.ask("first", set(cluster(NODE))).success());
@@ -176,14 +178,14 @@ fn a_compaction_on_a_full_disk_takes_nothing_for_good() {
         host.ask(&format!("large-{number}"), large());
     }
     // Begun, and then somebody else takes all that is left.
-    let late = Faults::late(&agent, host.state_dir().join("journal.2/db"), "pwrite64", 3);
     let said = std::thread::scope(|scope| {
         let said = scope.spawn(|| compact(&host));
-        eventually("the copy", || host.state_dir().join("journal.2/db").exists().then_some(()));
+        eventually("the copy", || reached.exists().then_some(()));
         fill(&small.0, 0);
+        fs::remove_file(&reached).unwrap();
         said.join().unwrap()
     });
-    late.end();
+    host.set("ZCA_WAIT_AT", "");
     assert!(said.code == 1 && said.stderr.contains("no space is left"), "{said:?}");
     assert_as_it_was(&host, "while it was made");
     fs::remove_file(small.0.join("filler")).unwrap();

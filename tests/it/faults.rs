@@ -26,21 +26,12 @@ impl Faults {
             Which::Each => String::new(),
             Which::Nth(number) => format!(":when={number}"),
         };
-        Self::inject(agent, paths, calls, &format!("error={error}{when}"))
-    }
-
-    /// The first of these calls of each thread takes `seconds` longer.
-    pub fn late(agent: &Agent, path: PathBuf, call: &str, seconds: u32) -> Self {
-        Self::inject(agent, &[path], call, &format!("delay_enter={}:when=1", seconds * 1_000_000))
-    }
-
-    fn inject(agent: &Agent, paths: &[PathBuf], calls: &str, how: &str) -> Self {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-o", "/dev/null", "-p", &agent.pid().to_string()]);
         for path in paths {
             strace.arg("-P").arg(path);
         }
-        strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{how}")]);
+        strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:error={error}{when}")]);
         let child = strace.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace is installed");
         let status = format!("/proc/{}/status", agent.pid());
         eventually("strace to be attached", || {
