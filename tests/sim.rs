@@ -324,6 +324,7 @@ impl World {
         for sealed in core.step(self.now, &input) {
             self.effects.extend(self.journal.stage(sealed));
         }
+        assert_eq!(core.overlooked(self.now), None, "after {input:?}");
         self.note_exits();
     }
 

@@ -18,6 +18,7 @@ use crate::journal::entry::{
 use crate::zeek;
 
 use super::decision::{Decision, Note};
+use super::durable::Targets;
 use super::effect::Effect;
 use super::plan::Planned;
 use super::seen::{Blocked, NodeSeen, Obstacle};
@@ -34,8 +35,13 @@ const OUTPUTS_LIMIT: usize = 256;
 /// Warnings about one configuration that are told one by one.
 const WARNINGS_TOLD: usize = 16;
 
-/// Nodes with the incarnation that each has to reach.
-type Targets = Vec<(NodeName, Incarnation)>;
+/// The running configuration, for those who ask for one of its nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Current {
+    shared: Option<zeek::SharedFiles>,
+    /// Where each node is in it.
+    by_name: BTreeMap<NodeName, usize>,
+}
 
 impl Lifecycle {
     /// Step 1 of a change.
@@ -281,15 +287,8 @@ impl Lifecycle {
     /// Earlier changes that wait for any of the same nodes (`None`: whatever they wait for) get their answer now.
     fn supersede(&self, by: &Received, targets: Option<&Targets>) -> Decision {
         let mut decision = Decision::default();
-        for (seq, one) in &self.durable.unfinished {
-            let Stage::Waiting { targets: theirs, .. } = &one.record.stage else { continue };
-            let overlap = match targets {
-                None => true,
-                Some(ours) => theirs.iter().any(|(theirs, _)| ours.iter().any(|(ours, _)| ours == theirs)),
-            };
-            if *seq == by.seq || !overlap {
-                continue;
-            }
+        for seq in self.agenda.facts.waits.waiting_for(targets.map(Vec::as_slice)) {
+            let Some(one) = self.durable.unfinished.get(&seq).filter(|_| seq != by.seq) else { continue };
             let error = if by.reqid.is_empty() {
                 format!("superseded by request {}", by.seq)
             } else {
@@ -306,9 +305,8 @@ impl Lifecycle {
     }
 
     fn refuse_unknown(&self, received: &Received, names: &BTreeSet<String>) -> Option<Decision> {
-        let known = self.selected(names);
-        let unknown: Vec<&str> =
-            names.iter().map(String::as_str).filter(|name| !known.iter().any(|k| k.as_str() == *name)).collect();
+        let is_known = |name: &&str| self.durable.nodes.get(*name).is_some_and(|record| record.want != Want::Gone);
+        let unknown: Vec<&str> = names.iter().map(String::as_str).filter(|name| !is_known(name)).collect();
         if unknown.is_empty() {
             return None;
         }
@@ -336,9 +334,23 @@ impl Lifecycle {
 
     /// How to run a node of the running configuration under the current settings. None: it is in no configuration.
     pub(super) fn current_spec(&self, name: &NodeName) -> Option<LaunchSpec> {
-        let config = &self.durable.desired.config.as_ref()?.0;
-        let node = config.nodes.iter().find(|node| node.name == name.as_str())?;
-        Some(self.launch_spec(self.shared_files(config).as_ref(), node))
+        Some(self.launch_spec(self.current.shared.as_ref(), self.configured(name)?))
+    }
+
+    /// The node in the running configuration.
+    pub(super) fn configured(&self, name: &NodeName) -> Option<&Node> {
+        self.durable.desired.config.as_ref()?.0.nodes.get(*self.current.by_name.get(name)?)
+    }
+
+    /// What is worked out of the running configuration once, however many nodes ask for it.
+    pub(super) fn current_configuration(&self) -> Current {
+        let Some(config) = self.durable.desired.config.as_ref().map(|config| &config.0) else {
+            return Current::default();
+        };
+        let names = config.nodes.iter().enumerate();
+        let named = names.filter_map(|(index, node)| Some((NodeName::new(node.name.as_str()).ok()?, index)));
+        // Of two of one name, which no checked configuration has, the first.
+        Current { shared: self.shared_files(config), by_name: named.rev().collect() }
     }
 
     pub(super) fn shared_files(&self, config: &Configuration) -> Option<zeek::SharedFiles> {
@@ -389,11 +401,13 @@ impl Lifecycle {
         }
     }
 
-    pub(super) fn goal_met(&self, goal: Goal, targets: &[(NodeName, Incarnation)]) -> bool {
-        targets.iter().all(|(name, least)| match goal {
-            Goal::Ready | Goal::Restarted => self.is_ready(name, *least) || self.hopeless(name),
+    /// Whether a request waits for this node no longer. Follows from the node alone, and not from the time: what a request waits
+    /// for is counted, and looked at again when the node changes.
+    pub(super) fn target_met(&self, goal: Goal, name: &NodeName, least: Incarnation) -> bool {
+        match goal {
+            Goal::Ready | Goal::Restarted => self.is_ready(name, least) || self.hopeless(name),
             Goal::Down => self.is_down(name),
-        })
+        }
     }
 
     /// Ready, in a process no older than `least`.
@@ -420,13 +434,14 @@ impl Lifecycle {
     /// ones wrote last came with their exit.
     pub fn wants_outputs(&self, now: Now) -> Vec<NodeName> {
         let mut wanted = BTreeSet::new();
-        for (seq, one) in &self.durable.unfinished {
+        for seq in self.agenda.requests_due(now.boot) {
+            let Some(one) = self.durable.unfinished.get(&seq) else { continue };
             let (Request::Deploy { .. }, Stage::Waiting { goal: Goal::Ready, targets }) =
                 (&one.received.request, &one.record.stage)
             else {
                 continue;
             };
-            let deadline = self.seen.waiting.get(seq).and_then(|waiting| waiting.deadline);
+            let deadline = self.seen.waiting.get(&seq).and_then(|waiting| waiting.deadline);
             if deadline.is_some_and(|at| at <= now.boot) {
                 let late = targets.iter().filter(|(name, least)| !self.is_ready(name, *least));
                 wanted.extend(late.filter(|(name, least)| self.lives(name, *least)).map(|(name, _)| name.clone()));

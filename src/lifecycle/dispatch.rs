@@ -34,6 +34,49 @@ pub(super) enum Questioned {
     Answered(std::result::Result<Option<String>, String>),
 }
 
+/// What a request asks of nodes, and how far that has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Dispatch {
+    nodes: BTreeMap<NodeName, Questioned>,
+    /// Who is asked over a connection.
+    asked: BTreeMap<u64, NodeName>,
+    /// How many have not answered.
+    open: usize,
+}
+
+impl Dispatch {
+    pub fn new(nodes: BTreeMap<NodeName, Questioned>) -> Self {
+        let open = nodes.values().filter(|node| !matches!(node, Questioned::Answered(_))).count();
+        Self { nodes, asked: BTreeMap::new(), open }
+    }
+
+    /// Nodes that have not answered.
+    pub fn open(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes.iter().filter(|(_, node)| !matches!(node, Questioned::Answered(_))).map(|(name, _)| name)
+    }
+
+    pub fn set(&mut self, node: &NodeName, state: Questioned) {
+        let Some(before) = self.nodes.get_mut(node) else { return };
+        if let Questioned::Asked { connection } = before {
+            self.asked.remove(connection);
+        }
+        match (&before, &state) {
+            (Questioned::NotYet | Questioned::Asked { .. }, Questioned::Answered(_)) => self.open -= 1,
+            (Questioned::Answered(_), Questioned::NotYet | Questioned::Asked { .. }) => self.open += 1,
+            (Questioned::NotYet | Questioned::Asked { .. }, Questioned::NotYet | Questioned::Asked { .. })
+            | (Questioned::Answered(_), Questioned::Answered(_)) => {}
+        }
+        if let Questioned::Asked { connection } = state {
+            self.asked.insert(connection, node.clone());
+        }
+        *before = state;
+    }
+
+    fn is_answered(&self) -> bool {
+        self.open == 0
+    }
+}
+
 impl Lifecycle {
     /// Over which connection a node can be asked: the first of those over which its process said hello.
     pub fn channel(&self, node: &NodeName) -> Option<u64> {
@@ -42,9 +85,12 @@ impl Lifecycle {
 
     /// A hello is believed while its node runs, and forgotten with its connection.
     pub(super) fn observe_hellos(&mut self, before: &Peers) {
-        let now = self.seen.peers.nodes.clone();
-        for node in self.seen.nodes.values_mut() {
-            node.hellos.retain(|connection| now.contains_key(connection));
+        let now = std::mem::take(&mut self.seen.peers.nodes);
+        let gone = before.nodes.iter().filter(|(connection, node)| now.get(connection) != Some(node));
+        for (connection, name) in gone {
+            if self.seen.nodes.get(name).is_some_and(|node| node.hellos.contains(connection)) {
+                self.seen.node(name).hellos.retain(|one| one != connection);
+            }
         }
         let new = now.iter().filter(|(connection, node)| before.nodes.get(connection) != Some(node));
         for (connection, name) in new {
@@ -56,6 +102,7 @@ impl Lifecycle {
                 node.checked_in = true;
             }
         }
+        self.seen.peers.nodes = now;
     }
 
     pub(super) fn observe_answer(
@@ -64,15 +111,15 @@ impl Lifecycle {
         connection: u64,
         said: &std::result::Result<Option<String>, String>,
     ) {
-        let Some(nodes) = self.seen.dispatches.get_mut(&of) else { return };
+        // Who was not asked, or is asked over another connection by now, has nothing to say.
+        let asked = self.seen.dispatches.get(&of).and_then(|dispatch| dispatch.asked.get(&connection));
+        let Some(node) = asked.cloned() else { return };
         let said = match said {
             Ok(Some(value)) if value.len() > VALUES_BYTES => Err(no_room(value.len())),
             Ok(_) | Err(_) => said.clone(),
         };
-        // Who was not asked, or is asked over another connection by now, has nothing to say.
-        for questioned in nodes.values_mut().filter(|node| **node == Questioned::Asked { connection }) {
-            *questioned = Questioned::Answered(said.clone());
-        }
+        self.seen.questioned(of, &node, Questioned::Answered(said));
+        self.agenda.requests.insert(of);
     }
 
     /// The answer to a dispatch for which no node has to be asked.
@@ -112,42 +159,46 @@ impl Lifecycle {
     }
 
     /// Asks the nodes that can be asked and have not been.
-    pub(super) fn question(&self) -> Option<Decision> {
-        for (of, nodes) in &self.seen.dispatches {
-            let Some(Request::NodeDispatch { action, .. }) =
-                self.durable.unfinished.get(of).map(|one| &one.received.request)
-            else {
-                continue;
-            };
-            for (node, questioned) in nodes {
-                if let Questioned::Answered(_) = questioned {
-                    continue;
-                }
-                if self.node_state(node) != NodeState::Running {
-                    let error = format!("cluster node {node} not in running state any more");
-                    return Some(Decision::default().note(Note::Unasked { of: *of, node: node.clone(), error }));
-                }
-                let Some(connection) = self.channel(node) else { continue };
-                if *questioned != (Questioned::Asked { connection }) {
-                    let (of, node, action) = (*of, node.clone(), action.clone());
-                    let ask = Effect::Dispatch { of, node: node.clone(), connection, action };
-                    return Some(Decision::default().effect(ask).note(Note::Asked { of, node, connection }));
-                }
+    pub(super) fn question(&mut self) -> Option<Decision> {
+        while let Some((of, node)) = self.agenda.questions.first().cloned() {
+            self.agenda.look();
+            let decision = self.question_node(of, &node);
+            if decision.is_some() {
+                return decision;
             }
+            self.agenda.questions.remove(&(of, node));
         }
         None
     }
 
+    fn question_node(&self, of: Seq, node: &NodeName) -> Option<Decision> {
+        let questioned = self.seen.dispatches.get(&of)?.nodes.get(node)?;
+        let Request::NodeDispatch { action, .. } = &self.durable.unfinished.get(&of)?.received.request else {
+            return None;
+        };
+        if let Questioned::Answered(_) = questioned {
+            return None;
+        }
+        if self.node_state(node) != NodeState::Running {
+            let error = format!("cluster node {node} not in running state any more");
+            return Some(Decision::default().note(Note::Unasked { of, node: node.clone(), error }));
+        }
+        let connection = self.channel(node)?;
+        if *questioned == (Questioned::Asked { connection }) {
+            return None;
+        }
+        let ask = Effect::Dispatch { of, node: node.clone(), connection, action: action.clone() };
+        Some(Decision::default().effect(ask).note(Note::Asked { of, node: node.clone(), connection }))
+    }
+
     /// Answers a dispatch when all nodes have answered, or its deadline has come.
-    pub(super) fn finish_dispatch(&self, now: Now, wake: &Wake) -> Option<Decision> {
-        for (of, nodes) in &self.seen.dispatches {
-            let Some(one) = self.durable.unfinished.get(of) else { continue };
-            let done = nodes.values().all(|node| matches!(node, Questioned::Answered(_)));
-            let deadline = self.seen.waiting.get(of).and_then(|waiting| waiting.deadline).unwrap_or(now.boot);
-            if done || wake.due(deadline) {
-                let response = self.dispatch_response(&one.received, nodes);
-                return Some(self.complete(&one.received, Outcome::Completed, response));
-            }
+    pub(super) fn finish_dispatch(&self, now: Now, wake: &Wake, of: Seq) -> Option<Decision> {
+        let dispatch = self.seen.dispatches.get(&of)?;
+        let one = self.durable.unfinished.get(&of)?;
+        let deadline = self.seen.waiting.get(&of).and_then(|waiting| waiting.deadline).unwrap_or(now.boot);
+        if dispatch.is_answered() || wake.due(deadline) {
+            let response = self.dispatch_response(&one.received, &dispatch.nodes);
+            return Some(self.complete(&one.received, Outcome::Completed, response));
         }
         None
     }

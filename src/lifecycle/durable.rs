@@ -36,6 +36,23 @@ pub struct Durable {
     pub unfinished: BTreeMap<Seq, Unfinished>,
     by_reqid: BTreeMap<ReqId, Seq>,
     dirty: Dirty,
+    changed: Changed,
+}
+
+/// Nodes with the incarnation that each has to reach.
+pub(super) type Targets = Vec<(NodeName, Incarnation)>;
+
+/// What changed since the core last looked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Changed {
+    /// Something that concerns every node.
+    pub all: bool,
+    /// The running configuration.
+    pub config: bool,
+    pub nodes: BTreeSet<NodeName>,
+    pub requests: BTreeSet<Seq>,
+    /// Requests that do not wait for these any more.
+    pub over: Vec<(Seq, Targets)>,
 }
 
 /// Which records the next commit has to write.
@@ -54,7 +71,20 @@ impl Durable {
         let unfinished: BTreeMap<_, _> =
             unfinished.into_iter().map(|(seq, (received, record))| (seq, Unfinished { received, record })).collect();
         let by_reqid = unfinished.iter().map(|(seq, one)| (one.received.reqid.clone(), *seq)).collect();
-        Self { last, agent, desired, nodes, unfinished, by_reqid, dirty: Dirty::default() }
+        let mut durable = Self { last, agent, desired, nodes, unfinished, by_reqid, ..Self::default() };
+        durable.note_all();
+        durable
+    }
+
+    /// Everything is to be looked at.
+    pub(super) fn note_all(&mut self) {
+        let requests = self.unfinished.keys().copied().collect();
+        self.changed = Changed { all: true, config: true, requests, ..Changed::default() };
+    }
+
+    /// What changed since the last call.
+    pub(super) fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
     }
 
     /// The unfinished request of this reqid. An empty reqid names none (P5).
@@ -101,8 +131,8 @@ impl Durable {
                 agent.unsettled_starts = 0;
             }),
             Entry::AgentSettled => self.change_agent(|agent| agent.unsettled_starts = 0),
-            Entry::HoldEntered { reason } => self.change_agent(|agent| agent.hold = Some(reason.clone())),
-            Entry::HoldEnded { .. } => self.change_agent(|agent| agent.hold = None),
+            Entry::HoldEntered { reason } => self.change_hold(Some(reason.clone())),
+            Entry::HoldEnded { .. } => self.change_hold(None),
             Entry::Salvaged { .. } | Entry::Imported { .. } | Entry::FormatChanged { .. } | Entry::Pruned { .. } => {}
             Entry::RequestAnswered { .. } | Entry::RequestConflicted { .. } | Entry::InputRejected { .. } => {}
             Entry::DuplicateSeen { .. } => {}
@@ -113,7 +143,9 @@ impl Durable {
             }
             Entry::RequestWaits { of, goal, targets } => {
                 if let Some(one) = self.unfinished.get_mut(of) {
-                    one.record.stage = Stage::Waiting { goal: *goal, targets: targets.clone() };
+                    let waiting = Stage::Waiting { goal: *goal, targets: targets.clone() };
+                    let before = std::mem::replace(&mut one.record.stage, waiting);
+                    self.changed.over.extend(targets_of(before).map(|targets| (*of, targets)));
                 }
                 self.touch_unfinished(*of);
             }
@@ -155,15 +187,26 @@ impl Durable {
         self.dirty.agent = true;
     }
 
+    fn change_hold(&mut self, hold: Option<String>) {
+        self.change_agent(|agent| agent.hold = hold);
+        self.changed.all = true;
+    }
+
     fn change_node(&mut self, name: &NodeName, change: impl FnOnce(&mut NodeRecord)) {
         if let Some(record) = self.nodes.get_mut(name) {
             change(record);
-            self.dirty.nodes.insert(name.clone());
+            self.touch_node(name);
         }
+    }
+
+    fn touch_node(&mut self, name: &NodeName) {
+        self.dirty.nodes.insert(name.clone());
+        self.changed.nodes.insert(name.clone());
     }
 
     fn touch_unfinished(&mut self, seq: Seq) {
         self.dirty.unfinished.entry(seq).or_insert(true);
+        self.changed.requests.insert(seq);
     }
 
     fn agent_started(&mut self, boot_id: &str) {
@@ -186,6 +229,7 @@ impl Durable {
                 record.given_up = None;
                 self.dirty.nodes.insert(name.clone());
             }
+            self.changed.all = true;
         }
         self.change_agent(|agent| {
             agent.boot_id = boot_id.to_owned();
@@ -211,11 +255,13 @@ impl Durable {
             self.by_reqid.insert(reqid.clone(), numbered.seq);
         }
         self.dirty.unfinished.insert(numbered.seq, false);
+        self.changed.requests.insert(numbered.seq);
     }
 
     fn request_completed(&mut self, of: Seq) {
         if let Some(one) = self.unfinished.remove(&of) {
             self.by_reqid.remove(&one.received.reqid);
+            self.changed.over.extend(targets_of(one.record.stage).map(|targets| (of, targets)));
         }
         self.touch_unfinished(of);
     }
@@ -228,6 +274,7 @@ impl Durable {
             ConfigChange::Forget => self.desired.config = None,
         }
         self.dirty.desired = true;
+        self.changed.config |= !matches!(config, ConfigChange::Keep);
         for (name, change) in nodes {
             match change {
                 WantChange::Up { spec, least } => self.want_up(by, name, spec, *least),
@@ -271,7 +318,7 @@ impl Durable {
         record.least = least;
         record.by = by;
         forgive(record);
-        self.dirty.nodes.insert(name.clone());
+        self.touch_node(name);
     }
 
     fn node_adopted(
@@ -306,15 +353,22 @@ impl Durable {
                 self.nodes.insert(name.clone(), record);
             }
         }
-        self.dirty.nodes.insert(name.clone());
+        self.touch_node(name);
     }
 
     fn drop_if_gone(&mut self, name: &NodeName) {
         let gone = self.nodes.get(name).is_some_and(|r| r.want == Want::Gone && r.life == Life::Down);
         if gone && let Some(record) = self.nodes.remove(name) {
-            self.dirty.nodes.insert(name.clone());
+            self.touch_node(name);
             self.change_agent(|agent| agent.newest_gone = agent.newest_gone.max(record.incarnation));
         }
+    }
+}
+
+fn targets_of(stage: Stage) -> Option<Targets> {
+    match stage {
+        Stage::Waiting { targets, .. } => Some(targets),
+        Stage::Accepted => None,
     }
 }
 

@@ -10,10 +10,12 @@
 //!    has come), decides and applies that too.
 //!
 //! Step 4 is level-triggered. It looks at what is wanted and what is, never at how it came about, so replay after a crash
-//! needs no code of its own: load the state, look for the nodes, advance.
+//! needs no code of its own: load the state, look for the nodes, advance. It looks only at what changed or came due
+//! ([`agenda`]); a host has thousands of nodes, and each has its own decisions.
 //!
 //! Left to others: which transport a response takes, how a node is started, how a commit is made.
 
+mod agenda;
 mod answer;
 mod change;
 mod decision;
@@ -24,6 +26,7 @@ mod health;
 mod input;
 mod nodes;
 mod plan;
+mod ports;
 mod query;
 mod report;
 mod requests;
@@ -31,6 +34,7 @@ mod restart;
 mod seen;
 mod stages;
 mod start;
+mod waits;
 mod wake;
 
 #[cfg(test)]
@@ -43,7 +47,7 @@ use std::sync::Arc;
 
 use crate::api::configuration::ClusterRole;
 use crate::api::event::{Dialect, Notification, Response};
-use crate::api::ids::{InstanceName, NodeName, Seq};
+use crate::api::ids::{InstanceName, Seq};
 use crate::api::launch::{Program, Readiness};
 use crate::api::rights::Rights;
 use crate::api::status::NodeState;
@@ -52,6 +56,8 @@ use crate::api::time::{BootTime, Now};
 use crate::journal::entry::{Answer, Digest, Entry, Known, Life, Numbered, Record, Recovered, Removal, Sealed};
 use crate::zeek;
 
+use agenda::Agenda;
+use change::Current;
 use decision::{Decision, Note};
 use dispatch::Questioned;
 use seen::{Place, Seen, Unsent, Waiting};
@@ -123,13 +129,14 @@ pub struct Lifecycle {
     options: Options,
     durable: Durable,
     seen: Seen,
-    wake_at: Option<BootTime>,
+    agenda: Agenda,
+    current: Current,
 }
 
 impl Lifecycle {
     /// A core that remembers what the journal does. Nothing happens before [`Input::Started`].
     pub fn new(options: Options, recovered: Recovered) -> Self {
-        let mut seen = Seen { durable: recovered.last, ..Seen::default() };
+        let mut seen = Seen::new(recovered.last);
         for (key, dialect, response) in &recovered.unsent {
             let unsent = Unsent { dialect: *dialect, response: Arc::new(response.clone()), routes: BTreeSet::new() };
             seen.remember_unsent(*key, unsent);
@@ -137,7 +144,8 @@ impl Lifecycle {
         for name in recovered.nodes.keys() {
             seen.node(name).place = Place::Unprobed;
         }
-        Self { options, durable: Durable::new(recovered), seen, wake_at: None }
+        let durable = Durable::new(recovered);
+        Self { options, durable, seen, agenda: Agenda::new(), current: Current::default() }
     }
 
     /// Takes one input in, and gives what is to be journaled and what may follow from it.
@@ -148,12 +156,8 @@ impl Lifecycle {
             sealed.extend(self.seal(now, decision));
         }
         loop {
-            self.refresh_stages(now.boot);
-            let wake = Wake::new(now.boot);
-            let Some(decision) = self.advance(now, &wake) else {
-                self.wake_at = wake.next();
-                break;
-            };
+            self.survey(now.boot);
+            let Some(decision) = self.advance(now) else { break };
             sealed.extend(self.seal(now, decision));
         }
         let mut last = self.changes();
@@ -167,7 +171,7 @@ impl Lifecycle {
 
     /// When the core wants an [`Input::Tick`], if nothing happens before.
     pub fn wake_at(&self) -> Option<BootTime> {
-        self.wake_at
+        self.agenda.wake_at()
     }
 
     /// The records changed by the steps since the last call; they go into the same commit as the steps' entries.
@@ -196,12 +200,19 @@ impl Lifecycle {
                 self.seen.version = version.clone();
                 self.seen.pid = *pid;
             }
-            Input::Adopted => self.seen.adopted = true,
+            Input::Adopted => {
+                self.seen.adopted = true;
+                self.seen.all_changed = true;
+            }
             Input::Delivered { route } => self.seen.delivered(*route),
-            Input::Disconnected { connection } => self.seen.disconnected(*connection),
+            Input::Disconnected { connection } => {
+                self.seen.disconnected(*connection);
+                self.agenda.unsent = true;
+            }
             Input::Peers(peers) => {
                 let before = std::mem::replace(&mut self.seen.peers, peers.clone());
                 self.observe_hellos(&before);
+                self.agenda.unsent = true;
                 if peers.cluster_agent > before.cluster_agent || peers.management > before.management {
                     self.seen.last_hello = None;
                 }
@@ -265,11 +276,18 @@ impl Lifecycle {
     }
 
     /// What the state itself calls for, one decision at a time, until nothing is left to do now.
-    fn advance(&self, now: Now, wake: &Wake) -> Option<Decision> {
+    fn advance(&mut self, now: Now) -> Option<Decision> {
         if !self.seen.adopted {
             return None;
         }
-        self.advance_requests(now, wake).or_else(|| self.advance_nodes(now, wake)).or_else(|| self.advance_agent(wake))
+        if let Some(decision) = self.advance_requests(now).or_else(|| self.advance_nodes(now)) {
+            return Some(decision);
+        }
+        let wake = Wake::new(now.boot);
+        let decision = self.advance_agent(&wake);
+        let stages = self.agenda.facts.stages.wake_at(now.boot, self.options.stage_wait_ms);
+        self.agenda.own_wake = [wake.next(), stages].into_iter().flatten().min();
+        decision
     }
 
     fn prune(&self, removal: &Removal) -> Decision {
@@ -316,13 +334,24 @@ impl Lifecycle {
                 let waiting = self.seen.waiting.entry(of).or_default();
                 waiting.routes.extend(route.map(|route| (route, dialect)));
             }
-            Note::Deadline { of, at } => self.seen.waiting.entry(of).or_default().deadline = Some(at),
+            Note::Deadline { of, at } => {
+                self.seen.waiting.entry(of).or_default().deadline = Some(at);
+                self.agenda.requests.insert(of);
+            }
             Note::Answered { of, digest, response, dialect } => {
                 self.answered(of, digest, response, dialect, numbered, effects);
             }
-            Note::Dispatching { of, nodes } => _ = self.seen.dispatches.insert(of, nodes),
+            Note::Dispatching { of, nodes } => {
+                self.agenda.questions.extend(nodes.keys().map(|node| (of, node.clone())));
+                self.seen.dispatch(of, nodes);
+                self.agenda.facts.accepted.remove(&of);
+                self.agenda.requests.insert(of);
+            }
             Note::Asked { of, node, connection } => self.seen.questioned(of, &node, Questioned::Asked { connection }),
-            Note::Unasked { of, node, error } => self.seen.questioned(of, &node, Questioned::Answered(Err(error))),
+            Note::Unasked { of, node, error } => {
+                self.seen.questioned(of, &node, Questioned::Answered(Err(error)));
+                self.agenda.requests.insert(of);
+            }
             Note::Published { keys } => {
                 for key in keys {
                     self.seen.unsent.remove(&key);
@@ -353,6 +382,7 @@ impl Lifecycle {
                 self.seen.nodes.remove(&node);
             }
             Note::Rejected { peer, at, journaled } => {
+                self.agenda.peers.insert(peer.clone());
                 let rejections = self.seen.rejections.entry(peer).or_default();
                 if at.ms_since(rejections.since) >= requests::REJECTION_WINDOW_MS || rejections.since.0 == 0 {
                     *rejections = seen::Rejections { since: at, journaled: 0, suppressed: rejections.suppressed };
@@ -367,8 +397,8 @@ impl Lifecycle {
             Note::RejectionsCounted { peer } => {
                 self.seen.rejections.remove(&peer);
             }
-            Note::WindingDown => self.seen.winding_down = true,
-            Note::NotWindingDown => self.seen.winding_down = false,
+            Note::WindingDown => self.wind_down(true),
+            Note::NotWindingDown => self.wind_down(false),
             Note::Stopping { reason } => {
                 self.seen.stopping = true;
                 self.seen.end = Some(reason);
@@ -378,6 +408,11 @@ impl Lifecycle {
             Note::HeadTold => self.seen.head_told = Some(now.boot),
             Note::Settled => self.seen.settled = true,
         }
+    }
+
+    fn wind_down(&mut self, winding_down: bool) {
+        self.seen.winding_down = winding_down;
+        self.seen.all_changed = true;
     }
 
     /// The outcome of a request is decided: those who wait get it, whoever repeats it before the commit finds it.
@@ -391,7 +426,7 @@ impl Lifecycle {
         effects: &mut Vec<Effect>,
     ) {
         let Waiting { routes, .. } = self.seen.waiting.remove(&of).unwrap_or_default();
-        self.seen.dispatches.remove(&of);
+        self.seen.dispatched(of);
         let outcome = numbered.iter().find(|one| match &one.entry {
             Entry::RequestCompleted { of: completed, .. } => *completed == of,
             Entry::RequestAnswered { .. } => one.seq == of,
@@ -408,13 +443,16 @@ impl Lifecycle {
         }
         let routes = routes.into_iter().map(|(route, _)| route).collect();
         self.seen.remember_unsent(key, Unsent { dialect, response, routes });
+        self.agenda.unsent = true;
     }
 
     /// What to tell of node states that are not what was told last. A node that is new, or gone, counts as STOPPED.
     fn changes(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let names: BTreeSet<NodeName> = self.durable.nodes.keys().chain(self.seen.told.keys()).cloned().collect();
-        for name in names {
+        for name in std::mem::take(&mut self.agenda.states) {
+            if !self.durable.nodes.contains_key(&name) && !self.seen.told.contains_key(&name) {
+                continue;
+            }
             let new = self.node_state(&name);
             if !self.seen.adopted {
                 // What is found at the start is compared with what the last run knew, once all is found.

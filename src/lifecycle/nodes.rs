@@ -9,6 +9,7 @@ use crate::api::supervision::{NodeEvent, NodeHappening, NodeOrder};
 use crate::api::time::{BootTime, Now};
 use crate::journal::entry::{ConfigChange, Entry, Life, NodeRecord, Packed, Verdict, Want, WantChange};
 
+use super::agenda::Item;
 use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::seen::{NodeSeen, Obstacle, Place};
@@ -215,34 +216,44 @@ impl Lifecycle {
         }
     }
 
-    pub(super) fn advance_nodes(&self, now: Now, wake: &Wake) -> Option<Decision> {
-        self.wake_for_stages(wake);
-        for (name, record) in &self.durable.nodes {
-            let fallback = NodeSeen::default();
-            let node = self.seen.nodes.get(name).unwrap_or(&fallback);
-            if let Some(decision) = self.advance_node(now, wake, name, record, node) {
-                return Some(decision);
+    pub(super) fn advance_nodes(&mut self, now: Now) -> Option<Decision> {
+        while let Some(name) = self.agenda.nodes.first().cloned() {
+            self.agenda.look();
+            let wake = Wake::new(now.boot);
+            let decision = self.look_at_node(now, &wake, &name);
+            if decision.is_some() {
+                return decision;
             }
-        }
-        // Nodes that are in no configuration any more, or never were.
-        for (name, node) in &self.seen.nodes {
-            if self.durable.nodes.contains_key(name) {
-                continue;
+            if let Some(port) = self.durable.nodes.get(&name).and_then(|record| self.port_taken(&name, record)) {
+                self.agenda.facts.ports.want(&name, port);
             }
-            match node.place {
-                // A preparation that is under way is let go when it is done.
-                Place::Clear | Place::Prepared { .. } => {
-                    let order = NodeOrder::Forget { incarnation: node.newest };
-                    return Some(
-                        Decision::default()
-                            .effect(Effect::Order { node: name.clone(), order })
-                            .note(Note::Forgotten { node: name.clone() }),
-                    );
-                }
-                Place::Unprobed | Place::Preparing { .. } | Place::Launching { .. } | Place::Present { .. } => {}
-            }
+            self.agenda.put_aside(Item::Node(name), wake.next());
         }
         None
+    }
+
+    fn look_at_node(&self, now: Now, wake: &Wake, name: &NodeName) -> Option<Decision> {
+        let fallback = NodeSeen::default();
+        let node = self.seen.nodes.get(name);
+        if let Some(record) = self.durable.nodes.get(name) {
+            // From then on it is starting, whatever else is in its way.
+            let _ = record.next_start.is_none_or(|at| wake.due(at));
+            return self.advance_node(now, wake, name, record, node.unwrap_or(&fallback));
+        }
+        // It is in no configuration any more, or never was.
+        let node = node?;
+        match node.place {
+            // A preparation that is under way is let go when it is done.
+            Place::Clear | Place::Prepared { .. } => {
+                let order = NodeOrder::Forget { incarnation: node.newest };
+                Some(
+                    Decision::default()
+                        .effect(Effect::Order { node: name.clone(), order })
+                        .note(Note::Forgotten { node: name.clone() }),
+                )
+            }
+            Place::Unprobed | Place::Preparing { .. } | Place::Launching { .. } | Place::Present { .. } => None,
+        }
     }
 
     fn advance_node(
@@ -278,7 +289,7 @@ impl Lifecycle {
     ) -> Option<Decision> {
         let sent = node.stop_sent.is_some_and(|(sent, _)| sent == incarnation);
         let stale = incarnation != record.incarnation;
-        if !sent && (stale || (self.must_go(record) && self.may_stop(record, wake))) {
+        if !sent && (stale || (self.must_go(record) && self.may_stop(record))) {
             let order = NodeOrder::Stop { incarnation, timeout_ms: record.spec.0.stop_timeout_ms };
             return Some(
                 Decision::default().effect(Effect::Order { node: name.clone(), order }).note(Note::StopSent {
@@ -382,10 +393,10 @@ impl Lifecycle {
                 }
             });
         }
-        if record.next_start.is_some_and(|at| !wake.due(at)) || node.eligible.is_none() {
+        if record.next_start.is_some_and(|at| !wake.due(at)) || !self.has_turn(name) {
             return None;
         }
-        if self.port_is_taken(name, record) {
+        if self.port_taken(name, record).is_some() {
             return None;
         }
         Some(self.prepare(name, record))
@@ -395,19 +406,6 @@ impl Lifecycle {
     fn may_retry(&self, at: BootTime, wake: &Wake) -> bool {
         let retry_ms = self.options.restart.failed_retry_ms;
         retry_ms > 0 && wake.due(at.plus_ms(retry_ms))
-    }
-
-    /// Another of our nodes that is on its way out still has one of this node's ports.
-    fn port_is_taken(&self, name: &NodeName, record: &NodeRecord) -> bool {
-        self.durable.nodes.iter().any(|(other, theirs)| {
-            other != name
-                && self.must_go(theirs)
-                && self
-                    .seen
-                    .nodes
-                    .get(other)
-                    .is_some_and(|node| node.ports.iter().any(|port| record.spec.0.ports.contains(port)))
-        })
     }
 
     /// The agent's own duties: its settled mark and its hello.
@@ -455,9 +453,7 @@ impl Lifecycle {
 
     /// The node as the configuration has it, for notifications; a bare one if it is in none.
     pub(super) fn described(&self, name: &NodeName) -> Node {
-        let config = self.durable.desired.config.as_ref();
-        let known = config.and_then(|config| config.0.nodes.iter().find(|node| node.name == name.as_str()));
-        match known {
+        match self.configured(name) {
             Some(node) => node.clone(),
             None => Node {
                 name: name.to_string(),

@@ -1,6 +1,8 @@
 //! What a configuration would change on this host: the plan that a deployment journals and carries out, and that
 //! `config diff` shows.
 
+use std::collections::BTreeSet;
+
 use crate::api::configuration::Configuration;
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{LaunchSpec, Program};
@@ -61,7 +63,8 @@ impl Lifecycle {
             };
             planned.push(Planned { name, step });
         }
-        let gone = self.durable.nodes.keys().filter(|name| !planned.iter().any(|one| one.name == **name));
+        let kept: BTreeSet<&NodeName> = planned.iter().map(|one| &one.name).collect();
+        let gone = self.durable.nodes.keys().filter(|name| !kept.contains(name));
         let gone: Vec<Planned> = gone.map(|name| Planned { name: name.clone(), step: Step::Gone }).collect();
         planned.extend(gone);
         planned

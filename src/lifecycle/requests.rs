@@ -10,6 +10,7 @@ use crate::api::ids::{ReqId, Seq};
 use crate::api::time::Now;
 use crate::journal::entry::{Answer, Digest, Entry, Known, Outcome, Packed, Received, Stage, digest};
 
+use super::agenda::Item;
 use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::seen::Rejections;
@@ -166,13 +167,18 @@ impl Lifecycle {
         }
     }
 
-    pub(super) fn advance_requests(&self, now: Now, wake: &Wake) -> Option<Decision> {
-        self.abandon().or_else(|| self.begin(now)).or_else(|| self.question()).or_else(|| self.finish(now, wake))
+    pub(super) fn advance_requests(&mut self, now: Now) -> Option<Decision> {
+        self.abandon()
+            .or_else(|| self.begin(now))
+            .or_else(|| self.question())
+            .or_else(|| self.finish(now))
+            .or_else(|| self.publish_unsent())
+            .or_else(|| self.count_rejections(now))
     }
 
     /// P6: what crashed the agent three times is not tried a fourth time.
     fn abandon(&self) -> Option<Decision> {
-        let (_, one) = self.durable.unfinished.iter().find(|(_, one)| one.record.lost_attempts >= ATTEMPTS)?;
+        let one = self.durable.unfinished.get(self.agenda.facts.lost.first()?)?;
         let received = &one.received;
         let error = format!("abandoned after {ATTEMPTS} attempts, each of which ended with the agent's death");
         let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
@@ -184,10 +190,7 @@ impl Lifecycle {
         if self.seen.stopping {
             return None;
         }
-        // A dispatch changes nothing that a restart would have to know, so it stays accepted until it is answered.
-        let waits = |seq: &Seq| self.seen.dispatches.contains_key(seq);
-        let mut accepted = self.durable.unfinished.iter().filter(|(_, one)| one.record.stage == Stage::Accepted);
-        let (_, one) = accepted.find(|(seq, _)| !waits(seq))?;
+        let one = self.durable.unfinished.get(self.agenda.facts.accepted.first()?)?;
         if one.received.seq > self.seen.durable {
             return None;
         }
@@ -195,23 +198,34 @@ impl Lifecycle {
         Some(Decision::default().entry(begun).and(self.plan(now, &one.received)))
     }
 
-    /// Answers a waiting change whose goal is met or whose deadline has come.
-    fn finish(&self, now: Now, wake: &Wake) -> Option<Decision> {
-        for (seq, one) in &self.durable.unfinished {
-            let Stage::Waiting { goal, targets } = &one.record.stage else { continue };
-            let met = self.goal_met(*goal, targets);
-            let deadline = self.seen.waiting.get(seq).and_then(|waiting| waiting.deadline).unwrap_or(now.boot);
-            if !met && !wake.due(deadline) {
-                continue;
+    /// Answers waiting changes whose goal is met or whose deadline has come, and dispatches that are through.
+    fn finish(&mut self, now: Now) -> Option<Decision> {
+        while let Some(seq) = self.agenda.requests.first().copied() {
+            self.agenda.look();
+            let wake = Wake::new(now.boot);
+            let decision = self.finish_change(now, &wake, seq).or_else(|| self.finish_dispatch(now, &wake, seq));
+            if decision.is_some() {
+                return decision;
             }
-            let response = self.outcome(&one.received, *goal, targets, met);
-            let mut done = self.complete(&one.received, Outcome::Completed, response);
-            if let Request::Shutdown { .. } = one.received.request {
-                done = done.and(self.stop("shutdown was requested"));
-            }
-            return Some(done);
+            self.agenda.put_aside(Item::Request(seq), wake.next());
         }
-        self.finish_dispatch(now, wake).or_else(|| self.publish_unsent()).or_else(|| self.count_rejections(now, wake))
+        None
+    }
+
+    fn finish_change(&self, now: Now, wake: &Wake, seq: Seq) -> Option<Decision> {
+        let one = self.durable.unfinished.get(&seq)?;
+        let Stage::Waiting { goal, targets } = &one.record.stage else { return None };
+        let met = self.agenda.facts.waits.is_met(seq);
+        let deadline = self.seen.waiting.get(&seq).and_then(|waiting| waiting.deadline).unwrap_or(now.boot);
+        if !met && !wake.due(deadline) {
+            return None;
+        }
+        let response = self.outcome(&one.received, *goal, targets, met);
+        let mut done = self.complete(&one.received, Outcome::Completed, response);
+        if let Request::Shutdown { .. } = one.received.request {
+            done = done.and(self.stop("shutdown was requested"));
+        }
+        Some(done)
     }
 
     pub(super) fn complete(&self, received: &Received, outcome: Outcome, response: Response) -> Decision {
@@ -220,7 +234,10 @@ impl Lifecycle {
     }
 
     /// P6: responses that nobody took go to whoever is subscribed to their topic now.
-    fn publish_unsent(&self) -> Option<Decision> {
+    fn publish_unsent(&mut self) -> Option<Decision> {
+        if !std::mem::take(&mut self.agenda.unsent) {
+            return None;
+        }
         let mut published = Decision::default();
         let mut keys = Vec::new();
         for (key, unsent) in &self.seen.unsent {
@@ -234,30 +251,34 @@ impl Lifecycle {
         (!keys.is_empty()).then(|| published.note(Note::Published { keys }))
     }
 
-    /// The minute of a peer is over: what was only counted becomes one entry.
-    fn count_rejections(&self, now: Now, wake: &Wake) -> Option<Decision> {
-        for (peer, rejections) in &self.seen.rejections {
-            if rejections.suppressed == 0 {
-                // Nothing to say; forgotten when the table is next looked at after its minute.
-                if now.boot.ms_since(rejections.since) >= REJECTION_WINDOW_MS {
-                    return Some(Decision::default().note(Note::RejectionsCounted { peer: peer.clone() }));
-                }
-                continue;
+    fn count_rejections(&mut self, now: Now) -> Option<Decision> {
+        while let Some(peer) = self.agenda.peers.first().cloned() {
+            self.agenda.look();
+            let wake = Wake::new(now.boot);
+            let decision = self.count_rejections_of(&peer, &wake);
+            if decision.is_some() {
+                return decision;
             }
-            if !wake.due(rejections.since.plus_ms(REJECTION_WINDOW_MS)) {
-                continue;
-            }
-            let (transport, who) = peer.split_once(' ').unwrap_or((peer, ""));
-            let source = Source { transport: transport.to_owned(), peer: who.to_owned() };
-            let suppressed = rejections.suppressed;
-            let error = format!("{suppressed} more inputs of this peer were rejected within a minute");
-            return Some(
-                Decision::default()
-                    .entry(Entry::InputRejected { source, event: String::new(), error, suppressed })
-                    .note(Note::RejectionsCounted { peer: peer.clone() }),
-            );
+            self.agenda.put_aside(Item::Peer(peer), wake.next());
         }
         None
+    }
+
+    /// The minute of a peer is over: what was only counted becomes one entry, and it is forgotten.
+    fn count_rejections_of(&self, peer: &str, wake: &Wake) -> Option<Decision> {
+        let rejections = self.seen.rejections.get(peer)?;
+        if !wake.due(rejections.since.plus_ms(REJECTION_WINDOW_MS)) {
+            return None;
+        }
+        let counted = Decision::default().note(Note::RejectionsCounted { peer: peer.to_owned() });
+        let suppressed = rejections.suppressed;
+        if suppressed == 0 {
+            return Some(counted);
+        }
+        let (transport, who) = peer.split_once(' ').unwrap_or((peer, ""));
+        let source = Source { transport: transport.to_owned(), peer: who.to_owned() };
+        let error = format!("{suppressed} more inputs of this peer were rejected within a minute");
+        Some(counted.entry(Entry::InputRejected { source, event: String::new(), error, suppressed }))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::time::BootTime;
 use crate::journal::entry::Known;
 
-use super::dispatch::Questioned;
+use super::dispatch::{Dispatch, Questioned};
 use super::input::Peers;
 
 /// Responses kept for a peer that may come, oldest dropped first: they stay in the journal, and whoever repeats the
@@ -32,19 +32,69 @@ pub(super) struct Seen {
     pub durable: Seq,
     /// Requests whose outcome is decided and not durable yet: the journal cannot be relied on to know them.
     pub fresh: BTreeMap<ReqId, Known>,
-    pub nodes: BTreeMap<NodeName, NodeSeen>,
+    pub nodes: Nodes,
+    /// Something changed that concerns every node.
+    pub all_changed: bool,
     /// The state that notify_change told last, of each node that is not gone.
     pub told: BTreeMap<NodeName, NodeState>,
     pub waiting: BTreeMap<Seq, Waiting>,
     pub unsent: BTreeMap<Seq, Unsent>,
     pub peers: Peers,
     /// Requests that wait for what nodes answer.
-    pub dispatches: BTreeMap<Seq, BTreeMap<NodeName, Questioned>>,
+    pub dispatches: BTreeMap<Seq, Dispatch>,
+    /// Which of them ask a node that has not answered.
+    asking: BTreeMap<NodeName, BTreeSet<Seq>>,
     pub welcomed: bool,
     pub last_hello: Option<BootTime>,
     /// When the journal's head was told because it was time.
     pub head_told: Option<BootTime>,
     pub rejections: BTreeMap<String, Rejections>,
+}
+
+/// What is known of each node's process. Whoever changes that is noted.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Nodes {
+    nodes: BTreeMap<NodeName, NodeSeen>,
+    noted: BTreeSet<NodeName>,
+}
+
+impl Nodes {
+    pub fn get(&self, name: &NodeName) -> Option<&NodeSeen> {
+        self.nodes.get(name)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes.keys()
+    }
+
+    pub fn change(&mut self, name: &NodeName) -> &mut NodeSeen {
+        self.note(name);
+        self.nodes.entry(name.clone()).or_default()
+    }
+
+    pub fn remove(&mut self, name: &NodeName) {
+        self.note(name);
+        self.nodes.remove(name);
+    }
+
+    /// There is such a node. That alone changes nothing.
+    pub fn know(&mut self, name: &NodeName) {
+        if !self.nodes.contains_key(name) {
+            self.nodes.insert(name.clone(), NodeSeen::default());
+        }
+    }
+
+    /// Something about it has changed.
+    pub fn note(&mut self, name: &NodeName) {
+        if !self.noted.contains(name) {
+            self.noted.insert(name.clone());
+        }
+    }
+
+    /// Nodes of which something changed since the last call.
+    pub fn take_noted(&mut self) -> BTreeSet<NodeName> {
+        std::mem::take(&mut self.noted)
+    }
 }
 
 /// What is known of one node's process.
@@ -71,8 +121,6 @@ pub(super) struct NodeSeen {
     pub hellos: Vec<u64>,
     /// Found running when the agent started.
     pub was_adopted: bool,
-    /// Its turn to start came then.
-    pub eligible: Option<BootTime>,
     pub outputs: Option<NodeOutputs>,
     /// Of its last process, until one gets ready.
     pub early_exit: Option<EarlyExit>,
@@ -92,7 +140,6 @@ impl Default for NodeSeen {
             checked_in: false,
             hellos: Vec::new(),
             was_adopted: false,
-            eligible: None,
             outputs: None,
             early_exit: None,
         }
@@ -165,8 +212,23 @@ pub(super) struct Rejections {
 }
 
 impl Seen {
+    /// `durable`: the newest entry that an earlier run left.
+    pub fn new(durable: Seq) -> Self {
+        Self { durable, ..Self::default() }
+    }
+
     pub fn node(&mut self, name: &NodeName) -> &mut NodeSeen {
-        self.nodes.entry(name.clone()).or_default()
+        self.nodes.change(name)
+    }
+
+    /// Requests that ask this node something.
+    pub fn asking(&self, name: &NodeName) -> BTreeSet<Seq> {
+        self.asking.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Every question that is not answered.
+    pub fn all_questions(&self) -> impl Iterator<Item = (Seq, NodeName)> {
+        self.asking.iter().flat_map(|(name, seqs)| seqs.iter().map(|seq| (*seq, name.clone())))
     }
 
     pub fn remember_unsent(&mut self, key: Seq, unsent: Unsent) {
@@ -176,10 +238,39 @@ impl Seen {
         }
     }
 
+    /// The request asks these nodes; those with a result are not asked.
+    pub fn dispatch(&mut self, of: Seq, nodes: BTreeMap<NodeName, Questioned>) {
+        let dispatch = Dispatch::new(nodes);
+        for name in dispatch.open() {
+            self.asking.entry(name.clone()).or_default().insert(of);
+        }
+        self.dispatches.insert(of, dispatch);
+    }
+
     /// Notes how far the question to a node has come.
     pub fn questioned(&mut self, of: Seq, node: &NodeName, state: Questioned) {
-        if let Some(questioned) = self.dispatches.get_mut(&of).and_then(|nodes| nodes.get_mut(node)) {
-            *questioned = state;
+        let is_answered = matches!(state, Questioned::Answered(_));
+        let Some(dispatch) = self.dispatches.get_mut(&of) else { return };
+        dispatch.set(node, state);
+        if is_answered {
+            self.not_asking(of, node);
+        }
+    }
+
+    /// The request has its outcome.
+    pub fn dispatched(&mut self, of: Seq) {
+        let Some(dispatch) = self.dispatches.remove(&of) else { return };
+        for node in dispatch.open() {
+            self.not_asking(of, node);
+        }
+    }
+
+    fn not_asking(&mut self, of: Seq, node: &NodeName) {
+        if let Some(seqs) = self.asking.get_mut(node) {
+            seqs.remove(&of);
+            if seqs.is_empty() {
+                self.asking.remove(node);
+            }
         }
     }
 

@@ -3,6 +3,8 @@
 //! Stages are soft. A stage is waited for until it is ready, and at most `stage_wait` after its own turn came; a node
 //! that fails, backs off or is blocked holds up nobody. Inside a stage everything is parallel.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::api::configuration::ClusterRole;
 use crate::api::ids::NodeName;
 use crate::api::time::BootTime;
@@ -10,7 +12,6 @@ use crate::journal::entry::{Life, NodeRecord, Want};
 
 use super::Lifecycle;
 use super::seen::{NodeSeen, Place};
-use super::wake::Wake;
 
 const STAGES: usize = 4;
 
@@ -23,45 +24,157 @@ fn stage(role: ClusterRole) -> usize {
     }
 }
 
-impl Lifecycle {
-    /// Gives their turn to the nodes of every stage that no earlier one holds back.
-    pub(super) fn refresh_stages(&mut self, now: BootTime) {
-        let mut held_back = false;
-        for current in 0..STAGES {
-            let mut holds = false;
-            let names: Vec<NodeName> = self
-                .durable
-                .nodes
-                .iter()
-                .filter(|(_, record)| stage(record.spec.0.role) == current)
-                .map(|(name, _)| name.clone())
-                .collect();
-            for name in names {
-                let pending = self.is_starting(&name, now);
-                let stage_wait_ms = self.options.stage_wait_ms;
-                let node = self.seen.node(&name);
-                if !pending {
-                    node.eligible = None;
-                } else if node.eligible.is_none() && !held_back {
-                    node.eligible = Some(now);
-                }
-                holds |= pending && node.eligible.is_none_or(|since| now < since.plus_ms(stage_wait_ms));
-            }
-            held_back |= holds;
+/// What counts of one node for the order of starts and stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Of {
+    pub stage: usize,
+    pub is_starting: bool,
+    pub leaving: Leaving,
+}
+
+/// Whether a process of a node is there that has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    No,
+    Untold,
+    /// It was told to stop then.
+    Told(BootTime),
+}
+
+/// Who is starting and who is leaving, stage by stage.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Stages {
+    stages: [Stage; STAGES],
+    of: BTreeMap<NodeName, Of>,
+    /// Since when it is the turn of each node that is starting.
+    turns: BTreeMap<NodeName, BootTime>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Stage {
+    /// Starting, and its turn has not come.
+    queued: BTreeSet<NodeName>,
+    started: BTreeSet<(BootTime, NodeName)>,
+    /// To go, and not told yet.
+    untold: BTreeSet<NodeName>,
+    told: BTreeSet<(BootTime, NodeName)>,
+    /// No later stage keeps this one from being stopped.
+    may_stop: bool,
+}
+
+impl Stage {
+    fn holds_back_starts(&self, now: BootTime, wait_ms: u64) -> bool {
+        !self.queued.is_empty() || self.started.last().is_some_and(|(since, _)| now < since.plus_ms(wait_ms))
+    }
+
+    fn holds_back_stops(&self, now: BootTime, wait_ms: u64) -> bool {
+        !self.untold.is_empty() || self.told.last().is_some_and(|(at, _)| now < at.plus_ms(wait_ms))
+    }
+}
+
+impl Stages {
+    /// Takes in what became of a node.
+    pub fn set(&mut self, name: &NodeName, of: Of) {
+        let before = self.of.get(name).copied();
+        if before == Some(of) {
+            return;
+        }
+        if let Some(before) = before {
+            self.remove(name, before);
+        }
+        if !of.is_starting {
+            self.turns.remove(name);
+        }
+        let Some(stage) = self.stages.get_mut(of.stage) else { return };
+        match (of.is_starting, self.turns.get(name)) {
+            (true, Some(since)) => _ = stage.started.insert((*since, name.clone())),
+            (true, None) => _ = stage.queued.insert(name.clone()),
+            (false, _) => {}
+        }
+        match of.leaving {
+            Leaving::No => {}
+            Leaving::Untold => _ = stage.untold.insert(name.clone()),
+            Leaving::Told(at) => _ = stage.told.insert((at, name.clone())),
+        }
+        if of.is_starting || of.leaving != Leaving::No {
+            self.of.insert(name.clone(), of);
+        } else {
+            self.of.remove(name);
         }
     }
 
-    /// When the next stage may stop waiting, if one waits.
-    pub(super) fn wake_for_stages(&self, wake: &Wake) {
-        for node in self.seen.nodes.values() {
-            if let Some(since) = node.eligible {
-                let _ = wake.due(since.plus_ms(self.options.stage_wait_ms));
-            }
+    fn remove(&mut self, name: &NodeName, of: Of) {
+        let Some(stage) = self.stages.get_mut(of.stage) else { return };
+        stage.queued.remove(name);
+        if let Some(since) = self.turns.get(name) {
+            stage.started.remove(&(*since, name.clone()));
         }
+        stage.untold.remove(name);
+        if let Leaving::Told(at) = of.leaving {
+            stage.told.remove(&(at, name.clone()));
+        }
+    }
+
+    /// Gives their turn to the nodes of every stage that no earlier one holds back, and lets those be stopped that no later one
+    /// does; who may do something now is to be looked at.
+    pub fn turn(&mut self, now: BootTime, wait_ms: u64, look: &mut BTreeSet<NodeName>) {
+        let mut held_back = false;
+        for stage in &mut self.stages {
+            if !held_back {
+                for name in std::mem::take(&mut stage.queued) {
+                    self.turns.insert(name.clone(), now);
+                    stage.started.insert((now, name.clone()));
+                    look.insert(name);
+                }
+            }
+            held_back |= stage.holds_back_starts(now, wait_ms);
+        }
+        let mut may_stop = true;
+        for stage in self.stages.iter_mut().rev() {
+            if may_stop && !stage.may_stop {
+                look.extend(stage.untold.iter().cloned());
+            }
+            stage.may_stop = may_stop;
+            may_stop &= !stage.holds_back_stops(now, wait_ms);
+        }
+    }
+
+    /// When a stage that waits for another may stop waiting.
+    pub fn wake_at(&self, now: BootTime, wait_ms: u64) -> Option<BootTime> {
+        let mut times = BTreeSet::new();
+        for (index, stage) in self.stages.iter().enumerate() {
+            let is_waited_for = self.stages.iter().skip(index + 1).any(|later| !later.queued.is_empty());
+            let last = stage.started.last().filter(|_| is_waited_for);
+            times.extend(last.map(|(since, _)| since.plus_ms(wait_ms)));
+            let is_waited_for = self.stages.iter().take(index).any(|earlier| !earlier.untold.is_empty());
+            let last = stage.told.last().filter(|_| is_waited_for);
+            times.extend(last.map(|(at, _)| at.plus_ms(wait_ms)));
+        }
+        times.into_iter().find(|at| *at > now)
+    }
+
+    /// As if the turns of these came when they did.
+    pub fn keep_turns(&mut self, of: &Self) {
+        self.turns = of.turns.clone();
+    }
+
+    fn has_turn(&self, name: &NodeName) -> bool {
+        self.turns.contains_key(name)
+    }
+}
+
+impl Lifecycle {
+    pub(super) fn stage_of(&self, name: &NodeName) -> usize {
+        self.durable.nodes.get(name).map_or(STAGES - 1, |record| stage(record.spec.0.role))
+    }
+
+    /// Whether it is the turn of a node that is starting.
+    pub(super) fn has_turn(&self, name: &NodeName) -> bool {
+        self.agenda.facts.stages.has_turn(name)
     }
 
     /// Wanted up, not there yet, and nothing but its turn, its predecessor or its own start stands between.
-    fn is_starting(&self, name: &NodeName, now: BootTime) -> bool {
+    pub(super) fn is_starting(&self, name: &NodeName, now: BootTime) -> bool {
         let Some(record) = self.durable.nodes.get(name) else { return false };
         let fallback = NodeSeen::default();
         let node = self.seen.nodes.get(name).unwrap_or(&fallback);
@@ -91,27 +204,28 @@ impl Lifecycle {
     }
 
     /// Whether the later stages have stopped, or had their `stage_wait` for it.
-    pub(super) fn may_stop(&self, record: &NodeRecord, wake: &Wake) -> bool {
-        let own = stage(record.spec.0.role);
-        let mut free = true;
-        for (name, other) in &self.durable.nodes {
-            if stage(other.spec.0.role) <= own || !self.must_go(other) {
-                continue;
-            }
-            let node = self.seen.nodes.get(name);
-            if !node.is_some_and(|node| matches!(node.place, Place::Present { .. })) {
-                // Nothing can be told to stop: its lock is held by who knows whom. It holds up nobody.
-                continue;
-            }
-            let sent = node.and_then(|node| node.stop_sent);
-            let waited = match sent {
-                Some((incarnation, at)) if incarnation == other.incarnation => {
-                    wake.due(at.plus_ms(self.options.stage_wait_ms))
-                }
-                Some(_) | None => false,
-            };
-            free &= waited;
+    pub(super) fn may_stop(&self, record: &NodeRecord) -> bool {
+        self.agenda.facts.stages.stages.get(stage(record.spec.0.role)).is_none_or(|stage| stage.may_stop)
+    }
+
+    /// Whether a process of this node holds up the stop of earlier stages. Where nothing can be told to stop, since its lock is
+    /// held by who knows whom, it holds up nobody.
+    pub(super) fn leaving(&self, name: &NodeName) -> Leaving {
+        let (Some(record), Some(node)) = (self.durable.nodes.get(name), self.seen.nodes.get(name)) else {
+            return Leaving::No;
+        };
+        match (node.place, node.stop_sent) {
+            (Place::Present { .. }, _) if !self.must_go(record) => Leaving::No,
+            (Place::Present { .. }, Some((incarnation, at))) if incarnation == record.incarnation => Leaving::Told(at),
+            (Place::Present { .. }, Some(_) | None) => Leaving::Untold,
+            (
+                Place::Unprobed
+                | Place::Clear
+                | Place::Preparing { .. }
+                | Place::Prepared { .. }
+                | Place::Launching { .. },
+                _,
+            ) => Leaving::No,
         }
-        free
     }
 }

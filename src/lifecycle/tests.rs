@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod costs;
 mod health;
 mod unprovable;
 
 use super::*;
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port};
 use crate::api::event::{Incoming, Request, ResultData, Route, Source};
-use crate::api::ids::{Incarnation, ReqId};
+use crate::api::ids::{Incarnation, NodeName, ReqId};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
 use crate::api::plan::Action;
 use crate::api::status::{NodeOutputs, NodeState};
@@ -23,6 +24,9 @@ struct Bench {
     journal: MemoryJournal<Effect>,
     now: Now,
     calls: u64,
+    /// Whether everything is looked at after each step, to find what the step has not.
+    is_checked: bool,
+    starts: usize,
 }
 
 impl Bench {
@@ -33,13 +37,14 @@ impl Bench {
     fn with(options: Options) -> Self {
         let core = Lifecycle::new(options, Recovered::default());
         let now = Now { wall: Timestamp(1_000_000), boot: BootTime(100_000_000) };
-        let mut bench = Self { core, journal: MemoryJournal::new(), now, calls: 0 };
+        let mut bench = Self { core, journal: MemoryJournal::new(), now, calls: 0, is_checked: true, starts: 0 };
         bench.start("boot-1", Vec::new());
         bench
     }
 
     /// Begins a run; gives what it does at once.
     fn start(&mut self, boot_id: &str, found: Vec<(&str, Finding)>) -> Vec<Effect> {
+        self.starts += 1;
         let started = Input::Started { boot_id: boot_id.into(), version: "1".into(), pid: 1, hold: None };
         let mut effects = self.give(started);
         for (node, finding) in found {
@@ -83,6 +88,9 @@ impl Bench {
     fn step(&mut self, input: &Input, free: &mut Vec<Effect>) {
         for sealed in self.core.step(self.now, input) {
             free.extend(self.journal.stage(sealed));
+        }
+        if self.is_checked {
+            assert_eq!(self.core.overlooked(self.now), None, "after {input:?}");
         }
     }
 

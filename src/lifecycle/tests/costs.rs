@@ -1,0 +1,166 @@
+//! What the core's work costs, in looks and entries: it grows with the nodes that something happens to, and not with those that
+//! there are (P18). Times are printed and decide nothing. `ZCA_TEST_COSTS_NODES` adds another size.
+
+use std::time::Instant;
+
+use super::*;
+
+/// What one phase took.
+#[derive(Debug)]
+struct Cost {
+    phase: &'static str,
+    looks: u64,
+    entries: usize,
+}
+
+struct Meter {
+    bench: Bench,
+    nodes: Vec<String>,
+    costs: Vec<Cost>,
+}
+
+impl Meter {
+    fn new(count: usize) -> Self {
+        let mut bench = Bench::new();
+        // Looking at everything after each step is what is not to be measured.
+        bench.is_checked = false;
+        let first = ["logger", "manager", "proxy"].map(str::to_owned);
+        let nodes = first.into_iter().chain((0..).map(|number| format!("w{number:04}"))).take(count).collect();
+        Self { bench, nodes, costs: Vec::new() }
+    }
+
+    fn phase(&mut self, phase: &'static str, run: impl FnOnce(&mut Bench, &[String])) {
+        let (before, entries, begun) = (self.bench.core.looks(), self.bench.journal.entries().len(), Instant::now());
+        let starts = self.bench.starts;
+        run(&mut self.bench, &self.nodes);
+        // Another core begins with none.
+        let before = if self.bench.starts == starts { before } else { 0 };
+        let looks = self.bench.core.looks() - before;
+        let entries = self.bench.journal.entries().len() - entries;
+        let took_ms = begun.elapsed().as_secs_f64() * 1e3;
+        println!(
+            "{:>5} nodes, {phase:<24} {:>6.2} looks and {:>5.2} entries a node, {took_ms:>8.1} ms",
+            self.nodes.len(),
+            looks as f64 / self.nodes.len() as f64,
+            entries as f64 / self.nodes.len() as f64,
+        );
+        self.costs.push(Cost { phase, looks, entries });
+    }
+}
+
+/// Everything that is ready gets its turn, stage by stage.
+fn settle(bench: &mut Bench, nodes: &[String]) {
+    for _ in 0..4 {
+        let later = bench.pass(1_000);
+        bench.obey(later);
+    }
+    for node in nodes {
+        bench.ready(node);
+    }
+}
+
+fn borrowed(nodes: &[String]) -> Vec<&str> {
+    nodes.iter().map(String::as_str).collect()
+}
+
+fn costs(count: usize) -> Vec<Cost> {
+    let mut meter = Meter::new(count);
+    meter.phase("deploy, program missing", |bench, nodes| {
+        let mut effects = bench.ask("first", set("c1", &borrowed(nodes)));
+        let mut tried = 0;
+        for _ in 0..4 {
+            while !prepared(&effects).is_empty() {
+                for node in prepared(&std::mem::take(&mut effects)) {
+                    tried += 1;
+                    let missing = exited(ExitCause::NotStarted("no such file".into()));
+                    effects.extend(bench.report(&node, Incarnation(1), missing));
+                }
+            }
+            effects = bench.pass(1_000);
+        }
+        assert_eq!(tried, nodes.len());
+    });
+    meter.phase("deploy", |bench, nodes| {
+        let effects = bench.ask("second", set("c2", &borrowed(nodes)));
+        bench.obey(effects);
+        settle(bench, nodes);
+        assert!(nodes.iter().all(|node| bench.state(node) == NodeState::Running));
+    });
+    meter.phase("get_nodes", |bench, nodes| {
+        let answer = only_response(&bench.ask("nodes", Request::GetNodes {}));
+        let Some(ResultData::Nodes(all)) = &answer.results[0].data else { panic!("{answer:?}") };
+        assert_eq!(all.len(), nodes.len() + 1);
+    });
+    meter.phase("replaced by another", |bench, nodes| {
+        let effects = bench.ask("third", set("c3", &borrowed(nodes)));
+        bench.obey(effects);
+        settle(bench, nodes);
+        assert!(bench.core.durable().unfinished.is_empty());
+        assert!(nodes.iter().all(|node| bench.state(node) == NodeState::Running));
+    });
+    meter.phase("peerings, a dispatch", |bench, nodes| {
+        let mut peers = Peers::default();
+        let all: Vec<(u64, &String)> = (100..).zip(nodes).collect();
+        // Who watches peerings sees some at a time.
+        for some in all.chunks(50) {
+            peers.nodes.extend(some.iter().map(|(connection, node)| (*connection, name(node))));
+            bench.give(Input::Peers(peers.clone()));
+        }
+        let action = vec!["get_id_value".to_owned(), "x".to_owned()];
+        let effects = bench.ask("ask", Request::NodeDispatch { action, nodes: BTreeSet::new() });
+        let mut last = Vec::new();
+        for effect in effects {
+            if let Effect::Dispatch { of, connection, .. } = effect {
+                last = bench.give(Input::NodeAnswered { of, connection, answer: Ok(Some("1".into())) });
+            }
+        }
+        assert_eq!(only_response(&last).results.len(), nodes.len());
+    });
+    meter.phase("exit of each", |bench, nodes| {
+        for node in nodes {
+            let incarnation = bench.incarnation(node);
+            let effects = bench.report(node, incarnation, exited(ExitCause::Signal(11)));
+            bench.obey(effects);
+            bench.ready(node);
+        }
+        settle(bench, nodes);
+    });
+    meter.phase("killed, all adopted", |bench, nodes| {
+        let found: Vec<(&str, Finding)> = nodes.iter().map(|node| (node.as_str(), adopted(bench, node))).collect();
+        let effects = bench.crash(found);
+        bench.obey(effects);
+        settle(bench, nodes);
+        assert!(nodes.iter().all(|node| bench.state(node) == NodeState::Running));
+    });
+    meter.phase("standby", |bench, nodes| {
+        let effects = bench.ask("standby", Request::AgentStandby {});
+        bench.obey(effects);
+        for _ in 0..4 {
+            let later = bench.pass(1_000);
+            bench.obey(later);
+        }
+        assert!(bench.core.durable().nodes.is_empty(), "of {}", nodes.len());
+        assert!(bench.core.durable().unfinished.is_empty());
+    });
+    assert_eq!(meter.bench.core.overlooked(meter.bench.now), None);
+    meter.costs
+}
+
+#[test]
+fn what_is_looked_at_and_journaled_grows_no_faster_than_nodes() {
+    const FEW: usize = 100;
+    /// For each node of a phase, from its request to its end.
+    const LOOKS: u64 = 32;
+    let mut sizes = vec![10 * FEW];
+    sizes.extend(std::env::var("ZCA_TEST_COSTS_NODES").ok().map(|text| text.parse::<usize>().unwrap()));
+    let few = costs(FEW);
+    for many in sizes {
+        for (few, more) in few.iter().zip(costs(many)) {
+            assert_eq!(few.phase, more.phase);
+            assert!(few.looks <= LOOKS * FEW as u64, "{few:?}");
+            let times = many.div_ceil(FEW);
+            assert!(more.looks <= few.looks * times as u64, "{}: {few:?}, and with {many} nodes {more:?}", few.phase);
+            assert!(more.entries <= few.entries * times, "{}: {few:?}, and with {many} nodes {more:?}", few.phase);
+        }
+    }
+}
