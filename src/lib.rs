@@ -20,6 +20,7 @@ pub mod sim_node;
 pub mod supervisor;
 pub mod tasks;
 pub mod telemetry;
+pub mod terminal;
 pub mod tls;
 pub mod websocket;
 pub mod zeek;

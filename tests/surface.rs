@@ -28,6 +28,11 @@ use zeek_cluster_agent::control::server::{self, Credentials, Handle, Patience, R
 #[path = "../fuzz/properties/control_frame.rs"]
 mod control_frame;
 
+#[path = "surface/terminal.rs"]
+mod terminal;
+
+use terminal::tainted;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_zeek-cluster-agent");
 
 /// Answers by reqid: `silent` not at all, `refused`, `conflict`, `failed`; anything else succeeds.
@@ -36,6 +41,14 @@ struct Fake {
     handle: OnceLock<Handle>,
     incoming: Mutex<Vec<Incoming>>,
     has_answered: AtomicBool,
+    /// Every text that it says is one that drives terminals.
+    is_hostile: bool,
+}
+
+impl Fake {
+    fn says<T: serde::Serialize + serde::de::DeserializeOwned>(&self, calm: T) -> T {
+        if self.is_hostile { tainted(calm) } else { calm }
+    }
 }
 
 impl server::Agent for Fake {
@@ -64,7 +77,9 @@ impl server::Agent for Fake {
             _ => vec![result(None)],
         };
         let event = incoming.request.response_event().to_owned();
-        let response = Response { event, reqid: incoming.reqid.clone(), results };
+        let mut response = self.says(Response { event, reqid: incoming.reqid.clone(), results });
+        // A client looks for its own.
+        response.reqid = incoming.reqid.clone();
         self.handle.get().unwrap().respond(incoming.route.unwrap(), &response);
         self.has_answered.store(true, Ordering::Release);
         Ok(())
@@ -83,6 +98,9 @@ impl server::Agent for Fake {
     }
 
     async fn status(&self) -> StatusReport {
+        if self.is_hostile {
+            return tainted(terminal::full_status(&self.dir));
+        }
         StatusReport {
             name: "agent-1".into(),
             version: "0".into(),
@@ -114,6 +132,10 @@ impl server::Agent for Fake {
 
     /// Ten rows in pages of three, the second of which is empty.
     async fn page(&self, filter: Filter, cursor: Option<Seq>) -> Result<Page, String> {
+        if self.is_hostile {
+            let rows = terminal::full_rows().into_iter().map(tainted).collect();
+            return Ok(Page { rows, ..Page::default() });
+        }
         let from = cursor.map_or(0, |cursor| cursor.0);
         let row = |seq: u64| {
             let seq = if filter.reverse { 9 - seq } else { seq };
@@ -140,17 +162,19 @@ impl server::Agent for Fake {
     }
 
     async fn verify(&self, _anchor: Option<Anchor>) -> Result<VerifyReport, String> {
-        Ok(VerifyReport {
+        Ok(self.says(VerifyReport {
             entries: 3,
             first: 1,
             last: 3,
             problems: vec!["entry 2: checksum".into()],
+            notes: vec!["a note".into()],
+            head: "3:00".into(),
             ..VerifyReport::default()
-        })
+        }))
     }
 
     async fn export(&self, _cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
-        Err("the fake exports nothing".to_owned())
+        Err(self.says("the fake exports nothing".to_owned()))
     }
 
     async fn prune(&self, order: PruneOrder, _: Credentials) -> Result<PruneReport, String> {
@@ -158,11 +182,12 @@ impl server::Agent for Fake {
     }
 
     async fn stats(&self) -> Result<JournalStats, String> {
-        Ok(JournalStats { entries: 3, ..JournalStats::default() })
+        let stats = JournalStats { entries: 3, ..JournalStats::default() };
+        Ok(if self.is_hostile { tainted(terminal::full_stats()) } else { stats })
     }
 
     async fn compact(&self, _force: bool) -> Result<CompactReport, String> {
-        Err("there is nothing to compact".to_owned())
+        Err(self.says("there is nothing to compact".to_owned()))
     }
 
     async fn plan(
@@ -170,11 +195,14 @@ impl server::Agent for Fake {
         config: zeek_cluster_agent::api::configuration::Configuration,
         _force: bool,
     ) -> Result<zeek_cluster_agent::api::plan::Plan, String> {
+        if self.is_hostile {
+            return Ok(tainted(terminal::full_plan()));
+        }
         Ok(zeek_cluster_agent::api::plan::Plan { proposed: config.id, ..Default::default() })
     }
 
     async fn logs(&self, node: NodeName, query: LogQuery) -> Result<LogChunk, String> {
-        logs::read(&self.dir.join(node.as_str()), &query).map_err(|error| error.to_string())
+        logs::read(&self.dir.join(node.as_str()), &query).map_err(|error| self.says(error.to_string()))
     }
 }
 
@@ -187,19 +215,24 @@ struct Served {
 
 impl Served {
     fn start() -> Self {
+        Self::start_as(false)
+    }
+
+    fn start_as(is_hostile: bool) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let fake = Arc::new(Fake {
             dir: scratch.path().join("nodes"),
             handle: OnceLock::new(),
             incoming: Mutex::new(Vec::new()),
             has_answered: AtomicBool::new(false),
+            is_hostile,
         });
         let welcome = Welcome {
             version: VERSION,
             agent: "agent-1".into(),
             release: "0".into(),
             pid: 1,
-            state_dir: "/s".into(),
+            state_dir: if is_hostile { scratch.path().display().to_string() } else { "/s".into() },
             request_timeout_ms: 7000,
             stop_timeout_ms: 20_000,
         };

@@ -6,12 +6,13 @@ use clap::CommandFactory;
 
 use super::flags::Cli;
 use super::outcome::{Exit, Outcome};
+use crate::terminal;
 
 pub fn completions(shell: clap_complete::Shell) -> Outcome {
     // Collected first, since the generator ends the process where a pipe is closed.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "zeek-cluster-agent", &mut script);
-    std::io::stdout().lock().write_all(&script)?;
+    terminal::out().write_all(&script)?;
     Ok(Exit::Done)
 }
 
@@ -21,7 +22,7 @@ pub fn man() -> Outcome {
     command.build();
     let mut pages = Vec::new();
     page(&command, &mut pages)?;
-    std::io::stdout().lock().write_all(&pages)?;
+    terminal::out().write_all(&pages)?;
     Ok(Exit::Done)
 }
 

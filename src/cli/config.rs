@@ -18,6 +18,7 @@ use crate::cluster_file::hosts::Addresses;
 use crate::cluster_file::{self, Foreign, Format, Kind, Known, SIZE_LIMIT};
 use crate::control::client::within_ms;
 use crate::settings::Settings;
+use crate::terminal::{self, to_stderr};
 
 /// How long the agent may take to say what it would do.
 const SOON_MS: u64 = 30_000;
@@ -89,7 +90,7 @@ impl Text {
         let (configuration, warnings) =
             self.parse(ours).map_err(|errors| Failure::new(Exit::Configuration, errors.join("\n")))?;
         for warning in &warnings {
-            eprintln!("warning: {warning}");
+            to_stderr!("warning: {warning}");
         }
         Ok(configuration)
     }
@@ -132,13 +133,13 @@ fn check(context: &Context, file: &Path, settings: &Settings) -> Outcome {
         return Ok(exit);
     }
     for warning in &warnings {
-        eprintln!("warning: {}", output::plain(warning));
+        to_stderr!("warning: {}", output::plain(warning));
     }
     for error in &errors {
-        eprintln!("error: {}", output::plain(error));
+        to_stderr!("error: {}", output::plain(error));
     }
     if let (Some(config), Exit::Done) = (&configuration, exit) {
-        let mut out = std::io::stdout().lock();
+        let mut out = terminal::out();
         let (instances, nodes) = (config.instances.len(), config.nodes.len());
         writeln!(out, "{}: valid, {instances} instances, {nodes} nodes, id {}", text.name, output::plain(&config.id))?;
     }
@@ -160,13 +161,13 @@ fn diff(context: &Context, file: &Path, force: bool) -> Outcome {
         return Ok(exit);
     }
     for warning in &plan.warnings {
-        eprintln!("warning: {}", output::plain(warning));
+        to_stderr!("warning: {}", output::plain(warning));
     }
     for problem in &plan.problems {
-        eprintln!("error: {}", output::plain(problem));
+        to_stderr!("error: {}", output::plain(problem));
     }
     if exit == Exit::Done {
-        print_plan(&mut std::io::stdout().lock(), &screen, &plan)?;
+        print_plan(&mut terminal::out(), &screen, &plan)?;
     }
     Ok(exit)
 }
@@ -205,10 +206,13 @@ fn convert(file: &Path, to: ConfigFormat, ours: &InstanceName) -> Outcome {
     })?;
     if format == Format::Ini {
         for loss in cluster_file::losses(&configuration) {
-            eprintln!("warning: {}", output::plain(&loss));
+            to_stderr!("warning: {}", output::plain(&loss));
         }
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = match format {
+        Format::Json => terminal::json_out(),
+        Format::Ini => terminal::out(),
+    };
     out.write_all(text.as_bytes())?;
     if !text.ends_with('\n') {
         out.write_all(b"\n")?;

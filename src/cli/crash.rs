@@ -12,13 +12,14 @@ use super::{Context, connect, print_json};
 use crate::api::ids::NodeName;
 use crate::api::report::chain;
 use crate::supervisor::crash::{self, CrashReport};
+use crate::terminal::{self, to_stderr};
 
 pub fn run(context: &Context, node: &str, bundle: Option<&str>) -> Outcome {
     let node = NodeName::new(node).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let state_dir = state_dir(context)?;
     let failed = |error: crash::ReadError| Failure::new(Exit::Failed, chain(&error));
     let screen = context.screen();
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::out();
     match bundle {
         Some(bundle) => {
             let report = crash::read(&state_dir, &node, bundle).map_err(failed)?;
@@ -31,13 +32,13 @@ pub fn run(context: &Context, node: &str, bundle: Option<&str>) -> Outcome {
         None => {
             let (reports, damaged) = crash::list(&state_dir, &node).map_err(failed)?;
             for error in damaged {
-                eprintln!("{}", chain(&error));
+                to_stderr!("{}", chain(&error));
             }
             if screen.json {
                 print_json(&reports)?;
             } else {
                 if reports.is_empty() {
-                    eprintln!("no crash bundles of {node} in {}", state_dir.display());
+                    to_stderr!("no crash bundles of {node} in {}", state_dir.display());
                 }
                 print_list(&mut out, &screen, &reports)?;
             }

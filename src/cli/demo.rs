@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::terminal;
+
 const CLUSTER: &str = "\
 [instances]
 demo = 127.0.0.1
@@ -82,11 +84,14 @@ impl Demo {
         agent.wait().context("cannot wait for the agent")?;
         let unanswered = deploy.wait().context("cannot wait for the request")?;
         ensure!(!unanswered.success(), "the request was answered before the agent was killed");
-        println!("  agent {pid} is dead; its client was told that the request is still being handled");
+        writeln!(
+            terminal::out(),
+            "  agent {pid} is dead; its client was told that the request is still being handled"
+        )?;
         for (node, pid) in &before {
             ensure!(Path::new(&format!("/proc/{pid}")).exists(), "{node} (pid {pid}) died with the agent");
         }
-        println!("  its nodes are not: {}", list(&before));
+        writeln!(terminal::out(), "  its nodes are not: {}", list(&before))?;
 
         say("It is started again. It adopts the nodes and goes on with the request.")?;
         self.start_agent()?;
@@ -94,7 +99,7 @@ impl Demo {
         self.show(["nodes", "list"])?;
         let after = self.pids()?;
         ensure!(before == after, "nodes were replaced: {} became {}", list(&before), list(&after));
-        println!("  the same processes as before: {}", list(&after));
+        writeln!(terminal::out(), "  the same processes as before: {}", list(&after))?;
 
         say("The request is sent again with its reqid: the answer comes from the journal, nothing is done twice.")?;
         let repeat = ["--json", "request", "set-configuration", "cluster.ini", "--reqid", "demo-1"];
@@ -102,12 +107,12 @@ impl Demo {
         let second = self.show(repeat)?;
         ensure!(first == second, "the two answers differ");
         ensure!(self.pids()? == before, "the repeated request replaced nodes");
-        println!("  the two answers are equal, byte for byte");
+        writeln!(terminal::out(), "  the two answers are equal, byte for byte")?;
 
         say("The same reqid for something else is a conflict.")?;
         let conflict = self.command(["request", "standby", "--reqid", "demo-1"], true)?.status()?;
         ensure!(conflict.code() == Some(5), "a conflict has exit code 5, not {:?}", conflict.code());
-        println!("  exit code 5");
+        writeln!(terminal::out(), "  exit code 5")?;
 
         say("A node crashes and is restarted.")?;
         let (node, victim) = before.iter().find(|(node, _)| node == "worker-1").context("no worker-1")?.clone();
@@ -135,7 +140,7 @@ impl Demo {
             .stderr(std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log"))?)
             .spawn()
             .context("cannot start the agent")?;
-        println!("  (pid {}, log in agent.log)", agent.id());
+        writeln!(terminal::out(), "  (pid {}, log in agent.log)", agent.id())?;
         self.agent = Some(agent);
         let begun = Instant::now();
         loop {
@@ -165,7 +170,7 @@ impl Demo {
     /// Runs a command that has to succeed, and shows what it prints.
     fn show<const N: usize>(&self, args: [&str; N]) -> Result<Vec<u8>> {
         let Output { status, stdout, stderr } = self.command(args, true)?.output()?;
-        std::io::stdout().write_all(&stdout)?;
+        terminal::out().write_all(&stdout)?;
         if !status.success() {
             bail!("{} ended with {status}: {}", args.join(" "), String::from_utf8_lossy(&stderr));
         }
@@ -211,7 +216,7 @@ impl Demo {
             );
         }
         std::fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display()))?;
-        println!("  done; nothing is left behind");
+        writeln!(terminal::out(), "  done; nothing is left behind")?;
         Ok(())
     }
 }
@@ -227,14 +232,12 @@ fn crash(node: &str, pid: u64) -> Result<()> {
 }
 
 fn say(text: &str) -> Result<()> {
-    println!("\n{text}");
-    Ok(std::io::stdout().flush()?)
+    Ok(writeln!(terminal::out(), "\n{text}")?)
 }
 
 fn say_command<S: AsRef<OsStr>>(args: &[S]) -> Result<()> {
     let words: Vec<String> = args.iter().map(|arg| arg.as_ref().to_string_lossy().into_owned()).collect();
-    println!("$ zeek-cluster-agent {}", words.join(" "));
-    Ok(std::io::stdout().flush()?)
+    Ok(writeln!(terminal::out(), "$ zeek-cluster-agent {}", words.join(" "))?)
 }
 
 fn count(nodes: &[Value], state: &str) -> usize {

@@ -36,6 +36,12 @@ use self::outcome::{Exit, Failure, Outcome};
 use self::output::Screen;
 use crate::settings::{self as resolved, File, Flags, Settings, Surroundings};
 use crate::telemetry::Color;
+use crate::terminal::{self, to_stderr};
+
+/// The tree of commands.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
 
 /// Runs the command that `arguments` ask for.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -43,8 +49,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            // Help goes to standard output; if nobody reads it, nobody misses it.
-            let _ = error.print();
+            if asked || terminal::is_plain_text(&error.render().to_string()) {
+                // Help goes to standard output; if nobody reads it, nobody misses it.
+                let _ = error.print();
+            } else {
+                // An argument that was pasted drives no terminal, either.
+                to_stderr!("{}", error.render().to_string().trim_end());
+            }
             let exit = if asked { Exit::Done } else { Exit::Usage };
             return exit.into();
         }
@@ -123,6 +134,6 @@ impl Context {
 /// Prints one JSON value as a line.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let line = serde_json::to_string(value).expect("what commands print has text keys only");
-    writeln!(std::io::stdout().lock(), "{line}")?;
+    writeln!(terminal::json_out(), "{line}")?;
     Ok(())
 }

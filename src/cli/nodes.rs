@@ -1,7 +1,7 @@
 //! `nodes`, `shutdown` and `notify`: looking after the nodes of this host.
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::control::client::{self, Client, within_ms};
 use crate::control::logs;
 use crate::control::message::{LogChunk, LogQuery, Stream};
 use crate::telemetry::systemd::Notifier;
+use crate::terminal::{self, to_stderr};
 
 /// How often a followed log is looked at; nothing on the agent's side runs in between.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
@@ -72,19 +73,14 @@ fn show_logs(context: &Context, node: &str, stream: Stream, lines: u64, follow: 
             LogSource::Directory(directory)
         }
     };
-    let mut out = std::io::stdout().lock();
-    let is_terminal = out.is_terminal();
+    let mut out = terminal::out();
     let mut query = LogQuery { stream, from: None, lines };
     loop {
         let chunk = source.read(&node, query)?;
         if chunk.gap {
-            eprintln!("zeek-cluster-agent: some output was rotated away before it could be shown");
+            to_stderr!("zeek-cluster-agent: some output was rotated away before it could be shown");
         }
-        if is_terminal {
-            out.write_all(&harmless(&chunk.bytes))?;
-        } else {
-            out.write_all(&chunk.bytes)?;
-        }
+        out.write_all(&chunk.bytes)?;
         out.flush()?;
         if chunk.end {
             if !follow {
@@ -94,12 +90,6 @@ fn show_logs(context: &Context, node: &str, stream: Stream, lines: u64, follow: 
         }
         query.from = Some(chunk.next);
     }
-}
-
-/// Output of a node for a terminal: lines and tabs stay, whatever else could drive the terminal is shown as `?`.
-fn harmless(bytes: &[u8]) -> Vec<u8> {
-    let control = |byte: u8| byte < 0x20 && byte != b'\n' && byte != b'\t' || byte == 0x7f;
-    bytes.iter().map(|byte| if control(*byte) { b'?' } else { *byte }).collect()
 }
 
 pub fn shutdown(context: &Context, flags: &Shutdown) -> Outcome {
@@ -150,14 +140,4 @@ pub fn notify(context: &Context, flags: &Notify) -> Outcome {
     };
     connect::connect(context)?.notify_ready(node, within_ms(ANSWER_MS)).map_err(connect::failed)?;
     Ok(Exit::Done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn output_for_a_terminal_cannot_drive_it() {
-        assert_eq!(harmless(b"a\tb\n\x1b[2J\x07\xff\r\x7f"), b"a\tb\n?[2J?\xff??");
-    }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::api::report::chain;
+use crate::terminal::to_stderr;
 
 /// Exit codes; scripts rely on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,11 +82,11 @@ fn exit_of(failure: Failure) -> Exit {
     match failure {
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
         Failure::Output(error) => {
-            eprintln!("zeek-cluster-agent: cannot write to standard output: {error}");
+            to_stderr!("zeek-cluster-agent: cannot write to standard output: {error}");
             Exit::Failed
         }
         Failure::Said { exit, message } => {
-            eprintln!("zeek-cluster-agent: {message}");
+            to_stderr!("zeek-cluster-agent: {message}");
             exit
         }
     }

@@ -3,6 +3,9 @@
 use std::io::{self, IsTerminal, Write};
 
 use crate::telemetry::Color;
+use crate::terminal::painted;
+
+pub use crate::terminal::plain;
 
 /// Where data goes and how it may look.
 pub struct Screen {
@@ -24,24 +27,8 @@ impl Screen {
 
     /// `text` in the colour of an SGR code, if colours are wanted.
     pub fn paint(&self, code: &str, text: &str) -> String {
-        if self.color && !code.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.color && !code.is_empty() { painted(code, text) } else { text.to_owned() }
     }
-}
-
-/// Text from elsewhere, with everything escaped that could move the cursor, break the line or turn it around.
-pub fn plain(text: &str) -> String {
-    let harmful = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
-    if !text.contains(harmful) {
-        return text.to_owned();
-    }
-    let mut clean = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if harmful(c) { clean.extend(c.escape_default()) } else { clean.push(c) }
-    }
-    clean
 }
 
 /// A column of a table.
@@ -254,7 +241,7 @@ mod tests {
         let table = rendered(None, false, &[["1", "\x1b[2J\r\nx", "a\u{202e}b\u{9b}c"]]);
         assert_eq!(table.lines().count(), 2);
         assert!(table.contains("\\u{1b}[2J\\r\\nx") && table.contains("a\\u{202e}b\\u{9b}c"), "{table}");
-        assert!(rendered(None, true, &[["1", "a", "b"]]).starts_with("\x1b[1mSEQ\x1b[0m"));
+        assert!(rendered(None, true, &[["1", "a", "b"]]).starts_with(&painted("1", "SEQ")));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! How far something has come that takes long, for whoever watches on a terminal.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::terminal;
 
 /// Between two looks of a person.
 const EVERY: Duration = Duration::from_millis(200);
@@ -25,8 +27,7 @@ impl Progress {
         if self.wanted && self.told.elapsed() >= EVERY {
             self.told = Instant::now();
             self.shown = true;
-            // A terminal that is gone is no reason to stop.
-            let _ = write!(io::stderr(), "\r{}: {}\x1b[K", self.what, done());
+            terminal::rewrite_line(&format!("{}: {}", self.what, done()));
         }
     }
 }
@@ -34,7 +35,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.shown {
-            let _ = write!(io::stderr(), "\r\x1b[K");
+            terminal::rewrite_line("");
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::api::ids::{InstanceName, ReqId};
 use crate::api::report::chain;
 use crate::api::status::NodeStatus;
 use crate::control::client::{Answer, Client, Error};
+use crate::terminal::{self, to_stderr};
 use crate::tls;
 use crate::websocket::client as websocket;
 
@@ -138,7 +139,7 @@ pub fn show(context: &Context, response: &Response, named: &BTreeSet<String>) ->
 pub fn reqid(given: Option<String>) -> String {
     given.unwrap_or_else(|| {
         let fresh = uuid::Uuid::new_v4().to_string();
-        eprintln!("reqid: {fresh}");
+        to_stderr!("reqid: {fresh}");
         fresh
     })
 }
@@ -185,7 +186,7 @@ fn exchange_over_websocket(context: &Context, client: &mut websocket::Client, ca
     };
     let is_whole = websocket::Client::carries(dialect, &reqid, &request);
     if !is_whole.map_err(|error| Failure::new(Exit::Failed, chain(&error)))? {
-        eprintln!(
+        to_stderr!(
             "warning: metrics ports have no place in the {} API and are not sent; `deploy` sends them",
             dialect.as_str()
         );
@@ -260,7 +261,7 @@ fn verdict(response: &Response, named: &BTreeSet<String>) -> Exit {
     let unknown: Vec<String> =
         named.iter().filter(|name| !answered.contains(name.as_str())).map(|n| plain(n)).collect();
     if !unknown.is_empty() {
-        eprintln!("zeek-cluster-agent: this host has no node called {}", unknown.join(", "));
+        to_stderr!("zeek-cluster-agent: this host has no node called {}", unknown.join(", "));
         return Exit::Failed;
     }
     if response.success() { Exit::Done } else { Exit::Failed }
@@ -276,7 +277,7 @@ const NODES: [Column; 6] = [
 ];
 
 fn print_text(screen: &Screen, response: &Response) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::out();
     if response.results.is_empty() {
         writeln!(out, "nothing to do: no node of this host is concerned")?;
     }

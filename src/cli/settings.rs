@@ -6,13 +6,14 @@ use super::outcome::{Exit, Outcome};
 use super::output::{Cell, Column, Table};
 use super::{Context, print_json};
 use crate::settings::{Origin, Settings};
+use crate::terminal::{self, to_stderr};
 
 const COLUMNS: [Column; 3] = [Column::text("KEY"), Column::text("VALUE"), Column::text("SOURCE")];
 
 pub fn run(context: &Context) -> Outcome {
     let settings = context.settings()?;
     for strange in Settings::strange_variables(&context.surroundings) {
-        eprintln!("warning: {strange}");
+        to_stderr!("warning: {strange}");
     }
     let shown = settings.shown();
     let screen = context.screen();
@@ -20,7 +21,7 @@ pub fn run(context: &Context) -> Outcome {
         print_json(&shown.iter().map(|setting| setting.to_json()).collect::<Vec<_>>())?;
         return Ok(Exit::Done);
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::out();
     let mut table = Table::new(&COLUMNS, &screen);
     for setting in shown {
         let value = if setting.value.is_empty() { "-" } else { &setting.value };

@@ -9,6 +9,7 @@ use super::{Context, print_json};
 use crate::api::report::{ArchiveReport, ArchiveState, NodeReport, PeerReport, StatusReport};
 use crate::api::status::NodeState;
 use crate::control::client::{Client, within_ms};
+use crate::terminal::{self, to_stderr};
 
 pub fn run(context: &Context) -> Outcome {
     let report = ask(&mut connect::connect(context)?)?;
@@ -16,7 +17,7 @@ pub fn run(context: &Context) -> Outcome {
     if screen.json {
         print_json(&report)?;
     } else {
-        let mut out = std::io::stdout().lock();
+        let mut out = terminal::out();
         print_report(&mut out, &screen, &report)?;
         out.flush()?;
     }
@@ -34,9 +35,9 @@ pub fn list(context: &Context) -> Outcome {
         print_json(&report.nodes)?;
         return Ok(Exit::Done);
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::out();
     if report.nodes.is_empty() {
-        eprintln!("no nodes: {}", no_nodes(&report));
+        to_stderr!("no nodes: {}", no_nodes(&report));
     }
     print_nodes(&mut out, &screen, &report.nodes)?;
     out.flush()?;

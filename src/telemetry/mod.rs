@@ -13,6 +13,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::terminal;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Text,
@@ -63,8 +65,9 @@ pub fn init(options: &Options) -> Result<(), Error> {
         Some(directives) => EnvFilter::try_new(directives)?,
         None => EnvFilter::new(options.level.as_str()),
     };
+    let is_json = options.format == Format::Json;
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(move || terminal::log(is_json))
         .with_ansi(options.color.wanted(&std::io::stderr()))
         .with_target(false);
     let registry = tracing_subscriber::registry().with(filter);

@@ -138,3 +138,28 @@ fn pure_modules_are_pure() {
     }
     assert!(wrong.is_empty(), "pure modules that are not:\n{}", wrong.join("\n"));
 }
+
+/// Where standard output and standard error are a pipe to the supervisor, or opened for everybody.
+const OPENS_STREAMS: [&str; 3] = ["terminal.rs", "sim_node/", "supervisor/"];
+
+#[test]
+fn what_is_printed_goes_through_one_place() {
+    let mut wrong = Vec::new();
+    for path in sources(&root().join("src")) {
+        let below = path.strip_prefix(root().join("src")).unwrap().to_str().unwrap();
+        if OPENS_STREAMS.iter().any(|place| below.starts_with(place)) || is_test_file(&path) {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for line in without_tests(&text).lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+            // Whether it is a terminal, and how wide, anybody may ask.
+            let asked = line.replace("stdout().is_terminal()", "").replace("stderr().is_terminal()", "");
+            let asked = asked.replace("wanted(&std::io::stderr())", "").replace("let stdout = io::stdout();", "");
+            let words = ["println!", "print!", "stdout()", "stderr()", "/dev/tty"];
+            if words.iter().any(|word| asked.contains(word)) {
+                wrong.push(format!("{below}: {line}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "printed past src/terminal.rs:\n{}", wrong.join("\n"));
+}

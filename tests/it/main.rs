@@ -44,6 +44,7 @@ mod staged;
 mod stats;
 mod support;
 mod tail;
+mod terminal;
 mod tls;
 mod unprovable;
 mod variables;

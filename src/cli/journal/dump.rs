@@ -52,9 +52,8 @@ pub(super) fn run(context: &Context, dump: &Dump) -> Outcome {
     filter.reverse = dump.reverse;
     let mut source = Source::open(context, &dump.from)?;
     let screen = context.screen();
-    let out = std::io::BufWriter::new(std::io::stdout().lock());
     let format = rows::form(dump.format, &screen);
-    let mut printer = Printer::new(format, &screen, out);
+    let mut printer = Printer::new(format, &screen, rows::out(format));
     match dump.last {
         // Nobody counts rows, so lines will do.
         None => {

@@ -15,6 +15,7 @@ use crate::cli::outcome::{Exit, Failure, Outcome};
 use crate::cli::output::plain;
 use crate::cli::progress::Progress;
 use crate::journal::import::{self, Imported};
+use crate::terminal::{self, to_stderr};
 
 pub(super) fn export(context: &Context, file: &Path, from: &JournalFrom) -> Outcome {
     let to_stdout = file == Path::new("-");
@@ -24,7 +25,7 @@ pub(super) fn export(context: &Context, file: &Path, from: &JournalFrom) -> Outc
     }
     let mut source = Source::open(context, from)?;
     let cursor = if to_stdout {
-        let mut out = io::stdout().lock();
+        let mut out = terminal::out();
         let cursor = write(&mut source, |bytes| Ok(out.write_all(bytes)?))?;
         out.flush()?;
         cursor
@@ -41,9 +42,9 @@ pub(super) fn export(context: &Context, file: &Path, from: &JournalFrom) -> Outc
         _ => format!("{entries} entries, {first} to {}\nhead {head}", cursor.last),
     };
     if to_stdout {
-        eprintln!("{told}");
+        to_stderr!("{told}");
     } else {
-        writeln!(io::stdout().lock(), "{told}")?;
+        writeln!(terminal::out(), "{told}")?;
     }
     Ok(Exit::Done)
 }
@@ -145,7 +146,7 @@ fn tell(context: &Context, state_dir: &Path, imported: &Imported) -> Outcome {
         }))?;
         return Ok(Exit::Done);
     }
-    let mut out = io::stdout().lock();
+    let mut out = terminal::out();
     writeln!(out, "{entries} entries, {first} to {last}, are in {} now", state_dir.display())?;
     if !missing.is_empty() {
         writeln!(out, "{}", imported.summary())?;

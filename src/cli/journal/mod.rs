@@ -19,6 +19,7 @@ use crate::api::audit::Filter;
 use crate::api::head::Anchor;
 use crate::api::report::CompactReport;
 use crate::control::client::within_ms;
+use crate::terminal;
 
 use rows::print_row;
 use source::{More, Source};
@@ -52,7 +53,7 @@ fn show(context: &Context, reqid: String, from: &JournalFrom) -> Outcome {
         if screen.json {
             print_json(&row)?;
         } else {
-            let mut out = std::io::stdout().lock();
+            let mut out = terminal::out();
             if found > 0 {
                 writeln!(out)?;
             }
@@ -76,7 +77,7 @@ fn compact(context: &Context, force: bool) -> Outcome {
     }
     let CompactReport { bytes_before, bytes_after, bytes_live, ms, .. } = report;
     let (before, after, live) = (size(bytes_before), size(bytes_after), size(bytes_live));
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::out();
     if report.compacted {
         writeln!(out, "{before} before, {after} now, {live} of it live; {:.1} s", ms / 1000.0)?;
     } else {
@@ -99,7 +100,7 @@ fn verify(context: &Context, anchor: Option<Anchor>, from: &JournalFrom) -> Outc
         print_json(&report)?;
         return Ok(exit);
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = terminal::out();
     for problem in &report.problems {
         writeln!(out, "{}: {}", screen.paint("31", "problem"), plain(problem))?;
     }

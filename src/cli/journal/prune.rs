@@ -13,6 +13,7 @@ use crate::cli::run::{journal_options, retention};
 use crate::control::client::within_ms;
 use crate::journal::retention::Policy;
 use crate::journal::{inspect, is_there, prune};
+use crate::terminal;
 
 const PRUNING: &str = "pruning";
 
@@ -44,7 +45,7 @@ pub(super) fn run(context: &Context, flags: &Prune) -> Outcome {
     if screen.json {
         print_json(&report)?;
     } else {
-        print(&mut io::stdout().lock(), &report)?;
+        print(&mut terminal::out(), &report)?;
     }
     Ok(Exit::Done)
 }

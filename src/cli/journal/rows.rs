@@ -1,6 +1,6 @@
 //! The journal's rows as a table, JSON, CSV, or one in full.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 
 use serde_json::Value;
 
@@ -8,6 +8,7 @@ use crate::api::audit::{EventRow, Page, RequestRow, RequestState, Row, Unreadabl
 use crate::cli::flags::DumpFormat;
 use crate::cli::outcome::{Exit, Failure};
 use crate::cli::output::{Cell, Column, Screen, Table, plain};
+use crate::terminal;
 
 const TABLE: [Column; 10] = [
     Column::number("SEQ"),
@@ -48,7 +49,12 @@ const CSV: [&str; 20] = [
 pub(super) enum Printer<'a, W: Write> {
     Table(Table<'a>, W),
     Json(W),
-    Csv(Box<csv::Writer<W>>, bool),
+    /// On a terminal a cell is a part of a line.
+    Csv {
+        writer: Box<csv::Writer<W>>,
+        has_begun: bool,
+        is_terminal: bool,
+    },
 }
 
 impl<'a, W: Write> Printer<'a, W> {
@@ -56,7 +62,11 @@ impl<'a, W: Write> Printer<'a, W> {
         match format {
             DumpFormat::Table => Self::Table(Table::new(&TABLE, screen), out),
             DumpFormat::Json => Self::Json(out),
-            DumpFormat::Csv => Self::Csv(Box::new(csv::Writer::from_writer(out)), false),
+            DumpFormat::Csv => Self::Csv {
+                writer: Box::new(csv::Writer::from_writer(out)),
+                has_begun: false,
+                is_terminal: screen.is_terminal,
+            },
         }
     }
 
@@ -64,12 +74,16 @@ impl<'a, W: Write> Printer<'a, W> {
         match self {
             Self::Table(table, out) => table.row(out, cells(row))?,
             Self::Json(out) => row.write_line(out)?,
-            Self::Csv(writer, begun) => {
-                if !*begun {
+            Self::Csv { writer, has_begun, is_terminal } => {
+                if !*has_begun {
                     writer.write_record(CSV).map_err(csv_failure)?;
-                    *begun = true;
+                    *has_begun = true;
                 }
-                writer.write_record(record(row)).map_err(csv_failure)?;
+                let mut record = record(row);
+                if *is_terminal {
+                    record = record.map(|cell| plain(&cell));
+                }
+                writer.write_record(record).map_err(csv_failure)?;
             }
         }
         Ok(())
@@ -91,10 +105,10 @@ impl<'a, W: Write> Printer<'a, W> {
                 out.flush()?;
             }
             Self::Json(out) => out.flush()?,
-            Self::Csv(writer, begun) => {
-                if !*begun {
+            Self::Csv { writer, has_begun, .. } => {
+                if !*has_begun {
                     writer.write_record(CSV).map_err(csv_failure)?;
-                    *begun = true;
+                    *has_begun = true;
                 }
                 writer.flush()?;
             }
@@ -111,6 +125,14 @@ pub(super) fn form(asked: Option<DumpFormat>, screen: &Screen) -> DumpFormat {
         (None, false) if screen.is_terminal => DumpFormat::Table,
         (None, false) => DumpFormat::Json,
     }
+}
+
+/// Standard output, for rows in this form.
+pub(super) fn out(format: DumpFormat) -> impl Write {
+    BufWriter::new(match format {
+        DumpFormat::Json => terminal::json_out(),
+        DumpFormat::Table | DumpFormat::Csv => terminal::out(),
+    })
 }
 
 fn csv_failure(error: csv::Error) -> Failure {

@@ -19,6 +19,7 @@ use crate::control::client::{Client, Deadline, within_ms};
 use crate::journal::inspect::{self, Inspection, Opening};
 use crate::journal::{self, Options};
 use crate::settings::Settings;
+use crate::terminal::to_stderr;
 
 /// For one page; a filter that matches little makes the agent read much.
 const PAGE_MS: u64 = 60_000;
@@ -61,7 +62,7 @@ impl Source {
         match inspection.opening() {
             Opening::Whole => {}
             Opening::WithoutSnapshots => {
-                eprintln!("warning: the journal is damaged; it was read without its snapshots, rows may be missing");
+                to_stderr!("warning: the journal is damaged; it was read without its snapshots, rows may be missing");
             }
         }
         Ok(Self::Directory(Box::new(inspection)))
@@ -193,7 +194,7 @@ pub(super) fn compact(context: &Context, force: bool, deadline: Deadline) -> Res
     let nobody = match connect::find(&settings, &context.surroundings)? {
         Ok(mut client) => {
             if std::io::stderr().is_terminal() {
-                eprintln!("the agent copies its journal beside its work; its log tells how far it is");
+                to_stderr!("the agent copies its journal beside its work; its log tells how far it is");
             }
             return waiting("compacting", || client.compact(force, deadline)).map_err(connect::failed);
         }

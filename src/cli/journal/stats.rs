@@ -11,6 +11,7 @@ use crate::cli::outcome::{Exit, Outcome};
 use crate::cli::output::{Cell, Column, Screen, Table, plain, size};
 use crate::cli::progress::waiting;
 use crate::control::client::within_ms;
+use crate::terminal;
 
 pub(super) fn run(context: &Context, from: &JournalFrom) -> Outcome {
     let mut source = Source::open(context, from)?;
@@ -19,7 +20,7 @@ pub(super) fn run(context: &Context, from: &JournalFrom) -> Outcome {
     if screen.json {
         print_json(&stats)?;
     } else {
-        let mut out = io::stdout().lock();
+        let mut out = terminal::out();
         print(&mut out, &screen, &stats)?;
         out.flush()?;
     }

@@ -23,6 +23,7 @@ use crate::api::audit::{Filter, Kind, RequestState, Row};
 use crate::api::ids::Seq;
 use crate::cli::flags::Tail;
 use crate::cli::outcome::{Exit, Failure, Outcome};
+use crate::terminal::to_stderr;
 
 /// Rows to begin with.
 const LINES: usize = 10;
@@ -40,8 +41,8 @@ pub(super) fn run(context: &Context, tail: &Tail) -> Outcome {
     let cursor = tail.cursor_file.as_deref().map(read_cursor).transpose()?.flatten();
     let mut source = if tail.follow { Source::agent(context)? } else { Source::open(context, &tail.from)? };
     let screen = context.screen();
-    let out = io::BufWriter::new(io::stdout().lock());
-    let mut printer = Printer::new(rows::form(tail.format, &screen), &screen, out);
+    let format = rows::form(tail.format, &screen);
+    let mut printer = Printer::new(format, &screen, rows::out(format));
     let last = source.last()?;
     let cursor = match cursor {
         Some(cursor) if cursor.next > last.next() => {
@@ -79,7 +80,7 @@ pub(super) fn run(context: &Context, tail: &Tail) -> Outcome {
         match printed {
             Ok(()) => {}
             Err(Failure::Said { exit: Exit::Unreachable, message }) => {
-                eprintln!("{message}; waiting for it");
+                to_stderr!("{message}; waiting for it");
                 source = wait_for_agent(context)?;
             }
             Err(failure) => return Err(failure),
@@ -161,7 +162,7 @@ impl Follower {
             Ok(More::Yes)
         })?;
         if upto >= from.0 {
-            eprintln!("the entries {from} to {upto} were removed by retention before they could be printed");
+            to_stderr!("the entries {from} to {upto} were removed by retention before they could be printed");
         }
         Ok(())
     }
@@ -177,7 +178,7 @@ impl Follower {
                 Ok(More::No)
             })?;
             if !found {
-                eprintln!("request {seq} was removed by retention before its outcome could be printed");
+                to_stderr!("request {seq} was removed by retention before its outcome could be printed");
             }
             if done {
                 self.cursor.unfinished.remove(&seq);

@@ -1,0 +1,342 @@
+//! Where the command line and the log write: the only place that opens standard output and standard error.
+//!
+//! What peers, nodes and files said is printed here, too, and a terminal obeys what it is sent. So a [`Stream`] to a terminal
+//! escapes whatever could drive it: control characters (C0, DEL, C1, also as single bytes that are no UTF-8), marks that turn
+//! text around, and line separators. Line ends and tabs stay. Pipes and files get every byte as it is.
+//!
+//! Colours of ours come through by a mark that is drawn anew for each process ([`painted`]), so that nobody else can write it.
+
+use std::fmt;
+use std::io::{self, IsTerminal, StderrLock, StdoutLock, Write};
+use std::sync::OnceLock;
+
+/// What waits for the end of its line, at most; a longer one goes out in parts.
+const HELD_LIMIT: usize = 64 << 10;
+
+/// Whether a terminal could do something at `c` other than show it.
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Text from elsewhere as part of a line of ours: what is harmful is escaped, line ends and tabs with it.
+pub fn plain(text: &str) -> String {
+    if !text.contains(is_harmful) {
+        return text.to_owned();
+    }
+    let mut clean = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_harmful(c) { clean.extend(c.escape_default()) } else { clean.push(c) }
+    }
+    clean
+}
+
+/// Whether nothing but lines is in `text`.
+pub fn is_plain_text(text: &str) -> bool {
+    !text.contains(|c| is_harmful(c) && c != '\n' && c != '\t')
+}
+
+/// How a stream to a terminal writes what it must not send as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// `\u{9b}`, and `\x9b` for a byte that is no UTF-8.
+    Text,
+    /// `\u009b`: the same JSON. Nothing harmful stands outside of its strings.
+    Json,
+    /// As text, in lines that come coloured from the log's formatter, which has escaped ESC in all that it was given.
+    Log,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    Terminal(Style),
+    Elsewhere,
+}
+
+/// Standard output or standard error.
+#[derive(Debug)]
+pub struct Stream<W: Write> {
+    inner: W,
+    to: To,
+    /// Of a terminal: the line so far, or the beginning of a character.
+    held: Vec<u8>,
+}
+
+fn style(stream: &impl IsTerminal, style: Style) -> To {
+    if stream.is_terminal() { To::Terminal(style) } else { To::Elsewhere }
+}
+
+/// Standard output, for text.
+pub fn out() -> Stream<StdoutLock<'static>> {
+    let stdout = io::stdout();
+    Stream::new(stdout.lock(), style(&stdout, Style::Text))
+}
+
+/// Standard output, for JSON.
+pub fn json_out() -> Stream<StdoutLock<'static>> {
+    let stdout = io::stdout();
+    Stream::new(stdout.lock(), style(&stdout, Style::Json))
+}
+
+/// Standard error, for text.
+pub fn err() -> Stream<StderrLock<'static>> {
+    let stderr = io::stderr();
+    Stream::new(stderr.lock(), style(&stderr, Style::Text))
+}
+
+/// Standard error, for lines of the log: text, or JSON.
+pub fn log(json: bool) -> Stream<StderrLock<'static>> {
+    let stderr = io::stderr();
+    Stream::new(stderr.lock(), style(&stderr, if json { Style::Json } else { Style::Log }))
+}
+
+/// A line on standard error.
+pub fn error_line(line: fmt::Arguments<'_>) {
+    // Where that is gone, nobody is left to be told.
+    let _ = writeln!(err(), "{line}");
+}
+
+/// As `eprintln!`, by way of [`Stream`].
+macro_rules! to_stderr {
+    ($($part:tt)*) => { $crate::terminal::error_line(format_args!($($part)*)) };
+}
+pub(crate) use to_stderr;
+
+/// Rewrites the line of standard error that the cursor is in; empty, it is cleared. For a terminal.
+pub fn rewrite_line(text: &str) {
+    // A terminal that is gone is no reason to stop.
+    let _ = write!(io::stderr(), "\r{}\x1b[K", plain(text));
+}
+
+static MARK: OnceLock<String> = OnceLock::new();
+
+/// `text` in the colour of an SGR code, for a [`Stream`].
+pub fn painted(code: &str, text: &str) -> String {
+    let mark = MARK.get_or_init(|| format!("\x1b{}:", uuid::Uuid::new_v4().simple()));
+    format!("{mark}{code}m{text}{mark}0m")
+}
+
+impl<W: Write> Stream<W> {
+    fn new(inner: W, to: To) -> Self {
+        Self { inner, to, held: Vec::new() }
+    }
+
+    /// Sends what is held up to `end`, without what belongs to a character that is not whole yet, unless it is the `last`.
+    fn send(&mut self, style: Style, end: usize, last: bool) -> io::Result<()> {
+        let rest = self.held.split_off(end);
+        let mut bytes = std::mem::replace(&mut self.held, rest);
+        // An event of the log comes whole: what ends a line within it is somebody's text.
+        let ends_event = style == Style::Log && bytes.pop_if(|byte| *byte == b'\n').is_some();
+        let mut text = String::with_capacity(bytes.len() + 16);
+        let mut unfinished = 0;
+        let mut chunks = bytes.utf8_chunks().peekable();
+        while let Some(chunk) = chunks.next() {
+            escape(&mut text, chunk.valid(), style);
+            let invalid = chunk.invalid();
+            let may_go_on =
+                chunks.peek().is_none() && std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none());
+            if may_go_on && !last {
+                unfinished = invalid.len();
+                break;
+            }
+            for byte in invalid {
+                text.push_str(&format!("\\x{byte:02x}"));
+            }
+        }
+        if ends_event {
+            text.push('\n');
+        }
+        if unfinished > 0 {
+            let mut begun = bytes.split_off(bytes.len() - unfinished);
+            begun.append(&mut self.held);
+            self.held = begun;
+        }
+        self.inner.write_all(text.as_bytes())
+    }
+}
+
+impl<W: Write> Write for Stream<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.to {
+            To::Elsewhere => match MARK.get() {
+                None => return self.inner.write(bytes),
+                // `painted` gives whole marks, and writers pass on whole strings.
+                Some(mark) => self.inner.write_all(&colored(bytes, mark))?,
+            },
+            To::Terminal(style) => {
+                let before = self.held.len();
+                self.held.extend_from_slice(bytes);
+                if let Some(newline) = bytes.iter().rposition(|byte| *byte == b'\n') {
+                    self.send(style, before + newline + 1, false)?;
+                } else if self.held.len() > HELD_LIMIT {
+                    self.send(style, self.held.len(), false)?;
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if let To::Terminal(style) = self.to {
+            self.send(style, self.held.len(), false)?;
+        }
+        self.inner.flush()
+    }
+}
+
+impl<W: Write> Drop for Stream<W> {
+    fn drop(&mut self) {
+        if let To::Terminal(style) = self.to
+            && !self.held.is_empty()
+        {
+            // Whoever wants to know of an error has flushed.
+            let _ = self.send(style, self.held.len(), true).and_then(|()| self.inner.flush());
+        }
+    }
+}
+
+/// Marks of [`painted`] as terminals know them, and all else as it is.
+fn colored(bytes: &[u8], mark: &str) -> Vec<u8> {
+    let mark = mark.as_bytes();
+    let mut colored = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some(at) = rest.windows(mark.len()).position(|window| window == mark) {
+        colored.extend_from_slice(&rest[..at]);
+        colored.extend_from_slice(b"\x1b[");
+        rest = &rest[at + mark.len()..];
+    }
+    colored.extend_from_slice(rest);
+    colored
+}
+
+fn escape(out: &mut String, text: &str, style: Style) {
+    let mut rest = text;
+    loop {
+        let is_kept = |c| c == '\t' || c == '\n' && style != Style::Log;
+        let clean = rest.find(|c| is_harmful(c) && !is_kept(c)).unwrap_or(rest.len());
+        let (before, from) = rest.split_at(clean);
+        out.push_str(before);
+        let Some(c) = from.chars().next() else { return };
+        rest = &from[c.len_utf8()..];
+        match style {
+            Style::Text => {
+                if let Some(after) = MARK.get().and_then(|mark| from.strip_prefix(mark.as_str())) {
+                    out.push_str("\x1b[");
+                    rest = after;
+                } else {
+                    out.extend(c.escape_default());
+                }
+            }
+            Style::Json => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+            Style::Log => match color_code(from) {
+                Some(code) => {
+                    out.push_str(code);
+                    rest = &from[code.len()..];
+                }
+                None => out.extend(c.escape_default()),
+            },
+        }
+    }
+}
+
+/// The colour code that `text` begins with.
+fn color_code(text: &str) -> Option<&str> {
+    let parameters = text.strip_prefix("\x1b[")?;
+    let length = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    parameters[length..].starts_with('m').then(|| &text[..2 + length + 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(to: To, writes: &[&[u8]]) -> String {
+        let mut sent = Vec::new();
+        let mut stream = Stream::new(&mut sent, to);
+        for bytes in writes {
+            stream.write_all(bytes).unwrap();
+        }
+        drop(stream);
+        String::from_utf8(sent).unwrap()
+    }
+
+    const TEXT: To = To::Terminal(Style::Text);
+    const JSON: To = To::Terminal(Style::Json);
+    const LOG: To = To::Terminal(Style::Log);
+
+    #[test]
+    fn nothing_that_drives_a_terminal_gets_through() {
+        let hostile = "a\x1b[2J\r\x07\x7f\u{9b}2J\u{202e}\u{2066}\u{2028}\u{61c}\u{200f}z";
+        let shown = "a\\u{1b}[2J\\r\\u{7}\\u{7f}\\u{9b}2J\\u{202e}\\u{2066}\\u{2028}\\u{61c}\\u{200f}z";
+        assert_eq!(sent(TEXT, &[hostile.as_bytes()]), shown);
+        assert_eq!(sent(LOG, &[hostile.as_bytes()]), shown);
+        assert_eq!(plain(hostile), shown);
+        let mut everything: Vec<u8> = (0..=255).collect();
+        everything.extend(('\0'..='\u{2100}').collect::<String>().bytes());
+        for style in [Style::Text, Style::Json, Style::Log] {
+            let text = sent(To::Terminal(style), &[&everything]);
+            let harmful = |c: char| is_harmful(c) && c != '\n' && c != '\t';
+            assert!(!text.contains(harmful), "{style:?}: {text:?}");
+        }
+    }
+
+    #[test]
+    fn lines_and_tabs_stay_and_so_does_what_people_write() {
+        let text = "ein\tÄpfelchen\n日本語 🦀\n";
+        assert_eq!(sent(TEXT, &[text.as_bytes()]), text);
+        assert_eq!(plain("a\tb\n"), "a\\tb\\n");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_shown_as_such_however_they_are_cut() {
+        assert_eq!(sent(TEXT, &[b"\x9b2J\xff\n"]), "\\x9b2J\\xff\n");
+        let whole = "xé日🦀\u{9b}\n".as_bytes();
+        for cut in 0..whole.len() {
+            let mut sent = Vec::new();
+            let mut stream = Stream::new(&mut sent, TEXT);
+            for part in [&whole[..cut], &whole[cut..]] {
+                stream.write_all(part).unwrap();
+                stream.flush().unwrap();
+            }
+            drop(stream);
+            assert_eq!(String::from_utf8(sent).unwrap(), "xé日🦀\\u{9b}\n", "cut at {cut}");
+        }
+        assert_eq!(sent(TEXT, &[b"cut \xe6\x97"]), "cut \\xe6\\x97");
+        let long = vec![b'x'; 3 * HELD_LIMIT];
+        assert_eq!(sent(TEXT, &[&long, b"\x1b"]).len(), long.len() + 6);
+    }
+
+    #[test]
+    fn json_for_a_terminal_says_the_same() {
+        let value = serde_json::json!({"a": "\u{9b}\u{1b}\u{7f}\u{202e}\u{e0041}\n"});
+        let shown = sent(JSON, &[value.to_string().as_bytes(), b"\n"]);
+        assert_eq!(shown, "{\"a\":\"\\u009b\\u001b\\u007f\\u202e\\udb40\\udc41\\n\"}\n");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+    }
+
+    #[test]
+    fn a_pipe_gets_every_byte() {
+        let bytes: Vec<u8> = (0..128).chain([0xc2, 0x9b]).collect();
+        assert_eq!(sent(To::Elsewhere, &[&bytes]).as_bytes(), bytes);
+    }
+
+    #[test]
+    fn colours_are_ours_alone() {
+        let red = painted("31", "no");
+        assert_eq!(sent(TEXT, &[red.as_bytes(), b"\x1b[32mx"]), "\x1b[31mno\x1b[0m\\u{1b}[32mx");
+        assert_eq!(sent(To::Elsewhere, &[red.as_bytes(), b"\x1b[32mx"]), "\x1b[31mno\x1b[0m\x1b[32mx");
+        assert_eq!(
+            sent(LOG, &[b"\x1b[2mtime\x1b[0m \x1b[1;31mx \x1b[2J\x1b"]),
+            "\x1b[2mtime\x1b[0m \x1b[1;31mx \\u{1b}[2J\\u{1b}"
+        );
+        assert_eq!(sent(LOG, &[b"one\ntwo\n", b"three\n"]), "one\\ntwo\nthree\n");
+        // A colour is no JSON.
+        assert!(!sent(JSON, &[red.as_bytes()]).contains('\x1b'));
+    }
+}
