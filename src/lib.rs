@@ -12,6 +12,7 @@ pub mod control;
 pub mod crash_points;
 pub mod dialect;
 pub mod hub;
+pub mod identify;
 pub mod journal;
 pub mod lifecycle;
 pub mod peers;

@@ -24,6 +24,7 @@ use zeek_cluster_agent::api::stats::JournalStats;
 use zeek_cluster_agent::control::logs;
 use zeek_cluster_agent::control::message::{LogChunk, LogQuery, VERSION, Welcome};
 use zeek_cluster_agent::control::server::{self, Credentials, Handle, Patience, Refusal, Server};
+use zeek_cluster_agent::identify::{self, Gate};
 
 #[path = "../fuzz/properties/control_frame.rs"]
 mod control_frame;
@@ -122,6 +123,7 @@ impl server::Agent for Fake {
             nodes: Vec::new(),
             unfinished: 0,
             refused: 0,
+            may_ask: Vec::new(),
             listen: None,
             controller: None,
             peers: Vec::new(),
@@ -238,7 +240,8 @@ impl Served {
         };
         let options =
             server::Options { path: scratch.path().join("control.sock"), group: None, patience: Patience::default() };
-        let (server, handle) = Server::bind(&options, Arc::new(AtomicU64::new(1)), welcome).unwrap();
+        let gate = Gate::new(identify::Options::only(rustix::process::geteuid().as_raw()));
+        let (server, handle) = Server::bind(&options, Arc::new(AtomicU64::new(1)), welcome, gate).unwrap();
         fake.handle.set(handle).ok().unwrap();
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

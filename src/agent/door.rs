@@ -61,6 +61,7 @@ pub(super) struct About {
     pub node_dir: PathBuf,
     pub started_at: Timestamp,
     pub warnings: Vec<String>,
+    pub may_ask: Vec<String>,
 }
 
 impl Door {
@@ -345,6 +346,7 @@ fn stopping(about: &About, refused: u64) -> StatusReport {
         nodes: Vec::new(),
         unfinished: 0,
         refused,
+        may_ask: about.may_ask.clone(),
         listen: None,
         controller: None,
         peers: Vec::new(),

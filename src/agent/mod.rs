@@ -28,6 +28,7 @@ use crate::api::rights::User;
 use crate::api::supervision::Finding;
 use crate::control::message::Welcome;
 use crate::control::server;
+use crate::identify::{self, Gate};
 use crate::journal::entry::Life;
 use crate::journal::retention::Policy;
 use crate::journal::{self, Condition, Journal, Opened, identity, lock};
@@ -70,6 +71,10 @@ pub struct Options {
     pub archive: Option<archive::Options>,
     pub supervisor: supervisor::Options,
     pub control: server::Options,
+    /// Who may ask, over every transport.
+    pub asking: identify::Options,
+    /// The same in words, and whom the transports let in besides: one clause each.
+    pub may_ask: Vec<String>,
     /// `None`: WebSocket clients are not served.
     pub websocket: Option<websocket::server::Options>,
     /// If nodes run as somebody else: who has to get through the state directory to the nodes' directories.
@@ -174,9 +179,10 @@ pub fn run(options: Options) -> Result<(), Error> {
         let nodes = started.nodes;
         let agent = started.serve(&options)?;
         tracing::info!(
-            "agent {} serves on {}, with {nodes} nodes from before",
+            "agent {} serves on {}, with {nodes} nodes from before; who may ask: {}",
             options.lifecycle.instance,
-            options.control.path.display()
+            options.control.path.display(),
+            options.may_ask.join(", ")
         );
         (options.announce)(Announcement::Ready { status: "serving" });
         agent.until_end(&options, signals).await
@@ -242,6 +248,8 @@ struct Started {
     supervisor: supervisor::Handle,
     /// Nodes that were found running.
     nodes: usize,
+    /// To be shown by `status`, beside what the options have.
+    warnings: Vec<String>,
     _lock: lock::StateLock,
 }
 
@@ -274,10 +282,17 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let (events_tx, events) = mpsc::channel(EVENTS);
     let topics = Topics::of(name);
     let ids = Arc::new(AtomicU64::new(OWN_CONNECTION + 1));
+    let gate = Gate::new(options.asking.clone());
+    let warnings = match options.broker.is_some() || options.websocket.is_some() {
+        true => blocking("asking the kernel about a connection", identify::works).await?.and_then(unasked),
+        false => None,
+    };
     // Zeek's endpoints have a fresh one for each run, too.
     let endpoint = uuid::Uuid::new_v4();
     let broker = match (&own, &options.broker) {
-        (None, Some(options)) => Some(peers::Server::bind(options, Arc::clone(&ids), name, endpoint.into_bytes())?),
+        (None, Some(options)) => {
+            Some(peers::Server::bind(options, Arc::clone(&ids), name, endpoint.into_bytes(), gate.clone())?)
+        }
         (Some(_), _) | (None, None) => None,
     };
     let mut supervision = options.supervisor.clone();
@@ -291,7 +306,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let websocket = match (&own, &options.websocket) {
         (None, Some(options)) => {
             let endpoint = endpoint.to_string();
-            Some(websocket::server::Server::bind(options, Arc::clone(&ids), name, endpoint)?)
+            Some(websocket::server::Server::bind(options, Arc::clone(&ids), name, endpoint, gate.clone())?)
         }
         (Some(_), _) | (None, None) => None,
     };
@@ -307,7 +322,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
                 request_timeout_ms: options.lifecycle.request_timeout_ms,
                 stop_timeout_ms: options.lifecycle.longest_stop_ms(),
             };
-            Some(server::Server::bind(&options.control, ids, welcome)?)
+            Some(server::Server::bind(&options.control, ids, welcome, gate.clone())?)
         }
     };
 
@@ -320,6 +335,8 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     });
     let findings = supervisor.probe(known.collect()).await?;
     let nodes = findings.iter().filter(|(_, finding)| matches!(finding, Finding::Adopted { .. })).count();
+    // They may run as somebody else than those that are started from now on.
+    gate.add_nodes(findings.iter().filter_map(|(_, finding)| user_of(finding)));
 
     let (exit_tx, exit) = watch::channel(None);
     let (commits_tx, commits) = watch::channel(0);
@@ -378,8 +395,31 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         topics,
         supervisor,
         nodes,
+        warnings: warnings.into_iter().collect(),
         _lock: lock,
     })
+}
+
+/// As whom a node was started that was found running.
+fn user_of(finding: &Finding) -> Option<u32> {
+    match finding {
+        Finding::Adopted { spec, .. } => {
+            let own = rustix::process::geteuid().as_raw();
+            Some(spec.rights.user.as_ref().map_or(own, |user| user.uid))
+        }
+        Finding::Absent | Finding::Exited { .. } | Finding::Unprovable { .. } => None,
+    }
+}
+
+/// What it means where the kernel cannot be asked whose a connection is.
+fn unasked(answer: Result<(), identify::Unidentified>) -> Option<String> {
+    let error = answer.err()?;
+    let warning = format!(
+        "peers over Broker and WebSocket are refused unless they show a certificate, nodes too: a connection of the agent's \
+         own was not known ({error}); the kernel needs the module tcp_diag, and the agent AF_NETLINK sockets"
+    );
+    tracing::warn!("{warning}");
+    Some(warning)
 }
 
 /// A running agent.
@@ -428,7 +468,8 @@ impl Started {
                 state_dir: options.state_dir.clone(),
                 node_dir: options.supervisor.node_dir.clone(),
                 started_at: clock::now().wall,
-                warnings: options.warnings.clone(),
+                warnings: options.warnings.iter().chain(&self.warnings).cloned().collect(),
+                may_ask: options.may_ask.clone(),
             },
             refused: Arc::clone(&self.refused),
         });

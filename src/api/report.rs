@@ -26,6 +26,9 @@ pub struct StatusReport {
     pub unfinished: u64,
     /// Requests refused without being journaled: busy, stopping, no space.
     pub refused: u64,
+    /// Who may ask the agent for something, one clause each.
+    #[serde(default)]
+    pub may_ask: Vec<String>,
     /// Where Broker peers are accepted, if they are.
     #[serde(default)]
     pub listen: Option<String>,
@@ -143,6 +146,12 @@ pub struct PeerReport {
     /// `accepted` or `dialled`.
     pub direction: String,
     pub address: String,
+    /// Whose its end is, if it is on this host.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    /// Its requests are taken. A peer whose are not is there as a node alone.
+    #[serde(default)]
+    pub may_ask: bool,
     /// `none`; or the version, and `anonymous` or the subject of the peer's certificate.
     pub tls: String,
     /// Its id, as Broker writes it.

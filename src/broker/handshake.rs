@@ -403,6 +403,11 @@ impl Handshake {
     }
 }
 
+/// What is written, instead of all else, to a peer that is not to get a peering.
+pub fn refusal(local: EndpointId, reason: &str) -> Vec<u8> {
+    frame(&HandshakeMessage::DropConn { sender: local, code: ErrorCode::PEER_INVALID, description: reason.to_owned() })
+}
+
 fn hello(sender: EndpointId) -> Vec<u8> {
     frame(&HandshakeMessage::Hello { sender, min_version: VERSION, max_version: VERSION })
 }

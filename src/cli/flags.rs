@@ -102,9 +102,16 @@ pub struct Run {
     /// Where to serve WebSocket clients
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub websocket: Option<String>,
-    /// Serve WebSocket clients at any address, without TLS: everybody who reaches it can deploy
+    /// Let everybody who reaches the WebSocket listener ask for anything, at any address and without TLS
     #[arg(long = "websocket-insecure", visible_alias = "insecure")]
     pub websocket_insecure: bool,
+    /// Who may ask, on this host: users by name or number, divided by commas [default: root, the agent's own user, members of
+    /// control_group, node_user]
+    #[arg(long, value_name = "USERS")]
+    pub request_users: Option<String>,
+    /// Let everybody who reaches the Broker listener ask for anything
+    #[arg(long)]
+    pub broker_insecure: bool,
     /// Where to accept Broker peers [environment: ZCA_LISTEN, or ZEEK_AGENT_ADDR and ZEEK_AGENT_PORT]
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub listen: Option<String>,

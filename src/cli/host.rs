@@ -29,7 +29,8 @@ pub fn rights(settings: &Settings, is_root: bool) -> Result<(BTreeMap<ClusterRol
     match (&user, is_root) {
         (Some(_), _) => {}
         (None, true) => warnings.push(
-            "the agent runs as root, and so do its nodes; set node_user to a user of their own, or make one named zeek"
+            "the agent runs as root, and so do its nodes: each of them can do what the agent can, whoever request_users \
+             allows; set node_user to a user of their own, or make one named zeek"
                 .to_owned(),
         ),
         (None, false) => warnings.extend(missing_for_capture(&settings.program())),

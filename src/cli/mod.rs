@@ -3,6 +3,7 @@
 //! Data goes to standard output, everything else to standard error. Nothing is decided here about requests or nodes: a
 //! command asks the agent, or reads what it left, and prints the answer.
 
+mod asking;
 mod broker;
 mod completion;
 mod config;

@@ -82,6 +82,7 @@ impl Way {
                 Err(error @ (websocket::Error::Url { .. } | websocket::Error::Tls(_))) => {
                     Err(Failure::new(Exit::Usage, chain(&error)))
                 }
+                Err(error @ websocket::Error::Refused { .. }) => Err(Failure::new(Exit::Failed, chain(&error))),
                 Err(error) => Err(Failure::new(Exit::Unreachable, chain(&error))),
             },
         }

@@ -9,7 +9,7 @@ use rustix::fs::Mode;
 
 use super::flags::Run;
 use super::outcome::{Exit, Failure};
-use super::{Context, broker, host, zeek};
+use super::{Context, asking, broker, host, zeek};
 use crate::agent::{self, Announcement};
 use crate::api::event::Response;
 use crate::api::ids::ReqId;
@@ -19,12 +19,12 @@ use crate::control::server;
 use crate::journal::identity;
 use crate::journal::retention::Policy;
 use crate::lifecycle::{DeployStrategy, Profile};
-use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy};
+use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy, accounts};
 use crate::supervisor::crash;
 use crate::telemetry::systemd::Notifier;
 use crate::telemetry::{self, Format};
 use crate::websocket::server as websocket_server;
-use crate::{journal, lifecycle, supervisor, tls};
+use crate::{identify, journal, lifecycle, supervisor, tls};
 
 /// How long a predecessor's hold of the state directory is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -41,11 +41,15 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     warnings.extend(warning_of_process_1(std::process::id()));
     let (rights, more) = host::rights(&settings, context.surroundings.is_root)?;
     warnings.extend(more);
-    if settings.websocket_client_ca.0.is_none() {
-        warnings.extend(websocket.iter().map(open_to_all));
-    }
-    warnings.extend(broker.iter().flat_map(|broker| broker::warnings(broker, context.surroundings.is_root)));
-    let mut options = agent::Options { websocket, broker, ..options(&settings, LOCK_WAIT)? };
+    let node_user = rights.values().find_map(|rights| rights.user.clone());
+    let mut options = options(&settings, LOCK_WAIT)?;
+    let asking = asking::asking(&settings, options.control.group, node_user.as_ref())?;
+    warnings.extend(asking.warnings);
+    (options.asking, options.may_ask) = (asking.options, asking.clauses);
+    let open = asking::transports(&settings, websocket.as_ref(), broker.as_ref());
+    options.may_ask.extend(open.clauses);
+    warnings.extend(open.warnings);
+    (options.websocket, options.broker) = (websocket, broker);
     let (profile, more) = zeek::profile(&settings, &context.surroundings, &options.supervisor)?;
     options.lifecycle.profile = profile;
     warnings.extend(more);
@@ -54,7 +58,7 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     }
     options.warnings = warnings;
     options.archive = archive(&settings);
-    options.node_user = rights.values().find_map(|rights| rights.user.clone());
+    options.node_user = node_user;
     options.lifecycle.rights = rights;
     // What the agent makes is nobody else's to read; what nodes make is theirs to decide, as before.
     options.supervisor.umask = Some(rustix::process::umask(Mode::from_raw_mode(0o077)).as_raw_mode());
@@ -96,12 +100,24 @@ pub fn stop_nodes(context: &Context, settings: &mut Settings, reqid: ReqId) -> R
 }
 
 fn own_flags(flags: Run) -> Flags {
-    let Run { name, websocket, websocket_insecure, listen, controller, node_program, simulate_nodes, log_format } =
-        flags;
+    let Run {
+        name,
+        websocket,
+        websocket_insecure,
+        request_users,
+        broker_insecure,
+        listen,
+        controller,
+        node_program,
+        simulate_nodes,
+        log_format,
+    } = flags;
     let texts = [
         ("name", name),
         ("websocket", websocket),
         ("websocket_insecure", websocket_insecure.then(|| "true".to_owned())),
+        ("request_users", request_users),
+        ("broker_insecure", broker_insecure.then(|| "true".to_owned())),
         ("listen", listen),
         ("controller", controller),
         ("node_program", node_program),
@@ -139,6 +155,7 @@ fn websocket(settings: &Settings) -> Result<Option<websocket_server::Options>, F
         connecting: settings.controller.value != Address::Off,
         patience: websocket_server::Patience::default(),
         tls,
+        insecure: *settings.websocket_insecure,
     }))
 }
 
@@ -168,18 +185,6 @@ fn websocket_tls(settings: &Settings) -> Result<Option<tls::Context>, Failure> {
     }
 }
 
-/// Nobody is asked who they are.
-fn open_to_all(options: &websocket_server::Options) -> String {
-    let who = if options.addresses.iter().all(|address| address.ip().is_loopback()) {
-        "every user of this host"
-    } else {
-        "everybody who reaches it"
-    };
-    format!(
-        "the WebSocket listener authenticates nobody: {who} can deploy through it, and so run programs as this agent does"
-    )
-}
-
 fn level(level: LogLevel) -> tracing::Level {
     match level {
         LogLevel::Error => tracing::Level::ERROR,
@@ -207,13 +212,8 @@ pub fn set_up_log(context: &Context, settings: &Settings, level: tracing::Level)
 
 /// Nodes are only stopped with these: what they are prepared for is not known.
 fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, Failure> {
-    let group = match &settings.control_group.0 {
-        None => None,
-        Some(_) => {
-            let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-            settings.control_gid(&groups).map_err(|problem| Failure::new(Exit::Configuration, problem.to_string()))?
-        }
-    };
+    let group = settings.control_gid(accounts::group);
+    let group = group.map_err(|problem| Failure::new(Exit::Configuration, problem.to_string()))?;
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
     Ok(agent::Options {
         state_dir: settings.state_dir.value.clone(),
@@ -260,6 +260,8 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
             group,
             patience: server::Patience::default(),
         },
+        asking: identify::Options::only(rustix::process::geteuid().as_raw()),
+        may_ask: Vec::new(),
         websocket: None,
         node_user: None,
         broker: None,

@@ -103,6 +103,9 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
     if let Some(reason) = &journal.refusing {
         line("refusing", screen.paint("31", &plain(reason)))?;
     }
+    if !report.may_ask.is_empty() {
+        line("who may ask", plain(&report.may_ask.join(", ")))?;
+    }
     if let Some(listen) = &report.listen {
         line("listens at", plain(listen))?;
     }
@@ -280,6 +283,7 @@ mod tests {
             nodes: vec![node("w1", NodeState::Running), node("w2", NodeState::Crashed)],
             unfinished: 1,
             refused: 2,
+            may_ask: vec!["root".into(), "members of ops".into()],
             listen: Some("127.0.0.1:2151".into()),
             controller: Some(ControllerReport {
                 address: "192.0.2.1:2150".into(),
@@ -289,6 +293,8 @@ mod tests {
             peers: vec![PeerReport {
                 direction: "accepted".into(),
                 address: "127.0.0.1:40000".into(),
+                uid: Some(995),
+                may_ask: false,
                 tls: "TLSv1.2, anonymous".into(),
                 endpoint: "00112233-4455-6677-8899-aabbccddeeff".into(),
                 subscribed: Vec::new(),
@@ -311,6 +317,7 @@ agent-1: serving, on hold, pid 99, release 0.1.0
   requests       1 unfinished, 2 refused
   journal        18 entries, 4.0 KiB on disk, 1.0 TiB free, commits p99 1.6 ms
   refusing       the disk is full
+  who may ask    root, members of ops
   listens at     127.0.0.1:2151
   controller     192.0.2.1:2150, connecting: Connection refused
   warning        nodes run as root\\u{1b}[2J

@@ -42,6 +42,7 @@ use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
+use crate::identify::Gate;
 use crate::telemetry::seldom::Seldom;
 
 /// More than the people and tools of one host open; each costs two tasks.
@@ -215,6 +216,7 @@ struct Shared {
     receiving: Semaphore,
     patience: Patience,
     welcome: Welcome,
+    gate: Gate,
 }
 
 impl Shared {
@@ -298,7 +300,12 @@ pub struct Server {
 impl Server {
     /// Takes the socket's place in the file system, over a stale one if there is one. `ids` numbers connections over all
     /// transports.
-    pub fn bind(options: &Options, ids: Arc<AtomicU64>, welcome: Welcome) -> Result<(Self, Handle), BindError> {
+    pub fn bind(
+        options: &Options,
+        ids: Arc<AtomicU64>,
+        welcome: Welcome,
+        gate: Gate,
+    ) -> Result<(Self, Handle), BindError> {
         let (listener, file) = SocketFile::bind(&options.path, options.group)?;
         let shared = Arc::new(Shared {
             connections: Mutex::new(BTreeMap::new()),
@@ -306,6 +313,7 @@ impl Server {
             receiving: Semaphore::new(RECEIVE_KIB as usize),
             patience: options.patience,
             welcome,
+            gate,
         });
         Ok((Self { listener, file, shared: Arc::clone(&shared) }, Handle { shared }))
     }
@@ -588,7 +596,13 @@ impl<A: Agent> Peer<A> {
                 self.reply(answer).await;
             }
             ClientFrame::JournalPrune { call, order } => {
-                let answer = match self.agent.prune(order, self.credentials).await {
+                // To look what would go is no more than to look.
+                let allowed = if order.dry_run { Ok(()) } else { self.may_ask("journal prune") };
+                let pruned = match allowed {
+                    Ok(()) => self.agent.prune(order, self.credentials).await,
+                    Err(reason) => Err(reason),
+                };
+                let answer = match pruned {
                     Ok(report) => ServerFrame::Pruned { call, report },
                     Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                 };
@@ -609,7 +623,11 @@ impl<A: Agent> Peer<A> {
                 self.reply(answer).await;
             }
             ClientFrame::JournalCompact { call, force } => {
-                let answer = match self.agent.compact(force).await {
+                let compacted = match self.may_ask("journal compact") {
+                    Ok(()) => self.agent.compact(force).await,
+                    Err(reason) => Err(reason),
+                };
+                let answer = match compacted {
                     Ok(report) => ServerFrame::Compacted { call, report },
                     Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                 };
@@ -647,6 +665,15 @@ impl<A: Agent> Peer<A> {
         Next::GoOn
     }
 
+    /// Whether this user may ask. Who is let in by the socket's mode alone may look on, and say for a node that it is ready.
+    /// What was not taken is journaled.
+    fn may_ask(&self, what: &str) -> Result<(), String> {
+        let allowed = self.shared.gate.admits_at_socket(self.credentials.uid);
+        allowed.inspect_err(|reason| {
+            self.agent.malformed(self.credentials.source(), what.to_owned(), format!("refused: {reason}"));
+        })
+    }
+
     /// Hands a request to the agent; says at once what is wrong with it.
     fn request(
         &self,
@@ -656,6 +683,9 @@ impl<A: Agent> Peer<A> {
         timeout_ms: Option<u64>,
         request: Request,
     ) -> Option<ServerFrame> {
+        if let Err(reason) = self.may_ask(request.event()) {
+            return Some(ServerFrame::Refused { call, reason });
+        }
         let request = request.canonical();
         let reqid = match self.check(reqid, dialect, &request) {
             Ok(reqid) => reqid,

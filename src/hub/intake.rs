@@ -55,6 +55,39 @@ impl<W: Wire> Hub<W> {
         answers
     }
 
+    /// The same for a connection that may not ask, for this reason: every request is rejected with it.
+    pub fn turn_down<A: Agent>(
+        &self,
+        from: &Publisher<'_, A>,
+        of_topic: Dialect,
+        data: Data,
+        reason: &str,
+    ) -> Vec<W::Message> {
+        let mut answers = Vec::new();
+        for event in unpack(data).events.into_iter().take(EVENTS_LIMIT) {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    answers.extend(self.no_event(from, String::new(), &error.to_string()));
+                    continue;
+                }
+            };
+            match dialect::decode(&event) {
+                Ok(Decoded::Request { dialect, reqid, request }) => {
+                    self.reject(from, event.name, format!("refused: {reason}"));
+                    let asked = Asked { dialect, reqid, response_event: request.response_event() };
+                    let response = self.failed(&asked, reason);
+                    answers.extend(self.response(dialect, &response).map(|(_, message)| message));
+                }
+                Ok(Decoded::Response { .. } | Decoded::Notification { .. } | Decoded::Node(_)) => {
+                    tracing::debug!(connection = from.id, event = event.name, "an event that asks for nothing");
+                }
+                Err(rejection) => answers.extend(self.rejected(from, of_topic, &event, &rejection)),
+            }
+        }
+        answers
+    }
+
     fn take_event<A: Agent>(&self, from: &Publisher<'_, A>, of_topic: Dialect, event: &Event) -> Vec<W::Message> {
         match dialect::decode(event) {
             Ok(Decoded::Request { dialect, .. }) if dialect != of_topic => {

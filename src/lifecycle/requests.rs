@@ -156,10 +156,14 @@ impl Lifecycle {
         })
     }
 
-    /// Who is counted together: one user on the control socket, one address on the network, whatever pid or port.
+    /// Who is counted together: one user on the control socket, one address on the network and there one user, if that is
+    /// known; whatever pid or port.
     fn rejecting_peer(&self, source: &Source) -> String {
-        let who = source.peer.split_whitespace().next().unwrap_or_default();
-        let peer = format!("{} {who}", source.transport);
+        let mut words = source.peer.split_whitespace();
+        let who = words.next().unwrap_or_default();
+        // Behind the port, and before what the peer itself may have chosen.
+        let user = words.nth(1).filter(|word| word.starts_with("uid=")).unwrap_or_default();
+        let peer = format!("{} {who} {user}", source.transport);
         if self.seen.rejections.contains_key(&peer) || self.seen.rejections.len() < REJECTING_PEERS {
             peer
         } else {

@@ -18,12 +18,13 @@ use super::{Agent, FRAME_LIMIT, Peered, SHARE, Shared, locked};
 use crate::api::event::Source;
 use crate::api::ids::NodeName;
 use crate::api::report::chain;
-use crate::broker::handshake::{ConnectionId, Established, Handshake, HandshakeError, Outcome, Step};
+use crate::broker::handshake::{self, ConnectionId, Established, Handshake, HandshakeError, Outcome, Step};
 use crate::broker::peering::{Due, Message, Peering, Received};
-use crate::broker::wire::{EndpointId, Frame, FrameError, FrameReader};
+use crate::broker::wire::{EndpointId, Filter, Frame, FrameError, FrameReader};
 use crate::dialect::node;
 use crate::hub::intake::Publisher;
 use crate::hub::{Direction, Place};
+use crate::identify::{self, Caller, Ends, Verdict};
 use crate::tls;
 
 /// Read at once.
@@ -33,6 +34,10 @@ const PING_LIMIT: usize = 4 << 10;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How peers of other hosts become known.
+const ADVICE: &str = "broker_certificate, broker_key and broker_cafile on both sides make it known, broker_insecure lets \
+                      everybody in";
 
 /// For the last bytes of a connection.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -48,6 +53,8 @@ pub(super) enum Ending {
     Redundant(EndpointId),
     /// It did not come to a peering. `malformed`: because of what the peer sent.
     Handshake { reason: String, malformed: bool },
+    /// It may not ask, for this reason, and cannot be a node either.
+    Refused(String),
     /// The agent ends.
     Stopped,
 }
@@ -66,7 +73,14 @@ pub(super) struct Link<A: Agent> {
     place: Place<Arc<[u8]>>,
     direction: Direction,
     address: SocketAddr,
+    ends: Ends,
     source: Source,
+    /// Whose its other end is, on this host.
+    uid: Option<u32>,
+    /// Why it may not ask for anything, if it is let in as a node alone.
+    only_as_node: Option<String>,
+    /// What it wants to receive.
+    wanted: Filter,
     /// What protects it, for `status`.
     tls: String,
     /// The agent knows of this connection.
@@ -94,13 +108,27 @@ impl<A: Agent> Link<A> {
         direction: Direction,
         address: SocketAddr,
     ) -> Option<Self> {
-        let host = tcp.local_addr().ok()?.ip().to_canonical();
-        let place = shared.hub.register(direction, host)?;
+        let local = tcp.local_addr().ok()?;
+        let ends = identify::ends(tcp, local, address).ok()?;
+        let place = shared.hub.register(direction, local.ip().to_canonical())?;
         let id = ConnectionId(place.id);
         let (shared, agent) = (Arc::clone(shared), Arc::clone(agent));
-        let ip = address.ip().to_canonical();
-        let source = Source { transport: "broker".to_owned(), peer: format!("{ip} port={}", address.port()) };
-        Some(Self { id, shared, agent, place, direction, address, source, tls: "none".to_owned(), is_peered: false })
+        let source = Source { transport: "broker".to_owned(), peer: identify::peer(address, None, None) };
+        Some(Self {
+            id,
+            shared,
+            agent,
+            place,
+            direction,
+            address,
+            ends,
+            source,
+            uid: None,
+            only_as_node: None,
+            wanted: Filter::default(),
+            tls: "none".to_owned(),
+            is_peered: false,
+        })
     }
 
     pub fn source(&self) -> &Source {
@@ -158,7 +186,8 @@ impl<A: Agent> Link<A> {
     async fn begin(&mut self, tcp: TcpStream) -> Result<(Socket, FrameReader, Established), Ending> {
         let begun = self.shared.now();
         let patience = self.shared.patience.handshake;
-        let socket: Socket = match &self.shared.tls {
+        let mut subject = None;
+        let mut socket: Socket = match &self.shared.tls {
             None => Box::new(tcp),
             Some(context) => {
                 let done = match self.direction {
@@ -174,17 +203,45 @@ impl<A: Agent> Link<A> {
                     };
                     Ending::handshake(format!("{}{hint}", chain(&error)))
                 })?;
-                self.tls = match tls::subject(stream.ssl()) {
-                    Some(subject) => {
-                        self.source.peer = format!("{} subject={subject}", self.source.peer);
-                        format!("{}, {subject}", stream.ssl().version_str())
-                    }
-                    None => format!("{}, anonymous", stream.ssl().version_str()),
-                };
+                subject = tls::subject(stream.ssl());
+                let name = subject.as_deref().unwrap_or("anonymous");
+                self.tls = format!("{}, {name}", stream.ssl().version_str());
                 Box::new(stream)
             }
         };
+        if let Err(reason) = self.identify(subject.as_deref()).await {
+            if self.direction == Direction::Accepted {
+                let refusal = handshake::refusal(self.shared.local, &reason);
+                let deadline = self.shared.at(begun.saturating_add(patience));
+                if self.write(&mut socket, &refusal, deadline).await.is_ok() {
+                    take_leave(&mut socket).await;
+                }
+            }
+            return Err(Ending::Refused(reason));
+        }
         self.shake_hands(socket, begun).await
+    }
+
+    /// Finds out who the other end is, and whether it is let in: before a word of Broker's is said. The controller that we
+    /// dial has to be one that may ask; whoever dials us may be a node.
+    async fn identify(&mut self, subject: Option<&str>) -> Result<(), String> {
+        let caller = Caller { ends: self.ends, subject, is_open: self.shared.is_open, advice: ADVICE };
+        let admitted = self.shared.gate.admit(caller).await;
+        self.uid = admitted.uid;
+        self.source.peer = admitted.peer;
+        let reason = match (admitted.verdict, self.direction) {
+            (Verdict::MayAsk, Direction::Accepted | Direction::Dialled) => return Ok(()),
+            (Verdict::OnlyAsNode(reason), Direction::Accepted) => {
+                self.only_as_node = Some(reason);
+                return Ok(());
+            }
+            (Verdict::OnlyAsNode(reason), Direction::Dialled)
+            | (Verdict::Refused(reason), Direction::Accepted | Direction::Dialled) => reason,
+        };
+        if let Some(error) = self.shared.gate.refused("Broker", self.address, self.uid, &reason) {
+            self.agent.malformed(self.source.clone(), String::new(), error);
+        }
+        Err(reason)
     }
 
     async fn shake_hands(
@@ -319,8 +376,7 @@ impl<A: Agent> Link<A> {
         if let Some(update) = update {
             outbox.push(&update, shared.now());
         }
-        shared.hub.subscribe(self.id.0, peering.remote_filter().clone());
-        self.agent.subscribed();
+        self.subscribe(peering.remote_filter());
 
         let (mut read, mut write) = tokio::io::split(socket);
         let mut receiving = Receiving::new(&shared);
@@ -397,6 +453,8 @@ impl<A: Agent> Link<A> {
             remote,
             direction: self.direction,
             address: self.address,
+            uid: self.uid,
+            may_ask: self.only_as_node.is_none(),
             tls: self.tls.clone(),
             since: Instant::now(),
             doubt: Arc::clone(&doubt),
@@ -408,9 +466,18 @@ impl<A: Agent> Link<A> {
         doubt
     }
 
+    /// The peer receives what it wants, unless it is there as a node alone: what a node is asked goes to it whatever it wants,
+    /// and it must not be taken for somebody who hears the agent's answers.
+    fn subscribe(&mut self, wanted: &Filter) {
+        self.wanted = wanted.clone();
+        let filter = if self.only_as_node.is_none() { wanted.clone() } else { Filter::default() };
+        self.shared.hub.subscribe(self.id.0, filter);
+        self.agent.subscribed();
+    }
+
     /// Takes in every frame that is whole. `Some`: the connection is over.
     async fn take_frames(
-        &self,
+        &mut self,
         reader: &mut FrameReader,
         peering: &mut Peering,
         outbox: &mut Outbox,
@@ -442,8 +509,7 @@ impl<A: Agent> Link<A> {
             match received {
                 Received::Message(message) => self.message(message, outbox).await,
                 Received::Filter => {
-                    self.shared.hub.subscribe(self.id.0, peering.remote_filter().clone());
-                    self.agent.subscribed();
+                    self.subscribe(peering.remote_filter());
                 }
                 Received::Reply { frame, .. } if frame.len() > PING_LIMIT => {
                     self.reject(
@@ -474,7 +540,14 @@ impl<A: Agent> Link<A> {
                 self.node_said(said).await;
             }
         } else if let Some(dialect) = self.shared.hub.dialect_of(&topic) {
-            for answer in self.shared.hub.take(&self.publisher(), dialect, data) {
+            let answers = match &self.only_as_node {
+                None => self.shared.hub.take(&self.publisher(), dialect, data),
+                Some(reason) => {
+                    let answers = self.shared.hub.turn_down(&self.publisher(), dialect, data, reason);
+                    if self.wanted.matches(&topic) { answers } else { Vec::new() }
+                }
+            };
+            for answer in answers {
                 outbox.push(&answer, self.shared.now());
             }
         } else {

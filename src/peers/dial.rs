@@ -73,7 +73,9 @@ impl<A: Agent> Dialler<A> {
                     }
                     self.report("connecting", None);
                 }
-                Ok(Ending::Handshake { reason, malformed: _ }) | Err(reason) => self.failed(reason),
+                Ok(Ending::Handshake { reason, malformed: _ } | Ending::Refused(reason)) | Err(reason) => {
+                    self.failed(reason)
+                }
             }
             let pause = pause(self.failures, uuid::Uuid::new_v4().as_u64_pair().1);
             tokio::select! {

@@ -8,6 +8,9 @@
 //! queue's bytes, and by one budget for all long frames that are being received; a clean end says BYE to all peers together
 //! and takes three seconds at most.
 //!
+//! Who may not ask ([`identify`](crate::identify)) gets no peering, unless it runs as nodes do: then it is heard as a node,
+//! hears nothing of what the agent publishes, and what it asks is refused.
+//!
 //! Left to others: which node is believed, and which of several peerings that claim its name is taken for it, is decided
 //! by the core, which is told what each connection said.
 
@@ -39,6 +42,7 @@ use crate::broker::wire::{self, EndpointId, Filter};
 use crate::dialect::event::Event;
 use crate::dialect::node::{self, NodeEvent};
 use crate::hub::{self, Hub};
+use crate::identify::Gate;
 use crate::tls;
 
 pub use server::Server;
@@ -87,6 +91,8 @@ pub struct Options {
     /// The controller's host and port.
     pub controller: Option<(String, u16)>,
     pub tls: tls::BrokerOptions,
+    /// Everybody who reaches it is let in.
+    pub insecure: bool,
     /// The dialects of what the agent says unasked.
     pub notify: Vec<Dialect>,
     pub patience: Patience,
@@ -149,6 +155,8 @@ struct Peered {
     remote: EndpointId,
     direction: hub::Direction,
     address: SocketAddr,
+    uid: Option<u32>,
+    may_ask: bool,
     tls: String,
     since: Instant,
     /// Wakes its task to ask whether the peer is still there.
@@ -163,6 +171,9 @@ struct Shared {
     local: EndpointId,
     filter: Filter,
     tls: Option<tls::Context>,
+    gate: Gate,
+    /// Everybody is let in.
+    is_open: bool,
     patience: Patience,
     budget: Arc<Semaphore>,
     /// The time that the state machines are told is counted from here.
@@ -266,6 +277,8 @@ impl Handle {
                 }
                 .to_owned(),
                 address: peered.address.to_string(),
+                uid: peered.uid,
+                may_ask: peered.may_ask,
                 tls: peered.tls.clone(),
                 endpoint: peered.remote.to_string(),
                 subscribed: self.shared.hub.hears(*id).iter().map(|dialect| dialect.as_str().to_owned()).collect(),

@@ -24,6 +24,7 @@ use crate::broker::handshake::Registry;
 use crate::broker::wire::{EndpointId, Filter};
 use crate::dialect::node;
 use crate::hub::{self, Direction, Hub};
+use crate::identify::Gate;
 use crate::telemetry::seldom::Seldom;
 use crate::tls;
 
@@ -45,6 +46,7 @@ impl Server {
         ids: Arc<AtomicU64>,
         instance: &InstanceName,
         endpoint: [u8; 16],
+        gate: Gate,
     ) -> Result<(Self, Handle), BindError> {
         let local = EndpointId(endpoint);
         let tls = tls::broker(&options.tls)?;
@@ -68,6 +70,8 @@ impl Server {
             local,
             filter,
             tls,
+            gate,
+            is_open: options.insecure,
             patience: options.patience.clone(),
             budget: Arc::new(Semaphore::new(RECEIVE_BYTES / SHARE)),
             began: Instant::now(),
@@ -184,7 +188,8 @@ fn take<A: Agent>(
     tracker.spawn(async move {
         let source = link.source().clone();
         match link.serve(tcp, stop, |_| ()).await {
-            Ending::Peering(_) | Ending::Redundant(_) | Ending::Stopped => {}
+            // Who was refused has been told of already.
+            Ending::Peering(_) | Ending::Redundant(_) | Ending::Refused(_) | Ending::Stopped => {}
             Ending::Handshake { reason, malformed } => {
                 if shared.is_news(address, &reason) {
                     tracing::warn!(%address, "no peering with a Broker peer that connected: {reason}");

@@ -7,11 +7,13 @@
 pub mod accounts;
 pub mod file;
 mod per_role;
+mod users;
 pub mod value;
 mod zeek;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,7 @@ use serde_json::{Value, json};
 
 pub use file::File;
 pub use per_role::PerRole;
+pub use users::RequestUsers;
 pub use value::{
     Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, NodeScripts, OptionalAddress, OptionalPath,
     ProgramName, Ready, Secret, Setting, Size, Span, Strategy, UserName,
@@ -369,27 +372,15 @@ impl Settings {
         }
     }
 
-    /// The number of the control group, looked up in `groups`, which has the form of /etc/group.
-    pub fn control_gid(&self, groups: &str) -> Result<Option<u32>, Problem> {
+    /// The number of the control group, as `look_up` finds it.
+    pub fn control_gid(&self, look_up: impl Fn(&str) -> io::Result<Option<u32>>) -> Result<Option<u32>, Problem> {
         let Some(group) = &self.control_group.0 else { return Ok(None) };
-        if let Ok(gid) = group.parse() {
-            return Ok(Some(gid));
-        }
-        let found = groups.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            if fields.next() != Some(group) {
-                return None;
-            }
-            fields.nth(1)?.parse().ok()
-        });
-        match found {
-            Some(gid) => Ok(Some(gid)),
-            None => Err(Problem::Value {
-                key: "control_group",
-                origin: self.control_group.origin.clone(),
-                problem: format!("is {group:?}, which /etc/group does not have; a group's number works too"),
-            }),
-        }
+        let problem = match look_up(group) {
+            Ok(Some(gid)) => return Ok(Some(gid)),
+            Ok(None) => format!("is {group:?}, and this host has no such group; a group's number works too"),
+            Err(error) => format!("is {group:?}, which cannot be looked up: {error}; a group's number works too"),
+        };
+        Err(Problem::Value { key: "control_group", origin: self.control_group.origin.clone(), problem })
     }
 
     /// The agent's address was chosen by somebody: clients then look nowhere else.
@@ -461,11 +452,15 @@ settings! {
     node_dir: PathBuf, "ZCA_NODE_DIR", "`nodes` in state_dir" => state_dir.value.join("nodes");
     /// The socket for the command line.
     control_socket: PathBuf, "ZCA_CONTROL_SOCKET", "`control.sock` in state_dir" => state_dir.value.join(SOCKET_NAME);
-    /// Members of this group may use the control socket, which is everything the agent can do.
+    /// Members of this group may use the control socket: to look, and to ask, which is everything the agent can do, unless
+    /// request_users names others.
     control_group: Group, "ZCA_CONTROL_GROUP", "" => Group::default();
+    /// Who may ask the agent for something, on this host: over the control socket, Broker and WebSocket. `["root"]` is strict.
+    request_users: RequestUsers, "ZCA_REQUEST_USERS",
+        "`root`, the agent's own user, members of control_group, node_user" => RequestUsers::default();
     /// Where to serve WebSocket clients, with port 0 at a free port. Any address but loopback needs websocket_certificate.
     websocket: Address, "ZCA_WEBSOCKET", "off" => Address::Off;
-    /// Serve WebSocket clients without TLS at any address, where everybody who reaches it can deploy.
+    /// Let everybody who reaches the WebSocket listener ask for anything; serve it without TLS at any address.
     websocket_insecure: bool, "ZCA_WEBSOCKET_INSECURE", "false" => false;
     /// Serve WebSocket clients over TLS with this certificate (PEM, then those between it and the root). Read at the start.
     websocket_certificate: OptionalPath, "ZCA_WEBSOCKET_CERTIFICATE", "" => OptionalPath::default();
@@ -479,6 +474,8 @@ settings! {
     listen: Address, "ZCA_LISTEN" or AGENT, "127.0.0.1:2151" => Address::At { host: "127.0.0.1".to_owned(), port: 2151 };
     /// The controller to connect to.
     controller: Address, "ZCA_CONTROLLER" or CONTROLLER, "off" => Address::Off;
+    /// Let everybody who reaches the Broker listener ask for anything, and whoever answers at the address of controller.
+    broker_insecure: bool, "ZCA_BROKER_INSECURE", "false" => false;
     /// Speak Broker without TLS, as all of its peers must then (`Broker::disable_ssl`).
     disable_ssl: bool, "ZCA_DISABLE_SSL", "false" => false;
     /// The agent's certificate for Broker, PEM, its own first. Without certificates TLS encrypts and authenticates nobody.

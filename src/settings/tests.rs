@@ -150,12 +150,33 @@ fn dialects_are_named_and_one_at_least() {
 
 #[test]
 fn the_control_group_is_looked_up() {
-    let groups = "root:x:0:\nzeek:x:991:a,b\nbroken\n";
-    let gid = |group: &str| with_file(&format!("control_group = {group}")).unwrap().control_gid(groups);
+    let look_up = |group: &str| match group {
+        "zeek" => Ok(Some(991)),
+        "12" => Ok(Some(12)),
+        "away" => Err(io::Error::other("no route to the directory")),
+        _ => Ok(None),
+    };
+    let gid = |group: &str| with_file(&format!("control_group = {group}")).unwrap().control_gid(look_up);
     assert_eq!(gid("\"zeek\""), Ok(Some(991)));
     assert_eq!(gid("12"), Ok(Some(12)));
-    assert!(gid("\"broken\"").unwrap_err().to_string().contains("/etc/group does not have"));
-    assert_eq!(with_file("").unwrap().control_gid(groups), Ok(None));
+    assert!(gid("\"broken\"").unwrap_err().to_string().contains("this host has no such group"));
+    assert!(gid("\"away\"").unwrap_err().to_string().contains("no route to the directory"));
+    assert_eq!(with_file("").unwrap().control_gid(look_up), Ok(None));
+}
+
+#[test]
+fn users_who_may_ask_are_listed_by_name_or_number_and_one_at_least() {
+    let users =
+        |text: &str| with_file(&format!("request_users = {text}")).map(|settings| settings.request_users.0.clone());
+    assert_eq!(with_file("").unwrap().request_users.0, None);
+    assert_eq!(users("[\"root\", 995]").unwrap().unwrap(), ["root", "995"]);
+    assert_eq!(users("\"root zeek,ops\"").unwrap().unwrap(), ["root", "zeek", "ops"]);
+    for wrong in ["[]", "\" , \"", "[\"\"]", "[true]", "3", "[\"a b\"]"] {
+        assert!(users(wrong).is_err(), "{wrong}");
+    }
+    let environment = surroundings(&[("ZCA_REQUEST_USERS", "root, 995")]);
+    let settings = Settings::resolve(&Vec::new(), &environment, None).unwrap();
+    assert_eq!(settings.request_users.show(), "[\"root\",\"995\"]");
 }
 
 #[test]

@@ -31,11 +31,11 @@ pub trait Setting: Sized {
     }
 }
 
-fn unfit<T: Setting>(value: &DeValue<'_>) -> String {
+pub(super) fn unfit<T: Setting>(value: &DeValue<'_>) -> String {
     format!("has the TOML type {}, expected is {}", value.type_str(), T::TYPE)
 }
 
-fn integer(value: &DeValue<'_>) -> Option<i64> {
+pub(super) fn integer(value: &DeValue<'_>) -> Option<i64> {
     match value {
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok(),
         DeValue::String(_)

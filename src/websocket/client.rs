@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::SslStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::StatusCode;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket, client::client_with_config};
 
@@ -25,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LEAST: Duration = Duration::from_millis(1);
 /// Responses are larger in JSON than the megabyte that is stored of them.
 const MESSAGE_LIMIT: usize = 32 << 20;
+/// Characters of a server's reason that are passed on.
+const REASON_LIMIT: usize = 1024;
 /// The prefixes of the topics of agents, whatever their names.
 const TOPICS: [&str; 2] = ["zeek/management/agent/", "zeek/cluster-control/agent/"];
 
@@ -40,6 +43,8 @@ pub enum Error {
     Tls(#[from] tls::Error),
     #[error("{url} is no WebSocket listener of an agent, or one that wants TLS (wss://)")]
     Upgrade { url: String, source: Box<tungstenite::Error> },
+    #[error("the agent at {url} refuses the connection: {reason}")]
+    Refused { url: String, reason: String },
     #[error("no answer came in time")]
     TimedOut,
     #[error("the agent closed the connection{0}")]
@@ -125,6 +130,11 @@ impl Client {
         let config =
             WebSocketConfig::default().max_message_size(Some(MESSAGE_LIMIT)).max_frame_size(Some(MESSAGE_LIMIT));
         let (socket, _) = client_with_config(head, stream, Some(config)).map_err(|error| match error {
+            tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))
+                if response.status() == StatusCode::FORBIDDEN =>
+            {
+                Error::Refused { url: url.to_owned(), reason: reason(response.body().as_deref().unwrap_or_default()) }
+            }
             tungstenite::HandshakeError::Failure(error) => upgrade(error),
             tungstenite::HandshakeError::Interrupted(_) => Error::TimedOut,
         })?;
@@ -207,6 +217,16 @@ impl Client {
     }
 }
 
+/// What a server says of a refusal, made fit for a line.
+fn reason(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let line: String = text.chars().take(REASON_LIMIT).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match line.trim() {
+        "" => "it gives no reason".to_owned(),
+        line => line.to_owned(),
+    }
+}
+
 /// An event for us, or nothing: acks, and what other dialects and releases say.
 fn understand(text: &str) -> Result<Option<Decoded>, Error> {
     let limits = Limits { bytes: MESSAGE_LIMIT, values: 1 << 20, ..Limits::default() };
@@ -275,6 +295,14 @@ fn open(authority: &str, deadline: Instant) -> io::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_and_short() {
+        assert_eq!(reason(b"uid 8 may not ask"), "uid 8 may not ask");
+        assert_eq!(reason(b"a\x1b[2J\r\nb"), "a [2J  b");
+        assert_eq!(reason(&[b'x'; 5000]).len(), REASON_LIMIT);
+        assert_eq!(reason(b" \n"), "it gives no reason");
+    }
 
     #[test]
     fn urls_are_taken_with_or_without_a_path() {

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::tungstenite::handshake::server::{
     Callback, ErrorResponse, Request as Head, Response as Upgrade,
 };
-use tokio_tungstenite::tungstenite::http::{HeaderMap, StatusCode};
+use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
@@ -28,12 +28,15 @@ use crate::broker::json::{self, ErrorCode, Limits};
 use crate::broker::wire::Filter;
 use crate::hub::intake::Publisher;
 use crate::hub::{Agent, Direction, Place, Queued};
+use crate::identify::{self, Caller, Ends, Verdict};
 use crate::telemetry::seldom::Seldom;
 use crate::tls;
 
 /// The prefixes of one subscription, and the bytes of each.
 const TOPICS_LIMIT: usize = 64;
 const TOPIC_LIMIT: usize = 512;
+/// How clients of other hosts become known.
+const ADVICE: &str = "websocket_client_ca makes its certificate known, websocket_insecure lets everybody in";
 /// Buffers of a connection, before a message needs more.
 const BUFFER: usize = 8 << 10;
 
@@ -53,6 +56,8 @@ pub(super) struct Client<A: Agent> {
     id: u64,
     shared: Arc<Shared>,
     agent: Arc<A>,
+    address: SocketAddr,
+    ends: Ends,
     source: Source,
     place: Place<Utf8Bytes>,
     /// The agent knows of this connection.
@@ -70,20 +75,20 @@ impl<A: Agent> Client<A> {
         peer: SocketAddr,
         turned_away: &mut Seldom,
     ) -> Option<Self> {
-        let host = match tcp.local_addr() {
-            Ok(local) => local.ip(),
+        let ends = match tcp.local_addr().and_then(|local| identify::ends(tcp, local, peer)) {
+            Ok(ends) => ends,
             Err(error) => {
                 tracing::debug!(%error, "WebSocket connection lost at once");
                 return None;
             }
         };
-        let Some(place) = shared.hub.register(Direction::Accepted, host) else {
+        let Some(place) = shared.hub.register(Direction::Accepted, ends.local.ip()) else {
             turn_away(tcp, shared.tls.is_some(), turned_away);
             return None;
         };
-        let source = Source { transport: "websocket".to_owned(), peer: format!("{} port={}", peer.ip(), peer.port()) };
+        let source = Source { transport: "websocket".to_owned(), peer: identify::peer(peer, None, None) };
         let (shared, agent) = (Arc::clone(shared), Arc::clone(agent));
-        Some(Self { id: place.id, shared, agent, source, place, is_subscribed: false })
+        Some(Self { id: place.id, shared, agent, address: peer, ends, source, place, is_subscribed: false })
     }
 
     pub async fn serve(mut self, tcp: TcpStream, stop: CancellationToken) {
@@ -131,7 +136,9 @@ impl<A: Agent> Client<A> {
 
     /// The upgrade and the subscription. `None`: the connection is over.
     async fn begin(&mut self, tcp: TcpStream) -> Option<(Socket, Option<Ending>)> {
-        let wire = self.secure(tcp).await?;
+        let (wire, subject) = self.secure(tcp).await?;
+        let refusal = self.identify(subject.as_deref()).await.err();
+        let is_refused = refusal.is_some();
         let metered = Metered::new(wire, Arc::clone(&self.shared.budget), self.shared.patience.message);
         let mut objection = None;
         let config = WebSocketConfig::default()
@@ -139,9 +146,11 @@ impl<A: Agent> Client<A> {
             .write_buffer_size(BUFFER)
             .max_message_size(Some(MESSAGE_LIMIT))
             .max_frame_size(Some(MESSAGE_LIMIT));
-        let upgrade = Upgrading { objection: &mut objection };
+        let upgrade = Upgrading { refusal, objection: &mut objection };
         let mut socket = match accept_hdr_async_with_config(metered, upgrade, Some(config)).await {
             Ok(socket) => socket,
+            // It has been told, and what there is to be noted of it was.
+            Err(_) if is_refused => return None,
             Err(error) => {
                 tracing::debug!(connection = self.id, %error, "no WebSocket connection came of it");
                 self.agent.malformed(self.source.clone(), String::new(), format!("no WebSocket upgrade: {error}"));
@@ -185,8 +194,24 @@ impl<A: Agent> Client<A> {
         Some((socket, None))
     }
 
-    /// The TLS handshake, where there is to be one. Whoever proves there who it is, is called so from then on.
-    async fn secure(&mut self, tcp: TcpStream) -> Option<Wire> {
+    /// Finds out who the client is, and why it is refused, if it is.
+    async fn identify(&mut self, subject: Option<&str>) -> Result<(), String> {
+        let caller = Caller { ends: self.ends, subject, is_open: self.shared.is_open, advice: ADVICE };
+        let admitted = self.shared.gate.admit(caller).await;
+        self.source.peer = admitted.peer;
+        let reason = match admitted.verdict {
+            Verdict::MayAsk => return Ok(()),
+            // Nodes check in elsewhere.
+            Verdict::OnlyAsNode(reason) | Verdict::Refused(reason) => reason,
+        };
+        if let Some(error) = self.shared.gate.refused("WebSocket", self.address, admitted.uid, &reason) {
+            self.agent.malformed(self.source.clone(), String::new(), error);
+        }
+        Err(reason)
+    }
+
+    /// The TLS handshake, where there is to be one, and the subject of the client's certificate, if it was verified.
+    async fn secure(&mut self, tcp: TcpStream) -> Option<(Wire, Option<String>)> {
         let Some(context) = &self.shared.tls else {
             // Read by nobody: the upgrade finds it again.
             let mut first = [0; 1];
@@ -194,14 +219,12 @@ impl<A: Agent> Client<A> {
                 self.reject("the client speaks TLS, and this listener has no certificate; ask at ws://".to_owned());
                 return None;
             }
-            return Some(Wire::Plain(tcp));
+            return Some((Wire::Plain(tcp), None));
         };
         match context.accept(tcp, self.shared.patience.hello).await {
             Ok(stream) => {
-                if let Some(subject) = tls::subject(stream.ssl()) {
-                    self.source.peer = format!("{} subject={subject}", self.source.peer);
-                }
-                Some(Wire::Tls(Box::new(stream)))
+                let subject = tls::subject(stream.ssl());
+                Some((Wire::Tls(Box::new(stream)), subject))
             }
             Err(error) => {
                 self.reject(format!("no TLS connection: {}", chain(&error)));
@@ -399,16 +422,22 @@ fn clip(text: &str) -> String {
     text.chars().take(128).collect()
 }
 
-/// Looks at the request for the upgrade. A browser is turned away: any page it shows could otherwise drive the agent.
+/// Looks at the request for the upgrade. Who may not ask is turned away, for this reason. A browser is turned away: any page it shows could otherwise drive the agent.
 struct Upgrading<'a> {
+    refusal: Option<String>,
     objection: &'a mut Objection,
 }
 
 impl Callback for Upgrading<'_> {
     fn on_request(self, head: &Head, response: Upgrade) -> Result<Upgrade, ErrorResponse> {
-        if let Err(problem) = check_origin(head.headers()) {
+        if let Some(problem) = self.refusal.or_else(|| check_origin(head.headers()).err()) {
+            let length = HeaderValue::from(problem.len());
             let mut refusal = ErrorResponse::new(Some(problem));
             *refusal.status_mut() = StatusCode::FORBIDDEN;
+            let headers = refusal.headers_mut();
+            headers.insert("Connection", HeaderValue::from_static("close"));
+            headers.insert("Content-Type", HeaderValue::from_static("text/plain; charset=utf-8"));
+            headers.insert("Content-Length", length);
             return Err(refusal);
         }
         let path = head.uri().path();

@@ -30,6 +30,7 @@ use crate::api::ids::InstanceName;
 use crate::broker::json::{self, ErrorCode};
 use crate::dialect::event::Event;
 use crate::hub::{self, Agent, Hub};
+use crate::identify::Gate;
 use crate::telemetry::seldom::Seldom;
 use crate::tls;
 
@@ -78,6 +79,8 @@ pub struct Options {
     pub patience: Patience,
     /// `None`: plain TCP.
     pub tls: Option<tls::Context>,
+    /// Everybody who reaches it is let in.
+    pub insecure: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +117,9 @@ pub(super) struct Shared {
     pub budget: Arc<Semaphore>,
     pub patience: Patience,
     pub tls: Option<tls::Context>,
+    pub gate: Gate,
+    /// Everybody is let in.
+    pub is_open: bool,
 }
 
 /// How the agent's effects reach connections.
@@ -132,6 +138,7 @@ impl Server {
         ids: Arc<AtomicU64>,
         instance: &InstanceName,
         endpoint: String,
+        gate: Gate,
     ) -> Result<(Self, Handle), BindError> {
         let failed = |source| {
             let addresses: Vec<String> = options.addresses.iter().map(ToString::to_string).collect();
@@ -152,8 +159,14 @@ impl Server {
             },
         );
         let budget = metered::budget(RECEIVE_BYTES);
-        let shared =
-            Arc::new(Shared { hub: hub.clone(), budget, patience: options.patience, tls: options.tls.clone() });
+        let shared = Arc::new(Shared {
+            hub: hub.clone(),
+            budget,
+            patience: options.patience,
+            tls: options.tls.clone(),
+            gate,
+            is_open: options.insecure,
+        });
         Ok((Self { listener, shared }, hub))
     }
 

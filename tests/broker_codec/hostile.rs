@@ -19,17 +19,21 @@ mod broker_handshake;
 mod broker_json;
 #[path = "../../fuzz/properties/broker_value.rs"]
 mod broker_value;
+#[path = "../../fuzz/properties/diag_reply.rs"]
+mod diag_reply;
 #[path = "../../fuzz/properties/dialect_event.rs"]
 pub mod dialect_event;
 
 type Property = fn(&[u8]);
-const PROPERTIES: [(&str, Property); 6] = [
+const PROPERTIES: [(&str, Property); 7] = [
     ("broker_frame", broker_frame::holds),
     ("broker_handshake", broker_handshake::holds),
     ("broker_envelope", broker_envelope::holds),
     ("broker_value", broker_value::holds),
     ("broker_json", broker_json::holds),
     ("dialect_event", dialect_event::holds),
+    // The kernel's word about a socket is read with the same care as a peer's.
+    ("diag_reply", diag_reply::holds),
 ];
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {

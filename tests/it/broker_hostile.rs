@@ -61,6 +61,8 @@ fn connect(port: u16) -> TcpStream {
 fn say_and_leave(port: u16, bytes: &[u8]) {
     let mut stream = connect(port);
     let _ = stream.write_all(bytes);
+    // The agent speaks first, once it knows whose the connection is: who closes their end before that is refused.
+    stream.read_exact(&mut [0]).unwrap();
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let _ = stream.read_to_end(&mut Vec::new());
 }

@@ -49,4 +49,5 @@ mod tls;
 mod unprovable;
 mod variables;
 mod websocket;
+mod who_may_ask;
 mod zeek;

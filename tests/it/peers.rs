@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use serde_json::{Value, json};
 
 /// The Python that runs it: any of 3.10 or later, its standard library is enough.
-fn python(args: &[&str]) -> Command {
+pub fn python(args: &[&str]) -> Command {
     let program = std::env::var_os("ZCA_TEST_PYTHON").unwrap_or_else(|| "python3".into());
     let mut command = Command::new(program);
     command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients"));

@@ -246,6 +246,7 @@ fn server_frames() -> Vec<ServerFrame> {
                 nodes: vec![node],
                 unfinished: 1,
                 refused: 2,
+                may_ask: vec!["root".into(), "members of ops".into()],
                 listen: Some("127.0.0.1:2151".into()),
                 controller: Some(ControllerReport {
                     address: "192.0.2.1:2150".into(),
@@ -255,6 +256,8 @@ fn server_frames() -> Vec<ServerFrame> {
                 peers: vec![PeerReport {
                     direction: "accepted".into(),
                     address: "127.0.0.1:40000".into(),
+                    uid: Some(995),
+                    may_ask: false,
                     tls: "none".into(),
                     endpoint: "00112233-4455-6677-8899-aabbccddeeff".into(),
                     subscribed: vec!["Management".into()],

@@ -11,6 +11,7 @@ use crate::api::report::{CompactReport, JournalReport};
 use crate::api::stats::JournalStats;
 use crate::control::client::{self, Answer, Client, within_ms};
 use crate::control::message::{Stream, decode_server, encode_client};
+use crate::identify::{self, Gate};
 
 const TOPIC: &str = "zeek/management/agent/agent-1";
 
@@ -79,6 +80,7 @@ impl Agent for Fake {
             nodes: Vec::new(),
             unfinished: 0,
             refused: 0,
+            may_ask: Vec::new(),
             listen: None,
             controller: None,
             peers: Vec::new(),
@@ -150,7 +152,8 @@ impl Served {
             stop_timeout_ms: 20_000,
         };
         let options = Options { path: path.clone(), group: None, patience };
-        let (server, handle) = Server::bind(&options, Arc::new(AtomicU64::new(1)), welcome).unwrap();
+        let gate = Gate::new(identify::Options::only(rustix::process::geteuid().as_raw()));
+        let (server, handle) = Server::bind(&options, Arc::new(AtomicU64::new(1)), welcome, gate).unwrap();
         let fake = Arc::new(Fake::default());
         *fake.handle.lock().unwrap() = Some(handle.clone());
         let stop = CancellationToken::new();

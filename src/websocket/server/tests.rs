@@ -14,6 +14,7 @@ use crate::api::event::{Dialect, Incoming, Route, Source};
 use crate::api::ids::InstanceName;
 use crate::broker::json;
 use crate::hub::{Agent, Refusal};
+use crate::identify::{self, Gate};
 
 struct Fake;
 
@@ -39,10 +40,12 @@ fn serve(patience: Patience, client: impl FnOnce(SocketAddr)) {
         connecting: false,
         patience,
         tls: None,
+        insecure: false,
     };
+    let gate = Gate::new(identify::Options::only(rustix::process::geteuid().as_raw()));
     let instance = InstanceName::new("a1").unwrap();
     let (server, _handle) =
-        Server::bind(&options, Arc::new(AtomicU64::new(1)), &instance, "endpoint".to_owned()).unwrap();
+        Server::bind(&options, Arc::new(AtomicU64::new(1)), &instance, "endpoint".to_owned(), gate).unwrap();
     let address = server.listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

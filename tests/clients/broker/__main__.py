@@ -7,6 +7,7 @@ Usage: python3 -m broker    (in tests/clients)
 """
 
 import json
+import os
 import sys
 
 from . import management, wire
@@ -28,12 +29,20 @@ def about(peering):
 
 
 class Orders:
+    def become(self, uid, gid):
+        """From here on another user, who makes whatever sockets follow. Only root can."""
+        # Python looks for this when it first connects, and that user may not get to where it is.
+        "localhost".encode("idna")
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+
     def endpoint(self, name, filter, id=None):
         endpoints[name] = Endpoint(filter, None if id is None else bytes.fromhex(id))
         return wire.endpoint_text(endpoints[name].id)
 
-    def dial(self, endpoint, name, port, tls=None, **how):
-        peerings[name] = endpoints[endpoint].dial("127.0.0.1", port, tls, **how)
+    def dial(self, endpoint, name, port, tls=None, host="127.0.0.1", **how):
+        peerings[name] = endpoints[endpoint].dial(host, port, tls, **how)
         return about(peerings[name])
 
     def listen(self, endpoint, tls=None, **how):

@@ -1,0 +1,214 @@
+//! Who is at the other end of a connection, and whether that one may ask the agent for anything: one rule for all transports.
+//!
+//! On this host a peer is known by its uid: the kernel's word for the control socket, and for TCP what the kernel knows of the
+//! socket at the other end ([`lookup`]), believed under the conditions of [`owner`]. From elsewhere a peer is known by a
+//! verified certificate or not at all. Who may ask is a list of users, and a group's members ([`groups`]).
+//!
+//! Promises: nobody is let in who was not identified, unless the settings open a transport to everybody; whatever cannot be
+//! found out, or not in time, refuses; no look at `/proc` for a connection; a crowd of strangers fills neither log nor journal
+//! ([`refusals`]). A peer that may not ask, but runs as nodes do, is told apart: it may check in and answer.
+//!
+//! Leaves to others: what a transport does with one who is refused, and what protects the connection itself. The uid is that
+//! of whoever made the socket: whom it was handed to, or who comes through a proxy of that user, is not seen.
+
+pub mod diag;
+mod groups;
+mod lookup;
+pub mod owner;
+mod refusals;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+pub use groups::GroupsOf;
+pub use lookup::{ends, overflow_uid, works};
+pub use owner::{Ends, Unidentified};
+
+use groups::Members;
+use lookup::LookUps;
+use refusals::{Refusals, Who};
+
+/// Who may ask.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub users: BTreeSet<u32>,
+    /// Members of this group may ask, too.
+    pub group: Option<u32>,
+    /// All of these in words, for whoever is refused and for the log.
+    pub words: String,
+    /// Whose connections may be those of nodes.
+    pub nodes: BTreeSet<u32>,
+    /// How the name service is asked.
+    pub groups_of: GroupsOf,
+    /// The uid that stands for all that cannot be named.
+    pub overflow_uid: u32,
+}
+
+impl Options {
+    /// One user alone.
+    pub fn only(uid: u32) -> Self {
+        Self {
+            users: [uid].into(),
+            group: None,
+            words: format!("uid {uid}"),
+            nodes: BTreeSet::new(),
+            groups_of: |_| Ok(None),
+            overflow_uid: overflow_uid(),
+        }
+    }
+}
+
+/// A connection whose other end asks to be let in.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    pub ends: Ends,
+    /// The subject of its certificate, if that was verified.
+    pub subject: Option<&'a str>,
+    /// The settings open this transport to everybody.
+    pub is_open: bool,
+    /// What would make a peer of another host known.
+    pub advice: &'static str,
+}
+
+/// What is known of the other end of a connection, and what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    pub uid: Option<u32>,
+    /// As the journal records it.
+    pub peer: String,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    MayAsk,
+    /// It may not ask, for this reason, but runs as nodes do, which check in and answer whoever may ask.
+    OnlyAsNode(String),
+    Refused(String),
+}
+
+/// Lets in who may ask. Cheap to clone.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gate({})", self.0.words)
+    }
+}
+
+struct Inner {
+    users: BTreeSet<u32>,
+    members: Option<Members>,
+    words: String,
+    nodes: RwLock<BTreeSet<u32>>,
+    look_ups: LookUps,
+    refusals: Refusals,
+}
+
+impl Gate {
+    pub fn new(options: Options) -> Self {
+        let Options { users, group, words, nodes, groups_of, overflow_uid } = options;
+        Self(Arc::new(Inner {
+            users,
+            members: group.map(|gid| Members::new(gid, groups_of)),
+            words,
+            nodes: RwLock::new(nodes),
+            look_ups: LookUps::new(overflow_uid),
+            refusals: Refusals::default(),
+        }))
+    }
+
+    /// Nodes of these users were found running.
+    pub fn add_nodes(&self, uids: impl IntoIterator<Item = u32>) {
+        self.0.nodes.write().unwrap_or_else(PoisonError::into_inner).extend(uids);
+    }
+
+    /// Finds out who is at the other end of a TCP connection, within a few seconds, and what it may do.
+    pub async fn admit(&self, caller: Caller<'_>) -> Admitted {
+        let Caller { ends, subject, is_open, advice } = caller;
+        let is_here = ends.are_of_this_host();
+        let (uid, verdict) = if subject.is_some() || is_open {
+            // Let in already: the uid is for the journal alone.
+            let uid = if is_here { self.0.look_ups.once(ends).await.ok() } else { None };
+            (uid, Verdict::MayAsk)
+        } else if is_here {
+            match self.0.look_ups.owner(ends).await {
+                Ok(uid) => (Some(uid), self.of_uid(uid).await),
+                Err(Unidentified::Overflow(uid)) => {
+                    (Some(uid), Verdict::Refused(Unidentified::Overflow(uid).to_string()))
+                }
+                Err(unidentified) => (None, Verdict::Refused(unidentified.to_string())),
+            }
+        } else {
+            let reason = format!("it is on another host, and shows no certificate by which to know it; {advice}");
+            (None, Verdict::Refused(reason))
+        };
+        Admitted { uid, peer: peer(ends.remote, uid, subject), verdict }
+    }
+
+    async fn of_uid(&self, uid: u32) -> Verdict {
+        if self.0.users.contains(&uid) {
+            return Verdict::MayAsk;
+        }
+        let membership = match &self.0.members {
+            Some(members) => members.include(uid).await,
+            None => Ok(false),
+        };
+        let reason = match membership {
+            Ok(true) => return Verdict::MayAsk,
+            Ok(false) => self.may_not(uid),
+            Err(why) => format!("{}: whether it is a member cannot be known: {why}", self.may_not(uid)),
+        };
+        let nodes = self.0.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        if nodes.contains(&uid) { Verdict::OnlyAsNode(reason) } else { Verdict::Refused(reason) }
+    }
+
+    fn may_not(&self, uid: u32) -> String {
+        format!("uid {uid} may not ask for anything; the setting request_users allows {}", self.0.words)
+    }
+
+    /// Whether a user may ask whom the control socket let in: by its owner, or by its group as the kernel knows it, which is
+    /// then as good as the name service's word.
+    pub fn admits_at_socket(&self, uid: u32) -> Result<(), String> {
+        if self.0.users.contains(&uid) || self.0.members.is_some() { Ok(()) } else { Err(self.may_not(uid)) }
+    }
+
+    /// Notes that somebody was refused: said in the log once, and then in the journal as often as is good. Gives what is to be
+    /// journaled, if this one is.
+    pub fn refused(&self, transport: &str, address: SocketAddr, uid: Option<u32>, reason: &str) -> Option<String> {
+        let who = uid.map_or_else(|| Who::Address(address.ip().to_canonical()), Who::Uid);
+        let note = self.0.refusals.note(who, Instant::now());
+        if note.is_first {
+            tracing::warn!(
+                %address,
+                "refused a connection over {transport}: {reason}; from now on the journal alone tells of this one \
+                 (`journal dump --failed`)"
+            );
+        } else {
+            tracing::debug!(%address, "refused a connection over {transport}: {reason}");
+        }
+        Some(match note.journaled? {
+            0 => format!("refused: {reason}"),
+            more => format!("refused: {reason} ({more} more since the last were not told)"),
+        })
+    }
+}
+
+/// A peer, as the journal records it: where it is, who it is on this host, and what its certificate says.
+pub fn peer(address: SocketAddr, uid: Option<u32>, subject: Option<&str>) -> String {
+    let mut text = format!("{} port={}", address.ip().to_canonical(), address.port());
+    if let Some(uid) = uid {
+        text.push_str(&format!(" uid={uid}"));
+    }
+    if let Some(subject) = subject {
+        text.push_str(&format!(" subject={subject}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
