@@ -83,6 +83,8 @@ enum Op {
     LetGo,
     /// The agent dies, and its next run is told to hold.
     CrashIntoHold,
+    /// The agent's next run is on a copy of its directory, beside the original's nodes.
+    CrashIntoCopy,
     Unsubscribe,
     Malformed,
     /// All that is under way gets done, and nodes die of it.
@@ -116,13 +118,14 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(|which| Op::Squat { which }),
         1 => Just(Op::LetGo),
         1 => Just(Op::CrashIntoHold),
+        1 => Just(Op::CrashIntoCopy),
         1 => Just(Op::Unsubscribe),
         1 => Just(Op::Malformed),
         4 => any::<usize>().prop_map(|which| Op::Churn { which }),
     ]
 }
 
-const REQUESTS: usize = 15;
+const REQUESTS: usize = 16;
 
 /// The requests that histories are made of.
 fn request(what: usize) -> Request {
@@ -145,6 +148,7 @@ fn request(what: usize) -> Request {
         13 => {
             Request::NodeDispatch { action: action(&["get_id_value", "x"]), nodes: names(&["w1", "w2", "elsewhere"]) }
         }
+        14 => Request::AdoptState {},
         _ => Request::Shutdown { nodes: false },
     }
 }
@@ -230,6 +234,8 @@ struct World {
     exits: BTreeSet<(NodeName, Incarnation)>,
     /// Nodes whose lock somebody else holds.
     squatted: BTreeSet<NodeName>,
+    /// The directory is taken for a copy: what runs is the original's.
+    copied: bool,
     /// Somebody is subscribed to the agent's topic.
     subscribed: bool,
     /// Accepted and not refused: each has to be answered to somebody in the end.
@@ -257,6 +263,7 @@ impl World {
             questions: VecDeque::new(),
             exits: BTreeSet::new(),
             squatted: BTreeSet::new(),
+            copied: false,
             subscribed: false,
             told: BTreeSet::new(),
             ended: false,
@@ -274,8 +281,14 @@ impl World {
         self.core = Some(Lifecycle::new(options(), recovered));
         let boot_id = format!("boot-{}", self.host.boot);
         self.step(Input::Started { boot_id, version: "test".into(), pid: 1, hold });
+        if self.copied {
+            self.step(Input::Copied { reason: "a copy".into() });
+        }
         for node in known {
             let finding = match self.host.nodes.get(&node) {
+                Some(_) if self.copied => {
+                    Finding::Foreign { reason: "another's".into(), state_dir: None, works_here: false }
+                }
                 _ if self.squatted.contains(&node) => Finding::Unprovable { reason: "somebody holds the lock".into() },
                 None => Finding::Absent,
                 Some(found) => match &found.exit {
@@ -428,6 +441,16 @@ impl World {
                     self.questions.push_back((of, connection));
                 }
             }
+            Effect::AdoptState { of, nodes: _ } => {
+                let begun =
+                    self.is_durable(|one| matches!(one.entry, Entry::RequestBegun { of: begun, .. } if begun == of));
+                assert!(begun, "request {of} had an effect before it was durable");
+                // The original's nodes go on, in another directory.
+                if std::mem::take(&mut self.copied) {
+                    self.host.nodes.clear();
+                }
+                self.step(Input::StateAdopted { of, outcome: Ok("done".into()) });
+            }
             Effect::Refuse { .. } | Effect::Notify(_) | Effect::TellHead { .. } => {}
             Effect::Order { node, order } => self.order(node, order),
         }
@@ -466,6 +489,11 @@ impl World {
 
     fn order(&mut self, node: NodeName, order: NodeOrder) {
         if self.ended {
+            return;
+        }
+        if self.copied {
+            let acts = matches!(order, NodeOrder::Prepare { .. } | NodeOrder::Launch { .. } | NodeOrder::Stop { .. });
+            assert!(!acts, "{node}: a copy starts and stops nothing: {order:?}");
             return;
         }
         match order {
@@ -522,6 +550,7 @@ impl World {
                 });
                 assert!(recorded, "{node} {incarnation}: a crash bundle before the crash was durable");
             }
+            NodeOrder::Disown => {}
             NodeOrder::Forget { .. } => {
                 self.prepared.remove(&node);
             }
@@ -567,6 +596,10 @@ impl World {
     }
 
     fn pick(&self, which: usize) -> Option<NodeName> {
+        if self.copied {
+            // What becomes of the original's nodes is told to the original's agent.
+            return None;
+        }
         let names: Vec<&NodeName> = self.host.nodes.keys().collect();
         names.get(which.checked_rem(names.len())?).map(|name| (*name).clone())
     }
@@ -700,6 +733,12 @@ impl World {
                 self.run(&Op::NodeExit { which: *which, code: 1 });
             }
             Op::LetGo => self.squatted.clear(),
+            Op::CrashIntoCopy => {
+                self.crash();
+                self.copied = true;
+                self.host.nodes.retain(|_, found| found.exit.is_none());
+                self.start(None);
+            }
             Op::CrashIntoHold => {
                 self.crash();
                 self.start(Some("told to".into()));
@@ -794,7 +833,7 @@ impl World {
         assert!(durable.unfinished.is_empty(), "unanswered: {:?}", durable.unfinished);
         let wanted: BTreeSet<&NodeName> =
             durable.nodes.iter().filter(|(_, record)| record.want == Want::Up).map(|(name, _)| name).collect();
-        let held = core.hold().is_some();
+        let held = core.hold().is_some() || core.copied().is_some();
         let running: BTreeSet<&NodeName> =
             self.host.nodes.iter().filter(|(_, found)| found.exit.is_none()).map(|(name, _)| name).collect();
         if !held {

@@ -1043,7 +1043,7 @@ mod crash {
                 Some(Finding::Exited { incarnation, process, cause, stdout, stderr }) => {
                     Some((incarnation.0, NodeHappening::Exited { cause, process, stdout, stderr }))
                 }
-                Some(Finding::Unprovable { reason }) => panic!("{reason}"),
+                Some(Finding::Unprovable { reason } | Finding::Foreign { reason, .. }) => panic!("{reason}"),
                 None => {
                     let event = agent.next().await;
                     Some((event.incarnation.0, event.what))

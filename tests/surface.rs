@@ -110,6 +110,7 @@ impl server::Agent for Fake {
             started_at: "2026-11-22T08:31:00Z".into(),
             serving: true,
             hold: None,
+            is_copy: false,
             configuration: None,
             journal: JournalReport {
                 last: 3,

@@ -305,7 +305,8 @@ fn status(
     let stats = journal.stats();
     StatusReport {
         serving: core.is_serving(),
-        hold: core.hold().map(str::to_owned),
+        hold: core.copied().or(core.hold()).map(str::to_owned),
+        is_copy: core.copied().is_some(),
         configuration: core.configuration_id().map(str::to_owned),
         journal: JournalReport {
             last: stats.last.0,
@@ -333,6 +334,7 @@ fn stopping(about: &About, refused: u64) -> StatusReport {
         started_at: clock::rfc3339(about.started_at),
         serving: false,
         hold: None,
+        is_copy: false,
         configuration: None,
         journal: JournalReport {
             last: 0,

@@ -17,6 +17,8 @@ use crate::peers;
 use crate::supervisor;
 use crate::websocket;
 
+use super::place::Place;
+
 /// The connection number of the agent's own request, when it was started to stop the nodes.
 pub(super) const OWN_CONNECTION: u64 = 0;
 
@@ -53,6 +55,7 @@ pub(super) struct Performer {
     pub exit: watch::Sender<Option<String>>,
     /// Requests that were not taken in, by anybody.
     pub refused: Arc<AtomicU64>,
+    pub place: Mutex<Place>,
     /// Who waits for the answer to the agent's own request.
     pub own: Mutex<Option<oneshot::Sender<Response>>>,
 }
@@ -113,6 +116,12 @@ impl Performer {
             Effect::Order { node, order } => {
                 self.supervisor.order(&node, order);
                 None
+            }
+            Effect::AdoptState { of, nodes } => {
+                let mut place = self.place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let outcome = place.adopt(&self.supervisor, &nodes);
+                crash_point!("after_state_adopted");
+                Some(Input::StateAdopted { of, outcome })
             }
             Effect::Exit { reason } => {
                 tracing::info!("the agent ends: {reason}");

@@ -8,6 +8,7 @@ mod clock;
 mod door;
 mod driver;
 mod effects;
+mod place;
 mod retention;
 
 use std::fs::{DirBuilder, File, Permissions};
@@ -43,6 +44,7 @@ use archive::Archive;
 use door::{About, Door};
 use driver::{Driver, Inbox, Refusing};
 use effects::{OWN_CONNECTION, Performer};
+use place::Place;
 use retention::Retention;
 
 pub use archive::Options as ArchiveOptions;
@@ -215,8 +217,16 @@ pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Erro
         let signals = Signals::listen()?;
         let started = start(&options, Some((incoming, answer))).await?;
         let agent = started.unserved()?;
-        agent.until_end(&options, signals).await?;
-        answered.await.map_err(|_| Error::System {
+        let stops = agent.stops.clone();
+        // It ends by itself once the nodes are stopped; it is told to where that was refused.
+        let answered = async move {
+            let response = answered.await;
+            let _ = stops.send("the request is answered".to_owned()).await;
+            response
+        };
+        let (ended, answered) = tokio::join!(agent.until_end(&options, signals), answered);
+        ended?;
+        answered.map_err(|_| Error::System {
             what: "stopping the nodes",
             source: io::Error::other("the agent ended without an answer"),
         })
@@ -267,9 +277,15 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         blocking("opening the journal", move || Journal::<Effect>::open(&dir, &options)).await??
     };
     let Opened { journal, recovered, condition } = opened;
-    if known.is_none() {
-        identity::create(&options.state_dir, name)?;
-    }
+    let known = match known {
+        Some(known) => known,
+        None => identity::create(&options.state_dir, name)?,
+    };
+    let mut place = {
+        let dir = options.state_dir.clone();
+        let look = blocking("looking where the state directory is", move || Place::look(&dir, known)).await?;
+        look.map_err(|source| Error::System { what: "looking where the state directory is", source })?
+    };
     let hold = match &condition {
         Condition::Fresh | Condition::Intact => None,
         Condition::Missing | Condition::LostTail { .. } | Condition::Salvaged { .. } | Condition::Imported { .. } => {
@@ -295,7 +311,8 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         }
         (Some(_), _) | (None, None) => None,
     };
-    let mut supervision = options.supervisor.clone();
+    let mut supervision =
+        supervisor::Options { home: place.home(), is_copy: place.is_copy(), ..options.supervisor.clone() };
     if let Some(address) = broker.as_ref().and_then(|(_, handle)| handle.listening()) {
         supervision.agent_address = Some(peers::reachable(address));
         let mode = options.broker.as_ref().map(|broker| broker.tls.mode());
@@ -334,6 +351,14 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         (name.clone(), process, record.incarnation)
     });
     let findings = supervisor.probe(known.collect()).await?;
+    let (place, copied, findings) = blocking("writing down where the state directory is", move || {
+        let copied = place.settle(&findings);
+        (place, copied, findings)
+    })
+    .await?;
+    if copied.is_some() {
+        supervisor.spare_all();
+    }
     let nodes = findings.iter().filter(|(_, finding)| matches!(finding, Finding::Adopted { .. })).count();
     // They may run as somebody else than those that are started from now on.
     gate.add_nodes(findings.iter().filter_map(|(_, finding)| user_of(finding)));
@@ -351,6 +376,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         exit: exit_tx,
         refused: Arc::clone(&refused),
         own: Mutex::new(own_answer),
+        place: Mutex::new(place),
     };
     let refusing = Refusing::default();
     let (reader, compactor) = (journal.reader(), journal.compactor());
@@ -358,6 +384,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let mut driver = Driver::new(core, journal, performer, refusing.clone(), commits_tx);
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let mut first = vec![Input::Started { boot_id, version, pid: std::process::id(), hold }];
+    first.extend(copied.map(|reason| Input::Copied { reason }));
     first.extend(findings.into_iter().map(|(node, finding)| Input::Found { node, finding }));
     // Before `Adopted`: the agent that only stops nodes must not start any first.
     first.extend(own_request.map(|incoming| Input::Request { incoming: Box::new(incoming), known: None }));
@@ -407,7 +434,7 @@ fn user_of(finding: &Finding) -> Option<u32> {
             let own = rustix::process::geteuid().as_raw();
             Some(spec.rights.user.as_ref().map_or(own, |user| user.uid))
         }
-        Finding::Absent | Finding::Exited { .. } | Finding::Unprovable { .. } => None,
+        Finding::Absent | Finding::Exited { .. } | Finding::Foreign { .. } | Finding::Unprovable { .. } => None,
     }
 }
 

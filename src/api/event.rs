@@ -67,6 +67,8 @@ pub enum Request {
     Shutdown {
         nodes: bool,
     },
+    /// Operator: this state directory, held for a copy of another, is one of its own from here on.
+    AdoptState {},
 }
 
 impl Request {
@@ -83,6 +85,7 @@ impl Request {
             Self::StartNodes { .. } => "start_nodes_request",
             Self::StopNodes { .. } => "stop_nodes_request",
             Self::Shutdown { .. } => "shutdown_request",
+            Self::AdoptState {} => "adopt_state_request",
         }
     }
 
@@ -99,6 +102,7 @@ impl Request {
             Self::StartNodes { .. } => "start_nodes_response",
             Self::StopNodes { .. } => "stop_nodes_response",
             Self::Shutdown { .. } => "shutdown_response",
+            Self::AdoptState {} => "adopt_state_response",
         }
     }
 
@@ -114,7 +118,8 @@ impl Request {
             | Self::NodeDispatch { .. }
             | Self::StartNodes { .. }
             | Self::StopNodes { .. }
-            | Self::Shutdown { .. } => self,
+            | Self::Shutdown { .. }
+            | Self::AdoptState {} => self,
         }
     }
 }

@@ -18,6 +18,9 @@ pub struct StatusReport {
     pub serving: bool,
     /// Why the agent starts and stops nothing by itself, if so.
     pub hold: Option<String>,
+    /// The hold is for a state directory that is a copy of another: `state adopt` ends it, and nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_copy: bool,
     /// The id of the running configuration.
     pub configuration: Option<String>,
     pub journal: JournalReport,

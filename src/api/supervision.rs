@@ -1,5 +1,7 @@
 //! What the core orders of the supervisor, and what the supervisor reports back.
 
+use std::path::PathBuf;
+
 use super::ids::{Incarnation, NodeName, Seq};
 use super::launch::{ExitCause, LaunchSpec, ProcessId};
 
@@ -18,6 +20,8 @@ pub enum NodeOrder {
     KeepCrash { incarnation: Incarnation },
     /// The exit of this incarnation is durable: the shim may go.
     AcknowledgeExit { incarnation: Incarnation },
+    /// What is on record of it is another state directory's: forget that.
+    Disown,
     /// The node is gone for good: drop its run directory.
     Forget { incarnation: Incarnation },
 }
@@ -67,6 +71,14 @@ pub enum Finding {
     Adopted { incarnation: Incarnation, process: Option<ProcessId>, ready: bool, spec: Box<LaunchSpec> },
     /// It ended and its shim left, or offers, a report nobody has acknowledged.
     Exited { incarnation: Incarnation, process: Option<ProcessId>, cause: ExitCause, stdout: String, stderr: String },
+    /// A process that is on record for it lives and belongs to another state directory, of which this one is a copy.
+    Foreign {
+        reason: String,
+        /// That directory, if it could be found out.
+        state_dir: Option<PathBuf>,
+        /// The process works in the directory in which ours would.
+        works_here: bool,
+    },
     /// The lock is held, by nobody that could be proven ours: hands off.
     Unprovable { reason: String },
 }

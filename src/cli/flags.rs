@@ -73,6 +73,9 @@ pub enum Command {
     /// End the agent; its nodes run on unless --nodes is given
     #[command(after_help = EXIT_CODES)]
     Shutdown(Shutdown),
+    /// Look after the state directory
+    #[command(subcommand, after_help = EXIT_CODES)]
+    State(StateDir),
     /// Tell that a node is ready, from inside the node
     Notify(Notify),
     /// Every effective setting and where it comes from
@@ -276,6 +279,19 @@ pub struct Shutdown {
     pub nodes: bool,
     #[command(flatten)]
     pub sending: Sending,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StateDir {
+    /// Make a state directory that is held for a copy of another one of its own
+    ///
+    /// A copy has the original's nodes on record. It does nothing to them, and nothing else, until this says that it is not
+    /// to take the original's place but to be a directory beside it. The original's nodes run on untouched; nodes that the
+    /// copy's configuration wants are started from it.
+    Adopt {
+        #[command(flatten)]
+        sending: Sending,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -534,6 +550,7 @@ mod tests {
             "nodes crash a last --json",
             "status --json",
             "shutdown --nodes",
+            "state adopt --reqid r",
             "notify --ready",
             "settings -v -q --color never",
             "journal dump --format csv --since 2h --until yesterday --reqid r --event e --state conflict --source s \

@@ -35,6 +35,7 @@ use clap::error::ErrorKind;
 use self::flags::{Cli, Command, Global, When};
 use self::outcome::{Exit, Failure, Outcome};
 use self::output::Screen;
+use crate::api::event::{Dialect, Request};
 use crate::settings::{self as resolved, File, Flags, Settings, Surroundings};
 use crate::telemetry::Color;
 use crate::terminal::{self, to_stderr};
@@ -72,6 +73,10 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Request(request) => request::run(context, request),
         Command::Nodes(command) => nodes::run(context, command),
         Command::Status => status::run(context),
+        Command::State(flags::StateDir::Adopt { sending }) => {
+            let (request, dialect) = (Request::AdoptState {}, Dialect::Operator);
+            request::send(context, request::Call { request, dialect, sending })
+        }
         Command::Shutdown(shutdown) => nodes::shutdown(context, &shutdown),
         Command::Notify(notify) => nodes::notify(context, &notify),
         Command::Settings => settings::run(context),

@@ -229,7 +229,8 @@ fn waits_for_ends(request: &Request) -> bool {
         | Request::GetNodes {}
         | Request::Restart { .. }
         | Request::NodeDispatch { .. }
-        | Request::StartNodes { .. } => false,
+        | Request::StartNodes { .. }
+        | Request::AdoptState {} => false,
     }
 }
 
@@ -244,7 +245,8 @@ fn named_nodes(request: &Request) -> BTreeSet<String> {
         | Request::AgentWelcome {}
         | Request::AgentStandby {}
         | Request::GetNodes {}
-        | Request::Shutdown { .. } => BTreeSet::new(),
+        | Request::Shutdown { .. }
+        | Request::AdoptState {} => BTreeSet::new(),
     }
 }
 

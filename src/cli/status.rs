@@ -78,13 +78,13 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
     line("since", plain(&report.started_at))?;
     line("directory", plain(&report.state_dir))?;
     if let Some(reason) = &report.hold {
-        line(
-            "on hold",
-            format!(
-                "{}; nothing is started or stopped until a configuration, standby or `nodes` command",
-                plain(reason)
-            ),
-        )?;
+        // A copy's says by itself what ends it.
+        let until = if report.is_copy {
+            ""
+        } else {
+            "; nothing is started or stopped until a configuration, standby or `nodes` command"
+        };
+        line("on hold", format!("{}{until}", plain(reason)))?;
     }
     line("configuration", report.configuration.as_deref().map_or_else(|| "none".to_owned(), plain))?;
     line("nodes", summary(&report.nodes).unwrap_or_else(|| no_nodes(report).to_owned()))?;
@@ -270,6 +270,7 @@ mod tests {
             started_at: "2026-11-22T08:31:00Z".into(),
             serving: true,
             hold: Some("five early deaths".into()),
+            is_copy: false,
             configuration: Some("c1".into()),
             journal: JournalReport {
                 last: 18,

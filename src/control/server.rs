@@ -708,7 +708,10 @@ impl<A: Agent> Peer<A> {
             return Err(format!("the request has {size} bytes, {REQUEST_LIMIT} is the most"));
         }
         match request {
-            Request::StartNodes { .. } | Request::StopNodes { .. } | Request::Shutdown { .. } => {
+            Request::StartNodes { .. }
+            | Request::StopNodes { .. }
+            | Request::Shutdown { .. }
+            | Request::AdoptState {} => {
                 if dialect != Dialect::Operator {
                     return Err(format!("{} is not part of the {} dialect", request.event(), dialect.as_str()));
                 }

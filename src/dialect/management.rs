@@ -122,7 +122,8 @@ pub(super) fn request(reqid: &ReqId, request: &Request) -> Result<Event, EncodeE
         Request::SetConfiguration { .. }
         | Request::StartNodes { .. }
         | Request::StopNodes { .. }
-        | Request::Shutdown { .. } => return Err(not_in(DIALECT, request.event())),
+        | Request::Shutdown { .. }
+        | Request::AdoptState {} => return Err(not_in(DIALECT, request.event())),
     };
     Ok(Event::new(format!("{MODULE}{}", request.event()), args))
 }

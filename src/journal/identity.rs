@@ -1,4 +1,5 @@
-//! `IDENTITY`: which agent a state directory belongs to. Written once, after the directory's journal was first opened.
+//! `IDENTITY`: which agent a state directory belongs to, and where it is. Written after the directory's journal was first
+//! opened, and again when the directory was moved, is found to be a copy, or stops being one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -15,8 +16,10 @@ pub const FILE: &str = "IDENTITY";
 /// The newest layout of a state directory that this build knows.
 pub const FORMAT: u32 = 1;
 
-/// No IDENTITY is longer; a file that is was not written by an agent.
+/// No IDENTITY is longer; a file that is was not written by an agent. The first release has the same limit.
 const LIMIT: u64 = 4096;
+/// What is kept of a reason, so that there is room for it.
+const REASON_LIMIT: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -24,6 +27,50 @@ pub struct Identity {
     pub name: InstanceName,
     /// Random, made with the directory: tells two directories of one name apart.
     pub id: String,
+    /// Its canonical path, as the newest start found it. The first release writes none and keeps none. None either if the path
+    /// is not text, or too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Why it is taken for a copy of another directory, until an operator says that it is one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<String>,
+}
+
+impl Identity {
+    /// A new directory's.
+    pub fn new(name: &InstanceName, path: Option<&Path>) -> Self {
+        let identity = Self { format: FORMAT, name: name.clone(), id: fresh_id(), path: None, copied: None };
+        Self { path: path.and_then(|path| identity.path_to_record(path)), ..identity }
+    }
+
+    /// The path as it is recorded, if it can be.
+    pub fn path_to_record(&self, path: &Path) -> Option<String> {
+        let path = path.to_str()?.to_owned();
+        // Quoting doubles a text at most, but for control characters, which take six bytes each.
+        let longest = Self { path: Some(path.clone()), copied: Some("\\".repeat(REASON_LIMIT)), ..self.clone() };
+        (longest.to_text().len() as u64 <= LIMIT).then_some(path)
+    }
+
+    /// The reason as it is kept.
+    pub fn reason_to_keep(reason: &str) -> String {
+        let mut kept = String::new();
+        for c in reason.chars().map(|c| if c.is_control() { '?' } else { c }) {
+            if kept.len() + c.len_utf8() > REASON_LIMIT {
+                break;
+            }
+            kept.push(c);
+        }
+        kept
+    }
+
+    fn to_text(&self) -> String {
+        toml::to_string(self).expect("a number and a few texts are TOML")
+    }
+}
+
+/// Tells two directories of one name apart.
+pub fn fresh_id() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -100,8 +147,14 @@ pub fn check(state_dir: &Path, name: &InstanceName) -> Result<Option<Identity>, 
 
 /// Makes the directory that of `name`, durably. From here on a missing journal is a loss, not a beginning.
 pub fn create(state_dir: &Path, name: &InstanceName) -> Result<Identity, IdentityError> {
-    let identity = Identity { format: FORMAT, name: name.clone(), id: uuid::Uuid::new_v4().to_string() };
-    let text = toml::to_string(&identity).expect("a number and two texts are TOML");
+    let identity = Identity::new(name, fs::canonicalize(state_dir).ok().as_deref());
+    write(state_dir, &identity)?;
+    Ok(identity)
+}
+
+/// Replaces the directory's identity, durably.
+pub fn write(state_dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
+    let text = identity.to_text();
     let aside = state_dir.join("IDENTITY.new");
     let write = || -> io::Result<()> {
         let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&aside)?;
@@ -110,8 +163,7 @@ pub fn create(state_dir: &Path, name: &InstanceName) -> Result<Identity, Identit
         fs::rename(&aside, path(state_dir))?;
         store::sync_dir(state_dir)
     };
-    write().map_err(failed("writing", &path(state_dir)))?;
-    Ok(identity)
+    write().map_err(failed("writing", &path(state_dir)))
 }
 
 #[cfg(test)]
@@ -131,6 +183,26 @@ mod tests {
         let error = check(dir.path(), &name("b")).unwrap_err();
         assert!(matches!(&error, IdentityError::Name { .. }), "{error}");
         assert!(error.to_string().contains("belongs to agent a, not to b"), "{error}");
+    }
+
+    #[test]
+    fn a_path_and_a_reason_are_kept_as_far_as_the_first_release_reads_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = create(dir.path(), &name("a")).unwrap();
+        assert_eq!(identity.path.as_deref(), dir.path().canonicalize().unwrap().to_str());
+        let long = format!("/{}", "x".repeat(1900));
+        let path = identity.path_to_record(Path::new(&long));
+        assert_eq!(path.as_ref(), Some(&long));
+        let copied = Some(Identity::reason_to_keep(&"\\\u{9b}ä".repeat(1000)));
+        let longest = Identity { path, copied, ..identity.clone() };
+        write(dir.path(), &longest).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), Some(longest));
+        assert!(fs::metadata(dir.path().join(FILE)).unwrap().len() <= LIMIT);
+        assert_eq!(identity.path_to_record(Path::new(&"\u{1}".repeat(1000))), None);
+        // As the first release wrote it.
+        fs::write(super::path(dir.path()), "format = 1\nname = \"a\"\nid = \"1\"\n").unwrap();
+        let first = read(dir.path()).unwrap().unwrap();
+        assert_eq!((first.path, first.copied), (None, None));
     }
 
     #[test]

@@ -157,9 +157,11 @@ fn nodes_of<'a>(request: &'a Request, response: Option<&'a Response>) -> Vec<&'a
         | Request::NodeDispatch { nodes, .. }
         | Request::StartNodes { nodes }
         | Request::StopNodes { nodes } => nodes.iter().map(String::as_str).collect(),
-        Request::AgentWelcome {} | Request::AgentStandby {} | Request::GetNodes {} | Request::Shutdown { .. } => {
-            Vec::new()
-        }
+        Request::AgentWelcome {}
+        | Request::AgentStandby {}
+        | Request::GetNodes {}
+        | Request::Shutdown { .. }
+        | Request::AdoptState {} => Vec::new(),
     };
     let results = response.map_or(&[][..], |response| &response.results);
     named.extend(results.iter().filter_map(|result| result.node.as_deref()));

@@ -632,7 +632,8 @@ pub(super) fn abandoned(of: Seq, lost: Pending, why: &str) -> Entry {
         | Request::NodeDispatch { .. }
         | Request::StartNodes { .. }
         | Request::StopNodes { .. }
-        | Request::Shutdown { .. } => None,
+        | Request::Shutdown { .. }
+        | Request::AdoptState {} => None,
     };
     let result = ApiResult {
         reqid: lost.reqid.clone(),

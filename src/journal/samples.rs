@@ -230,6 +230,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("request_received-start_nodes", received(Dialect::Operator, Request::StartNodes { nodes: nodes() })),
         ("request_received-stop_nodes", received(Dialect::Operator, Request::StopNodes { nodes: nodes() })),
         ("request_received-shutdown", received(Dialect::Operator, Request::Shutdown { nodes: true })),
+        ("request_received-adopt_state", received(Dialect::Operator, Request::AdoptState {})),
         (
             "request_conflicted",
             Entry::RequestConflicted {

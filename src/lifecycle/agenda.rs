@@ -182,8 +182,12 @@ impl Lifecycle {
             facts.lost.insert(seq);
         }
         match &one.record.stage {
-            // A dispatch changes nothing that a restart would have to know, so it stays accepted until it is answered.
-            Progress::Accepted if self.seen.dispatches.contains_key(&seq) => _ = facts.accepted.remove(&seq),
+            // These change nothing that a restart would have to know, so they stay accepted until they are answered.
+            Progress::Accepted
+                if self.seen.dispatches.contains_key(&seq) || self.seen.adopting_state.contains(&seq) =>
+            {
+                facts.accepted.remove(&seq);
+            }
             Progress::Accepted => _ = facts.accepted.insert(seq),
             Progress::Waiting { goal, targets } => {
                 facts.accepted.remove(&seq);

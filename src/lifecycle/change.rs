@@ -46,6 +46,9 @@ pub(super) struct Current {
 impl Lifecycle {
     /// Step 1 of a change.
     pub(super) fn plan(&self, now: Now, received: &Received) -> Decision {
+        if let Some(refused) = self.refuse_in_copy(received) {
+            return refused;
+        }
         match &received.request {
             Request::SetConfiguration { config } => self.plan_configuration(received, config, false),
             Request::Deploy { config, force } => self.plan_configuration(received, config, *force),
@@ -54,6 +57,7 @@ impl Lifecycle {
             Request::StartNodes { nodes } => self.plan_start(received, nodes),
             Request::StopNodes { nodes } => self.plan_stop(now, received, nodes),
             Request::Shutdown { nodes } => self.plan_shutdown(now, received, *nodes),
+            Request::AdoptState {} => self.plan_adopt_state(received),
             Request::NodeDispatch { action, nodes } => self.plan_dispatch(received, action, nodes),
             Request::AgentWelcome {} | Request::GetNodes {} => {
                 // Accepted by a release that could not answer it at once; there is nothing to prepare.
@@ -495,6 +499,7 @@ impl Lifecycle {
             | Request::StopNodes { .. }
             | Request::AgentWelcome {}
             | Request::GetNodes {}
+            | Request::AdoptState {}
             | Request::NodeDispatch { .. } => {
                 answer::response(reqid, request, nodes.into_iter().map(|(result, _)| result).collect())
             }
@@ -539,7 +544,9 @@ impl Lifecycle {
     fn why_not_down(&self, name: &NodeName) -> String {
         let blocked = self.seen.nodes.get(name).and_then(|node| node.blocked.as_ref());
         match blocked {
-            Some(Blocked { by: Obstacle::Lock, reason, .. }) => format!("it may still run: {reason}"),
+            Some(Blocked { by: Obstacle::Lock | Obstacle::Foreign, reason, .. }) => {
+                format!("it may still run: {reason}")
+            }
             Some(Blocked { by: Obstacle::Port, .. }) | None => "still running; it is being stopped".to_owned(),
         }
     }

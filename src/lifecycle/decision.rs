@@ -10,7 +10,7 @@ use crate::journal::entry::{Digest, Entry};
 
 use super::dispatch::Questioned;
 use super::effect::Effect;
-use super::seen::{EarlyExit, Place};
+use super::seen::{EarlyExit, Obstacle, Place};
 
 #[derive(Debug, Default)]
 pub(super) struct Decision {
@@ -104,8 +104,22 @@ pub(super) enum Note {
     },
     Blocked {
         node: NodeName,
+        by: Obstacle,
         reason: String,
         at: BootTime,
+    },
+    /// Nothing stands in its way any more.
+    Unblocked {
+        node: NodeName,
+    },
+    /// The request `of` waits until this state directory is one of its own.
+    AdoptingState {
+        of: Seq,
+    },
+    /// It is, or cannot become one.
+    StateAdopted {
+        of: Seq,
+        done: bool,
     },
     /// How its last process ended, if that says something about the configuration.
     EarlyExit {

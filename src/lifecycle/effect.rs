@@ -41,6 +41,12 @@ pub enum Effect {
         node: NodeName,
         order: NodeOrder,
     },
+    /// Make this state directory one of its own, in which these nodes have no processes; see
+    /// [`Input::StateAdopted`](super::Input::StateAdopted).
+    AdoptState {
+        of: Seq,
+        nodes: Vec<NodeName>,
+    },
     /// End the agent.
     Exit {
         reason: String,

@@ -78,7 +78,7 @@ impl Lifecycle {
     pub(super) fn tell_obstacle(&self, name: &NodeName) -> Decision {
         let blocked = self.seen.nodes.get(name).and_then(|node| node.blocked.as_ref());
         match blocked.filter(|blocked| !blocked.is_told) {
-            Some(Blocked { by: Obstacle::Lock, reason, .. }) => self.notify_error(name, reason),
+            Some(Blocked { by: Obstacle::Lock | Obstacle::Foreign, reason, .. }) => self.notify_error(name, reason),
             Some(Blocked { by: Obstacle::Port, reason, .. }) => {
                 self.notify_error(name, &format!("{name} is not started: {reason}; it starts when that is free"))
             }

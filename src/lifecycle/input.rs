@@ -17,6 +17,15 @@ pub enum Input {
         pid: u32,
         hold: Option<String>,
     },
+    /// The state directory is taken for a copy of another: why, and what to do. Before any finding.
+    Copied {
+        reason: String,
+    },
+    /// The request `of` made this state directory one of its own, as the text says, or could not: why.
+    StateAdopted {
+        of: Seq,
+        outcome: Result<String, String>,
+    },
     /// What an earlier run of the agent left of this node.
     Found {
         node: NodeName,

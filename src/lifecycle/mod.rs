@@ -18,6 +18,7 @@
 mod agenda;
 mod answer;
 mod change;
+mod copy;
 mod decision;
 mod dispatch;
 mod durable;
@@ -200,6 +201,7 @@ impl Lifecycle {
                 self.seen.version = version.clone();
                 self.seen.pid = *pid;
             }
+            Input::Copied { reason } => self.seen.copied = Some(reason.clone()),
             Input::Adopted => {
                 self.seen.adopted = true;
                 self.seen.all_changed = true;
@@ -229,7 +231,10 @@ impl Lifecycle {
             } => {
                 self.seen.node(node).newest = *incarnation;
             }
-            Input::Found { finding: Finding::Absent | Finding::Unprovable { .. }, .. }
+            Input::Found {
+                finding: Finding::Absent | Finding::Unprovable { .. } | Finding::Foreign { .. }, ..
+            }
+            | Input::StateAdopted { .. }
             | Input::Request { .. }
             | Input::Malformed { .. }
             | Input::Prune(_)
@@ -256,6 +261,8 @@ impl Lifecycle {
             Input::Started { boot_id, version, pid, hold } => {
                 vec![self.start(now, boot_id, version, *pid, hold.as_deref())]
             }
+            Input::Copied { reason } => vec![self.is_a_copy(reason)],
+            Input::StateAdopted { of, outcome } => vec![self.state_adopted(now, *of, outcome)],
             Input::Found { node, finding } => vec![self.found(now, node, finding)],
             Input::Request { incoming, known } => self.receive(now, incoming, known.as_deref()),
             Input::Malformed { source, event, error } => vec![self.reject_input(now, source, event, error)],
@@ -371,10 +378,21 @@ impl Lifecycle {
                 node.was_adopted = true;
                 node.ports = ports;
             }
-            Note::Blocked { node, reason, at } => {
+            Note::Blocked { node, by, reason, at } => {
                 let node = self.seen.node(&node);
                 node.place = Place::Clear;
-                node.blocked = Some(seen::Blocked { by: seen::Obstacle::Lock, reason, at, is_told: true });
+                node.blocked = Some(seen::Blocked { by, reason, at, is_told: true });
+            }
+            Note::Unblocked { node } => self.seen.unblock(&node),
+            Note::AdoptingState { of } => {
+                self.seen.adopting_state.insert(of);
+                self.agenda.facts.accepted.remove(&of);
+            }
+            Note::StateAdopted { of, done } => {
+                self.seen.adopting_state.remove(&of);
+                // What may be done about any node is another matter now.
+                self.seen.all_changed = true;
+                self.seen.copied = self.seen.copied.take().filter(|_| !done);
             }
             Note::EarlyExit { node, exit } => self.seen.node(&node).early_exit = exit,
             Note::Overdue { node } => self.seen.node(&node).overdue = true,

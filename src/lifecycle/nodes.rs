@@ -369,8 +369,11 @@ impl Lifecycle {
         node: &NodeSeen,
     ) -> Option<Decision> {
         if let Some(blocked) = &node.blocked
-            && (blocked.by == Obstacle::Lock || self.wants_up(name, record))
+            && (blocked.by != Obstacle::Port || self.wants_up(name, record))
         {
+            if self.copied().is_some() {
+                return None;
+            }
             // Also without being wanted: what the journal has running or intended has to come to its end.
             let open = self.wants_up(name, record) || record.life != Life::Down;
             return (open && wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS))).then(|| self.prepare(name, record));
@@ -434,7 +437,7 @@ impl Lifecycle {
         let Some(record) = self.durable.nodes.get(name) else { return NodeState::Stopped };
         let fallback = NodeSeen::default();
         let node = self.seen.nodes.get(name).unwrap_or(&fallback);
-        let may_run = node.blocked.as_ref().is_some_and(|blocked| blocked.by == Obstacle::Lock);
+        let may_run = node.blocked.as_ref().is_some_and(|blocked| blocked.by != Obstacle::Port);
         if may_run || node.silent {
             return NodeState::Unknown;
         }

@@ -29,7 +29,8 @@ impl Lifecycle {
             | Request::Restart { .. }
             | Request::StartNodes { .. }
             | Request::StopNodes { .. }
-            | Request::Shutdown { .. } => None,
+            | Request::Shutdown { .. }
+            | Request::AdoptState {} => None,
         }
     }
 

@@ -28,6 +28,10 @@ pub(super) struct Seen {
     /// Why the agent is to end, until that has been said.
     pub end: Option<String>,
     pub winding_down: bool,
+    /// Why this state directory is taken for a copy of another.
+    pub copied: Option<String>,
+    /// Requests that make it one of its own, until that is done.
+    pub adopting_state: BTreeSet<Seq>,
     /// The newest entry known to be durable.
     pub durable: Seq,
     /// Requests whose outcome is decided and not durable yet: the journal cannot be relied on to know them.
@@ -176,6 +180,8 @@ pub(super) struct Blocked {
 pub(super) enum Obstacle {
     /// Its lock is held by what is not proven ours: some process of it may run.
     Lock,
+    /// Its recorded process runs and is another state directory's, of which this one is a copy.
+    Foreign,
     /// Somebody listens on a port that it needs. Nothing of it runs.
     Port,
 }

@@ -193,14 +193,15 @@ impl Lifecycle {
 
     /// In hold mode only what was found running is supervised.
     pub(super) fn is_held(&self, name: &NodeName) -> bool {
-        self.durable.agent.hold.is_some() && !self.seen.nodes.get(name).is_some_and(|node| node.was_adopted)
+        (self.durable.agent.hold.is_some() || self.copied().is_some())
+            && !self.seen.nodes.get(name).is_some_and(|node| node.was_adopted)
     }
 
     /// Whether a process of this node is to end: not wanted, or older than what is wanted.
     pub(super) fn must_go(&self, record: &NodeRecord) -> bool {
         let alive = matches!(record.life, Life::Up { .. });
         let unwanted = record.want != Want::Up || record.incarnation < record.least || self.seen.winding_down;
-        alive && unwanted && (self.durable.agent.hold.is_none() || self.seen.winding_down)
+        alive && unwanted && self.copied().is_none() && (self.durable.agent.hold.is_none() || self.seen.winding_down)
     }
 
     /// Whether the later stages have stopped, or had their `stage_wait` for it.

@@ -8,7 +8,7 @@ use crate::api::time::Now;
 use crate::journal::entry::{Entry, Goal, Life, Packed, Stage};
 
 use super::decision::{Decision, Note};
-use super::seen::Place;
+use super::seen::{Obstacle, Place};
 use super::{ATTEMPTS, EARLY_DEATHS, Lifecycle};
 
 impl Lifecycle {
@@ -108,8 +108,9 @@ impl Lifecycle {
                 clear.and(self.exited(now, name, record.incarnation, &cause, Some(process), ""))
             }
             Finding::Unprovable { reason } => Decision::default()
-                .note(Note::Blocked { node: name.clone(), reason: reason.clone(), at: now.boot })
+                .note(Note::Blocked { node: name.clone(), by: Obstacle::Lock, reason: reason.clone(), at: now.boot })
                 .and(self.notify_error(name, reason)),
+            Finding::Foreign { reason, state_dir: _, works_here: _ } => self.found_foreign(now, name, reason),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod copy;
 mod costs;
 mod health;
 mod unprovable;
@@ -133,6 +134,7 @@ impl Bench {
                     NodeOrder::KeepCrash { incarnation }
                     | NodeOrder::AcknowledgeExit { incarnation }
                     | NodeOrder::Forget { incarnation } => (*incarnation, None),
+                    NodeOrder::Disown => (Incarnation::default(), None),
                 };
                 if let Some(what) = what {
                     queue.extend(self.report(node.as_str(), incarnation, what));

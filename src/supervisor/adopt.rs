@@ -6,12 +6,16 @@
 //! | held | connects, no answer | it is adopted as it is on disk, and silent: slowness is never punished |
 //! | held | nobody, for 2 s | what is proven ours is ended: the recorded process, and all of the node's user that hold this very lock |
 //! | held | nobody, nothing proven | unprovable: no signal, no start |
+//! | any | nobody, and a recorded process lives and is another state directory's | this one is a copy of that: no signal, no start |
 //! | free | a shim answers, or only connects | as if it were held: its node has let go of the lock, which both share |
-//! | free | nobody | an exit report of this incarnation counts; a recorded process is ended if it lives, and was lost if it ran in this boot; else nothing is left |
+//! | free, or gone | nobody | who has a lock of this node that was deleted is ended, the shim among them, which nobody can reach any more; an exit report of this incarnation counts; a recorded process is ended if it lives and is ours, and was lost if it ran in this boot; else nothing is left |
 //!
-//! Proof is in [`process`]. A file of the run directory alone never leads to a signal: it can only name a
-//! process, whose boot and start time the kernel has to confirm.
+//! Proof is in [`process`]. A file of the run directory alone never leads to a signal: it can only name a process, whose boot
+//! and start time the kernel has to confirm, and which has to have this very directory's lock.
 
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +25,7 @@ use super::Context;
 use super::files::{self, Checked, Exit, Launch, Status};
 use super::launch::{LOOK_AGAIN, RunDir};
 use super::link::{Heard, Link};
-use super::process::{self, Proven, Run};
+use super::process::{self, Foreign, Live, NodeHome, Owner, Proven, Run};
 use super::protocol::{Hello, ToAgent};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
@@ -37,6 +41,8 @@ const ROUNDS: u32 = 5;
 pub struct Known {
     pub incarnation: Incarnation,
     pub process: Option<ProcessId>,
+    /// Who has a lock of it that was deleted, if that was looked for already: it takes a look at every process.
+    pub lingering: Option<Vec<u32>>,
 }
 
 /// What is there.
@@ -55,26 +61,48 @@ pub enum Look {
         process: Option<ProcessId>,
         exit: Exit,
     },
+    /// A process on record lives, and another state directory has it.
+    Foreign(Foreign),
     /// The lock is held by who knows whom.
     Unprovable(String),
+}
+
+/// Why nothing can be done about a node.
+enum Cannot {
+    Foreign(Foreign),
+    Unprovable(String),
+}
+
+impl From<String> for Cannot {
+    fn from(reason: String) -> Self {
+        Self::Unprovable(reason)
+    }
 }
 
 /// Finds out what is left of `node`, and ends what is left without a shim. `patience` is for what is just going away.
 pub async fn look(context: &Arc<Context>, node: &NodeName, known: &Known, patience: Duration) -> Look {
     match try_look(context, node, known, patience).await {
         Ok(look) => look,
-        Err(reason) => Look::Unprovable(reason),
+        Err(Cannot::Foreign(foreign)) => Look::Foreign(foreign),
+        Err(Cannot::Unprovable(reason)) => Look::Unprovable(reason),
     }
 }
 
-async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patience: Duration) -> Result<Look, String> {
+async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patience: Duration) -> Result<Look, Cannot> {
     let path = context.run_dir(node);
     let directory = RunDir::open(path.clone()).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+    let at = At { context: Arc::clone(context), node: node.clone(), known: known.clone(), directory: None };
     let Some(directory) = directory.map(Arc::new) else {
         // The journal knows it, and somebody removed the directory: the process counts all the same.
-        let (context, known) = (Arc::clone(context), known.clone());
-        return blocking(move || nothing_holds_it(&context, &known, None)).await;
+        return blocking(move || at.nothing_holds_it()).await;
     };
+    let at = At { directory: Some(Arc::clone(&directory)), ..at };
+    if context.is_copy() && at.lock()?.is_some_and(|lock| lock.nlink() > 1) {
+        return Err(Cannot::Unprovable(format!(
+            "{}/lock has a second name: what answers here may be the original's",
+            directory.path.display()
+        )));
+    }
     let deadline = Instant::now() + patience;
     let mut pause = Duration::from_millis(2);
     loop {
@@ -82,26 +110,25 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
         let is_free = {
             let directory = Arc::clone(&directory);
             let tried = move || {
-                directory.try_lock().map(|lock| lock.is_some()).map_err(|error| cannot_lock(&directory, &error))
+                let tried = directory.try_lock().map(|lock| lock.is_some());
+                tried.map_err(|error| Cannot::Unprovable(cannot_lock(&directory, &error)))
             };
             blocking(tried).await?
         };
         // Also where the lock is free: the node shares it with its shim, and may have let go of it for both.
         if let Ok(mut link) = Link::connect(&directory).await {
             match tokio::time::timeout_at(deadline.max(Instant::now() + LOOK_AGAIN), link.hear()).await {
-                Ok(Heard::Message(ToAgent::Hello(hello))) => return adopt(node, &directory, link, Some(hello)),
-                Err(_) => return adopt(node, &directory, link, None),
+                Ok(Heard::Message(ToAgent::Hello(hello))) => return Ok(adopt(node, &directory, link, Some(hello))?),
+                Err(_) => return Ok(adopt(node, &directory, link, None)?),
                 // It went away in between, or is no shim of ours to talk to: look again.
                 Ok(Heard::Message(_) | Heard::Closed(_) | Heard::Silent) => {}
             }
         }
         if is_free {
-            let (context, known, directory) = (Arc::clone(context), known.clone(), Arc::clone(&directory));
-            return blocking(move || nothing_holds_it(&context, &known, read::<Status>(&directory))).await;
+            return blocking(move || at.nothing_holds_it()).await;
         }
         if Instant::now() >= deadline {
-            let (context, known) = (Arc::clone(context), known.clone());
-            return blocking(move || end_without_shim(&context, &known, &directory)).await;
+            return blocking(move || at.end_without_shim(&directory)).await;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LOOK_AGAIN);
@@ -122,72 +149,167 @@ fn adopt(node: &NodeName, directory: &RunDir, link: Link, hello: Option<Hello>) 
     Ok(Look::Shim { link, hello, launch: Box::new(launch) })
 }
 
-/// The lock is free.
-fn nothing_holds_it(context: &Context, known: &Known, status: Option<Status>) -> Result<Look, String> {
-    let status = status.filter(|status| status.incarnation >= known.incarnation);
-    if let Some(Status { incarnation, process, exit: Some(exit) }) = status {
-        return Ok(Look::Exited { incarnation, process, exit });
-    }
-    let recorded = status.as_ref().and_then(|status| status.process.as_ref());
-    let alive = by_record(context, [known.process.as_ref(), recorded])?;
-    // It ran in this boot and its shim did not live to tell how it ended. What an earlier boot left is the core's to name.
-    let has_run = recorded.is_some_and(|process| process.boot_id == context.boot_id);
-    if alive.is_empty() && !has_run {
-        return Ok(Look::Absent);
-    }
-    let incarnation = status.as_ref().map_or(known.incarnation, |status| status.incarnation);
-    if !alive.is_empty() {
-        end_all(&alive)?;
-    }
-    Ok(lost(incarnation, known, status))
+/// One look at what is left of a node that nobody answers for.
+struct At {
+    context: Arc<Context>,
+    node: NodeName,
+    known: Known,
+    /// The node's run directory, if there is one.
+    directory: Option<Arc<RunDir>>,
 }
 
-/// The lock is held, and no shim is there to talk to.
-fn end_without_shim(context: &Context, known: &Known, directory: &RunDir) -> Result<Look, String> {
-    let launch = read::<Launch>(directory);
-    let status = read::<Status>(directory);
-    let incarnation = launch.as_ref().map_or(known.incarnation, |launch| launch.incarnation).max(known.incarnation);
-    let recorded = status.as_ref().and_then(|status| status.process.as_ref());
-    // Whoever held the lock before did not let it be launched anew, so this is their launch.
-    let run = Run { uid: uid(launch.as_ref()), directory: directory.as_file() };
-    let mut strangers = None;
-    for _ in 0..ROUNDS {
-        let lock = directory.open_lock().map_err(|error| cannot_lock(directory, &error))?;
-        let mut ours = by_record(context, [known.process.as_ref(), recorded])?;
-        let holders = Proven::by_lock(&lock, &run)
-            .map_err(|error| format!("cannot look through /proc for its processes: {error}"))?;
-        strangers = holders.strangers();
-        let hidden = holders.hidden;
-        ours.extend(holders.ours);
-        if !ours.is_empty() {
-            end_all(&ours)?;
+impl At {
+    /// The lock is free, or gone with its directory.
+    fn nothing_holds_it(&self) -> Result<Look, Cannot> {
+        let (context, known) = (&self.context, &self.known);
+        let status = self.directory.as_ref().and_then(|directory| read::<Status>(directory));
+        let status = status.filter(|status| status.incarnation >= known.incarnation);
+        let exit = status.as_ref().and_then(|status| status.exit.clone());
+        let recorded = status.as_ref().and_then(|status| status.process.as_ref());
+        let mut alive = match &exit {
+            Some(_) => Vec::new(),
+            None => self.by_record([known.process.as_ref(), recorded])?,
+        };
+        let lingering = self.lingering(!alive.is_empty())?;
+        if !lingering.is_empty() {
+            tracing::warn!(
+                node = %self.node,
+                "its run directory, or the lock in it, was removed or replaced while it ran: its shim cannot be reached any more, \
+                 so what is left of it is ended"
+            );
         }
-        let free = directory.lock_within(LOOK_AGAIN).map_err(|error| cannot_lock(directory, &error))?.is_some();
-        if free {
-            let status = read::<Status>(directory).filter(|status| status.incarnation == incarnation);
-            return Ok(match status {
-                Some(Status { incarnation, process, exit: Some(exit) }) => Look::Exited { incarnation, process, exit },
-                status => lost(incarnation, known, status),
-            });
+        alive.extend(lingering);
+        if !alive.is_empty() {
+            self.end_all(&alive)?;
         }
-        // A stranger may be the node's yet: between its fork and the change to its user.
-        if ours.is_empty() && strangers.is_none() {
-            return Err(format!(
-                "{}/lock is held, no shim answers, and no process could be proven to be the node's ({hidden} could not be \
-                 inspected); find the holder with `fuser {0}/lock` and end it",
+        if let (Some(Status { incarnation, process, .. }), Some(exit)) = (&status, exit) {
+            return Ok(Look::Exited { incarnation: *incarnation, process: process.clone(), exit });
+        }
+        // It ran in this boot and its shim did not live to tell how it ended. What an earlier boot left is the core's to name.
+        let has_run = recorded.is_some_and(|process| process.boot_id == context.boot_id);
+        if alive.is_empty() && !has_run {
+            return Ok(Look::Absent);
+        }
+        let incarnation = status.as_ref().map_or(known.incarnation, |status| status.incarnation);
+        Ok(lost(incarnation, known, status))
+    }
+
+    /// The lock is held, and no shim is there to talk to.
+    fn end_without_shim(&self, directory: &RunDir) -> Result<Look, Cannot> {
+        let known = &self.known;
+        let launch = read::<Launch>(directory);
+        let status = read::<Status>(directory);
+        let incarnation = launch.as_ref().map_or(known.incarnation, |launch| launch.incarnation).max(known.incarnation);
+        let recorded = status.as_ref().and_then(|status| status.process.as_ref());
+        // Whoever held the lock before did not let it be launched anew, so this is their launch.
+        let run = Run { uid: uid(launch.as_ref()), directory: directory.as_file() };
+        let mut strangers = None;
+        for _ in 0..ROUNDS {
+            let lock = directory.open_lock().map_err(|error| cannot_lock(directory, &error))?;
+            let mut ours = self.by_record([known.process.as_ref(), recorded])?;
+            let holders = Proven::by_lock(&lock, &run)
+                .map_err(|error| format!("cannot look through /proc for its processes: {error}"))?;
+            strangers = holders.strangers();
+            let hidden = holders.hidden;
+            ours.extend(holders.ours);
+            if !ours.is_empty() {
+                self.end_all(&ours)?;
+            }
+            let free = directory.lock_within(LOOK_AGAIN).map_err(|error| cannot_lock(directory, &error))?.is_some();
+            if free {
+                let status = read::<Status>(directory).filter(|status| status.incarnation == incarnation);
+                return Ok(match status {
+                    Some(Status { incarnation, process, exit: Some(exit) }) => {
+                        Look::Exited { incarnation, process, exit }
+                    }
+                    status => lost(incarnation, known, status),
+                });
+            }
+            // A stranger may be the node's yet: between its fork and the change to its user.
+            if ours.is_empty() && strangers.is_none() {
+                return Err(Cannot::Unprovable(format!(
+                    "{}/lock is held, no shim answers, and no process could be proven to be the node's ({hidden} could not \
+                     be inspected); find the holder with `fuser {0}/lock` and end it",
+                    directory.path.display()
+                )));
+            }
+        }
+        if let Some(strangers) = strangers {
+            let user = run.uid.map_or("an unknown user".to_owned(), |uid| format!("uid {uid}"));
+            return Err(Cannot::Unprovable(format!(
+                "{}/lock is held by {strangers}, and the node ran as {user}: it was handed to them, they are not signalled; \
+                 end them if they are the node's, then start the node again",
                 directory.path.display()
+            )));
+        }
+        let path = directory.path.display();
+        Err(Cannot::Unprovable(format!("{path}/lock is still held after its processes were ended {ROUNDS} times")))
+    }
+
+    fn lock(&self) -> Result<Option<Metadata>, String> {
+        let Some(directory) = &self.directory else { return Ok(None) };
+        let lock = directory.open_lock().and_then(|lock| lock.metadata());
+        lock.map(Some).map_err(|error| cannot_lock(directory, &error))
+    }
+
+    /// Those of the recorded processes that live, if they are this directory's.
+    fn by_record<const N: usize>(&self, recorded: [Option<&ProcessId>; N]) -> Result<Vec<Proven>, Cannot> {
+        let (context, lock) = (&self.context, self.lock()?);
+        let directory = context.node_dir(&self.node);
+        let home = NodeHome { home: &context.home, node: &self.node, lock: lock.as_ref(), directory: &directory };
+        let mut alive: Vec<Proven> = Vec::new();
+        for process in recorded.into_iter().flatten() {
+            let pid = process.pid;
+            let live = Live::find(process, &context.boot_id)
+                .map_err(|error| format!("cannot tell whether its process {pid} lives: {error}"))?;
+            let Some(live) = live.filter(|live| alive.iter().all(|other| other.pid != live.pid)) else { continue };
+            match live.owner(&home) {
+                Owner::Ours(proven) => alive.push(proven),
+                Owner::Gone => {}
+                Owner::Another(foreign) => return Err(Cannot::Foreign(foreign)),
+                Owner::Hidden(error) => {
+                    return Err(Cannot::Unprovable(format!(
+                        "its process {pid} lives without its shim, and whether it is this state directory's cannot be seen \
+                         ({error}); end it if it is, then start the node again"
+                    )));
+                }
+            }
+        }
+        Ok(alive)
+    }
+
+    /// Who has a lock of the node that was deleted. `is_suspected`: something is left that should not be.
+    fn lingering(&self, is_suspected: bool) -> Result<Vec<Proven>, String> {
+        let home = &self.context.home;
+        let cannot = |error: io::Error| format!("cannot look through /proc for its processes: {error}");
+        let pids = match &self.known.lingering {
+            Some(pids) => pids.clone(),
+            None if is_suspected || self.directory.is_none() => {
+                let all = process::lingering(home).map_err(cannot)?;
+                all.into_iter().filter(|one| one.node == self.node).map(|one| one.pid).collect()
+            }
+            None => Vec::new(),
+        };
+        let launch = self.directory.as_ref().and_then(|directory| read::<Launch>(directory));
+        let uid = uid(launch.as_ref());
+        let proven = pids.into_iter().map(|pid| Proven::by_deleted_lock(pid, home, &self.node, uid));
+        Ok(proven.collect::<Result<Vec<_>, _>>().map_err(cannot)?.into_iter().flatten().collect())
+    }
+
+    fn end_all(&self, processes: &[Proven]) -> Result<(), String> {
+        let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+        if self.context.is_copy() {
+            return Err(format!(
+                "its processes {pids:?} have lost their shim, and a copy of a state directory ends nothing"
             ));
         }
+        tracing::warn!(?pids, "ending processes of a node that have lost their shim");
+        match process::end(processes, GRACE) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!("its processes {pids:?} were killed and do not end")),
+            Err(error) => Err(format!("cannot end its processes {pids:?}: {error}")),
+        }
     }
-    if let Some(strangers) = strangers {
-        let user = run.uid.map_or("an unknown user".to_owned(), |uid| format!("uid {uid}"));
-        return Err(format!(
-            "{}/lock is held by {strangers}, and the node ran as {user}: it was handed to them, they are not signalled; end \
-             them if they are the node's, then start the node again",
-            directory.path.display()
-        ));
-    }
-    Err(format!("{}/lock is still held after its processes were ended {ROUNDS} times", directory.path.display()))
 }
 
 /// Whom the node's processes run as. Without a launch file that reads, an agent that is root cannot know.
@@ -196,27 +318,6 @@ fn uid(launch: Option<&Launch>) -> Option<u32> {
     match launch {
         Some(launch) => Some(launch.spec.rights.user.as_ref().map_or(own, |user| user.uid)),
         None => Some(own).filter(|own| *own != 0),
-    }
-}
-
-/// Those of the recorded processes that live.
-fn by_record<const N: usize>(context: &Context, recorded: [Option<&ProcessId>; N]) -> Result<Vec<Proven>, String> {
-    let mut alive: Vec<Proven> = Vec::new();
-    for process in recorded.into_iter().flatten() {
-        let proven = Proven::by_identity(process, &context.boot_id)
-            .map_err(|error| format!("cannot tell whether its process {} lives: {error}", process.pid))?;
-        alive.extend(proven.filter(|proven| alive.iter().all(|other| other.pid != proven.pid)));
-    }
-    Ok(alive)
-}
-
-fn end_all(processes: &[Proven]) -> Result<(), String> {
-    let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
-    tracing::warn!(?pids, "ending processes of a node that have lost their shim");
-    match process::end(processes, GRACE) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(format!("its processes {pids:?} were killed and do not end")),
-        Err(error) => Err(format!("cannot end its processes {pids:?}: {error}")),
     }
 }
 
@@ -240,9 +341,9 @@ fn cannot_lock(directory: &RunDir, error: &std::io::Error) -> String {
 }
 
 /// Runs what looks at files and processes off the runtime's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Cannot> + Send + 'static) -> Result<T, Cannot> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(format!("the look at its run directory failed: {error}")),
+        Err(error) => Err(Cannot::Unprovable(format!("the look at its run directory failed: {error}"))),
     }
 }

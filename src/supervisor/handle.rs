@@ -5,21 +5,25 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::adopt::Known;
 use super::crash::Keeper;
+use super::files::{self, STATUS};
 use super::job::{self, Job};
 use super::launch::Order;
+use super::process::{self, Lingering};
 use super::task::NodeTask;
 use super::{Context, Error, Options, output};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ProcessId;
+use crate::api::report::chain;
 use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent, NodeOrder};
-use crate::tasks::{Death, Tasks};
+use crate::tasks::{Death, Tasks, blocking};
 
 /// The way to all nodes. Cheap to clone; its calls may come from any thread.
 #[derive(Debug, Clone)]
@@ -48,6 +52,8 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     pub(super) probe: Option<(Known, oneshot::Sender<Finding>)>,
+    /// What is on record of it is another directory's.
+    pub(super) disown: bool,
     pub(super) prepare: Option<Order>,
     pub(super) launch: Option<Incarnation>,
     pub(super) stop: Option<(Incarnation, u64)>,
@@ -59,8 +65,9 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { probe, prepare, launch, stop, keep_crash, acknowledge, forget, ping } = self;
+        let Self { probe, disown, prepare, launch, stop, keep_crash, acknowledge, forget, ping } = self;
         probe.is_none()
+            && !disown
             && prepare.is_none()
             && launch.is_none()
             && stop.is_none()
@@ -86,6 +93,7 @@ impl Pending {
             }
             NodeOrder::KeepCrash { incarnation } => self.keep_crash = Some(incarnation),
             NodeOrder::AcknowledgeExit { incarnation } => self.acknowledge = Some(incarnation),
+            NodeOrder::Disown => self.disown = true,
             NodeOrder::Forget { incarnation } => {
                 if self.prepare.as_ref().is_some_and(|prepare| prepare.incarnation > incarnation) {
                     return;
@@ -133,10 +141,18 @@ impl Handle {
         &self,
         known: Vec<(NodeName, Option<ProcessId>, Incarnation)>,
     ) -> Result<Vec<(NodeName, Finding)>, Error> {
-        let mut nodes: BTreeMap<NodeName, (Known, bool)> =
-            self.list_run()?.into_iter().map(|node| (node, (Known::default(), false))).collect();
+        // One look through /proc for all nodes, known or not.
+        let context = Arc::clone(&self.shared.context);
+        let lingering = blocking(move || process::lingering(&context.home)).await.map_err(Error::ListProcesses)?;
+        let none = || Known { lingering: Some(Vec::new()), ..Known::default() };
+        let names = self.list_run()?.into_iter().chain(lingering.iter().map(|one| one.node.clone()));
+        let mut nodes: BTreeMap<NodeName, (Known, bool)> = names.map(|node| (node, (none(), false))).collect();
         for (node, process, incarnation) in known {
-            nodes.insert(node, (Known { incarnation, process }, true));
+            nodes.insert(node, (Known { incarnation, process, ..none() }, true));
+        }
+        for Lingering { node, pid } in lingering {
+            let known = nodes.get_mut(&node).and_then(|(known, _)| known.lingering.as_mut());
+            known.into_iter().for_each(|pids| pids.push(pid));
         }
         let mut answers = Vec::with_capacity(nodes.len());
         for (node, (known, is_known)) in nodes {
@@ -153,6 +169,22 @@ impl Handle {
             }
         }
         Ok(findings)
+    }
+
+    /// The state directory is a copy of another: from here on nothing is signalled.
+    pub fn spare_all(&self) {
+        self.shared.context.is_copy.store(true, Ordering::Release);
+    }
+
+    /// The records of these nodes are another directory's, of which this one is a copy: forgets them, also on disk. From here
+    /// on this directory's own processes may be signalled. What is live is not touched. Blocks.
+    pub fn disown(&self, nodes: &[NodeName]) -> Result<(), String> {
+        for node in nodes {
+            files::remove(&self.shared.context.run_dir(node).join(STATUS)).map_err(|error| chain(&error))?;
+            self.with_slot(node, |pending| pending.disown = true);
+        }
+        self.shared.context.is_copy.store(false, Ordering::Release);
+        Ok(())
     }
 
     fn list_run(&self) -> Result<Vec<NodeName>, Error> {

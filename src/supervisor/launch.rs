@@ -22,7 +22,7 @@ use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use serde_bytes::ByteBuf;
 
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
-use super::process::Proven;
+use super::process::Live;
 use super::{Context, create_private, node_files, ownership, ports, shim, simulated};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
@@ -163,7 +163,7 @@ fn free_run_dir(
         return Ok(Err(Preparation::Held));
     };
     if let Some(last) = last {
-        let alive = Proven::by_identity(last, &context.boot_id)
+        let alive = Live::find(last, &context.boot_id)
             .map_err(|error| format!("cannot tell whether its last process {} is gone: {error}", last.pid))?;
         if alive.is_some() {
             return Ok(Err(Preparation::Held));

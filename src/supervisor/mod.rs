@@ -49,11 +49,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use handle::Handle;
 pub use ownership::give;
-pub use process::boot_id;
+pub use process::{Home, boot_id};
 pub use shim::NAME as SHIM_NAME;
 
 use crate::api::ids::NodeName;
@@ -65,6 +66,10 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// Holds the nodes' working directories. Absolute.
     pub node_dir: PathBuf,
+    /// Where the state directory is and was. Without paths: where it is now.
+    pub home: Home,
+    /// The state directory is a copy of another: nothing is signalled until [`Handle::disown`].
+    pub is_copy: bool,
     /// What shims execute; opened once, so that an upgrade may replace the file.
     pub executable: PathBuf,
     /// What nodes inherit, before anything is taken away or laid over.
@@ -86,6 +91,8 @@ impl Options {
         Self {
             node_dir: state_dir.join("nodes"),
             state_dir,
+            home: Home::default(),
+            is_copy: false,
             executable: "/proc/self/exe".into(),
             environment: std::env::vars_os().collect(),
             crash: crash::Options { keep: 10, keep_for: Duration::from_secs(30 * 24 * 3600), space_floor: 0 },
@@ -105,8 +112,12 @@ pub enum Error {
     BootId(#[source] io::Error),
     #[error("cannot create the directory {path}")]
     CreateDirectory { path: PathBuf, source: io::Error },
+    #[error("cannot tell where the state directory {path} is")]
+    Home { path: PathBuf, source: io::Error },
     #[error("cannot list the nodes' run directories in {path}")]
     ListRun { path: PathBuf, source: io::Error },
+    #[error("cannot look through /proc for processes of nodes; is it mounted?")]
+    ListProcesses(#[source] io::Error),
 }
 
 /// What all nodes' tasks share and none changes.
@@ -116,6 +127,9 @@ struct Context {
     executable: File,
     boot_id: String,
     run: PathBuf,
+    home: Home,
+    /// See [`Handle::spare_all`].
+    is_copy: AtomicBool,
 }
 
 impl Context {
@@ -127,7 +141,18 @@ impl Context {
         for path in [&run, &options.node_dir] {
             create_private(path).map_err(|source| Error::CreateDirectory { path: path.clone(), source })?;
         }
-        Ok(Self { options, executable, boot_id, run })
+        let mut home = options.home.clone();
+        if home.paths.is_empty() {
+            let path = fs::canonicalize(&options.state_dir);
+            home.paths.push(path.map_err(|source| Error::Home { path: options.state_dir.clone(), source })?);
+        }
+        let is_copy = AtomicBool::new(options.is_copy);
+        Ok(Self { options, executable, boot_id, run, home, is_copy })
+    }
+
+    /// Whether nothing may be signalled: what is on record may be another directory's.
+    fn is_copy(&self) -> bool {
+        self.is_copy.load(Ordering::Acquire)
     }
 
     fn run_dir(&self, node: &NodeName) -> PathBuf {

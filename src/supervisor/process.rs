@@ -1,8 +1,10 @@
 //! Which process is which: identity by boot, pid and start time; proof that a process belongs to a node; signals through
 //! pidfds, so that a pid used again is never hit.
 //!
-//! Promise: [`Proven`] exists only for a process that was identified *after* its pidfd was opened. Nothing else in the
-//! agent signals a process.
+//! Promise: [`Proven`] exists only for a process that was identified *after* its pidfd was opened, and shown to belong to
+//! this very state directory: by its lock here, or as [`belongs`] says. Nothing else in the agent signals a process.
+
+mod belongs;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -16,6 +18,8 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::api::launch::ProcessId;
 
+pub use belongs::{Foreign, Home, Lingering, NodeHome, Owner, lingering};
+
 /// The id of the running boot.
 pub fn boot_id() -> io::Result<String> {
     #[cfg(feature = "crash-points")]
@@ -25,28 +29,87 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
 }
 
-/// State letter and start time out of `/proc/PID/stat`.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
+/// What is used of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    parent: u32,
+    start_time: u64,
+}
+
+fn parse_stat(stat: &str) -> Option<Stat> {
     // The name, in parentheses, may hold blanks and parentheses itself.
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
     let state = fields.next()?.chars().next()?;
-    // Field 22, counted from 1; the state is field 3.
-    let start_time = fields.nth(22 - 3 - 1)?.parse().ok()?;
-    Some((state, start_time))
+    let parent = fields.next()?.parse().ok()?;
+    // Field 22, counted from 1; the parent is field 4.
+    let start_time = fields.nth(22 - 4 - 1)?.parse().ok()?;
+    Some(Stat { state, parent, start_time })
 }
 
-fn stat(pid: u32) -> io::Result<(char, u64)> {
+fn stat(pid: u32) -> io::Result<Stat> {
     let text = fs::read(format!("/proc/{pid}/stat"))?;
     parse_stat(&String::from_utf8_lossy(&text)).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The identity of a process that cannot go away meanwhile (a child not reaped yet).
 pub fn identify(pid: u32, boot_id: &str) -> io::Result<ProcessId> {
-    Ok(ProcessId { boot_id: boot_id.to_owned(), pid, start_time: stat(pid)?.1 })
+    Ok(ProcessId { boot_id: boot_id.to_owned(), pid, start_time: stat(pid)?.start_time })
 }
 
-/// A live process that is proven to be the one meant.
+/// A live process with an identity that is on record. Whose it is, is another question ([`Live::owner`]): a copy of a state
+/// directory has the same records. So it cannot be signalled.
+#[derive(Debug)]
+pub struct Live {
+    pub pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Live {
+    /// The process with this identity, if it lives; a zombie does not.
+    pub fn find(process: &ProcessId, boot_id: &str) -> io::Result<Option<Self>> {
+        if process.boot_id != boot_id {
+            return Ok(None);
+        }
+        let Some(live) = Self::pin(process.pid)? else {
+            return Ok(None);
+        };
+        match stat(process.pid) {
+            Ok(stat) if stat.start_time == process.start_time && is_alive(stat.state) => Ok(Some(live)),
+            Ok(_) => Ok(None),
+            // Gone by now; what lives and cannot be seen (hidepid) must not be taken for gone.
+            Err(error) if is_gone(&error) && live.has_ended() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes hold of whatever process has this number now.
+    fn pin(pid: u32) -> io::Result<Option<Self>> {
+        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| pid.as_raw_nonzero().get() > 1)
+        else {
+            return Ok(None);
+        };
+        match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Some(Self { pid, pidfd })),
+            // EINVAL: a thread has this number now.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        wait_until(&self.pidfd, Instant::now())
+    }
+
+    /// To be called with a proof at hand.
+    fn proven(self) -> Proven {
+        let Self { pid, pidfd } = self;
+        Proven { pid, pidfd }
+    }
+}
+
+/// A live process that is proven to be this state directory's: the only thing that can be signalled.
 #[derive(Debug)]
 pub struct Proven {
     pub pid: u32,
@@ -54,23 +117,6 @@ pub struct Proven {
 }
 
 impl Proven {
-    /// The process with this identity, if it lives; a zombie does not.
-    pub fn by_identity(process: &ProcessId, boot_id: &str) -> io::Result<Option<Self>> {
-        if process.boot_id != boot_id {
-            return Ok(None);
-        }
-        let Some(proven) = Self::pin(process.pid)? else {
-            return Ok(None);
-        };
-        match stat(process.pid) {
-            Ok((state, start_time)) if start_time == process.start_time && is_alive(state) => Ok(Some(proven)),
-            Ok(_) => Ok(None),
-            // Gone by now; what lives and cannot be seen (hidepid) must not be taken for gone.
-            Err(error) if is_gone(&error) && proven.wait_until(Instant::now()) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Who has `lock` open with the lock on it; this process is not looked at.
     pub fn by_lock(lock: &File, run: &Run<'_>) -> io::Result<Holders> {
         let lock = lock.metadata()?;
@@ -91,33 +137,20 @@ impl Proven {
                 }
                 Err(_) => continue,
             }
-            let Some(process) = Self::pin(pid)? else { continue };
+            let Some(process) = Live::pin(pid)? else { continue };
             // Once more behind the pidfd: now it is this process, and not one that had the pid before. Should it end from here
             // on and its pid be used again, what is read is another's, and a signal reaches nobody.
             if !holds_lock(pid, lock.dev(), lock.ino()).unwrap_or(false) {
                 continue;
             }
             match real_uid(pid) {
-                Ok(uid) if run.has(pid, uid) => holders.ours.push(process),
+                Ok(uid) if run.has(pid, uid) => holders.ours.push(process.proven()),
                 Ok(uid) => holders.strangers.push(Stranger { pid, uid, name: name(pid) }),
                 Err(error) if is_gone(&error) => {}
                 Err(_) => holders.hidden += 1,
             }
         }
         Ok(holders)
-    }
-
-    fn pin(pid: u32) -> io::Result<Option<Self>> {
-        let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| pid.as_raw_nonzero().get() > 1)
-        else {
-            return Ok(None);
-        };
-        match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Some(Self { pid, pidfd })),
-            // EINVAL: a thread has this number now.
-            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Sends `signal`; a process that ended meanwhile is fine.
@@ -130,15 +163,19 @@ impl Proven {
 
     /// Waits for the end, at most until `deadline`; tells whether it came.
     pub fn wait_until(&self, deadline: Instant) -> bool {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            match rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return false,
-                Ok(_) => return true,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return false,
-            }
+        wait_until(&self.pidfd, deadline)
+    }
+}
+
+fn wait_until(pidfd: &OwnedFd, deadline: Instant) -> bool {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
         }
     }
 }
@@ -244,12 +281,17 @@ fn holds_lock(pid: u32, device: u64, inode: u64) -> io::Result<bool> {
             continue;
         }
         let Some(number) = entry.file_name().to_str().map(str::to_owned) else { continue };
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"))?;
-        if info.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")) {
+        if is_locked(pid, &number)? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether this descriptor carries a flock.
+fn is_locked(pid: u32, descriptor: &str) -> io::Result<bool> {
+    let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}"))?;
+    Ok(info.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")))
 }
 
 /// Ends these processes: TERM, and after `grace` KILL. Tells whether all are gone in the end.
@@ -281,7 +323,7 @@ mod tests {
     #[test]
     fn stat_is_read_behind_the_name() {
         let line = "77 (a) R 1) S 1 77 77 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 1\n";
-        assert_eq!(parse_stat(line), Some(('S', 98765)));
+        assert_eq!(parse_stat(line), Some(Stat { state: 'S', parent: 1, start_time: 98765 }));
         assert_eq!(parse_stat("77 (x) S 1"), None);
         assert_eq!(parse_stat(""), None);
     }
@@ -302,19 +344,19 @@ mod tests {
         let boot = boot_id().unwrap();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let right = identify(child.id(), &boot).unwrap();
-        assert!(Proven::by_identity(&right, &boot).unwrap().is_some());
+        assert!(Live::find(&right, &boot).unwrap().is_some());
         let late = ProcessId { start_time: right.start_time + 1, ..right.clone() };
-        assert!(Proven::by_identity(&late, &boot).unwrap().is_none());
+        assert!(Live::find(&late, &boot).unwrap().is_none());
         let other_boot = ProcessId { boot_id: "another".into(), ..right.clone() };
-        assert!(Proven::by_identity(&other_boot, &boot).unwrap().is_none());
+        assert!(Live::find(&other_boot, &boot).unwrap().is_none());
         for pid in [0, 1, u32::MAX] {
             let foreign = ProcessId { pid, start_time: 0, ..right.clone() };
-            assert!(Proven::by_identity(&foreign, &boot).unwrap().is_none(), "pid {pid}");
+            assert!(Live::find(&foreign, &boot).unwrap().is_none(), "pid {pid}");
         }
         child.kill().unwrap();
         // Not reaped yet: a zombie, which is dead.
         let deadline = Instant::now() + Duration::from_secs(10);
-        while Proven::by_identity(&right, &boot).unwrap().is_some() {
+        while Live::find(&right, &boot).unwrap().is_some() {
             assert!(Instant::now() < deadline, "a killed process still counts as alive");
             std::thread::yield_now();
         }

@@ -20,6 +20,7 @@ use super::handle::{Pending, Shared, Slot, locked};
 use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir};
 use super::link::{Heard, Link};
 use super::output;
+use super::process::Foreign;
 use super::protocol::{Hello, ToAgent, ToShim};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
@@ -146,7 +147,10 @@ impl NodeTask {
     }
 
     async fn carry_out(&mut self, pending: Pending) {
-        let Pending { probe, prepare, launch, stop, keep_crash, acknowledge, forget, ping } = pending;
+        let Pending { probe, disown, prepare, launch, stop, keep_crash, acknowledge, forget, ping } = pending;
+        if disown {
+            self.known = Known::default();
+        }
         if let Some((known, reply)) = probe {
             let finding = self.probe(known).await;
             // Whoever asked has gone: nobody is left to tell.
@@ -195,9 +199,17 @@ impl NodeTask {
             return Finding::Unprovable { reason: "it is under supervision already".into() };
         }
         self.known = known;
-        match self.look(PATIENCE).await {
+        let look = self.look(PATIENCE).await;
+        // From here on it may be otherwise.
+        self.known.lingering = None;
+        match look {
             Look::Absent => Finding::Absent,
             Look::Unprovable(reason) => Finding::Unprovable { reason },
+            Look::Foreign(foreign) => Finding::Foreign {
+                reason: foreign.to_string(),
+                state_dir: foreign.state_dir,
+                works_here: foreign.works_here,
+            },
             Look::Exited { incarnation, process, exit } => {
                 self.told.exited = incarnation;
                 self.found_exit(incarnation, process, exit).await
@@ -241,7 +253,7 @@ impl NodeTask {
         }
         if let Some(process) = &process {
             self.told.started = incarnation;
-            self.known = Known { incarnation, process: Some(process.clone()) };
+            self.known = Known { incarnation, process: Some(process.clone()), lingering: None };
         }
         if ready {
             self.told.ready = incarnation;
@@ -325,6 +337,7 @@ impl NodeTask {
             }
             Look::Exited { incarnation, process, exit } => self.tell_exited(incarnation, process, exit).await,
             Look::Unprovable(reason) => self.tell(expected, NodeHappening::Blocked { reason }).await,
+            Look::Foreign(foreign) => self.tell_foreign(expected, &foreign).await,
             Look::Shim { link, hello, launch } => drop(self.welcome(link, hello, launch.incarnation).await),
         }
     }
@@ -425,6 +438,7 @@ impl NodeTask {
                 Look::Absent => {}
                 Look::Exited { incarnation, process, exit } => self.tell_exited(incarnation, process, exit).await,
                 Look::Unprovable(reason) => return self.tell(incarnation, NodeHappening::Blocked { reason }).await,
+                Look::Foreign(foreign) => return self.tell_foreign(incarnation, &foreign).await,
                 Look::Shim { link, hello, launch } => {
                     let found = self.welcome(link, hello, launch.incarnation).await;
                     return self.tell_still_there(incarnation, found).await;
@@ -464,7 +478,7 @@ impl NodeTask {
         crash_point!("agent_after_spawn", self.node.as_str());
         self.reap(child);
         // Its predecessor was proven dead when it was prepared.
-        self.known = Known { incarnation, process: None };
+        self.known = Known { incarnation, ..Known::default() };
         match connect(&directory).await {
             Ok(link) => self.connect(link, incarnation),
             // The listener went away with the shim that had it.
@@ -599,12 +613,18 @@ impl NodeTask {
     }
 
     async fn tell_started(&mut self, incarnation: Incarnation, process: ProcessId) {
-        self.known = Known { incarnation, process: Some(process.clone()) };
+        self.known = Known { incarnation, process: Some(process.clone()), lingering: None };
         if self.told.started < incarnation {
             self.told.started = incarnation;
             self.read_limits(&process).await;
             self.tell(incarnation, NodeHappening::Started { process }).await;
         }
+    }
+
+    /// Met while the agent runs: its next start holds for it.
+    async fn tell_foreign(&mut self, incarnation: Incarnation, foreign: &Foreign) {
+        let reason = format!("{foreign}; it is not signalled, and nothing is started beside it");
+        self.tell(incarnation, NodeHappening::Blocked { reason }).await;
     }
 
     /// `wanted` cannot be prepared, since the shim of `found` is connected. Whoever did not know gets to know again.

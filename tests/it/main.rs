@@ -31,6 +31,7 @@ mod limits;
 mod migrations;
 mod order;
 mod peers;
+mod place;
 mod plan;
 mod power_loss;
 mod progress;

@@ -465,7 +465,9 @@ pub fn set(config: Configuration) -> Request {
 /// A dialect that has this request.
 pub fn dialect(request: &Request) -> Dialect {
     match request {
-        Request::StartNodes { .. } | Request::StopNodes { .. } | Request::Shutdown { .. } => Dialect::Operator,
+        Request::StartNodes { .. } | Request::StopNodes { .. } | Request::Shutdown { .. } | Request::AdoptState {} => {
+            Dialect::Operator
+        }
         Request::SetConfiguration { .. } => Dialect::ClusterAgent,
         Request::Deploy { .. }
         | Request::AgentWelcome {}

@@ -233,6 +233,7 @@ fn server_frames() -> Vec<ServerFrame> {
                 started_at: "2026-11-22T08:31:00.123456Z".into(),
                 serving: true,
                 hold: None,
+                is_copy: false,
                 configuration: Some("c1".into()),
                 journal: JournalReport {
                     last: 18,

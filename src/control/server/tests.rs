@@ -67,6 +67,7 @@ impl Agent for Fake {
             started_at: String::new(),
             serving: true,
             hold: None,
+            is_copy: false,
             configuration: None,
             journal: JournalReport {
                 last: 0,

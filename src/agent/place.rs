@@ -1,0 +1,208 @@
+//! A state directory is one place: a copy of one must not take the original's processes for its own.
+//!
+//! Two things tell a copy. The directory's `IDENTITY` has the path at which it was: another directory with the same id is there
+//! now. Or a process that is on record here lives and belongs to another directory ([`Finding::Foreign`]). That a directory is
+//! a copy stays in its `IDENTITY`, whatever becomes of the original, until an operator says otherwise.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::api::ids::NodeName;
+use crate::api::report::chain;
+use crate::api::supervision::Finding;
+use crate::journal::identity::{self, Identity};
+use crate::supervisor::{self, Home};
+
+/// What a directory's recorded path says about it.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// It is there, by that path or another.
+    Here,
+    /// No path is recorded.
+    Unrecorded,
+    /// It was at this path, and is not any more.
+    MovedFrom(PathBuf),
+    /// Another directory of the same id is at this path.
+    CopyOf(PathBuf),
+    /// What is at the recorded path cannot be seen.
+    Unseen,
+}
+
+/// The state directory of one run of the agent.
+#[derive(Debug)]
+pub(super) struct Place {
+    state_dir: PathBuf,
+    path: PathBuf,
+    identity: Identity,
+    found: Found,
+    /// Processes that belong to others' directories, as the last look found them.
+    foreign: Vec<(NodeName, Foreigner)>,
+}
+
+#[derive(Debug, Clone)]
+struct Foreigner {
+    reason: String,
+    state_dir: Option<PathBuf>,
+    works_here: bool,
+}
+
+impl Place {
+    /// Compares where the directory is with where it was. Reads alone.
+    pub fn look(state_dir: &Path, identity: Identity) -> io::Result<Self> {
+        let path = fs::canonicalize(state_dir)?;
+        let found = match &identity.path {
+            None => Found::Unrecorded,
+            Some(recorded) => compare(Path::new(recorded), &path, &identity)?,
+        };
+        Ok(Self { state_dir: state_dir.to_owned(), path, identity, found, foreign: Vec::new() })
+    }
+
+    /// What tells this directory's processes.
+    pub fn home(&self) -> Home {
+        let mut paths = vec![self.path.clone()];
+        let is_confirmed = match &self.found {
+            Found::Here => true,
+            Found::MovedFrom(before) => {
+                paths.push(before.clone());
+                true
+            }
+            Found::Unrecorded | Found::CopyOf(_) | Found::Unseen => false,
+        };
+        Home { paths, is_confirmed }
+    }
+
+    /// Known to be a copy before any process was looked at: none must be signalled.
+    pub fn is_copy(&self) -> bool {
+        self.identity.copied.is_some() || matches!(self.found, Found::CopyOf(_))
+    }
+
+    /// Takes in what was found of the nodes, and writes down where the directory is, or that it is a copy: why, if so.
+    pub fn settle(&mut self, findings: &[(NodeName, Finding)]) -> Option<String> {
+        self.foreign = findings.iter().filter_map(foreigner).collect();
+        let reason = self.reason().map(|reason| Identity::reason_to_keep(&reason));
+        let copied = reason.or_else(|| self.identity.copied.clone());
+        let path = match (&copied, &self.found) {
+            // What is recorded goes on telling it.
+            (Some(_), _) | (None, Found::Here | Found::CopyOf(_) | Found::Unseen) => self.identity.path.clone(),
+            (None, Found::Unrecorded | Found::MovedFrom(_)) => self.identity.path_to_record(&self.path),
+        };
+        if let (None, Found::MovedFrom(before)) = (&copied, &self.found) {
+            tracing::info!("the state directory was at {} and is at {} now", before.display(), self.path.display());
+        }
+        let identity = Identity { path, copied, ..self.identity.clone() };
+        if identity != self.identity {
+            match identity::write(&self.state_dir, &identity) {
+                Ok(()) => self.identity = identity.clone(),
+                // The next start finds the same, and this one goes by what it found.
+                Err(error) => tracing::warn!("where the state directory is was not written down: {}", chain(&error)),
+            }
+        }
+        identity.copied
+    }
+
+    /// Why the directory is a copy, as far as it can be seen now, and what to do.
+    fn reason(&self) -> Option<String> {
+        let known = match &self.found {
+            Found::CopyOf(original) => Some(original.clone()),
+            Found::Here | Found::Unrecorded | Found::MovedFrom(_) | Found::Unseen => None,
+        };
+        let original = known.or_else(|| self.foreign.iter().find_map(|(_, foreigner)| foreigner.state_dir.clone()));
+        let original = match (&original, self.foreign.is_empty()) {
+            (Some(original), _) => original.display().to_string(),
+            (None, false) => "another state directory, which could not be found out".to_owned(),
+            (None, true) => return None,
+        };
+        let mut processes: Vec<String> =
+            self.foreign.iter().take(PROCESSES_NAMED).map(|(node, one)| format!("{node}: {}", one.reason)).collect();
+        let more = self.foreign.len().saturating_sub(PROCESSES_NAMED);
+        if more > 0 {
+            processes.push(format!("{more} more"));
+        }
+        let processes = if processes.is_empty() { String::new() } else { format!(" ({})", processes.join("; ")) };
+        Some(format!(
+            "this state directory, {}, is a copy of {original}{processes}; nothing is started, stopped or signalled from it: \
+             run the agent on the original, or make this a directory of its own with `zeek-cluster-agent state adopt`",
+            self.path.display()
+        ))
+    }
+
+    /// Makes this directory one of its own: what is on record for `nodes` is the original's and is forgotten, and if the original
+    /// is still there, the two have different ids from here on. May be done again. Blocks.
+    pub fn adopt(&mut self, supervisor: &supervisor::Handle, nodes: &[NodeName]) -> Result<String, String> {
+        let mut shared = self.foreign.iter().filter(|(_, foreigner)| foreigner.works_here);
+        if let Some((node, Foreigner { reason, .. })) = shared.next() {
+            return Err(format!(
+                "{node}: {reason}, and works in the directory in which {node} would run here: set node_dir to another \
+                 directory, start the agent again and repeat this; nothing was changed"
+            ));
+        }
+        supervisor.disown(nodes)?;
+        let id = if self.may_original_be_there() { identity::fresh_id() } else { self.identity.id.clone() };
+        let path = self.identity.path_to_record(&self.path);
+        let identity = Identity { id, path, copied: None, ..self.identity.clone() };
+        identity::write(&self.state_dir, &identity).map_err(|error| chain(&error))?;
+        self.identity = identity;
+        self.found = Found::Here;
+        self.foreign.clear();
+        Ok(format!("{} is a state directory of its own now", self.path.display()))
+    }
+
+    fn may_original_be_there(&self) -> bool {
+        let recorded = self.identity.path.as_ref().map(PathBuf::from);
+        let named = self.foreign.iter().filter_map(|(_, foreigner)| foreigner.state_dir.clone());
+        let candidates: Vec<PathBuf> = recorded.into_iter().chain(named).collect();
+        let is_there = |candidate: &PathBuf| match compare(candidate, &self.path, &self.identity) {
+            Ok(Found::CopyOf(_) | Found::Unseen | Found::Unrecorded) | Err(_) => true,
+            Ok(Found::Here | Found::MovedFrom(_)) => false,
+        };
+        candidates.is_empty() || candidates.iter().any(is_there)
+    }
+}
+
+/// Processes that a reason names; each says the same.
+const PROCESSES_NAMED: usize = 3;
+
+fn foreigner((node, finding): &(NodeName, Finding)) -> Option<(NodeName, Foreigner)> {
+    match finding {
+        Finding::Foreign { reason, state_dir, works_here } => {
+            let (reason, state_dir) = (reason.clone(), state_dir.clone());
+            Some((node.clone(), Foreigner { reason, state_dir, works_here: *works_here }))
+        }
+        Finding::Absent | Finding::Adopted { .. } | Finding::Exited { .. } | Finding::Unprovable { .. } => None,
+    }
+}
+
+/// What is at the recorded path, seen from the directory at `path`.
+fn compare(recorded: &Path, path: &Path, identity: &Identity) -> io::Result<Found> {
+    if recorded == path {
+        return Ok(Found::Here);
+    }
+    let own = fs::metadata(path)?;
+    let other = match fs::metadata(recorded) {
+        Ok(other) => other,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Found::MovedFrom(recorded.to_owned()));
+        }
+        Err(error) => {
+            tracing::warn!(
+                "{} cannot be looked at, where this state directory was before: {error}",
+                recorded.display()
+            );
+            return Ok(Found::Unseen);
+        }
+    };
+    // Compared at one moment; such numbers are not stored.
+    if (own.dev(), own.ino()) == (other.dev(), other.ino()) {
+        return Ok(Found::Here);
+    }
+    Ok(match identity::read(recorded) {
+        Ok(Some(other)) if other.id == identity.id => Found::CopyOf(recorded.to_owned()),
+        Ok(_) => Found::MovedFrom(recorded.to_owned()),
+        Err(error) => {
+            tracing::warn!("what is at {} now does not read: {}", recorded.display(), chain(&error));
+            Found::Unseen
+        }
+    })
+}

@@ -1,0 +1,301 @@
+//! Whose a process is: this state directory's, or another's that has the same records.
+//!
+//! A copy of a state directory has everything on record that the original has: processes with boot, pid and start time. What a
+//! copy does not have is what these processes hold open. So, in this order, and in the same boot, a process belongs to a node
+//! of this directory if
+//!
+//! 1. it has this directory's `run/<node>/lock` open;
+//! 2. it has a lock open that was deleted, and that was `run/<node>/lock` of this directory when it was: the directory was
+//!    restored in place, or moved to another file system, or its `run` was removed;
+//! 3. its parent, a shim, has such a lock open: a node may close what it inherited, or not let anybody look;
+//! 4. its working directory is this directory's `nodes/<node>`, and neither it nor its parent has another directory's lock.
+//!
+//! Numbers of devices and inodes are compared at one moment and never stored: they do not last (a file system that is mounted
+//! again may have another device number, and a new file the inode number of a removed one).
+
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::{Live, Proven, is_gone, name, own_uid, real_uid, stat, wait_until};
+use crate::api::ids::NodeName;
+
+/// How long a process that has nothing open is given to end, before it counts as somebody's that lives.
+const ENDING_TAKES: Duration = Duration::from_millis(200);
+
+/// What the kernel appends to the path of a file that has no name any more.
+const DELETED: &[u8] = b" (deleted)";
+
+/// Where a state directory is and was, as far as it matters to processes that were started from it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Home {
+    /// Its canonical path, and the one from which it was moved, if it was.
+    pub paths: Vec<PathBuf>,
+    /// It was known to be the agent's at one of these paths before this start. Else it may be a copy that cannot be told by
+    /// its path.
+    pub is_confirmed: bool,
+}
+
+impl Home {
+    /// The node whose deleted lock, of this directory, has this path.
+    fn node_of_lock(&self, path: &Path) -> Option<NodeName> {
+        let rest = self.paths.iter().find_map(|home| path.strip_prefix(home).ok())?;
+        let mut parts = rest.iter();
+        if parts.next()? != "run" {
+            return None;
+        }
+        let node = NodeName::new(parts.next()?.to_str()?).ok()?;
+        (parts.next()? == super::super::files::LOCK && parts.next().is_none()).then_some(node)
+    }
+}
+
+/// What processes of one node are told by.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeHome<'a> {
+    pub home: &'a Home,
+    pub node: &'a NodeName,
+    /// The lock in the node's run directory, if there is one.
+    pub lock: Option<&'a Metadata>,
+    /// The node's working directory.
+    pub directory: &'a Path,
+}
+
+/// Whose a live process is.
+#[derive(Debug)]
+pub enum Owner {
+    Ours(Proven),
+    Another(Foreign),
+    /// The agent may not look at it: why.
+    Hidden(io::Error),
+    /// It ended while it was looked at.
+    Gone,
+}
+
+/// A live process that is on record here and belongs to another state directory. There is no way to signal it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    pub pid: u32,
+    name: String,
+    /// The state directory that it belongs to, if that can be found out.
+    pub state_dir: Option<PathBuf>,
+    /// It works in the directory in which a node of ours would.
+    pub works_here: bool,
+}
+
+impl std::fmt::Display for Foreign {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} ({:?})", self.pid, self.name)?;
+        match &self.state_dir {
+            Some(state_dir) => write!(f, " belongs to the state directory {}", state_dir.display()),
+            None => f.write_str(" belongs to another state directory"),
+        }
+    }
+}
+
+/// The node's lock that a process has open.
+#[derive(Debug, PartialEq, Eq)]
+enum Lock {
+    Ours,
+    /// Of this state directory.
+    Another(PathBuf),
+    None,
+}
+
+impl Live {
+    /// Whose process this is. What is read belongs to it and to no later process of the same number: it lives afterwards.
+    pub fn owner(self, node: &NodeHome<'_>) -> Owner {
+        let own_lock = node.lock_of(self.pid);
+        let parent = stat(self.pid).map(|stat| stat.parent).unwrap_or(0);
+        let parents_lock = if has_looks_of_a_shim(parent) { node.lock_of(parent) } else { Ok(Lock::None) };
+        let works_here = node.is_working_directory_of(self.pid);
+        // A process on its way out has nothing open any more and, a moment later, no working directory.
+        if matches!((&own_lock, &parents_lock), (Ok(Lock::None), Ok(Lock::None))) {
+            wait_until(&self.pidfd, Instant::now() + ENDING_TAKES);
+        }
+        let foreign_dir = match (&own_lock, &parents_lock) {
+            (Ok(Lock::Another(dir)), _) | (_, Ok(Lock::Another(dir))) => Some(dir.clone()),
+            (_, _) => None,
+        };
+        let name = name(self.pid);
+        if self.has_ended() {
+            return Owner::Gone;
+        }
+        let foreign = |state_dir, works_here| Owner::Another(Foreign { pid: self.pid, name, state_dir, works_here });
+        match (own_lock, parents_lock, works_here, foreign_dir) {
+            (Ok(Lock::Ours), _, _, _) | (_, Ok(Lock::Ours), _, _) => Owner::Ours(self.proven()),
+            (_, _, works_here, Some(dir)) => foreign(Some(dir), works_here.unwrap_or(false)),
+            (_, _, Ok(true), None) if node.directory_is_proof() => Owner::Ours(self.proven()),
+            (Err(error), _, _, None) | (_, _, Err(error), None) => {
+                if is_gone(&error) {
+                    Owner::Gone
+                } else {
+                    Owner::Hidden(error)
+                }
+            }
+            (Ok(Lock::Another(_) | Lock::None), _, Ok(works_here), None) => {
+                foreign(node.state_dir_by_work(self.pid), works_here)
+            }
+        }
+    }
+}
+
+impl NodeHome<'_> {
+    fn lock_of(&self, pid: u32) -> io::Result<Lock> {
+        let mut found = Lock::None;
+        for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+            let Ok(entry) = entry else { continue };
+            let Ok(link) = fs::read_link(entry.path()) else { continue };
+            // Sockets, pipes and the like have no path.
+            if !link.is_absolute() {
+                continue;
+            }
+            let Ok(file) = fs::metadata(entry.path()) else { continue };
+            match self.judge(&link, &file, pid) {
+                Lock::Ours => return Ok(Lock::Ours),
+                Lock::Another(dir) => found = Lock::Another(dir),
+                Lock::None => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// What this open file is. That it is open is enough: a lock can be let go of by whoever has it open, and the process is
+    /// known by its identity already.
+    fn judge(&self, link: &Path, file: &Metadata, pid: u32) -> Lock {
+        if let Some(lock) = self.lock
+            && (lock.dev(), lock.ino()) == (file.dev(), file.ino())
+        {
+            // With a second name it may be another directory's as well: files can be "copied" as hard links.
+            let is_proof = lock.nlink() == 1 || self.is_working_directory_of(pid).unwrap_or(false);
+            return if is_proof { Lock::Ours } else { Lock::None };
+        }
+        let deleted = (file.nlink() == 0).then(|| without_name(link)).flatten();
+        if let Some(path) = deleted
+            && self.home.node_of_lock(path).as_ref() == Some(self.node)
+        {
+            return Lock::Ours;
+        }
+        match state_dir_of(deleted.unwrap_or(link), "run", self.node, Some(super::super::files::LOCK)) {
+            Some(state_dir) => Lock::Another(state_dir.to_owned()),
+            None => Lock::None,
+        }
+    }
+
+    fn is_working_directory_of(&self, pid: u32) -> io::Result<bool> {
+        let link = format!("/proc/{pid}/cwd");
+        let found = fs::metadata(&link)?;
+        if let Ok(own) = fs::metadata(self.directory)
+            && (own.dev(), own.ino()) == (found.dev(), found.ino())
+        {
+            return Ok(true);
+        }
+        if found.nlink() != 0 {
+            return Ok(false);
+        }
+        let link = fs::read_link(&link)?;
+        let Some(path) = without_name(&link) else { return Ok(false) };
+        let nodes = self.home.paths.iter().map(|home| home.join("nodes").join(self.node.as_str()));
+        Ok(path == self.directory || nodes.into_iter().any(|own| path == own))
+    }
+
+    /// Nodes of a copy and of its original work in the same directory, if that is set to be outside of both.
+    fn directory_is_proof(&self) -> bool {
+        let inside = |home: &PathBuf| fs::canonicalize(self.directory).is_ok_and(|own| own.starts_with(home));
+        self.home.is_confirmed || self.home.paths.iter().any(inside)
+    }
+
+    fn state_dir_by_work(&self, pid: u32) -> Option<PathBuf> {
+        let link = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        let path = without_name(&link).unwrap_or(&link);
+        state_dir_of(path, "nodes", self.node, None).map(Path::to_owned)
+    }
+}
+
+/// `STATE` of a path `STATE/<kind>/<node>` with `file` behind it, if there is one.
+fn state_dir_of<'a>(path: &'a Path, kind: &str, node: &NodeName, file: Option<&str>) -> Option<&'a Path> {
+    let directory = match file {
+        Some(file) if path.file_name() == Some(OsStr::new(file)) => path.parent()?,
+        Some(_) => return None,
+        None => path,
+    };
+    let parent = directory.parent()?;
+    let fits = directory.file_name() == Some(OsStr::new(node.as_str())) && parent.file_name() == Some(OsStr::new(kind));
+    if fits { parent.parent() } else { None }
+}
+
+/// The path that a deleted file had.
+fn without_name(link: &Path) -> Option<&Path> {
+    let path = link.as_os_str().as_bytes().strip_suffix(DELETED)?;
+    Some(Path::new(OsStr::from_bytes(path)))
+}
+
+/// A name alone proves nothing; it saves looking at what else may be a parent (init, a service manager, the agent).
+fn has_looks_of_a_shim(pid: u32) -> bool {
+    pid > 1 && name(pid) == super::super::shim::NAME
+}
+
+/// A process that has a deleted lock of this directory open and locked, by its number: to be looked at again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lingering {
+    pub node: NodeName,
+    pub pid: u32,
+}
+
+/// Who has a deleted lock of this directory, of any node. Looks at every process once.
+pub fn lingering(home: &Home) -> io::Result<Vec<Lingering>> {
+    let own = std::process::id();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Ok(entry) = entry else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if pid == own {
+            continue;
+        }
+        if let Some(node) = deleted_lock(pid, home) {
+            found.push(Lingering { node, pid });
+        }
+    }
+    Ok(found)
+}
+
+/// The node whose deleted lock this process has.
+fn deleted_lock(pid: u32, home: &Home) -> Option<NodeName> {
+    fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().find_map(|entry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let node = home.node_of_lock(without_name(&link)?)?;
+        let is_deleted = fs::metadata(entry.path()).is_ok_and(|file| file.nlink() == 0);
+        let number = entry.file_name();
+        let is_locked = || super::is_locked(pid, number.to_str()?).ok().filter(|is_locked| *is_locked);
+        (is_deleted && is_locked().is_some()).then_some(node)
+    })
+}
+
+impl Proven {
+    /// The process with this number, if it has a deleted lock of this node and is the node's shim, a child of it, or what
+    /// `uid`, whom the node's processes run as, could signal as well (see [`Run`](super::Run)).
+    pub fn by_deleted_lock(pid: u32, home: &Home, node: &NodeName, uid: Option<u32>) -> io::Result<Option<Self>> {
+        let Some(process) = Live::pin(pid)? else { return Ok(None) };
+        if deleted_lock(pid, home).as_ref() != Some(node) {
+            return Ok(None);
+        }
+        let parent = stat(pid).map(|stat| stat.parent).unwrap_or(0);
+        let is_ours = real_uid(pid).is_ok_and(|real| uid == Some(real))
+            || is_shim_of(pid, home, node)
+            || is_shim_of(parent, home, node) && deleted_lock(parent, home).as_ref() == Some(node);
+        Ok((is_ours && !process.has_ended()).then(|| process.proven()))
+    }
+}
+
+/// A process of the agent's user that works in the run directory that is gone: nobody else got there.
+fn is_shim_of(pid: u32, home: &Home, node: &NodeName) -> bool {
+    let works_there = || {
+        let link = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        let path = without_name(&link)?;
+        home.paths.iter().any(|home| path == home.join("run").join(node.as_str())).then_some(())
+    };
+    pid > 1 && real_uid(pid).is_ok_and(|uid| uid == own_uid()) && works_there().is_some()
+}
