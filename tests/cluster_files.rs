@@ -31,6 +31,9 @@ mod program;
 #[path = "cluster_files/zeek_client.rs"]
 mod zeek_client;
 
+#[path = "cluster_files/zeekctl_recorded.rs"]
+mod zeekctl_recorded;
+
 #[path = "cluster_files/zeek_conf.rs"]
 mod zeek_conf;
 

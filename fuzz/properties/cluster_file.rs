@@ -33,6 +33,7 @@ fn reads(read: impl Fn(&InstanceName) -> Result<Configuration, Vec<FileError>>) 
         Err(errors) => {
             assert!((1..=LISTED_LIMIT + 1).contains(&errors.len()), "{} errors", errors.len());
             assert!(errors.iter().all(|error| !error.to_string().contains('\n')), "{errors:?}");
+            assert!(errors.iter().all(|error| error.line != Some(0)), "lines are counted from 1: {errors:?}");
             return None;
         }
     };

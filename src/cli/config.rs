@@ -15,7 +15,7 @@ use crate::api::ids::InstanceName;
 use crate::api::plan::{Action, Plan};
 use crate::api::validate;
 use crate::cluster_file::hosts::Addresses;
-use crate::cluster_file::{self, Foreign, Format, Kind, Known, SIZE_LIMIT};
+use crate::cluster_file::{self, Foreign, Format, HostFile, Kind, Known, SIZE_LIMIT};
 use crate::control::client::within_ms;
 use crate::settings::Settings;
 use crate::terminal::{self, to_stderr};
@@ -26,23 +26,36 @@ const SOON_MS: u64 = 30_000;
 /// A cluster file's bytes, not yet understood.
 pub struct Text {
     name: String,
-    bytes: Vec<u8>,
+    content: Content,
+}
+
+enum Content {
+    File(Vec<u8>),
+    /// The files of a cluster's hosts, as Zeek's systemd generator has them.
+    Directory(Vec<HostFile>),
 }
 
 impl Text {
-    /// Reads a file, or standard input for `-`; one byte more than is allowed, so that the reader can say so.
+    /// Reads a file, a directory of zeek.conf files, or standard input for `-`.
     fn read(path: &Path) -> Result<Self, Failure> {
-        let most = SIZE_LIMIT as u64 + 1;
-        let mut bytes = Vec::new();
-        let (name, read) = if path == Path::new("-") {
-            ("standard input".to_owned(), std::io::stdin().lock().take(most).read_to_end(&mut bytes))
-        } else {
-            let file = std::fs::File::open(path);
-            (path.display().to_string(), file.and_then(|file| file.take(most).read_to_end(&mut bytes)))
-        };
-        match read {
-            Ok(_) => Ok(Self { name, bytes }),
-            Err(error) => Err(Failure::because(Exit::Configuration, format!("cannot read {name}"), &error)),
+        if path == Path::new("-") {
+            let name = "standard input".to_owned();
+            let bytes = limited(std::io::stdin().lock()).map_err(|error| unreadable(&name, &error))?;
+            return Ok(Self { name, content: Content::File(bytes) });
+        }
+        let name = path.display().to_string();
+        if path.is_dir() {
+            return Ok(Self { content: Content::Directory(host_files(path)?), name });
+        }
+        let bytes = std::fs::File::open(path).and_then(limited).map_err(|error| unreadable(&name, &error))?;
+        Ok(Self { name, content: Content::File(bytes) })
+    }
+
+    /// What other tool it is for, if it is.
+    fn foreign(&self) -> Option<String> {
+        match &self.content {
+            Content::File(bytes) => Foreign::of(bytes).map(|foreign| foreign.to_string()),
+            Content::Directory(_) => Some("a directory of zeek.conf files of Zeek's systemd generator".to_owned()),
         }
     }
 
@@ -50,7 +63,7 @@ impl Text {
     /// somebody has to see that before it runs.
     pub fn read_cluster_file(path: &Path) -> Result<Self, Failure> {
         let text = Self::read(path)?;
-        let Some(foreign) = Foreign::of(&text.bytes) else { return Ok(text) };
+        let Some(foreign) = text.foreign() else { return Ok(text) };
         let problem = format!("{} is {foreign} and no cluster file", text.name);
         let advice = "make one of it with `config convert FILE --to ini`, read its warnings, and send that";
         Err(Failure::new(Exit::Configuration, format!("{problem}; {advice}")))
@@ -59,11 +72,16 @@ impl Text {
     /// What the file means for the agent called `ours`, whichever tool it is for, with the addresses of the hosts that it
     /// names; and what there is to warn of.
     fn parse(&self, ours: &InstanceName) -> Result<(Configuration, Vec<String>), Vec<String>> {
-        let kind = Foreign::of(&self.bytes).map_or(Kind::Cluster(None), Kind::Foreign);
         let read = |addresses: &Addresses| {
             let known = Known { ours: Some(ours), addresses };
-            cluster_file::read_as(&self.bytes, &self.name, kind, &known)
-                .map_err(|errors| errors.iter().map(|error| output::plain(&error.to_string())).collect::<Vec<_>>())
+            let reading = match &self.content {
+                Content::File(bytes) => {
+                    let kind = Foreign::of(bytes).map_or(Kind::Cluster(None), Kind::Foreign);
+                    cluster_file::read_as(bytes, &self.name, kind, &known)
+                }
+                Content::Directory(files) => cluster_file::read_directory(files, &self.name, &known),
+            };
+            reading.map_err(|errors| errors.iter().map(|error| output::plain(&error.to_string())).collect::<Vec<_>>())
         };
         let mut reading = read(&Addresses::new())?;
         let mut warnings = Vec::new();
@@ -94,6 +112,51 @@ impl Text {
         }
         Ok(configuration)
     }
+}
+
+fn unreadable(name: &str, error: &std::io::Error) -> Failure {
+    Failure::because(Exit::Configuration, format!("cannot read {name}"), error)
+}
+
+/// One byte more than is allowed, so that the reader can say so.
+fn limited(input: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input.take(SIZE_LIMIT as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The hosts' files of a directory, in the order of their names; together no larger than one file may be.
+fn host_files(directory: &Path) -> Result<Vec<HostFile>, Failure> {
+    let name = directory.display().to_string();
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(|error| unreadable(&name, &error))? {
+        let path = entry.map_err(|error| unreadable(&name, &error))?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(cluster_file::is_host_file) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut files = Vec::new();
+    let mut size = 0_usize;
+    for path in paths {
+        let name = path.display().to_string();
+        let bytes = std::fs::File::open(&path).and_then(limited).map_err(|error| unreadable(&name, &error))?;
+        size = size.saturating_add(bytes.len());
+        if size > SIZE_LIMIT {
+            let problem = format!("the files of {} have more than {SIZE_LIMIT} bytes", directory.display());
+            return Err(Failure::new(
+                Exit::Configuration,
+                format!("{problem}; check that these are the cluster's hosts"),
+            ));
+        }
+        files.push(HostFile { name, bytes });
+    }
+    if files.is_empty() {
+        let problem = format!("{name} is a directory without any HOST.zeek.conf");
+        let advice = "name a cluster file, or the directory with the zeek.conf of each host";
+        return Err(Failure::new(Exit::Configuration, format!("{problem}; {advice}")));
+    }
+    Ok(files)
 }
 
 pub fn run(context: &Context, command: &Config) -> Outcome {

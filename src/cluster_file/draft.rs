@@ -23,7 +23,7 @@ pub struct DraftInstance {
     pub name: String,
     pub host: Host,
     pub listen_port: Option<Port>,
-    pub line: usize,
+    pub line: Option<usize>,
     pub place: String,
 }
 
@@ -110,7 +110,7 @@ impl DraftInstance {
                 Some(Err(why)) => {
                     let problem = format!("the address of {} cannot be found: {why}", quoted(name));
                     let advice = "correct the name, or give the host's address";
-                    findings.error(Some(self.line), &self.place, problem, advice);
+                    findings.error(self.line, &self.place, problem, advice);
                     UNKNOWN_HOST
                 }
                 None => {

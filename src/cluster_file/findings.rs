@@ -55,7 +55,7 @@ impl<'a> Findings<'a> {
     }
 
     pub fn error(&mut self, line: Option<usize>, place: &str, problem: String, advice: &str) {
-        let same = |e: &FileError| e.line == line && e.place == place && e.problem == problem;
+        let same = |e: &FileError| e.line == line && e.place == place && e.problem == problem && e.file == self.file;
         // What a hundred nodes inherit is wrong once.
         if self.errors.iter().any(same) {
             return;
@@ -80,9 +80,24 @@ impl<'a> Findings<'a> {
         self.unresolved.insert(name.to_owned());
     }
 
+    #[cfg(test)]
+    pub fn errors(&self) -> &[FileError] {
+        &self.errors
+    }
+
+    #[cfg(test)]
+    pub fn warnings(&self) -> &[FileError] {
+        &self.warnings
+    }
+
+    /// What follows is about another file.
+    pub fn go_on_with(&mut self, file: &'a str) {
+        self.file = file;
+    }
+
     /// The reading, if there were no errors; else these, in the order of the file.
     pub fn finish(mut self, configuration: Option<Configuration>) -> Result<Reading, Vec<FileError>> {
-        let by_line = |a: &FileError, b: &FileError| a.line.cmp(&b.line);
+        let by_line = |a: &FileError, b: &FileError| (&a.file, a.line).cmp(&(&b.file, b.line));
         self.errors.sort_by(by_line);
         self.warnings.sort_by(by_line);
         if self.more_errors > 0 {

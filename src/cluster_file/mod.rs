@@ -28,6 +28,7 @@ use crate::api::configuration::{Configuration, Port, Protocol};
 use crate::api::ids::InstanceName;
 
 pub use findings::FileError;
+pub use zeek_conf::directory::is_host_file;
 
 pub use ini::{AGENT_PORT, losses};
 
@@ -125,8 +126,26 @@ pub fn read_as(text: &[u8], name: &str, kind: Kind, known: &Known) -> Result<Rea
                 Format::Json => json::read(plain, &mut findings),
             },
             Kind::Foreign(Foreign::NodeCfg) => zeekctl::read(plain, known.ours, &mut findings),
-            Kind::Foreign(Foreign::ZeekConf) => zeek_conf::read(plain, known.ours, &mut findings),
+            Kind::Foreign(Foreign::ZeekConf) => zeek_conf::read(plain, name, known.ours, &mut findings),
         }?;
+        draft.finish(known, &mut findings)
+    });
+    findings.finish(configuration)
+}
+
+/// One host's file of a cluster's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFile {
+    /// Its path; it ends in `HOST.zeek.conf`.
+    pub name: String,
+    pub bytes: Vec<u8>,
+}
+
+/// Reads the files of a directory of `HOST.zeek.conf`, called `name`.
+pub fn read_directory(files: &[HostFile], name: &str, known: &Known) -> Result<Reading, Vec<FileError>> {
+    let mut findings = Findings::new(name);
+    let configuration = zeek_conf::directory::read(files, &mut findings).and_then(|draft| {
+        findings.go_on_with(name);
         draft.finish(known, &mut findings)
     });
     findings.finish(configuration)

@@ -95,3 +95,48 @@ fn host_names_are_looked_up() {
         assert!(said.contains(place) && said.contains("; correct the name, or give the host's address"), "{said}");
     }
 }
+
+/// A directory of HOST.zeek.conf is one cluster: the manual's, with addresses in the files and from the name service.
+#[test]
+fn a_directory_of_zeek_conf_files_is_a_cluster() {
+    let scratch = Scratch::new();
+    let manual = |name: &str| std::fs::read_to_string(repository("tests/data/manual").join(name)).unwrap();
+    scratch.file("cluster/c-mgr.zeek.conf", &manual("c-mgr-address.conf"));
+    let file = scratch.file("cluster/c-w-01.zeek.conf", &manual("c-w-01-address.conf"));
+    // Whatever else lies there is none of it.
+    scratch.file("cluster/Notes.zeek.conf.orig", "not a file of Zeek's");
+    let cluster = file.parent().unwrap();
+    let (exit, ini, said) = convert(cluster, "ini");
+    assert_eq!(exit, 0, "{said}");
+    assert!(ini.starts_with("[instances]\nagent-c-mgr = 10.0.0.1:2151\nagent-c-w-01 = 10.0.0.2:2151\n"), "{ini}");
+    let nodes: Vec<&str> = ini.lines().filter(|line| line.starts_with('[')).skip(1).collect();
+    let expected = [
+        "[logger-1]",
+        "[logger-2]",
+        "[logger-3]",
+        "[manager]",
+        "[proxy-1]",
+        "[proxy-2]",
+        "[worker-01-worker-eth1-1]",
+        "[worker-01-worker-eth1-2]",
+        "[worker-01-worker-eth1-3]",
+        "[worker-01-worker-eth1-4]",
+    ];
+    assert_eq!(nodes, expected, "{ini}");
+    assert!(ini.contains("[worker-01-worker-eth1-1]\ninstance = agent-c-w-01\n"), "{ini}");
+
+    scratch.file("cluster/localhost.zeek.conf", &manual("c-w-01.conf"));
+    let (_, ini, said) = convert(cluster, "ini");
+    assert!(
+        ini.contains("agent-localhost = 127.0.0.1:2151\n") && ini.contains("[localhost-worker-eth1-4]"),
+        "{ini}{said}"
+    );
+
+    scratch.file("cluster/no-such-host.zeek.conf", &manual("c-mgr.conf"));
+    let (exit, _, said) = config(&["check", cluster.to_str().unwrap()]);
+    assert!(exit == 78 && said.contains("no-such-host.zeek.conf: has a manager, and so does another host"), "{said}");
+
+    let empty = scratch.file("nothing/x", "");
+    let (exit, _, said) = config(&["check", empty.parent().unwrap().to_str().unwrap()]);
+    assert!(exit == 78 && said.contains("is a directory without any HOST.zeek.conf; name a cluster file"), "{said}");
+}

@@ -112,7 +112,7 @@ fn read_instances(
             Some(text) => read_endpoint(text, item.line, &place, findings),
         };
         if let Some((host, listen_port)) = endpoint.filter(|_| good) {
-            instances.push(DraftInstance { name: item.key.clone(), host, listen_port, line: item.line, place });
+            instances.push(DraftInstance { name: item.key.clone(), host, listen_port, line: Some(item.line), place });
         }
     }
     instances

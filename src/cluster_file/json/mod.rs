@@ -157,7 +157,7 @@ impl Reader<'_, '_> {
             let problem = "and port are different".to_owned();
             self.findings.error(Some(fields.line), &fields.place("listen_port"), problem, "give one of the two");
         }
-        let line = fields.get("host").map_or(fields.line, |host| host.line);
+        let line = Some(fields.get("host").map_or(fields.line, |host| host.line));
         let place = fields.place("host");
         Some(DraftInstance { name: named?, host: host?, listen_port: port.or(listen_port), line, place })
     }

@@ -3,11 +3,14 @@
 //!
 //! Names and ports are those that the generator gives (ports from 27760, metrics from 9991), so that whoever moves keeps
 //! them. What is about the host and not about the cluster (users, memory, niceness, the archiver) is left out with a warning.
-//! A cluster of several hosts has several such files, each of which is read by itself.
+//! A cluster of several hosts is a [`directory`] of such files.
 //!
 //! Source: Zeek 9.0, `doc/advanced/deployment/systemd.rst`, and in `tools/systemd-generator/src/` `zeek-cluster-config.cc`,
 //! `zeek-systemd-generator.cc` and `zeek-cluster-layout-generator.cc`.
 
+pub mod directory;
+mod limits;
+mod sections;
 mod syntax;
 
 use std::collections::BTreeMap;
@@ -20,6 +23,7 @@ use super::ini::{INHERITED_LIMIT, words};
 use crate::api::configuration::{ClusterRole, Port, ScriptOption};
 use crate::api::ids::{InstanceName, NAME_LIMIT};
 use crate::api::validate::NODE_LIMIT;
+use sections::Interface;
 use syntax::{Item, Section};
 
 /// The generator's defaults: the first port, and the first metrics port.
@@ -29,7 +33,7 @@ const METRICS_PORT: u16 = 9991;
 const DEFAULT_ARGS: &str = "local";
 
 /// Options about the host or its services, which no cluster file has a place for.
-const LEFT_OUT: [&str; 9] = [
+const LEFT_OUT: [&str; 10] = [
     "user",
     "group",
     "base_dir",
@@ -39,9 +43,8 @@ const LEFT_OUT: [&str; 9] = [
     "cluster_layout",
     "archiver",
     "restart_interval_sec",
+    "metrics_address",
 ];
-/// Endings of more of them.
-const LEFT_OUT_ENDINGS: [&str; 4] = ["_nice", "_memory_max", "_numa_policy", "_cpu_set"];
 
 /// Whether a text is a `zeek.conf`: the names of its sections are no names of nodes, and cluster files begin with a section.
 pub fn is_zeek_conf(text: &str) -> bool {
@@ -53,14 +56,63 @@ pub fn is_zeek_conf(text: &str) -> bool {
     })
 }
 
-pub fn read(text: &str, ours: Option<&InstanceName>, findings: &mut Findings) -> Option<Draft> {
-    let sections = syntax::read(text, findings);
+/// Reads one host's file for the agent at hand. `file` is what it is called: Zeek takes `HOST.zeek.conf` for that host's
+/// part of a cluster, whose nodes have its name before theirs.
+pub fn read(text: &str, file: &str, ours: Option<&InstanceName>, findings: &mut Findings) -> Option<Draft> {
+    let host = host_of(file);
+    let mut part = read_part(text, host.as_deref(), findings)?;
+    part.word_on_backend(findings);
+    if part.managers == 0 && !part.nodes.is_empty() {
+        let problem =
+            "has no manager: it is one host's part of a cluster, and only that host's nodes are read".to_owned();
+        let advice = "convert the directory of all hosts' files, or add the others' nodes to what this becomes";
+        findings.warning(None, "", problem, advice);
+    }
+    let instances = part.address.take().zip(ours).map(|((address, line, place), ours)| {
+        for node in &mut part.nodes {
+            node.instance = Some(ours.to_string());
+        }
+        vec![DraftInstance { name: ours.to_string(), host: address, listen_port: None, line, place }]
+    });
+    Some(Draft { id: None, instances, nodes: part.nodes })
+}
+
+/// The host that a file's name says it is for.
+pub fn host_of(file: &str) -> Option<String> {
+    let name = file.rsplit('/').next()?.strip_suffix(".zeek.conf")?;
+    let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let goes_on = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'));
+    (begins && goes_on).then(|| name.to_owned())
+}
+
+/// What one file says: a host and its nodes.
+pub struct Part {
+    pub nodes: Vec<DraftNode>,
+    /// Where it says that the host is, and where it says so.
+    pub address: Option<(Host, Option<usize>, String)>,
+    pub managers: usize,
+    is_broker: bool,
+}
+
+impl Part {
+    pub fn word_on_backend(&self, findings: &mut Findings) {
+        if !self.is_broker {
+            let problem = "has ZeroMQ or another backend between its nodes, and here it is Broker".to_owned();
+            findings.warning(None, "", problem, "nothing is to be done if no script of yours depends on it");
+        }
+    }
+}
+
+/// Reads one host's file. `host` is the host's name, if the file's name says it.
+pub fn read_part(text: &str, host: Option<&str>, findings: &mut Findings) -> Option<Part> {
+    let sections = sections::sort_out(syntax::read(text, findings), findings);
+    let (zeek, interfaces) = (&sections.zeek, &sections.interfaces);
     let mut reader = Reader { findings, prefix: String::new(), nodes: Vec::new(), bytes: 0 };
-    let empty = Section::default();
-    let is_plain = matches!(sections.as_slice(), [only] if only.name.is_empty());
-    let zeek = sections.iter().find(|section| is_plain || section.name == "zeek").unwrap_or(&empty);
-    reader.unknown_sections(&sections, is_plain);
-    reader.prefix = reader.read_prefix(zeek);
+    reader.known_options(zeek, &OF_ZEEK);
+    for interface in interfaces {
+        reader.known_options(&interface.section, &OF_WORKERS);
+    }
+    reader.prefix = reader.read_prefix(zeek, host);
     let common = Common { args: reader.args(zeek, "args", DEFAULT_ARGS), env: reader.env(zeek, "env") };
     let manager = reader.count(zeek, "manager").unwrap_or(0);
     if manager > 1 {
@@ -71,23 +123,40 @@ pub fn read(text: &str, ours: Option<&InstanceName>, findings: &mut Findings) ->
     reader.nodes_of(zeek, &common, ClusterRole::Logger, loggers)?;
     let proxies = reader.count(zeek, "proxies").unwrap_or(0);
     reader.nodes_of(zeek, &common, ClusterRole::Proxy, proxies)?;
-    let interfaces = sections.iter().filter(|section| is_plain || section.name.starts_with("interface "));
     let mut on_host = 0;
-    for section in interfaces {
-        reader.workers(section, &common, is_plain, &mut on_host)?;
-    }
-    reader.backend(zeek);
-    if manager == 0 && !reader.nodes.is_empty() {
-        let problem =
-            "has no manager: it is one host's part of a cluster, and only that host's nodes are read".to_owned();
-        reader.findings.warning(None, "", problem, "add those of the other hosts' files to what it becomes");
+    for interface in interfaces {
+        reader.workers(interface, &common, &mut on_host)?;
     }
     let (first, metrics) =
         (reader.first_port(zeek, &["port", "cluster_port"]), reader.first_port(zeek, &["metrics_port"]));
     reader.ports(first.unwrap_or(PORT), metrics.unwrap_or(METRICS_PORT), zeek);
-    let instances = reader.instance(zeek, ours);
-    Some(Draft { id: None, instances, nodes: reader.nodes })
+    let address = reader.address(zeek);
+    let backend = item(zeek, "cluster_backend_args").map(|item| item.values.join(" ")).unwrap_or_default();
+    let is_broker = backend.contains("cluster/backend/broker");
+    Some(Part { nodes: reader.nodes, address, managers: manager, is_broker })
 }
+
+const OF_WORKERS: [&str; 5] = ["interface", "workers", "worker_args", "worker_env", "workers_cpu_list"];
+const OF_ZEEK: [&str; 18] = [
+    "args",
+    "manager_args",
+    "logger_args",
+    "proxy_args",
+    "env",
+    "manager_env",
+    "logger_env",
+    "proxy_env",
+    "manager",
+    "loggers",
+    "proxies",
+    "cluster_backend_args",
+    "cluster_node_prefix",
+    "port",
+    "cluster_port",
+    "address",
+    "cluster_address",
+    "metrics_port",
+];
 
 /// What every node of the file has.
 struct Common {
@@ -121,77 +190,51 @@ fn value<'s>(section: &'s Section, key: &str) -> Option<&'s str> {
 
 impl Reader<'_, '_> {
     fn error(&mut self, section: &Section, key: &str, problem: &str, advice: &str) {
-        let line = item(section, key).map_or(section.line, |item| item.line);
+        let line = item(section, key).map_or(section.line.max(1), |item| item.line);
         self.findings.error(Some(line), &section.place(key), problem.to_owned(), advice);
     }
 
     fn warning(&mut self, section: &Section, key: &str, problem: &str, advice: &str) {
-        let line = item(section, key).map_or(section.line, |item| item.line);
+        let line = item(section, key).map_or(section.line.max(1), |item| item.line);
         self.findings.warning(Some(line), &section.place(key), problem.to_owned(), advice);
     }
 
-    /// A word on sections and options that mean nothing here.
-    fn unknown_sections(&mut self, sections: &[Section], is_plain: bool) {
-        for section in sections {
-            let is_interface = section.name.starts_with("interface ");
-            if !is_plain && section.name.is_empty() {
-                let advice = "move them into [zeek]";
-                self.findings.error(None, "", "has options outside of its sections".to_owned(), advice);
-                continue;
-            }
-            if !is_plain && !is_interface && section.name != "zeek" {
-                let place = section.place("");
-                let problem = "is no section of a zeek.conf".to_owned();
-                self.findings.warning(Some(section.line), place.trim_end(), problem, "it has no effect");
-                continue;
-            }
-            let of_workers = ["interface", "workers", "worker_args", "worker_env", "workers_cpu_list"];
-            let of_zeek = [
-                "args",
-                "manager_args",
-                "logger_args",
-                "proxy_args",
-                "env",
-                "manager_env",
-                "logger_env",
-                "proxy_env",
-                "manager",
-                "loggers",
-                "proxies",
-                "cluster_backend_args",
-                "cluster_node_prefix",
-                "port",
-                "cluster_port",
-                "address",
-                "cluster_address",
-                "metrics_port",
-            ];
-            for item in &section.items {
-                let key = item.key.as_str();
-                let left_out = LEFT_OUT.contains(&key)
-                    || key.starts_with("archiver_")
-                    || LEFT_OUT_ENDINGS.iter().any(|ending| key.ends_with(ending));
-                let known = (of_workers.contains(&key) && (is_plain || is_interface))
-                    || (of_zeek.contains(&key) && !is_interface);
-                if left_out {
-                    let advice = "see to it in the settings of the agent, or of the host";
-                    self.warning(section, key, "has no place in a cluster file and is left out", advice);
-                } else if !known {
-                    self.warning(section, key, "is no option of this section", "it has no effect");
-                } else if item.values.len() > 1 && !key.ends_with("args") && !key.ends_with("env") {
-                    self.error(section, key, "goes on in another line", "give one value");
-                }
+    /// A word on options that mean nothing here, or not what they say.
+    fn known_options(&mut self, section: &Section, known: &[&str]) {
+        for item in &section.items {
+            let key = item.key.as_str();
+            if LEFT_OUT.contains(&key) || key.starts_with("archiver_") {
+                let advice = "see to it in the settings of the agent, or of the host";
+                self.warning(section, key, "has no place in a cluster file and is left out", advice);
+            } else if limits::is_limit(key) {
+                limits::check(section, item, self.findings);
+            } else if !known.contains(&key) {
+                self.warning(section, key, "is no option of this section", "it has no effect");
+            } else if item.values.len() > 1 && !key.ends_with("args") && !key.ends_with("env") {
+                self.error(section, key, "goes on in another line", "give one value");
             }
         }
     }
 
-    fn read_prefix(&mut self, zeek: &Section) -> String {
-        value(zeek, "cluster_node_prefix").map(|prefix| format!("{prefix}-")).unwrap_or_default()
+    /// What comes before the names of a host's nodes. An empty option is none.
+    fn read_prefix(&mut self, zeek: &Section, host: Option<&str>) -> String {
+        const KEY: &str = "cluster_node_prefix";
+        let prefix = item(zeek, KEY).and_then(|item| item.values.first()).map(String::as_str).or(host);
+        let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
+        match prefix.filter(|prefix| !prefix.is_empty()) {
+            Some(prefix) if prefix.chars().all(is_good) => format!("{prefix}-"),
+            Some(prefix) => {
+                let problem = format!("{} cannot begin a node's name", quoted(prefix));
+                self.error(zeek, KEY, &problem, "give one of a-z, 0-9, - and _, or none");
+                String::new()
+            }
+            None => String::new(),
+        }
     }
 
     fn count(&mut self, section: &Section, key: &str) -> Option<usize> {
         let text = item(section, key)?.values.first()?;
-        let count = text.parse::<usize>().ok();
+        let count = text.parse::<usize>().ok().filter(|_| !text.starts_with('+'));
         if count.is_none() {
             self.error(
                 section,
@@ -257,11 +300,15 @@ impl Reader<'_, '_> {
         }
         let args = self.args(zeek, &format!("{role}_args"), "");
         let env = self.env(zeek, &format!("{role}_env"));
+        let cpu = limits::single_cpu(zeek, role);
         self.room_for(count, common, &args, &env, "")?;
         for index in 1..=count {
-            let name = if role == ClusterRole::Manager { "manager".to_owned() } else { format!("{role}-{index}") };
-            let node = self.node(zeek, common, role, &name, &args, env.clone());
-            self.nodes.extend(node);
+            // There is one in the whole cluster, and its name is the same everywhere.
+            let prefix = if role == ClusterRole::Manager { "" } else { self.prefix.as_str() };
+            let number = if role == ClusterRole::Manager { String::new() } else { format!("-{index}") };
+            let name = format!("{prefix}{role}{number}");
+            let node = self.node(zeek, common, role, name, &args, env.clone());
+            self.nodes.extend(node.map(|node| DraftNode { cpu_affinity: cpu, ..node }));
         }
         Some(())
     }
@@ -299,11 +346,10 @@ impl Reader<'_, '_> {
         section: &Section,
         common: &Common,
         role: ClusterRole,
-        name: &str,
+        name: String,
         args: &Args,
         env: BTreeMap<String, String>,
     ) -> Option<DraftNode> {
-        let name = format!("{}{name}", self.prefix);
         let place = if section.name.is_empty() { name.clone() } else { format!("[{}]", section.name) };
         if !draft::node_name(&name, section.line.max(1), &place, self.findings) {
             return None;
@@ -327,23 +373,27 @@ impl Reader<'_, '_> {
     }
 
     /// The workers of one interface.
-    fn workers(&mut self, section: &Section, common: &Common, is_plain: bool, on_host: &mut usize) -> Option<()> {
+    fn workers(&mut self, interface: &Interface, common: &Common, on_host: &mut usize) -> Option<()> {
+        let (section, named) = (&interface.section, interface.name.as_str());
         let count = self.count(section, "workers");
-        let Some(interface) = value(section, "interface") else {
-            if !is_plain || count.is_some() {
-                self.error(section, "interface", "is missing for these workers", "name the interface");
+        let interface = value(section, "interface");
+        let Some((interface, count)) = interface.zip(count) else {
+            // Without sections, an empty interface stands for none.
+            let is_none = section.name.is_empty() && item(section, "interface").is_some() && count.unwrap_or(0) == 0;
+            if interface.is_none() && !is_none && (count.is_some() || !section.name.is_empty()) {
+                let line =
+                    item(section, "interface").or(item(section, "workers")).map_or(section.line, |item| item.line);
+                let problem = "is missing for these workers".to_owned();
+                self.findings.error(Some(line), &section.place("interface"), problem, "name the interface");
+            } else if interface.is_some() && item(section, "workers").is_none() {
+                let line = item(section, "interface").map_or(section.line, |item| item.line);
+                let problem = "is missing for this interface".to_owned();
+                self.findings.error(Some(line), &section.place("workers"), problem, "say how many workers share it");
             }
             return Some(());
         };
-        let Some(count) = count else {
-            if item(section, "workers").is_none() {
-                self.error(section, "workers", "is missing for this interface", "say how many workers share it");
-            }
-            return Some(());
-        };
-        let named = section.name.strip_prefix("interface ").unwrap_or_default();
         if named.len() > NAME_LIMIT {
-            self.error(section, "", "has a name too long for a node", "shorten it");
+            self.error(section, "interface", "has a name too long for a node", "shorten it");
             return Some(());
         }
         let args = self.args(section, "worker_args", "");
@@ -366,9 +416,10 @@ impl Reader<'_, '_> {
                 let Some(text) = self.fill_in(section, "worker_env", text, &variables) else { return Some(()) };
                 filled.insert(name.clone(), text);
             }
-            let name = if named.is_empty() { format!("worker-{index}") } else { format!("worker-{named}-{index}") };
+            let between = if named.is_empty() { "" } else { "-" };
+            let name = format!("{}worker{between}{named}-{index}", self.prefix);
             let Some(interface) = self.fill_in(section, "interface", interface, &variables) else { return Some(()) };
-            let node = self.node(section, common, ClusterRole::Worker, &name, &args, filled);
+            let node = self.node(section, common, ClusterRole::Worker, name, &args, filled);
             self.nodes.extend(node.map(|node| DraftNode { interface: Some(interface), cpu_affinity: cpu, ..node }));
         }
         Some(())
@@ -407,39 +458,18 @@ impl Reader<'_, '_> {
         Some(filled)
     }
 
-    /// `4-7,9` or `0-30:2`: numbers, ranges, ranges with a step.
+    /// The CPUs that are dealt out to the workers in turn.
     fn cpus(&mut self, section: &Section) -> Vec<i64> {
         const KEY: &str = "workers_cpu_list";
         let Some(text) = value(section, KEY) else { return Vec::new() };
-        let mut cpus = Vec::new();
-        for part in text.split(',') {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (last, step) = last.split_once(':').unwrap_or((last, "1"));
-            let numbers = (first.parse::<u32>(), last.parse::<u32>(), step.parse::<usize>());
-            let (Ok(first), Ok(last), Ok(step @ 1..)) = numbers else {
-                self.error(
-                    section,
-                    KEY,
-                    &format!("{} is not a list of CPUs", quoted(text)),
-                    "give 0-3, 0-6:2 or 1,2,5",
-                );
-                return Vec::new();
-            };
-            cpus.extend((first..=last).step_by(step).take(NODE_LIMIT + 1).map(i64::from));
-            if cpus.len() > NODE_LIMIT {
+        match limits::cpus(text) {
+            Some(cpus) if cpus.len() > NODE_LIMIT => {
                 self.error(section, KEY, "names more CPUs than there can be workers", "shorten it");
-                return Vec::new();
             }
+            Some(cpus) => return cpus,
+            None => self.error(section, KEY, &format!("{} is not a list of CPUs", quoted(text)), limits::CPU_LISTS),
         }
-        cpus
-    }
-
-    fn backend(&mut self, zeek: &Section) {
-        let text = item(zeek, "cluster_backend_args").map(|item| item.values.join(" ")).unwrap_or_default();
-        if !text.contains("cluster/backend/broker") {
-            let problem = "has ZeroMQ or another backend between its nodes, and here it is Broker".to_owned();
-            self.findings.warning(None, "", problem, "nothing is to be done if no script of yours depends on it");
-        }
+        Vec::new()
     }
 
     /// Gives each node the port that the generator would.
@@ -458,20 +488,15 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// The one instance, if its address is given. None: it is the agent's at hand.
-    fn instance(&mut self, zeek: &Section, ours: Option<&InstanceName>) -> Option<Vec<DraftInstance>> {
+    /// The host's address, if it is given, with its place.
+    fn address(&mut self, zeek: &Section) -> Option<(Host, Option<usize>, String)> {
         let key = if value(zeek, "address").is_some() { "address" } else { "cluster_address" };
         let host = value(zeek, key)?.trim_matches(['[', ']']).parse::<IpAddr>();
         let Ok(host) = host else {
             self.error(zeek, key, "is no IP address", "give the host's address, in brackets if it is IPv6");
             return None;
         };
-        let ours = ours?;
-        for node in &mut self.nodes {
-            node.instance = Some(ours.to_string());
-        }
-        let line = item(zeek, key).map_or(zeek.line, |item| item.line);
-        let (host, place) = (Host::Address(host), zeek.place(key));
-        Some(vec![DraftInstance { name: ours.to_string(), host, listen_port: None, line, place }])
+        let line = item(zeek, key).map(|item| item.line);
+        Some((Host::Address(host), line, zeek.place(key)))
     }
 }

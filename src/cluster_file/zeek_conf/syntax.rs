@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::super::findings::{Findings, bare, quoted};
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// In lower case, as it counts.
     pub key: String,
@@ -20,6 +20,7 @@ pub struct Item {
 pub struct Section {
     /// Empty: before any section.
     pub name: String,
+    /// That of its header, or of its first option if it has none. 0: there is no such section.
     pub line: usize,
     pub items: Vec<Item>,
 }
@@ -30,7 +31,12 @@ impl Section {
     }
 }
 
-/// The sections that say something.
+/// Whether an option is about the workers of one interface.
+pub fn is_of_workers(key: &str) -> bool {
+    key == "interface" || key == "workers" || key.starts_with("worker_") || key.starts_with("workers_")
+}
+
+/// The sections that say something. Outside of sections, options of workers may come again after another `interface`.
 pub fn read(text: &str, findings: &mut Findings) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
     let mut names: BTreeMap<String, usize> = BTreeMap::new();
@@ -57,6 +63,12 @@ pub fn read(text: &str, findings: &mut Findings) -> Vec<Section> {
             && let Some((key, value)) = line.split_once('=')
         {
             let key = key.trim().to_ascii_lowercase();
+            if key == "interface" && current.name.is_empty() && has_interface(&current) {
+                keys.retain(|key, _| !is_of_workers(key));
+            }
+            if current.line == 0 {
+                current.line = number;
+            }
             if let Some(first) = keys.insert(key.clone(), number) {
                 let problem = format!("the option is there already, at line {first}");
                 findings.error(Some(number), &current.place(&key), problem, "remove one of the two");
@@ -74,4 +86,8 @@ pub fn read(text: &str, findings: &mut Findings) -> Vec<Section> {
     sections.push(current);
     sections.retain(|section| !section.name.is_empty() || !section.items.is_empty());
     sections
+}
+
+fn has_interface(section: &Section) -> bool {
+    section.items.iter().any(|item| item.key == "interface")
 }

@@ -95,21 +95,22 @@ impl Balance {
             process.options.clone_from(&options);
             process.interface = interface;
             process.cpu_affinity = cpus.get(index % cpus.len().max(1)).copied();
-            self.share(&mut process, host, method, count);
+            self.share(&mut process, host, method, &procs.text);
             nodes.push(process);
         }
         Some(nodes)
     }
 
-    /// Gives one of `count` processes its part of the interface's packets. The node's own variables come first.
-    fn share(&mut self, node: &mut DraftNode, host: &Host, method: Method, count: usize) {
+    /// Gives one of `count` processes (as the file writes it) its part of the interface's packets. The node's own variables
+    /// come first.
+    fn share(&mut self, node: &mut DraftNode, host: &Host, method: Method, count: &str) {
         let mut set = |name: &str, value: String| {
             node.env.entry(name.to_owned()).or_insert(value);
         };
         match method {
             Method::AfPacket => node.interface = node.interface.as_ref().map(|name| format!("af_packet::{name}")),
             Method::Myricom => {
-                set("SNF_NUM_RINGS", count.to_string());
+                set("SNF_NUM_RINGS", count.to_owned());
                 set("SNF_FLAGS", "0x101".to_owned());
             }
             Method::PfRing => {

@@ -125,6 +125,7 @@ pub fn read(text: &str, ours: Option<&InstanceName>, findings: &mut Findings) ->
     for keys in &sections {
         nodes.extend(read_section(keys, &mut balance, findings).unwrap_or_default());
     }
+    alone_of_its_kind(&nodes, file.sections.is_empty(), findings);
     let standalone = sections.iter().find(|keys| keys.is_standalone()).filter(|_| sections.len() > 1);
     if let Some(keys) = standalone {
         let advice = "remove it or the others: a standalone node is the only one of its file";
@@ -134,14 +135,41 @@ pub fn read(text: &str, ours: Option<&InstanceName>, findings: &mut Findings) ->
     Some(Draft { id: None, instances, nodes: nodes.into_iter().map(|(node, _)| node).collect() })
 }
 
+/// What zeekctl refuses of the nodes as a whole: none at all, two managers, names that differ in their case alone.
+fn alone_of_its_kind(nodes: &[(DraftNode, Host)], is_empty: bool, findings: &mut Findings) {
+    if is_empty {
+        findings.error(None, "", "has no nodes".to_owned(), "give each node a section with its type and host");
+    }
+    let mut names: BTreeMap<String, &DraftNode> = BTreeMap::new();
+    let mut manager: Option<&DraftNode> = None;
+    for (node, _) in nodes {
+        if let Some(first) = names.get(&node.name.to_lowercase()) {
+            let problem = format!("makes a node {}, and so does line {}", quoted(&node.name), first.line);
+            findings.error(Some(node.line), &node.place, problem, "rename one; zeekctl does not tell case apart");
+        } else {
+            names.insert(node.name.to_lowercase(), node);
+        }
+        if node.role != ClusterRole::Manager {
+            continue;
+        }
+        if let Some(first) = manager {
+            let problem = format!("is a second manager, after the one at line {}", first.line);
+            findings.error(Some(node.line), &node.place, problem, "keep one of them");
+        }
+        manager = manager.or(Some(node));
+    }
+}
+
 /// A word on each key of a section that has no value or no meaning.
 fn unknown_keys(section: &str, items: &[Item], referred_to: &BTreeSet<String>, findings: &mut Findings) {
     for item in items {
         let (key, place) = (item.key.replace('.', "_"), place(section, &item.key));
+        let is_known = KEYS.contains(&key.as_str()) || balance::af_packet_option(&key).is_some();
         if item.value.is_none() {
             let advice = "write key=value, or put a # before the line";
             findings.error(Some(item.line), &place, "has no value".to_owned(), advice);
-        } else if KEYS.contains(&key.as_str()) || balance::af_packet_option(&key).is_some() {
+        } else if is_known {
+            // Said where it is read.
         } else if let Some((_, advice)) = WITHOUT_EQUIVALENT.iter().find(|(name, _)| *name == key) {
             findings.warning(Some(item.line), &place, "has no equivalent here and is left out".to_owned(), advice);
         } else if !referred_to.contains(&item.key) {
@@ -355,7 +383,7 @@ fn name_instances(
     let hosts: BTreeSet<Host> = nodes.iter().map(|(_, host)| host.clone()).collect();
     if hosts.len() <= 1 {
         let (Some(host @ Host::Address(_)), Some(ours)) = (hosts.into_iter().next(), ours) else { return None };
-        let (line, place) = nodes.first().map(|(node, _)| (node.line, node.place.clone())).unwrap_or_default();
+        let (line, place) = nodes.first().map(|(node, _)| (Some(node.line), node.place.clone())).unwrap_or_default();
         for (node, _) in nodes {
             node.instance = Some(ours.to_string());
         }
@@ -374,7 +402,7 @@ fn name_instances(
             let problem = "runs on localhost, and other nodes run on other hosts".to_owned();
             findings.error(Some(node.line), &node.place, problem, "give the host's address");
         }
-        let (line, place) = (node.line, node.place.clone());
+        let (line, place) = (Some(node.line), node.place.clone());
         let instance = DraftInstance { name, host: host.of_instance(), listen_port: None, line, place };
         instances.insert(host.clone(), instance);
     }
