@@ -179,6 +179,7 @@ fn options() -> Options {
     Options {
         instance: InstanceName::new("a1").expect("a name"),
         cpus: 2,
+        agent_ports: Vec::new(),
         program: Program::Simulated,
         args: Vec::new(),
         profile: Profile::Plain,

@@ -5,6 +5,7 @@
 //! further looks at it. Problems reject the configuration; warnings do not. Reading files and filling in ports is
 //! left to the cluster files; a controller fills ports in before it asks.
 
+mod advice;
 mod prefixes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,8 @@ pub struct HostFacts<'a> {
     pub instance: &'a InstanceName,
     /// How many CPUs this host has, numbered from 0.
     pub cpus: u32,
+    /// Ports that this agent listens on, so that no node of this host can.
+    pub agent_ports: &'a [u16],
 }
 
 /// What a problem is about.
@@ -120,11 +123,18 @@ pub fn check(config: &Configuration, facts: &HostFacts) -> Report {
     check.report()
 }
 
-/// Checks what holds on every host of the cluster: for a file that is not (yet) meant for a certain agent.
+/// Checks what holds on every host of the cluster, for a file that is not (yet) meant for a certain agent, and what is
+/// valid and seldom meant.
 pub fn check_anywhere(config: &Configuration) -> Report {
     let mut check = Check::new(config);
     check.everywhere();
-    check.report()
+    if config.instances.is_empty() && config.nodes.is_empty() {
+        let text = "is empty, and agents refuse it: give it nodes, or list the instances whose nodes are all to stop";
+        check.problems.push(Subject::Configuration, text.to_owned());
+    }
+    let mut report = check.report();
+    report.warnings.extend(advice::advice(config));
+    report
 }
 
 /// Gives this agent's instance an address if the configuration has none for it. Host 0.0.0.0 stands for "not known".
@@ -163,6 +173,16 @@ fn unknown_hosts(config: &Configuration, ours: &InstanceName) -> Vec<Problem> {
             ),
         })
         .collect()
+}
+
+/// What of a node of this host is in the way of the agent itself.
+pub fn agent_ports<'a>(node: &'a Node, agent_ports: &'a [u16]) -> impl Iterator<Item = Problem> + 'a {
+    let ports = [("port", node.port), ("metrics_port", node.metrics_port)].into_iter();
+    let taken = ports.filter_map(|(what, port)| Some((what, port.filter(|port| agent_ports.contains(&port.number))?)));
+    taken.map(|(what, port)| Problem {
+        subject: Subject::Node(shown(&node.name)),
+        text: format!("{what} {port} is one that the agent of this host listens on: give the node another"),
+    })
 }
 
 /// A text as it may stand in a message: short, on one line.
@@ -250,6 +270,9 @@ impl<'a> Check<'a> {
             self.problems.push(problem.subject, problem.text);
         }
         for node in config.nodes.iter().filter(|node| node.instance == ours) {
+            for problem in agent_ports(node, facts.agent_ports) {
+                self.problems.push(problem.subject, problem.text);
+            }
             if let Some(cpu) = node.cpu_affinity.filter(|cpu| *cpu >= i64::from(facts.cpus)) {
                 self.warnings.push(
                     Subject::Node(shown(&node.name)),
@@ -592,7 +615,7 @@ mod tests {
 
     fn checked(config: &Configuration) -> Report {
         let ours = InstanceName::new("here").unwrap();
-        check(config, &HostFacts { instance: &ours, cpus: 4 })
+        check(config, &HostFacts { instance: &ours, cpus: 4, agent_ports: &[2151] })
     }
 
     fn problems(config: &Configuration) -> Vec<String> {

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::flags::{Config, ConfigFormat};
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table};
-use super::{Context, connect, lookup, output, print_json, zeek};
+use super::{Context, connect, here, lookup, output, print_json, zeek};
 use crate::api::configuration::Configuration;
 use crate::api::ids::InstanceName;
 use crate::api::plan::{Action, Plan};
@@ -176,7 +176,10 @@ fn check(context: &Context, file: &Path, settings: &Settings) -> Outcome {
             let report = validate::check_anywhere(&configuration);
             warnings.extend(report.warnings.iter().map(ToString::to_string));
             warnings.extend(zeek::doubts(settings, &configuration).map(|doubt| doubt.to_string()));
-            let errors = report.problems.iter().map(|problem| format!("{}: {problem}", text.name)).collect();
+            warnings.extend(here::doubts(settings, &configuration));
+            let problems =
+                report.problems.iter().map(ToString::to_string).chain(here::problems(settings, &configuration));
+            let errors = problems.map(|problem| format!("{}: {problem}", text.name)).collect();
             (Some(configuration), warnings, errors)
         }
         Err(errors) => (None, Vec::new(), errors),

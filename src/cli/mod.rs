@@ -11,6 +11,7 @@ mod connect;
 mod crash;
 mod demo;
 mod flags;
+mod here;
 mod host;
 mod journal;
 mod lookup;

@@ -220,6 +220,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
         lifecycle: lifecycle::Options {
             instance: settings.name.value.clone(),
             cpus,
+            agent_ports: settings.agent_ports(),
             program: settings.program(),
             args: settings.node_args.value.clone(),
             profile: Profile::Plain,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::outcome::{Exit, Failure};
 use crate::api::configuration::{ClusterRole, Configuration};
@@ -101,10 +101,7 @@ fn path(
     if settings.zeek_path.is_empty() {
         return Ok(inherited);
     }
-    let built_in = || {
-        let beside = Path::new(&settings.node_program.0).with_file_name("zeek-config").display().to_string();
-        probe::output(&supervisor.environment, &beside, &["--zeekpath"]).map(|text| text.trim().to_owned())
-    };
+    let built_in = || built_in_path(settings, &supervisor.environment);
     let rest = inherited.map_or_else(built_in, Ok).map_err(|reason| {
         let origin = &settings.zeek_path.origin;
         let problem =
@@ -112,6 +109,21 @@ fn path(
         Failure::new(Exit::Configuration, format!("{problem} ({reason}); set ZEEKPATH in the agent's environment"))
     })?;
     Ok(Some([settings.zeek_path.join(":"), rest].join(":")))
+}
+
+/// The directories in which Zeek looks for scripts here, with this host's settings. None: that is not known.
+pub fn search_path(settings: &Settings) -> Option<Vec<PathBuf>> {
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let own = settings.zeek_path.iter().cloned();
+    let rest = std::env::var("ZEEKPATH").ok().or_else(|| built_in_path(settings, &environment).ok())?;
+    let rest = rest.split(':').filter(|directory| !directory.is_empty()).map(str::to_owned);
+    Some(own.chain(rest).map(PathBuf::from).collect())
+}
+
+/// What Zeek was built with.
+fn built_in_path(settings: &Settings, environment: &[(OsString, OsString)]) -> Result<String, String> {
+    let beside = Path::new(&settings.node_program.0).with_file_name("zeek-config").display().to_string();
+    probe::output(environment, &beside, &["--zeekpath"]).map(|text| text.trim().to_owned())
 }
 
 /// This program, as nodes find it; after an upgrade of the package that is the new one.

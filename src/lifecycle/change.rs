@@ -244,7 +244,10 @@ impl Lifecycle {
 
     pub(super) fn check(&self, config: &Configuration) -> validate::Report {
         let instance = &self.options.instance;
-        let mut report = validate::check(config, &HostFacts { instance, cpus: self.options.cpus });
+        let mut report = validate::check(
+            config,
+            &HostFacts { instance, cpus: self.options.cpus, agent_ports: &self.options.agent_ports },
+        );
         let doubt = match &self.options.profile {
             Profile::Zeek(options) => zeek::doubts(config, Some(instance), options.version),
             Profile::Plain => None,

@@ -76,6 +76,8 @@ pub struct Options {
     pub instance: InstanceName,
     /// CPUs of this host, for checking affinities.
     pub cpus: u32,
+    /// Ports that the agent itself listens on, where its nodes would.
+    pub agent_ports: Vec<u16>,
     pub program: Program,
     /// Given to every node program.
     pub args: Vec<String>,

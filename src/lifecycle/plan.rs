@@ -78,10 +78,13 @@ impl Lifecycle {
             (Want::Up, Life::Down) => Some("not running"),
             (Want::Up, Life::Intended | Life::Up { .. }) => None,
         };
-        let differences = differences(&record.spec.0, &spec);
+        let mut differences = differences(&record.spec.0, &spec);
         let keeps = self.options.deploy_strategy == DeployStrategy::Changed && !force && !self.seen.winding_down;
         if keeps && down.is_none() && differences.is_empty() {
             return Step::Keep { least: record.least };
+        }
+        if differences.is_empty() {
+            differences.push(self.replaced_unchanged(force).to_owned());
         }
         let was = match down {
             Some(why) => Was::Down { why },
@@ -90,17 +93,48 @@ impl Lifecycle {
         Step::Up { spec, least: record.incarnation.next(), was: Some(was) }
     }
 
+    /// Why a process is replaced by one that runs the same.
+    fn replaced_unchanged(&self, force: bool) -> &'static str {
+        if force {
+            "forced"
+        } else if self.seen.winding_down {
+            "all nodes are being stopped"
+        } else {
+            "another configuration id, and deploy_strategy is replace"
+        }
+    }
+
+    /// A configuration with the addresses that the running one has for the same instances, where it has none: a controller
+    /// that deploys the file would fill them in. And a word on each.
+    fn with_running_hosts(&self, config: &Configuration) -> (Configuration, Vec<String>) {
+        let mut config = config.clone();
+        let mut taken = Vec::new();
+        let running = self.durable.desired.config.as_ref().map(|running| &running.0);
+        let ours = self.options.instance.as_str();
+        let is_needed = config.nodes.iter().any(|node| node.instance != ours);
+        for instance in config.instances.iter_mut().filter(|instance| is_needed && instance.host.is_unspecified()) {
+            let known = running.and_then(|running| running.instance(&instance.name)).map(|known| known.host);
+            if let Some(host) = known.filter(|host| !host.is_unspecified()) {
+                let name = validate::shown(&instance.name);
+                taken.push(format!("instance {name} has no address here; {host} was taken, which it has in what runs"));
+                instance.host = host;
+            }
+        }
+        (config, taken)
+    }
+
     /// What deploying `config` would do now. Changes nothing.
     pub fn preview(&self, config: &Configuration, force: bool) -> Plan {
         let running = self.durable.desired.config.as_ref().map(|running| running.0.id.clone());
-        let report = self.check(config);
+        let (config, taken) = self.with_running_hosts(config);
+        let report = self.check(&config);
         let texts = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
         let mut plan = Plan {
             is_running: running.as_ref() == Some(&config.id) && !force,
             running,
             proposed: config.id.clone(),
             problems: texts(&report.problems),
-            warnings: texts(&report.warnings),
+            warnings: texts(&report.warnings).into_iter().chain(taken).collect(),
             nodes: Vec::new(),
         };
         if !plan.problems.is_empty() {

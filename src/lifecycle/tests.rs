@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 mod copy;
 mod costs;
 mod health;
+mod preview;
 mod unprovable;
 
 use super::*;
@@ -189,6 +190,7 @@ fn options() -> Options {
     Options {
         instance: InstanceName::new("a1").unwrap(),
         cpus: 2,
+        agent_ports: vec![2151],
         program: Program::Simulated,
         args: Vec::new(),
         profile: Profile::Plain,
@@ -1172,7 +1174,7 @@ fn a_changed_configuration_leaves_unchanged_nodes_alone() {
     let gone = "w3 Stop not in the configuration";
     let expected = ["w1 Keep ", "w2 Replace environment (A)", gone, "w4 Start new"];
     assert_eq!(preview(&bench, false), expected);
-    assert_eq!(preview(&bench, true)[0], "w1 Replace ");
+    assert_eq!(preview(&bench, true)[0], "w1 Replace forced");
 
     let effects = bench.ask("b", Request::SetConfiguration { config: config.clone() });
     assert_eq!(stopped(&effects), ["w2", "w3"]);

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod file;
+mod listening;
 mod per_role;
 mod users;
 pub mod value;

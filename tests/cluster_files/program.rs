@@ -140,3 +140,108 @@ fn a_directory_of_zeek_conf_files_is_a_cluster() {
     let (exit, _, said) = config(&["check", empty.parent().unwrap().to_str().unwrap()]);
     assert!(exit == 78 && said.contains("is a directory without any HOST.zeek.conf; name a cluster file"), "{said}");
 }
+
+/// `config check` of a text: exit code and standard error.
+fn checked(name: &str, text: &str) -> (i32, String) {
+    let (exit, _, said) = config(&["check", Scratch::new().file(name, text).to_str().unwrap()]);
+    (exit, said)
+}
+
+/// The kernel lets one interface have a fanout id.
+#[test]
+fn check_tells_of_a_fanout_id_on_two_interfaces() {
+    let (exit, _, said) = config(&["check", field("fanout-two-interfaces.node.cfg").to_str().unwrap()]);
+    let expected = "warning: node worker-2-1: captures eth1 with AF_PACKET fanout id 23, and worker-1-1 captures eth0 with it: \
+                    the kernel refuses the second interface (EINVAL); give the workers of each interface an \
+                    AF_Packet::fanout_id of their own";
+    assert!(exit == 0 && said.contains(expected), "{said}");
+}
+
+#[test]
+fn check_tells_of_packets_seen_twice_or_not_at_all() {
+    let (exit, said) = checked(
+        "c.ini",
+        "[m]\nrole=manager\n[w1]\nrole=worker\ninterface=lo\n[w2]\nrole=worker\ninterface=lo\n\
+         [w3]\nrole=worker\ninterface=no-such-nic0 # uplink\n[w4]\nrole=worker\ninterface=af_packet::no-such-nic1\n",
+    );
+    assert_eq!(exit, 0, "{said}");
+    for expected in [
+        "warning: node w2: captures lo as w1 does, and each sees every packet",
+        "warning: node w3: interface \"no-such-nic0 # uplink\" holds a blank, # or ;, and no interface is called so",
+        "warning: this host has no interface no-such-nic1, which w4 captures; see `ip link`",
+    ] {
+        assert!(said.contains(expected), "{expected}\n{said}");
+    }
+    assert!(!said.contains("no interface lo"), "{said}");
+}
+
+#[test]
+fn check_tells_of_workers_without_a_manager() {
+    let (exit, said) = checked("c.ini", "[w1]\nrole=worker\ninterface=lo\n");
+    assert!(
+        exit == 0 && said.contains("warning: configuration: has workers and no manager: they wait for one"),
+        "{said}"
+    );
+}
+
+#[test]
+fn check_tells_of_ports_that_are_not_free() {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let (first, last) = range.trim().split_once('\t').unwrap();
+    let (exit, said) = checked("c.ini", &format!("[m]\nrole=manager\nport={last}\n"));
+    let expected =
+        format!("warning: port {last} is among {first} to {last}, from which this host's kernel takes ports");
+    assert!(exit == 0 && said.contains(&expected), "{said}");
+
+    let (exit, said) = checked("c.ini", "[m]\nrole=manager\nport=2151\n");
+    let expected = "c.ini: node m: port 2151/tcp is one that the agent of this host listens on: give the node another";
+    assert!(exit == 78 && said.contains(expected), "{said}");
+    // Of another host's node nothing is known.
+    assert_eq!(checked("c.ini", "[m]\nrole=manager\nport=2151\ninstance=b\n").0, 0);
+}
+
+#[test]
+fn check_tells_of_scripts_that_are_not_there() {
+    let scratch = Scratch::new();
+    let script = scratch.file("site/there.zeek", "");
+    let site = script.parent().unwrap().to_str().unwrap();
+    let text = format!("[m]\nrole=manager\nscripts = {site}/there {site}/gone there elsewhere\n");
+    let file = scratch.file("c.ini", &text);
+    let check = |path: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zeek-cluster-agent"));
+        command
+            .env_clear()
+            .env("HOME", "/nonexistent")
+            .env("ZEEK_AGENT_NAME", "agent-1")
+            .envs(path.map(|path| ("ZEEKPATH", path)));
+        String::from_utf8(command.args(["config", "check"]).arg(&file).output().unwrap().stderr).unwrap()
+    };
+    let said = check(Some(site));
+    let gone = format!("warning: script {site}/gone is not there; m would end at once without it");
+    let elsewhere = format!("warning: script elsewhere is not in {site}; m would end at once without it");
+    assert!(said.contains(&gone) && said.contains(&elsewhere), "{said}");
+    assert!(!said.contains("script there") && !said.contains("there.zeek"), "{said}");
+    // Without Zeek it is not known where to look.
+    let said = check(None);
+    assert!(said.contains(&gone) && !said.contains("script elsewhere"), "{said}");
+}
+
+/// Agents refuse what has neither instances nor nodes, so check does.
+#[test]
+fn check_refuses_an_empty_file() {
+    for (name, text) in [("c.ini", ""), ("c.ini", "# nothing\n"), ("c.json", r#"{"instances": [], "nodes": []}"#)] {
+        let (exit, said) = checked(name, text);
+        assert!(exit == 78 && said.contains("configuration: is empty, and agents refuse it: give it nodes"), "{said}");
+    }
+    assert_eq!(checked("c.ini", "[instances]\nagent-1\n").0, 0);
+}
+
+/// Names alone are what a controller fills in, and what an agent refuses.
+#[test]
+fn check_tells_of_instances_without_an_address() {
+    let text = "[instances]\na = 192.0.2.1:2151\nb\n[m]\nrole=manager\ninstance=a\n[w]\nrole=worker\ninstance=b\n";
+    let (exit, said) = checked("c.ini", text);
+    let expected =
+        "warning: instance b: has nodes and no address: a controller fills it in, and `request deploy` refuses";
+    assert!(exit == 0 && said.contains(expected), "{said}");
+}

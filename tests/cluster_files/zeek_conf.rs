@@ -44,7 +44,8 @@ fn interfaces_have_their_workers_and_templates_are_filled_in() {
         [
             switch.to_owned(),
             left_out("12: [zeek] user"),
-            "f:25: [interface napatech] worker_nice: has no effect here yet; these nodes have the agent's niceness".to_owned()
+            "f:25: [interface napatech] worker_nice: has no effect here yet; these nodes have the agent's niceness"
+                .to_owned()
         ]
     );
 }

@@ -223,7 +223,7 @@ impl Text<'_> {
                 14,
                 &["eth0 -i eth1", "af_packet::eth0", ""],
             );
-            if !(interface.contains("(nic)") && !self.lines.iter().any(|line| line.starts_with("nic"))) {
+            if !interface.contains("(nic)") || self.lines.iter().any(|line| line.starts_with("nic")) {
                 self.item("interface", interface);
             }
         }
