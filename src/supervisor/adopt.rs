@@ -178,7 +178,9 @@ impl At {
                  so what is left of it is ended"
             );
         }
-        alive.extend(lingering);
+        let new: Vec<Proven> =
+            lingering.into_iter().filter(|one| alive.iter().all(|other| other.pid != one.pid)).collect();
+        alive.extend(new);
         if !alive.is_empty() {
             self.end_all(&alive)?;
         }

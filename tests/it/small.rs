@@ -54,6 +54,24 @@ impl Small {
         Some(Self(path))
     }
 
+    /// Another directory at this path.
+    pub fn bind_to(path: PathBuf, what: &Path) -> Option<Self> {
+        Self::call(Command::new("mount").arg("--bind").arg(what).arg(&path))?;
+        Some(Self(path))
+    }
+
+    /// What is in `lower`, with changes going to `layers`.
+    pub fn overlay(path: PathBuf, lower: &Path, layers: &Path) -> Option<Self> {
+        let (upper, work) = (layers.join("upper"), layers.join("work"));
+        for directory in [&path, &upper, &work] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        let (lower, upper, work) = (lower.display(), upper.display(), work.display());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        Self::call(Command::new("mount").args(["-t", "overlay", "-o", &options, "zca-test"]).arg(&path))?;
+        Some(Self(path))
+    }
+
     pub fn read_only(path: PathBuf) -> Option<Self> {
         let mounted = Self::bind(path)?;
         Self::call(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&mounted.0))?;
