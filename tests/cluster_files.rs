@@ -104,6 +104,9 @@ fn an_indented_key_is_told_from_a_value_that_goes_on() {
     let errors =
         read("[a]\nrole = manager\ninstance = x\n  port = 2300\ninterface = eth0\n\n scripts = b").unwrap_err();
     let advice = "begin every key at the left edge";
+    let below = read("[a]\nrole = manager\ninterface =\n port = 2300\n").unwrap_err();
+    let expected = format!(r#"f:3: [a] interface: goes on with "port = 2300", which is indented; {advice}"#);
+    assert_eq!(lines(&below), [expected]);
     let expected = [
         format!(r#"f:3: [a] instance: goes on with "port = 2300", which is indented; {advice}"#),
         format!(r#"f:5: [a] interface: goes on with "scripts = b", which is indented; {advice}"#),

@@ -24,6 +24,7 @@ mod dump;
 mod export;
 mod failures;
 mod faults;
+mod files;
 mod full_disk;
 mod head;
 mod health;

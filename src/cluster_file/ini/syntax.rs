@@ -2,8 +2,8 @@
 //! allowed, `=` and `:` both separate, `#` and `;` begin a comment at the start of a line only, an indented line carries
 //! the value before it on, names may not repeat.
 //!
-//! Checked against CPython 3.11's `configparser.ConfigParser(allow_no_value=True)` without interpolation. Unlike it, a
-//! wrong line does not end the reading, and a value that begins below its key begins without a line break.
+//! Checked against CPython 3.11's `configparser.ConfigParser(allow_no_value=True)`, whose interpolation is in
+//! [`interpolate`](super::interpolate). Unlike it, a wrong line does not end the reading.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -189,8 +189,7 @@ impl Reader<'_, '_> {
         let place = std::mem::replace(&mut self.place, Place::Start { reported: true });
         let Place::Section { mut section, keys } = place else { return };
         for value in section.items.iter_mut().filter_map(|item| item.value.as_mut()) {
-            // A value that begins on the line below its key does not begin with a line break.
-            *value = value.trim_matches(is_blank).to_owned();
+            *value = value.trim_end_matches(is_blank).to_owned();
         }
         if section.name == DEFAULT {
             self.default_keys = keys;
@@ -253,7 +252,7 @@ mod tests {
             ("[s]\nk = a\n  b\n\tc", Some("a\nb\nc")),
             ("[s]\nk = a\n\n  b\n\n", Some("a\n\nb")),
             ("[s]\nk = a\n  # comment\n  b", Some("a\nb")),
-            ("[s]\nk =\n  [t]\n  x = y", Some("[t]\nx = y")),
+            ("[s]\nk =\n  [t]\n  x = y", Some("\n[t]\nx = y")),
             ("[s]\r\nk = v\r\n", Some("v")),
             ("[s]\rk = 100%(x)s\r", Some("100%(x)s")),
             ("[s] and more ] trailing\nk = v", Some("v")),
