@@ -30,7 +30,7 @@ pub struct StatusReport {
     /// Requests refused without being journaled: busy, stopping, no space.
     pub refused: u64,
     /// Who may ask the agent for something, one clause each.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub may_ask: Vec<String>,
     /// Where Broker peers are accepted, if they are.
     #[serde(default)]
@@ -150,10 +150,10 @@ pub struct PeerReport {
     pub direction: String,
     pub address: String,
     /// Whose its end is, if it is on this host.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    /// Its requests are taken. A peer whose are not is there as a node alone.
-    #[serde(default)]
+    /// Its requests are taken. Not there: they are not, and it is there as a node alone.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub may_ask: bool,
     /// `none`; or the version, and `anonymous` or the subject of the peer's certificate.
     pub tls: String,
@@ -189,6 +189,10 @@ pub struct VerifyReport {
     /// What is wrong, one line each; empty means that every record decodes, the sequence has no gap, indexes agree and
     /// digests match.
     pub problems: Vec<String>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// An error and its causes in a line.

@@ -247,7 +247,7 @@ fn server_frames() -> Vec<ServerFrame> {
                 nodes: vec![node],
                 unfinished: 1,
                 refused: 2,
-                may_ask: vec!["root".into(), "members of ops".into()],
+                may_ask: Vec::new(),
                 listen: Some("127.0.0.1:2151".into()),
                 controller: Some(ControllerReport {
                     address: "192.0.2.1:2150".into(),
@@ -257,7 +257,7 @@ fn server_frames() -> Vec<ServerFrame> {
                 peers: vec![PeerReport {
                     direction: "accepted".into(),
                     address: "127.0.0.1:40000".into(),
-                    uid: Some(995),
+                    uid: None,
                     may_ask: false,
                     tls: "none".into(),
                     endpoint: "00112233-4455-6677-8899-aabbccddeeff".into(),
