@@ -1,8 +1,9 @@
 //! The raw command line: what may be written, and nothing about what it leads to.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::api::head::Anchor;
 use crate::settings::value::{Setting, Span};
@@ -24,17 +25,17 @@ pub struct Cli {
     pub command: Command,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// Settings file [default: /etc/zeek-cluster-agent.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The agent's state directory
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<String>,
     /// The agent's control socket
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub control_socket: Option<String>,
     /// Print JSON
     #[arg(long, global = true)]
@@ -91,10 +92,30 @@ pub enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Print the manual page (roff)
-    Man,
+    /// Print the manual pages (roff), or write each to a file
+    Man {
+        /// Write them to this directory, one for each command
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// What could stand in the place of the last of these words; asked by the scripts of `completions`
+    #[command(hide = true)]
+    Complete {
+        #[arg(long = "for", value_enum)]
+        script: Script,
+        /// The words behind the program's name
+        #[arg(last = true)]
+        words: Vec<OsString>,
+    },
     /// Show, on simulated nodes, what the agent does
     Demo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Script {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Debug, Args)]
@@ -122,7 +143,7 @@ pub struct Run {
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub controller: Option<String>,
     /// What runs as a node
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub node_program: Option<String>,
     /// Run simulated nodes instead of Zeek
     #[arg(long)]
@@ -185,7 +206,7 @@ pub enum Request {
         #[command(flatten)]
         asking: Asking,
     },
-    /// The same, answered node by node
+    /// Make this host run exactly the file's nodes of this instance, answered node by node
     Deploy {
         /// Cluster file (INI or JSON); - is standard input
         file: PathBuf,
@@ -564,6 +585,8 @@ mod tests {
             "config diff f --force",
             "completions bash",
             "man",
+            "man --dir d",
+            "complete --for bash -- nodes --js",
             "demo",
         ] {
             let words = std::iter::once("zeek-cluster-agent").chain(line.split_whitespace());

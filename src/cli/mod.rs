@@ -10,11 +10,13 @@ mod config;
 mod connect;
 mod crash;
 mod demo;
+mod examples;
 mod flags;
 mod here;
 mod host;
 mod journal;
 mod lookup;
+mod man;
 mod nodes;
 mod outcome;
 mod output;
@@ -30,7 +32,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use clap::error::ErrorKind;
 
 use self::flags::{Cli, Command, Global, When};
@@ -41,14 +43,15 @@ use crate::settings::{self as resolved, File, Flags, Settings, Surroundings};
 use crate::telemetry::Color;
 use crate::terminal::{self, to_stderr};
 
-/// The tree of commands.
+/// The tree of commands, with an example for each.
 pub fn command() -> clap::Command {
-    <Cli as clap::CommandFactory>::command()
+    examples::command()
 }
 
 /// Runs the command that `arguments` ask for.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = command().try_get_matches_from(arguments).and_then(|found| Cli::from_arg_matches(&found));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
@@ -83,8 +86,9 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Settings => settings::run(context),
         Command::Journal(command) => journal::run(context, command),
         Command::Config(command) => config::run(context, &command),
-        Command::Completions { shell } => completion::completions(shell),
-        Command::Man => completion::man(),
+        Command::Completions { shell } => completion::script(shell),
+        Command::Man { dir } => man::man(dir.as_deref()),
+        Command::Complete { script, words } => completion::complete(context, script, &words),
         Command::Demo => show_demo(),
     };
     outcome.map(Exit::into)

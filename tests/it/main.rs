@@ -17,6 +17,7 @@ mod clock;
 mod commands;
 mod compaction;
 mod compaction_failures;
+mod completion;
 mod crash;
 mod crashes;
 mod damage;

@@ -1,35 +1,79 @@
-//! What shells and `man` want to know of the command line.
+//! What a shell offers when somebody presses the key for it.
+//!
+//! The scripts for bash, zsh and fish know nothing of the command line: each asks this program (the hidden command `complete`)
+//! what could stand in the place of the word that is being written ([`words`]), and gets this host's nodes and the journal's
+//! newest reqids from the running agent ([`values`]). One who asks for completion must never wait, nor read an error: whatever
+//! goes wrong, there is nothing to offer.
 
+mod values;
+mod words;
+
+use std::ffi::OsString;
 use std::io::Write;
 
-use clap::CommandFactory;
-
-use super::flags::Cli;
+use super::flags::{Global, Script};
 use super::outcome::{Exit, Outcome};
+use super::{Context, examples};
 use crate::terminal;
+use words::{Offer, Wanted};
 
-pub fn completions(shell: clap_complete::Shell) -> Outcome {
-    // Collected first, since the generator ends the process where a pipe is closed.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "zeek-cluster-agent", &mut script);
+const BASH: &str = include_str!("bash");
+const ZSH: &str = include_str!("zsh");
+const FISH: &str = include_str!("fish");
+
+/// Tells a script that the shell itself is to offer files.
+const FILES: &str = ":files";
+
+/// Prints a shell's script.
+pub fn script(shell: clap_complete::Shell) -> Outcome {
+    let script = match shell {
+        clap_complete::Shell::Bash => BASH.as_bytes().to_vec(),
+        clap_complete::Shell::Zsh => ZSH.as_bytes().to_vec(),
+        clap_complete::Shell::Fish => FISH.as_bytes().to_vec(),
+        // These know the commands alone.
+        other => {
+            // Collected first, since the generator ends the process where a pipe is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(other, &mut examples::command(), "zeek-cluster-agent", &mut script);
+            script
+        }
+    };
     terminal::out().write_all(&script)?;
     Ok(Exit::Done)
 }
 
-/// One page for the program, followed by one for each command.
-pub fn man() -> Outcome {
-    let mut command = Cli::command();
+/// Prints what could stand in the place of the last of these words, one a line.
+pub fn complete(context: &Context, script: Script, words: &[OsString]) -> Outcome {
+    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let mut command = examples::command();
     command.build();
-    let mut pages = Vec::new();
-    page(&command, &mut pages)?;
-    terminal::out().write_all(&pages)?;
+    let place = words::look(&command, &words);
+    let offers = match place.wanted {
+        Wanted::Files => vec![Offer::plain(FILES)],
+        Wanted::Listed(offers) => offers,
+        Wanted::Nodes => place.complete(values::nodes(asked(context, &place.given))),
+        Wanted::Reqids => place.complete(values::reqids(asked(context, &place.given))),
+    };
+    let mut out = terminal::out();
+    for Offer { word, about } in offers {
+        match (script, about) {
+            (Script::Bash, _) | (Script::Zsh | Script::Fish, None) => writeln!(out, "{word}")?,
+            (Script::Zsh | Script::Fish, Some(about)) => writeln!(out, "{word}\t{about}")?,
+        }
+    }
     Ok(Exit::Done)
 }
 
-fn page(command: &clap::Command, pages: &mut Vec<u8>) -> std::io::Result<()> {
-    clap_mangen::Man::new(command.clone()).render(pages)?;
-    for child in command.get_subcommands().filter(|child| child.get_name() != "help" && !child.is_hide_set()) {
-        page(child, pages)?;
+/// The call as it would be with what was given so far, as far as it says which agent is meant.
+fn asked(context: &Context, given: &[(String, String)]) -> Context {
+    let find = |id: &str| given.iter().rev().find(|(name, _)| name == id).map(|(_, value)| value.clone());
+    Context {
+        global: Global {
+            config: find("config").map(Into::into),
+            state_dir: find("state_dir"),
+            control_socket: find("control_socket"),
+            ..context.global.clone()
+        },
+        surroundings: context.surroundings.clone(),
     }
-    Ok(())
 }
