@@ -12,6 +12,7 @@
 //!   environment of agent and shims alike makes for one crash in all.
 //! - `ZCA_CLOCK_OFFSET=file`: the wall clock stands so many seconds beside the host's, the number in the file, which may
 //!   be negative and may change; 0 while there is no such file.
+//! - `ZCA_TEST_FIRST_SHIM=1`: shims are as those of the first release were, no subreapers.
 //! - `ZCA_SKIP_SYNC=1`: commits return without fdatasync, so that the test of power cuts can show that it sees this.
 
 /// Marks a place. The second argument is the name of the node concerned, as text.

@@ -533,6 +533,29 @@ impl World {
                     self.exit(&node, ExitCause::Signal(15));
                 }
             }
+            NodeOrder::Clear { incarnation } => match self.host.nodes.get(&node) {
+                _ if self.squatted.contains(&node) => {
+                    self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() });
+                }
+                Some(OnHost { incarnation, process, exit, .. }) => {
+                    let (incarnation, process) = (*incarnation, process.clone());
+                    let what = match exit.clone() {
+                        None => NodeHappening::Started { process },
+                        Some(cause) => {
+                            let (stdout, stderr) = (String::new(), String::new());
+                            NodeHappening::Exited { cause, process: Some(process), stdout, stderr }
+                        }
+                    };
+                    self.report(node, incarnation, what);
+                }
+                None => {
+                    let cause = ExitCause::Lost;
+                    let lost =
+                        NodeHappening::Exited { cause, process: None, stdout: String::new(), stderr: String::new() };
+                    self.report(node.clone(), incarnation, lost);
+                    self.report(node, incarnation, NodeHappening::Cleared);
+                }
+            },
             NodeOrder::AcknowledgeExit { incarnation } => {
                 let acknowledged = self.host.nodes.get(&node).is_some_and(|found| found.incarnation == incarnation);
                 if acknowledged {

@@ -320,29 +320,100 @@ async fn children_of_a_node_are_gone_when_its_exit_is_told() {
     until_true("the killed children have ended", || host.processes().len() == host.shims().len()).await;
 }
 
+/// A child in a session of its own, and a daemon that has nothing open that it could be found by. Both ignore TERM.
 #[tokio::test]
-async fn a_child_that_left_the_group_is_ended_by_its_lock_before_the_next_start() {
+async fn what_left_the_group_is_gone_when_the_exit_is_told() {
+    for (how, by_itself) in
+        [("SIM_FORK_SESSION", false), ("SIM_FORK_DAEMON", false), ("SIM_FORK_SESSION", true), ("SIM_FORK_DAEMON", true)]
+    {
+        let (host, w1) = (Host::new(), node("w1"));
+        let mut agent = host.agent();
+        let process = agent.launch(&w1, 1, &simulated(&[("SIM_FORK", "1"), (how, "1"), ("CLUSTER_NODE", "w1")])).await;
+        agent.ready(&w1, 1).await;
+        let shim = host.shims()[0];
+        let mut child = 0;
+        until_true("the child has left", || {
+            let mut others = all_pids().into_iter().filter(|pid| is_child_of(*pid, &[shim, process.pid]));
+            child = others.find(|pid| *pid != process.pid && has_settled(*pid, how)).unwrap_or(0);
+            child != 0
+        })
+        .await;
+        match by_itself {
+            true => kill(process.pid, rustix::process::Signal::KILL),
+            false => agent.stop(&w1, 1, 10_000),
+        }
+        agent.exited(&w1, 1).await;
+        assert!(!is_alive(child), "{how}, by itself: {by_itself}");
+        agent.acknowledge(&w1, 1);
+        agent.launch(&w1, 2, &simulated(&[])).await;
+    }
+}
+
+fn is_child_of(pid: u32, parents: &[u32]) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+    parent.is_some_and(|parent| parents.contains(&parent))
+}
+
+/// Whether a child of the node has done what the variable wants of it.
+fn has_settled(pid: u32, how: &str) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let has = |line: &[u8]| environment.split(|byte| *byte == 0).any(|one| one == line);
+    let id = rustix::process::Pid::from_raw(pid.try_into().unwrap());
+    match how {
+        "SIM_FORK_DAEMON" => {
+            has(b"SIM_FORK_DAEMON=2") && fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|open| open.count() == 3)
+        }
+        _ => has(b"SIM_FORK_SESSION=1") && rustix::process::getsid(id).ok() == id,
+    }
+}
+
+#[tokio::test]
+async fn what_left_the_group_is_asked_to_end_before_it_is_killed() {
     let (host, w1) = (Host::new(), node("w1"));
     let mut agent = host.agent();
-    agent.launch(&w1, 1, &simulated(&[("SIM_FORK", "1"), ("SIM_FORK_SESSION", "1")])).await;
-    agent.ready(&w1, 1).await;
-    until_true("the child has left", || {
-        host.processes().iter().any(|pid| {
-            let is_child =
-                fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("__node_child"));
-            let id = rustix::process::Pid::from_raw((*pid).try_into().unwrap());
-            is_child && rustix::process::getsid(id).ok() == id
-        })
-    })
-    .await;
+    let daemon = "trap 'echo ended > daemon; exit' TERM; echo began > daemon; while :; do sleep 0.05; done";
+    agent.launch(&w1, 1, &script(&host, &format!("setsid sh -c \"{daemon}\" &\nexec sleep 1000"))).await;
+    let said = host.path().join("nodes/w1/daemon");
+    until_true("the daemon runs", || fs::read_to_string(&said).is_ok_and(|text| text == "began\n")).await;
+    agent.stop(&w1, 1, 30_000);
+    assert_eq!(agent.exited(&w1, 1).await.0, ExitCause::Signal(15));
+    assert_eq!(fs::read_to_string(&said).unwrap(), "ended\n");
+}
+
+#[tokio::test]
+async fn orphans_that_end_are_reaped_and_not_taken_for_the_node() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    let orphans = "for n in 1 2 3 4 5; do (sh -c 'exit 3' &); done; echo made > made; exec sleep 1000";
+    let process = agent.launch(&w1, 1, &script(&host, orphans)).await;
+    until_true("the orphans were made", || host.path().join("nodes/w1/made").exists()).await;
+    let shim = host.shims()[0];
+    let children = || all_pids().into_iter().filter(|pid| is_child_of(*pid, &[shim])).collect::<Vec<_>>();
+    until_true("the node is the shim's only child", || children() == [process.pid]).await;
     agent.stop(&w1, 1, 10_000);
-    agent.exited(&w1, 1).await;
+    assert_eq!(agent.exited(&w1, 1).await, (ExitCause::Signal(15), Some(process), String::new(), String::new()));
+}
+
+/// Each starts the next one and ends, as fast as a script can, in sessions of their own.
+#[tokio::test]
+async fn processes_that_fork_for_ever_are_gone_when_the_exit_is_told() {
+    let (host, w1) = (Host::new(), node("w1"));
+    let mut agent = host.agent();
+    let count = host.path().join("nodes/w1/count");
+    let again =
+        "if [ \"$1\" = again ]; then echo >> count; \"$0\" again & exit; fi\nsetsid \"$0\" again &\nexec sleep 1000";
+    agent.launch(&w1, 1, &script(&host, again)).await;
+    let size = || fs::metadata(&count).map_or(0, |file| file.len());
+    until_true("they fork", || size() >= 20).await;
+    agent.stop(&w1, 1, 10_000);
+    assert_eq!(agent.exited(&w1, 1).await.0, ExitCause::Signal(15));
+    let before = size();
+    assert!(host.processes().iter().all(|pid| host.shims().contains(pid)), "{:?}", host.processes());
+    // Nothing may happen here: an acknowledgement gives it the time to.
     agent.acknowledge(&w1, 1);
     until_true("the shim is gone", || host.shims().is_empty()).await;
-    let stray = host.processes();
-    assert_eq!(stray.len(), 1);
-    agent.launch(&w1, 2, &simulated(&[])).await;
-    assert!(!is_alive(stray[0]));
+    assert_eq!(size(), before);
 }
 
 #[tokio::test]

@@ -17,5 +17,6 @@ pub mod rights;
 pub mod stats;
 pub mod status;
 pub mod supervision;
+pub mod survivors;
 pub mod time;
 pub mod validate;

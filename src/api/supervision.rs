@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::ids::{Incarnation, NodeName, Seq};
 use super::launch::{ExitCause, LaunchSpec, ProcessId};
+use super::survivors::Survivors;
 
 /// An order about one node. Each may be given twice and then does no more than once: the incarnation says which start
 /// is meant. The newest order of a kind replaces an older one, so none ever waits in a queue.
@@ -14,8 +15,12 @@ pub enum NodeOrder {
     Prepare { incarnation: Incarnation, spec: Box<LaunchSpec>, by: Seq },
     /// Spawn the shim of the prepared incarnation; its intent is durable. Answered by `Started` or `Exited`.
     Launch { incarnation: Incarnation },
-    /// TERM, after `timeout_ms` KILL, to the node's group; the shim sees to it. Answered by `Exited`.
+    /// TERM, after `timeout_ms` KILL, to the node and what descends from it; the shim sees to it. Answered by `Exited` when
+    /// nothing is left, by `Left` when something could not be ended. Given again, it is tried again.
     Stop { incarnation: Incarnation, timeout_ms: u64 },
+    /// Nothing of this node is wanted, and something may have its lock: look again, and end what is provably the node's.
+    /// Answered by `Cleared`, after an `Exited` if the end of this incarnation was not told before, or by `Blocked`.
+    Clear { incarnation: Incarnation },
     /// This incarnation ended unasked: keep a crash bundle of it.
     KeepCrash { incarnation: Incarnation },
     /// The exit of this incarnation is durable: the shim may go.
@@ -57,6 +62,15 @@ pub enum NodeHappening {
         stdout: String,
         stderr: String,
     },
+    /// The node itself has ended, and these processes that it left could not be ended. `Exited` comes when they are gone.
+    Left {
+        survivors: Survivors,
+    },
+    /// Its shim is of the first release, which ends the node's process group alone. Comes before `Exited`; what else has the
+    /// node's lock is looked for when that shim has gone, and `Cleared` or `Blocked` tells what came of it.
+    HoldersOnly,
+    /// Nobody has the node's lock.
+    Cleared,
     /// The shim has not answered for 5 s, or answers again.
     Silent,
     Responsive,

@@ -24,6 +24,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The same where somebody is in a hurry.
 const GRACE_ASKED: Duration = Duration::from_secs(1);
 
+/// Whose texts are values that somebody asked for. Others' say something about a success.
+const DISPATCH_RESPONSE: &str = "node_dispatch_response";
+
 /// A request with how to send it.
 pub struct Call {
     pub request: Request,
@@ -288,6 +291,10 @@ fn print_text(screen: &Screen, response: &Response) -> Result<(), Failure> {
         let node = result.node.as_deref().map(plain);
         match (result.success, &result.data) {
             (true, Some(ResultData::Nodes(nodes))) => print_nodes(&mut out, screen, nodes)?,
+            (true, Some(ResultData::Text(text))) if response.event != DISPATCH_RESPONSE => {
+                let ok = screen.paint("32", "ok");
+                writeln!(out, "{ok}{}: {}", node.map_or_else(String::new, |node| format!(" {node}")), plain(text))?;
+            }
             (true, Some(ResultData::Text(text))) => {
                 writeln!(out, "{}{}", node.map_or_else(String::new, |node| format!("{node}: ")), plain(text))?;
             }

@@ -21,7 +21,7 @@ use super::decision::{Decision, Note};
 use super::durable::Targets;
 use super::effect::Effect;
 use super::plan::Planned;
-use super::seen::{Blocked, NodeSeen, Obstacle};
+use super::seen::NodeSeen;
 use super::{Lifecycle, Profile, answer};
 
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
@@ -31,6 +31,9 @@ pub(super) const STOP_GRACE_MS: u64 = 5_000;
 const OUTPUTS_BYTES: usize = 640 << 10;
 /// Nodes whose output is asked for at one deadline. More of them would hardly fit.
 const OUTPUTS_LIMIT: usize = 256;
+
+/// Stands for the incarnation of a node that a configuration removes, among those that it waits for. None has this number.
+const REMOVED: Incarnation = Incarnation(0);
 
 /// Warnings about one configuration that are told one by one.
 const WARNINGS_TOLD: usize = 16;
@@ -90,6 +93,11 @@ impl Lifecycle {
         };
         let planned = self.plan_nodes(&config, force);
         let targets: Targets = planned.iter().filter_map(|one| Some((one.name.clone(), one.least()?))).collect();
+        // What is removed is waited for as well.
+        let targets: Targets = {
+            let gone = planned.iter().filter(|one| one.least().is_none()).map(|one| (one.name.clone(), REMOVED));
+            targets.into_iter().chain(gone).collect()
+        };
         let changes = planned.into_iter().filter_map(Planned::change).collect();
         let decision = self
             .supersede(received, None)
@@ -125,7 +133,8 @@ impl Lifecycle {
 
     fn plan_standby(&self, now: Now, received: &Received) -> Decision {
         let targets = self.all_nodes();
-        let changes = targets.iter().map(|(name, _)| (name.clone(), WantChange::Gone)).collect();
+        let known = targets.iter().filter(|(name, _)| self.durable.nodes.contains_key(name));
+        let changes = known.map(|(name, _)| (name.clone(), WantChange::Gone)).collect();
         self.supersede(received, None)
             .and(self.desire(received, ConfigChange::Forget, changes))
             .and(self.wait_for_stop(now, received, targets))
@@ -195,7 +204,8 @@ impl Lifecycle {
     }
 
     fn all_nodes(&self) -> Targets {
-        self.durable.nodes.iter().map(|(name, record)| (name.clone(), record.incarnation)).collect()
+        let known = self.durable.nodes.iter().map(|(name, record)| (name.clone(), record.incarnation));
+        known.chain(self.nameless_remains().map(|name| (name.clone(), Incarnation::default()))).collect()
     }
 
     /// What it takes to have a new process of this node, as the running configuration and today's settings say.
@@ -281,7 +291,9 @@ impl Lifecycle {
 
     fn wait_for_stop(&self, now: Now, received: &Received, targets: Targets) -> Decision {
         let at = now.boot.plus_ms(self.stop_deadline_ms(&targets));
-        wait(received, Goal::Down, targets).note(Note::Deadline { of: received.seq, at })
+        let again =
+            targets.iter().fold(Decision::default(), |decision, (name, _)| decision.and(self.stop_again(now, name)));
+        again.and(wait(received, Goal::Down, targets)).note(Note::Deadline { of: received.seq, at })
     }
 
     /// The longest stop timeout of these nodes, the stages' waits, and a grace.
@@ -412,8 +424,9 @@ impl Lifecycle {
     /// for is counted, and looked at again when the node changes.
     pub(super) fn target_met(&self, goal: Goal, name: &NodeName, least: Incarnation) -> bool {
         match goal {
+            Goal::Ready if least == REMOVED => self.is_done_stopping(name),
             Goal::Ready | Goal::Restarted => self.is_ready(name, least) || self.hopeless(name),
-            Goal::Down => self.is_down(name),
+            Goal::Down => self.is_done_stopping(name),
         }
     }
 
@@ -423,6 +436,7 @@ impl Lifecycle {
             .nodes
             .get(name)
             .is_some_and(|record| record.incarnation >= least && matches!(record.life, Life::Up { ready: true, .. }))
+            && !self.has_left(name)
     }
 
     /// Given up, or not wanted any more: waiting does not help.
@@ -435,6 +449,7 @@ impl Lifecycle {
             .nodes
             .get(name)
             .is_some_and(|record| record.incarnation >= least && matches!(record.life, Life::Up { .. }))
+            && !self.has_left(name)
     }
 
     /// Nodes whose output belongs into an answer that is due now: they run, and have not become ready in time. What ended
@@ -450,7 +465,7 @@ impl Lifecycle {
             };
             let deadline = self.seen.waiting.get(&seq).and_then(|waiting| waiting.deadline);
             if deadline.is_some_and(|at| at <= now.boot) {
-                let late = targets.iter().filter(|(name, least)| !self.is_ready(name, *least));
+                let late = targets.iter().filter(|(name, least)| *least != REMOVED && !self.is_ready(name, *least));
                 wanted.extend(late.filter(|(name, least)| self.lives(name, *least)).map(|(name, _)| name.clone()));
             }
         }
@@ -465,8 +480,11 @@ impl Lifecycle {
         targets: &[(NodeName, Incarnation)],
         met: bool,
     ) -> Response {
+        // Of a node that was removed there is something to say only if it is not gone.
+        let is_gone = |name: &NodeName, least| goal == Goal::Ready && least == REMOVED && self.is_down(name);
+        let told = targets.iter().filter(|(name, least)| !is_gone(name, *least));
         let nodes: Vec<(Result, bool)> =
-            targets.iter().map(|(name, least)| self.node_outcome(received, goal, name, *least)).collect();
+            told.map(|(name, least)| self.node_outcome(received, goal, name, *least)).collect();
         let (reqid, request) = (&received.reqid, &received.request);
         let instance = &self.options.instance;
         let nodes = within_budget(nodes);
@@ -482,7 +500,11 @@ impl Lifecycle {
                     }
                 }
                 if failed.is_empty() {
-                    return answer::succeeded(instance, reqid, request);
+                    let mut done = answer::succeeded(instance, reqid, request);
+                    if let (Request::Shutdown { .. }, Some(one)) = (request, done.results.first_mut()) {
+                        one.data = self.only_promised_of(targets);
+                    }
+                    return done;
                 }
                 let prefix = if met { "" } else { "request timed out; " };
                 answer::failed(instance, reqid, request, format!("{prefix}{}", failed.join("; ")))
@@ -495,6 +517,9 @@ impl Lifecycle {
                     results.push(timed_out);
                 }
                 results.extend(nodes.into_iter().map(|(result, _)| result));
+                if results.is_empty() {
+                    return answer::succeeded(instance, reqid, request);
+                }
                 answer::response(reqid, request, results)
             }
             Request::Restart { .. }
@@ -513,13 +538,18 @@ impl Lifecycle {
     /// if it left any, says more).
     fn node_outcome(&self, received: &Received, goal: Goal, name: &NodeName, least: Incarnation) -> (Result, bool) {
         let (instance, reqid) = (&self.options.instance, &received.reqid);
+        let goal = if goal == Goal::Ready && least == REMOVED { Goal::Down } else { goal };
         let good = match goal {
             Goal::Ready => self.is_ready(name, least),
             Goal::Restarted => self.is_ready(name, least) || self.lives(name, least),
             Goal::Down => self.is_down(name),
         };
         if good {
-            return (answer::of_node(instance, reqid, name, None), false);
+            let mut one = answer::of_node(instance, reqid, name, None);
+            if let Request::StopNodes { .. } = received.request {
+                one.data = self.only_promised(name).map(ResultData::Text);
+            }
+            return (one, false);
         }
         let record = self.durable.nodes.get(name);
         let mut one = answer::of_node(instance, reqid, name, None);
@@ -543,15 +573,11 @@ impl Lifecycle {
 }
 
 impl Lifecycle {
-    /// What an answer says of a node that was to end and has not.
-    fn why_not_down(&self, name: &NodeName) -> String {
-        let blocked = self.seen.nodes.get(name).and_then(|node| node.blocked.as_ref());
-        match blocked {
-            Some(Blocked { by: Obstacle::Lock | Obstacle::Foreign, reason, .. }) => {
-                format!("it may still run: {reason}")
-            }
-            Some(Blocked { by: Obstacle::Port, .. }) | None => "still running; it is being stopped".to_owned(),
-        }
+    /// The same of several nodes, for an answer with one Result.
+    fn only_promised_of(&self, targets: &[(NodeName, Incarnation)]) -> Option<ResultData> {
+        let said = targets.iter().filter_map(|(name, _)| Some(format!("{name}: {}", self.only_promised(name)?)));
+        let said: Vec<String> = said.collect();
+        (!said.is_empty()).then(|| ResultData::Text(said.join("; ")))
     }
 }
 

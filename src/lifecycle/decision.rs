@@ -121,6 +121,16 @@ pub(super) enum Note {
         of: Seq,
         done: bool,
     },
+    /// What has the node's lock is looked for again.
+    LookedAgain {
+        node: NodeName,
+        at: BootTime,
+    },
+    /// Less than usual is known of the end of the node's last process.
+    Doubt {
+        node: NodeName,
+        why: &'static str,
+    },
     /// How its last process ended, if that says something about the configuration.
     EarlyExit {
         node: NodeName,

@@ -67,7 +67,8 @@ impl NodeSeen {
 
     /// Why the node is not ready, as far as that is known, for whoever wants incarnation `least` or a later one.
     pub(super) fn obstacle(&self, least: Incarnation) -> Option<String> {
-        let blocked = self.blocked.as_ref().map(|blocked| blocked.reason.clone());
+        let left = self.left.as_ref().map(ToString::to_string);
+        let blocked = left.or_else(|| self.blocked.as_ref().map(|blocked| blocked.reason.clone()));
         blocked.or_else(|| {
             self.early_exit.as_ref().filter(|early| early.incarnation >= least).map(|early| early.what.clone())
         })

@@ -29,6 +29,7 @@ mod nodes;
 mod plan;
 mod ports;
 mod query;
+mod remains;
 mod report;
 mod requests;
 mod restart;
@@ -374,7 +375,19 @@ impl Lifecycle {
                     node.ports = ports.unwrap_or_default();
                 }
             }
-            Note::StopSent { node, incarnation, at } => self.seen.node(&node).stop_sent = Some((incarnation, at)),
+            Note::StopSent { node, incarnation, at } => {
+                let node = self.seen.node(&node);
+                node.stop_sent = Some((incarnation, at));
+                if let Some(left) = &mut node.left {
+                    left.after_stop = false;
+                }
+            }
+            Note::LookedAgain { node, at } => {
+                if let Some(blocked) = &mut self.seen.node(&node).blocked {
+                    blocked.at = at;
+                }
+            }
+            Note::Doubt { node, why } => self.seen.node(&node).doubt = Some(seen::Doubt { why, pending: false }),
             Note::Adopted { node, ports } => {
                 let node = self.seen.node(&node);
                 node.was_adopted = true;

@@ -14,7 +14,7 @@ use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::seen::{NodeSeen, Obstacle, Place};
 use super::wake::Wake;
-use super::{Lifecycle, SETTLED_MS, health, restart};
+use super::{Lifecycle, SETTLED_MS, health, remains, restart};
 
 /// A node in whose way somebody stands is tried again after this long.
 const BLOCKED_RETRY_MS: u64 = 5_000;
@@ -43,6 +43,7 @@ impl Lifecycle {
                     node.place = Place::Prepared { incarnation: *incarnation, by };
                 }
                 node.blocked = None;
+                node.observe_free();
             }
             NodeHappening::Blocked { reason } => {
                 node.place = Place::Clear;
@@ -50,17 +51,23 @@ impl Lifecycle {
             }
             NodeHappening::PortTaken { reason } => {
                 node.place = Place::Clear;
+                node.observe_free();
                 node.block(Obstacle::Port, reason, now.boot);
             }
             NodeHappening::Started { .. } => {
                 node.place = Place::Present { incarnation: *incarnation };
                 node.blocked = None;
+                node.doubt = None;
             }
+            NodeHappening::Left { survivors } => node.observe_left(*incarnation, survivors),
+            NodeHappening::HoldersOnly => node.observe_first_shim(),
+            NodeHappening::Cleared => node.observe_cleared(),
             NodeHappening::Ready => node.early_exit = None,
             NodeHappening::Exited { cause, stdout, stderr, .. } => {
                 if let ExitCause::NotStarted(_) = cause {
                     // It was to be prepared, and for that its lock was taken: nobody else has it any more.
                     node.blocked = None;
+                    node.observe_free();
                     node.unprepared = Some(now.boot);
                 }
                 let current = match node.place {
@@ -72,6 +79,7 @@ impl Lifecycle {
                 };
                 if current {
                     node.place = Place::Clear;
+                    node.left = None;
                     node.silent = false;
                     node.overdue = false;
                     node.checked_in = false;
@@ -96,7 +104,21 @@ impl Lifecycle {
             NodeHappening::Silent => {
                 self.notify_error(name, "its shim does not answer; nothing is done to it until it does")
             }
+            NodeHappening::Left { survivors } => self.tell_left(name, survivors),
+            NodeHappening::HoldersOnly => self.tell_first_shim(name),
+            NodeHappening::Cleared => self.cleared(now, name),
             NodeHappening::Prepared | NodeHappening::Responsive => Decision::default(),
+        }
+    }
+
+    /// Nothing of the node is there: what the journal has running is gone.
+    fn cleared(&self, now: Now, name: &NodeName) -> Decision {
+        let is_clear = self.seen.nodes.get(name).is_some_and(|node| node.place == Place::Clear);
+        match self.durable.nodes.get(name) {
+            Some(NodeRecord { life: Life::Up { process, .. }, incarnation, .. }) if is_clear => {
+                self.exited(now, name, *incarnation, &ExitCause::Lost, Some(process), "")
+            }
+            Some(_) | None => Decision::default(),
         }
     }
 
@@ -208,7 +230,11 @@ impl Lifecycle {
             ExitCause::HostRestarted | ExitCause::NotStarted(_) => false,
         };
         let keep = crashed.then(|| Effect::Order { node: name.clone(), order: NodeOrder::KeepCrash { incarnation } });
-        let decision = Decision::default().entry(entry).note(early);
+        let mut decision = Decision::default().entry(entry).note(early);
+        if *cause == ExitCause::Lost {
+            let why = remains::SHIM_GONE;
+            decision = decision.note(Note::Doubt { node: name.clone(), why }).and(self.tell_doubt(name, why));
+        }
         let decision = keep.into_iter().fold(decision, Decision::effect).and(acknowledge);
         match message {
             Some(message) => decision.and(self.notify_error(name, &message)),
@@ -243,6 +269,13 @@ impl Lifecycle {
         // It is in no configuration any more, or never was.
         let node = node?;
         match node.place {
+            Place::Clear if node.may_be_left() => {
+                let due = |at: BootTime| self.copied().is_none() && wake.due(at.plus_ms(BLOCKED_RETRY_MS));
+                node.blocked
+                    .as_ref()
+                    .is_some_and(|blocked| due(blocked.at))
+                    .then(|| self.look_again(now, name, node.newest))
+            }
             // A preparation that is under way is let go when it is done.
             Place::Clear | Place::Prepared { .. } => {
                 let order = NodeOrder::Forget { incarnation: node.newest };
@@ -290,14 +323,11 @@ impl Lifecycle {
         let sent = node.stop_sent.is_some_and(|(sent, _)| sent == incarnation);
         let stale = incarnation != record.incarnation;
         if !sent && (stale || (self.must_go(record) && self.may_stop(record))) {
-            let order = NodeOrder::Stop { incarnation, timeout_ms: record.spec.0.stop_timeout_ms };
-            return Some(
-                Decision::default().effect(Effect::Order { node: name.clone(), order }).note(Note::StopSent {
-                    node: name.clone(),
-                    incarnation,
-                    at: now.boot,
-                }),
-            );
+            return Some(self.order_stop(now, name, record, incarnation));
+        }
+        if node.left.is_some() {
+            // Its own process has ended.
+            return None;
         }
         let Life::Up { since, ready: false, .. } = &record.life else { return None };
         let has_lived = match record.spec.0.readiness {
@@ -374,9 +404,14 @@ impl Lifecycle {
             if self.copied().is_some() {
                 return None;
             }
-            // Also without being wanted: what the journal has running or intended has to come to its end.
-            let open = self.wants_up(name, record) || record.life != Life::Down;
-            return (open && wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS))).then(|| self.prepare(name, record));
+            if !wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS)) {
+                return None;
+            }
+            return Some(match self.wants_up(name, record) {
+                true => self.prepare(name, record),
+                // What is to be gone is not prepared: it is only looked for.
+                false => self.look_again(now, name, record.incarnation),
+            });
         }
         if !self.wants_up(name, record) {
             // The intent of a launch that never came about, and is not wanted any more.
@@ -437,8 +472,7 @@ impl Lifecycle {
         let Some(record) = self.durable.nodes.get(name) else { return NodeState::Stopped };
         let fallback = NodeSeen::default();
         let node = self.seen.nodes.get(name).unwrap_or(&fallback);
-        let may_run = node.blocked.as_ref().is_some_and(|blocked| blocked.by != Obstacle::Port);
-        if may_run || node.silent {
+        if node.is_unknown() || node.silent {
             return NodeState::Unknown;
         }
         match &record.life {
@@ -475,17 +509,6 @@ impl Lifecycle {
                 metrics_port: None,
             },
         }
-    }
-
-    /// No process of this node is left, and none is on its way. What is only being prepared never becomes a process
-    /// without an intent.
-    pub(super) fn is_down(&self, name: &NodeName) -> bool {
-        let no_process = |place| match place {
-            Place::Clear | Place::Preparing { .. } | Place::Prepared { .. } => true,
-            Place::Unprobed | Place::Launching { .. } | Place::Present { .. } => false,
-        };
-        self.durable.nodes.get(name).is_none_or(|record| record.life == Life::Down)
-            && self.seen.nodes.get(name).is_none_or(|node| no_process(node.place))
     }
 
     pub(super) fn notify_error(&self, name: &NodeName, message: &str) -> Decision {

@@ -35,6 +35,8 @@ impl Lifecycle {
             let window_ms = self.options.restart.window_ms;
             let note = if let Some(blocked) = &node.blocked {
                 Some(blocked.reason.clone())
+            } else if let Some(left) = &node.left {
+                Some(left.to_string())
             } else if node.silent {
                 Some("its shim does not answer".to_owned())
             } else if let Some(given_up) = &record.given_up {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::api::event::{Dialect, Response, Route};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::status::{NodeOutputs, NodeState};
+use crate::api::survivors::Survivors;
 use crate::api::time::BootTime;
 use crate::journal::entry::Known;
 
@@ -115,6 +116,10 @@ pub(super) struct NodeSeen {
     pub blocked: Option<Blocked>,
     /// When it was last tried in vain to prepare a start.
     pub unprepared: Option<BootTime>,
+    /// What its shim could not end after it.
+    pub left: Option<Left>,
+    /// Only holders of its lock could be looked for after its last process.
+    pub doubt: Option<Doubt>,
     /// Its shim does not answer.
     pub silent: bool,
     pub overdue: bool,
@@ -139,6 +144,8 @@ impl Default for NodeSeen {
             stop_sent: None,
             blocked: None,
             unprepared: None,
+            left: None,
+            doubt: None,
             silent: false,
             overdue: false,
             checked_in: false,
@@ -184,6 +191,22 @@ pub(super) enum Obstacle {
     Foreign,
     /// Somebody listens on a port that it needs. Nothing of it runs.
     Port,
+}
+
+/// Processes that its shim could not end.
+#[derive(Debug, Clone)]
+pub(super) struct Left {
+    pub survivors: Survivors,
+    /// The shim had been told to stop it.
+    pub after_stop: bool,
+}
+
+/// Less than usual is known of a node's end.
+#[derive(Debug, Clone)]
+pub(super) struct Doubt {
+    pub why: &'static str,
+    /// Holders of its lock are still being looked for.
+    pub pending: bool,
 }
 
 /// An end so soon after the start that it says something about the configuration.

@@ -6,6 +6,7 @@ mod copy;
 mod costs;
 mod health;
 mod preview;
+mod remains;
 mod unprovable;
 
 use super::*;
@@ -132,6 +133,7 @@ impl Bench {
                     NodeOrder::Prepare { incarnation, .. } => (*incarnation, Some(NodeHappening::Prepared)),
                     NodeOrder::Launch { incarnation } => (*incarnation, Some(NodeHappening::Started { process })),
                     NodeOrder::Stop { incarnation, .. } => (*incarnation, Some(exited(ExitCause::Signal(15)))),
+                    NodeOrder::Clear { incarnation } => (*incarnation, Some(NodeHappening::Cleared)),
                     NodeOrder::KeepCrash { incarnation }
                     | NodeOrder::AcknowledgeExit { incarnation }
                     | NodeOrder::Forget { incarnation } => (*incarnation, None),
@@ -273,6 +275,14 @@ fn prepared(effects: &[Effect]) -> Vec<String> {
 fn stopped(effects: &[Effect]) -> Vec<String> {
     let node = |effect: &Effect| match effect {
         Effect::Order { node, order: NodeOrder::Stop { .. } } => Some(node.to_string()),
+        _ => None,
+    };
+    effects.iter().filter_map(node).collect()
+}
+
+fn looked_for(effects: &[Effect]) -> Vec<String> {
+    let node = |effect: &Effect| match effect {
+        Effect::Order { node, order: NodeOrder::Clear { .. } } => Some(node.to_string()),
         _ => None,
     };
     effects.iter().filter_map(node).collect()
@@ -1055,8 +1065,8 @@ fn an_unprovable_intent_that_is_not_wanted_comes_to_its_end() {
     bench.crash(vec![("w1", Finding::Unprovable { reason: "the lock is held by pid 1".into() })]);
     bench.ask("s", Request::AgentStandby {});
     let effects = bench.pass(5_000);
-    assert_eq!(prepared(&effects), ["w1"], "looked at again");
-    let effects = bench.report("w1", Incarnation(1), NodeHappening::Prepared);
+    assert_eq!(looked_for(&effects), ["w1"], "looked for again");
+    let effects = bench.report("w1", Incarnation(1), NodeHappening::Cleared);
     assert!(responses(&effects).iter().any(|(_, response)| response.success()), "{effects:?}");
     assert!(bench.core.durable().nodes.is_empty());
 }

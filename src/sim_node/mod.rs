@@ -20,6 +20,7 @@
 //! | `SIM_IGNORE_TERM=1` | ignores SIGTERM |
 //! | `SIM_FORK=N` | starts so many children, which sleep and ignore SIGTERM |
 //! | `SIM_FORK_SESSION=1` | those children leave the node's process group |
+//! | `SIM_FORK_DAEMON=1` | those children do as daemons do: a session, a fork, nothing open |
 //! | `SIM_FLOOD=BYTES` | writes so many bytes to standard output, then goes on |
 //! | `SIM_CLEAR_PDEATHSIG=1` | outlives its shim |
 //! | `SIM_CLOSE_LOCK=1` | closes all descriptors that it inherited, the lock's too |
@@ -36,7 +37,7 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -121,9 +122,23 @@ fn child() -> ExitCode {
     if number("SIM_FORK_SESSION") == Some(1) {
         let _ = rustix::process::setsid();
     }
+    if number("SIM_FORK_DAEMON") == Some(1) {
+        return daemon();
+    }
     loop {
         std::thread::park();
     }
+}
+
+/// What a daemon does at its start: a session of its own, another process, the end of this one. That has nothing open that it
+/// could be found by.
+fn daemon() -> ExitCode {
+    let _ = rustix::process::setsid();
+    let nothing = simulated::close_all_but(&[]);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(NAME).arg(CHILD_ARGUMENT).env("SIM_FORK_DAEMON", "2").current_dir("/");
+    let again = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    ExitCode::from(u8::from(nothing.is_err() || again.is_err()))
 }
 
 fn run() -> io::Result<ExitCode> {

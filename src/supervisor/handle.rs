@@ -57,6 +57,7 @@ pub(super) struct Pending {
     pub(super) prepare: Option<Order>,
     pub(super) launch: Option<Incarnation>,
     pub(super) stop: Option<(Incarnation, u64)>,
+    pub(super) clear: Option<Incarnation>,
     pub(super) keep_crash: Option<Incarnation>,
     pub(super) acknowledge: Option<Incarnation>,
     pub(super) forget: Option<Incarnation>,
@@ -65,12 +66,13 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { probe, disown, prepare, launch, stop, keep_crash, acknowledge, forget, ping } = self;
+        let Self { probe, disown, prepare, launch, stop, clear, keep_crash, acknowledge, forget, ping } = self;
         probe.is_none()
             && !disown
             && prepare.is_none()
             && launch.is_none()
             && stop.is_none()
+            && clear.is_none()
             && keep_crash.is_none()
             && acknowledge.is_none()
             && forget.is_none()
@@ -91,6 +93,7 @@ impl Pending {
                 let before = self.stop.filter(|(stopping, _)| *stopping == incarnation);
                 self.stop = Some((incarnation, before.map_or(timeout_ms, |(_, before)| before.min(timeout_ms))));
             }
+            NodeOrder::Clear { incarnation } => self.clear = Some(incarnation),
             NodeOrder::KeepCrash { incarnation } => self.keep_crash = Some(incarnation),
             NodeOrder::AcknowledgeExit { incarnation } => self.acknowledge = Some(incarnation),
             NodeOrder::Disown => self.disown = true,

@@ -12,7 +12,7 @@
 //!   NodeEvent ←─────────────┘ └── run/<name>/socket ──┘ └→ run/<name>/status, nodes/<name>/stdout
 //! ```
 //!
-//! - [`shim`] is the process between agent and node; [`protocol`] what it says to the agent; [`files`] what both write down;
+//! - [`shim`] is the process between agent and node, and ends what the node leaves; [`protocol`] what it says to the agent; [`files`] what both write down;
 //!   [`sys`] what needs `unsafe`; [`output`] and [`notify`] its ears.
 //! - [`launch`] takes the lock and spawns shims, unless [`ports`] are taken; [`adopt`] finds out what is left of a node; [`process`] proves.
 //! - [`rights`] is what a process takes on before it becomes a node; [`ownership`] makes the node's directory its user's.

@@ -9,7 +9,7 @@ mod belongs;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::api::launch::ProcessId;
+use crate::api::survivors::Survivor;
 
 pub use belongs::{Foreign, Home, Lingering, NodeHome, Owner, lingering};
 
@@ -51,6 +52,27 @@ fn parse_stat(stat: &str) -> Option<Stat> {
 fn stat(pid: u32) -> io::Result<Stat> {
     let text = fs::read(format!("/proc/{pid}/stat"))?;
     parse_stat(&String::from_utf8_lossy(&text)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The parent's pid.
+pub fn parent(pid: u32) -> io::Result<u32> {
+    Ok(stat(pid)?.parent)
+}
+
+/// Whether the process has ended and only waits to be reaped.
+pub fn is_zombie(pid: u32) -> bool {
+    stat(pid).is_ok_and(|stat| !is_alive(stat.state))
+}
+
+/// The pids that /proc shows.
+pub fn all_pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// A process as it is named where it could not be ended.
+pub fn describe(pid: u32) -> Survivor {
+    Survivor { pid, uid: real_uid(pid).ok(), command: name(pid) }
 }
 
 /// The identity of a process that cannot go away meanwhile (a child not reaped yet).
@@ -117,6 +139,17 @@ pub struct Proven {
 }
 
 impl Proven {
+    /// The process `pid`, if it lives and is a child of `parent`, or of this process.
+    pub fn child_of(parent: Option<&Self>, pid: u32) -> io::Result<Option<Self>> {
+        let Some(child) = Live::pin(pid)? else { return Ok(None) };
+        let number = parent.map_or_else(std::process::id, |parent| parent.pid);
+        let is_child = self::parent(pid).is_ok_and(|found| found == number);
+        // Read before this look: while the parent lived, its pid was nobody else's. And what the child's number says is
+        // the child's, as long as that has not ended either.
+        let is_current = !child.has_ended() && parent.is_none_or(|parent| !parent.wait_until(Instant::now()));
+        Ok((is_child && is_current).then(|| child.proven()))
+    }
+
     /// Who has `lock` open with the lock on it; this process is not looked at.
     pub fn by_lock(lock: &File, run: &Run<'_>) -> io::Result<Holders> {
         let lock = lock.metadata()?;
@@ -177,6 +210,13 @@ fn wait_until(pidfd: &OwnedFd, deadline: Instant) -> bool {
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => return false,
         }
+    }
+}
+
+/// Readable when it has ended.
+impl AsFd for Proven {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 }
 

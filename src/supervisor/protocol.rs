@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::files::Exit;
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ProcessId;
+use crate::api::survivors::Survivors;
 
 pub const VERSION: u32 = 1;
 
@@ -36,7 +37,12 @@ pub enum ToAgent {
     Ready {},
     /// The stop order is being carried out.
     Stopping {},
-    /// The node is gone and reaped.
+    /// The node itself has ended, and these could not be ended after it: its exit is told once they are gone. Again when
+    /// it is others. Added in the second release.
+    Left {
+        survivors: Survivors,
+    },
+    /// The node is gone and reaped, and nothing that descends from it or holds its lock is left.
     Exited {
         process: Option<ProcessId>,
         exit: Exit,
@@ -57,6 +63,17 @@ pub struct Hello {
     pub ready: bool,
     /// Not acknowledged yet.
     pub exit: Option<Exit>,
+    /// As in [`ToAgent::Left`].
+    #[serde(default, skip_serializing_if = "Survivors::is_empty")]
+    pub left: Survivors,
+    /// It ends what descends from its node before it tells of its exit. The shims of the first release do not: they end the
+    /// node's process group.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub subreaper: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +153,7 @@ impl From<FrameError> for io::Error {
 mod tests {
     use super::*;
     use crate::api::launch::ExitCause;
+    use crate::api::survivors::Survivor;
 
     fn exit() -> Exit {
         Exit { cause: ExitCause::Code(1), ran_ms: 20, stdout: String::new(), stderr: "port in use\n".into() }
@@ -143,6 +161,10 @@ mod tests {
 
     fn process() -> ProcessId {
         ProcessId { boot_id: "b".into(), pid: 77, start_time: 1234 }
+    }
+
+    fn survivors() -> Survivors {
+        Survivors { named: vec![Survivor { pid: 78, uid: Some(0), command: "ping".into() }], ..Survivors::default() }
     }
 
     fn to_agent() -> Vec<ToAgent> {
@@ -154,12 +176,31 @@ mod tests {
                 process: Some(process()),
                 ready: true,
                 exit: None,
+                left: Survivors::default(),
+                subreaper: false,
             }),
             ToAgent::Started { process: process() },
             ToAgent::Ready {},
             ToAgent::Stopping {},
             ToAgent::Exited { process: Some(process()), exit: exit() },
             ToAgent::Pong { token: 5 },
+        ]
+    }
+
+    /// What the second release added.
+    fn to_agent_since() -> Vec<ToAgent> {
+        vec![
+            ToAgent::Hello(Hello {
+                version: VERSION,
+                node: NodeName::new("w1").unwrap(),
+                incarnation: Incarnation(3),
+                process: Some(process()),
+                ready: true,
+                exit: None,
+                left: survivors(),
+                subreaper: true,
+            }),
+            ToAgent::Left { survivors: Survivors { more: 2, unseen: true, ..survivors() } },
         ]
     }
 
@@ -175,7 +216,8 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let mut text = String::new();
-        for frame in to_agent().iter().map(encode).chain(to_shim().iter().map(encode)) {
+        let first = to_agent().iter().map(encode).chain(to_shim().iter().map(encode)).collect::<Vec<_>>();
+        for frame in first.into_iter().chain(to_agent_since().iter().map(encode)) {
             text.extend(frame.iter().map(|byte| format!("{byte:02x}")));
             text.push('\n');
         }
@@ -184,7 +226,8 @@ mod tests {
 
     #[test]
     fn decode_of_encode_is_identity_however_the_bytes_arrive() {
-        let bytes: Vec<u8> = to_agent().iter().flat_map(encode).collect();
+        let messages = [to_agent(), to_agent_since()].concat();
+        let bytes: Vec<u8> = messages.iter().flat_map(encode).collect();
         for step in [1, 3, 7, bytes.len()] {
             let mut decoder = Decoder::default();
             let mut seen = Vec::new();
@@ -194,7 +237,7 @@ mod tests {
                     seen.push(message);
                 }
             }
-            assert_eq!(seen, to_agent());
+            assert_eq!(seen, messages);
         }
     }
 

@@ -281,6 +281,23 @@ pub fn block(signals: &[rustix::process::Signal]) -> io::Result<()> {
     set_mask(&set_of(signals)).map(drop)
 }
 
+/// Becomes readable whenever a child of this process has ended, and stays so until it was read; SIGCHLD is blocked from now
+/// on. For a process with one thread.
+pub fn child_signals() -> io::Result<OwnedFd> {
+    let signals = [rustix::process::Signal::CHILD];
+    // Ignored by whoever started the agent, it would reap our children behind our back.
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    block(&signals)?;
+    let set = set_of(&signals);
+    // SAFETY: reads the set; -1 asks for a new descriptor.
+    match unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: just made, so nobody else owns it.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
 /// Waits for one of these blocked signals; `None` when the time is over first.
 pub fn wait_for_signal(signals: &[rustix::process::Signal], timeout: Option<Duration>) -> io::Result<Option<i32>> {
     let set = set_of(signals);

@@ -27,6 +27,7 @@ use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
 use crate::api::report::chain;
 use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent, NodeHappening};
+use crate::api::survivors::Survivors;
 use crate::crash_point;
 use crate::tasks::{Death, blocking};
 
@@ -46,6 +47,8 @@ struct Shim {
     stage: Stage,
     /// The stop order that it was given, for the case that the connection has to be made again.
     stop: Option<u64>,
+    /// It ends all that descends from its node. Known once it has said hello.
+    subreaper: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,14 +150,21 @@ impl NodeTask {
     }
 
     async fn carry_out(&mut self, pending: Pending) {
-        let Pending { probe, disown, prepare, launch, stop, keep_crash, acknowledge, forget, ping } = pending;
+        let Pending { probe, disown, prepare, launch, stop, clear, keep_crash, acknowledge, forget, ping } = pending;
         if disown {
             self.known = Known::default();
         }
         if let Some((known, reply)) = probe {
-            let finding = self.probe(known).await;
+            let mut left = Survivors::default();
+            let finding = self.probe(known, &mut left).await;
             // Whoever asked has gone: nobody is left to tell.
             let _ = reply.send(finding);
+            if let Life::Shim(Shim { incarnation, stage, subreaper, .. }) = self.life {
+                self.tell_left(incarnation, left).await;
+                if stage == Stage::ExitTold && !subreaper {
+                    self.tell(incarnation, NodeHappening::HoldersOnly).await;
+                }
+            }
         }
         if let Some(incarnation) = keep_crash {
             self.keep_crash(incarnation).await;
@@ -178,6 +188,9 @@ impl NodeTask {
         if let Some((incarnation, timeout_ms)) = stop {
             self.stop(incarnation, timeout_ms).await;
         }
+        if let (Some(incarnation), Life::Nothing) = (clear, &self.life) {
+            self.clear(incarnation).await;
+        }
         if let Life::Shim(shim) = &mut self.life
             && ping
             && shim.link.is_quiet()
@@ -194,7 +207,7 @@ impl NodeTask {
     }
 
     /// Looks for what an earlier agent left.
-    async fn probe(&mut self, known: Known) -> Finding {
+    async fn probe(&mut self, known: Known, left: &mut Survivors) -> Finding {
         if !matches!(self.life, Life::Nothing) {
             return Finding::Unprovable { reason: "it is under supervision already".into() };
         }
@@ -227,7 +240,8 @@ impl NodeTask {
                         }
                         Finding::Adopted { incarnation, process, ready: false, spec: Box::new(spec) }
                     }
-                    Some(hello) => {
+                    Some(mut hello) => {
+                        *left = std::mem::take(&mut hello.left);
                         let finding = self.found_shim(hello, spec).await;
                         if let Finding::Adopted { process: Some(process), .. } = &finding {
                             self.read_limits(process).await;
@@ -240,9 +254,10 @@ impl NodeTask {
     }
 
     async fn found_shim(&mut self, hello: Hello, spec: LaunchSpec) -> Finding {
-        let Hello { version: _, node: _, incarnation, process, ready, exit } = hello;
+        let Hello { version: _, node: _, incarnation, process, ready, exit, left: _, subreaper } = hello;
         if let Life::Shim(shim) = &mut self.life {
             shim.link.settle();
+            shim.subreaper = subreaper;
             if exit.is_some() {
                 shim.stage = Stage::ExitTold;
             }
@@ -323,22 +338,42 @@ impl NodeTask {
     }
 
     fn connect(&mut self, link: Link, incarnation: Incarnation) {
-        self.life = Life::Shim(Shim { link, incarnation, stage: Stage::Watching, stop: None });
+        self.life = Life::Shim(Shim { link, incarnation, stage: Stage::Watching, stop: None, subreaper: false });
     }
 
     /// Looks for the node while the agent runs, and tells what came of it; `expected` is the incarnation that somebody
-    /// waits for.
-    async fn settle(&mut self, expected: Incarnation, patience: Duration) {
+    /// waits for. Gives whether nothing of it is there.
+    async fn settle(&mut self, expected: Incarnation, patience: Duration) -> bool {
         match self.look(patience).await {
             Look::Absent => {
                 let process = self.known.process.clone().filter(|_| self.known.incarnation == expected);
                 let exit = Exit { cause: ExitCause::Lost, ran_ms: 0, stdout: String::new(), stderr: String::new() };
                 self.tell_exited(expected, process, exit).await;
+                true
             }
-            Look::Exited { incarnation, process, exit } => self.tell_exited(incarnation, process, exit).await,
-            Look::Unprovable(reason) => self.tell(expected, NodeHappening::Blocked { reason }).await,
-            Look::Foreign(foreign) => self.tell_foreign(expected, &foreign).await,
-            Look::Shim { link, hello, launch } => drop(self.welcome(link, hello, launch.incarnation).await),
+            Look::Exited { incarnation, process, exit } => {
+                self.tell_exited(incarnation, process, exit).await;
+                true
+            }
+            Look::Unprovable(reason) => {
+                self.tell(expected, NodeHappening::Blocked { reason }).await;
+                false
+            }
+            Look::Foreign(foreign) => {
+                self.tell_foreign(expected, &foreign).await;
+                false
+            }
+            Look::Shim { link, hello, launch } => {
+                self.welcome(link, hello, launch.incarnation).await;
+                false
+            }
+        }
+    }
+
+    /// Looks once more for what is to be gone.
+    async fn clear(&mut self, incarnation: Incarnation) {
+        if self.settle(incarnation, PATIENCE).await {
+            self.tell(incarnation, NodeHappening::Cleared).await;
         }
     }
 
@@ -482,7 +517,7 @@ impl NodeTask {
         match connect(&directory).await {
             Ok(link) => self.connect(link, incarnation),
             // The listener went away with the shim that had it.
-            Err(_) => self.settle(incarnation, PATIENCE).await,
+            Err(_) => _ = self.settle(incarnation, PATIENCE).await,
         }
     }
 
@@ -558,7 +593,7 @@ impl NodeTask {
             Heard::Silent => self.tell(incarnation, NodeHappening::Silent).await,
             Heard::Closed(error) => {
                 let stage = shim.stage;
-                let stop = shim.stop;
+                let (stop, subreaper) = (shim.stop, shim.subreaper);
                 self.life = Life::Nothing;
                 match stage {
                     Stage::Watching => {
@@ -571,7 +606,12 @@ impl NodeTask {
                     // The acknowledgement is still to come, and finds the report on disk.
                     Stage::ExitTold => {}
                     // It may have died before it removed its report.
-                    Stage::Acknowledged => self.acknowledge(incarnation).await,
+                    Stage::Acknowledged => {
+                        self.acknowledge(incarnation).await;
+                        if !subreaper {
+                            self.clear(incarnation).await;
+                        }
+                    }
                 }
             }
             Heard::Message(message) => {
@@ -590,10 +630,22 @@ impl NodeTask {
 
     async fn take_in_message(&mut self, incarnation: Incarnation, message: ToAgent) {
         match message {
-            ToAgent::Hello(Hello { version: _, node: _, incarnation: named, process, ready, exit }) => {
+            ToAgent::Hello(Hello {
+                version: _,
+                node: _,
+                incarnation: named,
+                process,
+                ready,
+                exit,
+                left,
+                subreaper,
+            }) => {
                 if named != incarnation {
                     tracing::warn!(node = %self.node, %incarnation, %named, "its shim is of another incarnation");
                     return;
+                }
+                if let Life::Shim(shim) = &mut self.life {
+                    shim.subreaper = subreaper;
                 }
                 if let Some(process) = process.clone() {
                     self.tell_started(incarnation, process).await;
@@ -601,10 +653,12 @@ impl NodeTask {
                 if ready {
                     self.tell_ready(incarnation).await;
                 }
+                self.tell_left(incarnation, left).await;
                 if let Some(exit) = exit {
                     self.tell_exited(incarnation, process, exit).await;
                 }
             }
+            ToAgent::Left { survivors } => self.tell_left(incarnation, survivors).await,
             ToAgent::Started { process } => self.tell_started(incarnation, process).await,
             ToAgent::Ready {} => self.tell_ready(incarnation).await,
             ToAgent::Exited { process, exit } => self.tell_exited(incarnation, process, exit).await,
@@ -646,6 +700,12 @@ impl NodeTask {
         }
     }
 
+    async fn tell_left(&self, incarnation: Incarnation, survivors: Survivors) {
+        if !survivors.is_empty() {
+            self.tell(incarnation, NodeHappening::Left { survivors }).await;
+        }
+    }
+
     async fn tell_exited(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) {
         if let Life::Shim(shim) = &mut self.life
             && shim.incarnation == incarnation
@@ -655,6 +715,9 @@ impl NodeTask {
         }
         if self.told.exited < incarnation {
             self.told.exited = incarnation;
+            if matches!(&self.life, Life::Shim(shim) if shim.incarnation == incarnation && !shim.subreaper) {
+                self.tell(incarnation, NodeHappening::HoldersOnly).await;
+            }
             let Exit { cause, ran_ms: _, stdout, stderr } = self.note_end(incarnation, process.as_ref(), exit).await;
             self.tell(incarnation, NodeHappening::Exited { cause, process, stdout, stderr }).await;
         }

@@ -45,6 +45,7 @@ mod sim_node;
 mod small;
 mod staged;
 mod stats;
+mod stops;
 mod support;
 mod tail;
 mod terminal;

@@ -23,7 +23,7 @@ const NOTHING: &str = "0000000000000000";
 const USER: &str = "nobody";
 
 /// A host whose nodes run as [`USER`]; `None`, and a line that says so, where that takes root.
-fn host(test: &str) -> Option<(Host, u32)> {
+pub(crate) fn host(test: &str) -> Option<(Host, u32)> {
     if !rustix::process::geteuid().is_root() {
         println!("NOT RUN: {test} needs root");
         return None;
@@ -226,7 +226,7 @@ fn what_the_nodes_user_plants_does_not_reach_what_is_roots() {
 }
 
 /// The descriptor of `lock` that `pid` has, as if that process had passed it on (unix(7), SCM_RIGHTS).
-fn handed_over(pid: u32, lock: &Path) -> OwnedFd {
+pub(crate) fn handed_over(pid: u32, lock: &Path) -> OwnedFd {
     let lock = lock.canonicalize().unwrap();
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     let its =
@@ -237,7 +237,7 @@ fn handed_over(pid: u32, lock: &Path) -> OwnedFd {
 }
 
 /// Processes of root and of somebody else that were handed the lock, and end at any signal.
-fn victims(host: &Host, lock: OwnedFd) -> [Child; 2] {
+pub(crate) fn victims(host: &Host, lock: OwnedFd) -> [Child; 2] {
     [0, 1234].map(|uid| {
         let mut command = Command::new("sleep");
         host.prepare(&mut command);
@@ -246,18 +246,18 @@ fn victims(host: &Host, lock: OwnedFd) -> [Child; 2] {
     })
 }
 
-fn assert_unharmed(victims: &mut [Child]) {
+pub(crate) fn assert_unharmed(victims: &mut [Child]) {
     for victim in victims {
         assert_eq!(victim.try_wait().unwrap(), None, "somebody else's process was signalled");
     }
 }
 
 /// Who a stranger is, as messages have it.
-fn strangers(victims: &[Child; 2]) -> [String; 2] {
+pub(crate) fn strangers(victims: &[Child; 2]) -> [String; 2] {
     [(&victims[0], 0), (&victims[1], 1234)].map(|(child, uid)| format!("pid {} (\"sleep\", uid {uid})", child.id()))
 }
 
-fn end(victims: &mut [Child]) {
+pub(crate) fn end(victims: &mut [Child]) {
     for victim in victims {
         victim.kill().unwrap();
         victim.wait().unwrap();

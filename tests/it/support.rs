@@ -69,6 +69,12 @@ impl Host {
         self
     }
 
+    /// Without that setting again.
+    pub fn unset(&mut self, variable: &str) -> &mut Self {
+        self.settings.remove(variable);
+        self
+    }
+
     /// Runs this program as nodes.
     pub fn run_program(&mut self, program: &Path) -> &mut Self {
         self.args = vec!["--node-program".to_owned(), program.display().to_string()];

@@ -9,16 +9,19 @@
 //!   and by the node, which inherits it.
 //! - The shim's death ends the node (PR_SET_PDEATHSIG), as far as the kernel lets it.
 //! - The node is never blocked by its output: the shim always reads, and drops what the disk does not take.
-//! - What is left of the node's process group is killed before its exit is reported, and the group's number is still
-//!   reserved then, since the node is a zombie until after.
-//! - An idle shim sleeps in poll without a timeout. There is one only between a stop order's TERM and its KILL.
-//!
-//! It does not make itself a subreaper: it would then have to reap strangers, and what leaves the node's group
-//! is found by the lock it inherited, before the next start.
+//! - What is left of the node's process group is killed when the node has ended, and the group's number is still reserved
+//!   then, since the node is a zombie until after.
+//! - The exit is reported when nothing that descends from the node, or holds its lock, is left: the shim is a subreaper, so
+//!   descendants become its children whatever they left or closed ([`descendants`], [`clearing`]). What cannot be ended is
+//!   told to the agent instead, and the shim stays for it.
+//! - An idle shim sleeps in poll without a timeout. There is one only between a stop order's TERM and its KILL, and while
+//!   what a node left is being ended.
 //!
 //! It is started with the lock's descriptor as standard input and the listening socket as standard output, in the
 //! node's run directory; see [`launch`](super::launch).
 
+mod clearing;
+mod descendants;
 mod log;
 mod start;
 mod streams;
@@ -44,6 +47,7 @@ use crate::api::launch::{ExitCause, ProcessId};
 use crate::api::report::chain;
 use crate::crash_point;
 
+use clearing::{Clearing, Lock, Step};
 use log::Log;
 use start::{Exec, Running, Stop, start};
 use streams::{Stream, Streams};
@@ -88,17 +92,41 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         log.line(format_args!("cannot read this boot's id, the node's process will not be provable: {error}"));
         String::new()
     });
+    let signals = subreap(&mut log);
+    let agent = parent();
     let began = Instant::now();
-    let (phase, streams) = match start(&node, incarnation, lock.as_fd(), &boot_id) {
+    let (phase, streams) = match start(&node, incarnation, lock.as_fd(), &boot_id, agent) {
         Ok((running, streams)) => (Phase::Running(running), streams),
         Err(reason) => (Phase::failed(reason), Streams::default()),
     };
+    let lock = Lock::new(lock.into());
     let mut shim =
-        Shim { node, incarnation, listener, agent: None, phase, streams, ready: false, began, log, _lock: lock };
+        Shim { node, incarnation, listener, agent: None, phase, streams, ready: false, began, log, lock, signals };
     if let Phase::Exited { .. } = shim.phase {
         shim.settle();
     }
     shim.run()
+}
+
+/// Makes this process the one to which the node's orphans come; gives what tells of their ends. Without, this is a shim as
+/// those of the first release were, and says so to its agent.
+fn subreap(log: &mut Log) -> Option<OwnedFd> {
+    #[cfg(feature = "crash-points")]
+    if std::env::var_os("ZCA_TEST_FIRST_SHIM").is_some() {
+        return None;
+    }
+    let signals = sys::child_signals().and_then(|signals| {
+        Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map(|()| signals)?)
+    });
+    if let Err(error) = &signals {
+        log.line(format_args!("cannot be the one to whom the node's orphans come: {error}"));
+    }
+    signals.ok()
+}
+
+/// The agent that started this process, or who has taken its place.
+fn parent() -> u32 {
+    rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get().unsigned_abs())
 }
 
 /// Lock and listener, moved away from the standard streams, which become /dev/null; everything else is closed.
@@ -118,7 +146,12 @@ fn take_descriptors() -> io::Result<(OwnedFd, UnixListener)> {
 
 enum Phase {
     Running(Running),
-    Exited { process: Option<ProcessId>, exit: Exit },
+    /// The node has ended; what it left has not yet.
+    Clearing(Box<Clearing>),
+    Exited {
+        process: Option<ProcessId>,
+        exit: Exit,
+    },
 }
 
 impl Phase {
@@ -147,7 +180,9 @@ struct Shim {
     began: Instant,
     log: Log,
     /// Held until the process ends.
-    _lock: OwnedFd,
+    lock: Lock,
+    /// Tells of children that ended. `None`: it is no subreaper, and only has the node.
+    signals: Option<OwnedFd>,
 }
 
 /// What poll can find ready.
@@ -158,6 +193,9 @@ enum Source {
     Notify,
     Exec,
     Node,
+    Children,
+    /// A process that holds the lock.
+    Holder,
     Agent,
     Listener,
 }
@@ -188,6 +226,9 @@ impl Shim {
                     Source::Notify => self.read_notifications(&mut buffer),
                     Source::Exec => self.read_exec(),
                     Source::Node => self.node_exited(&mut buffer),
+                    Source::Children => self.children_ended(),
+                    // What follows from it follows below.
+                    Source::Holder => Next::Wait,
                     Source::Agent => self.serve_agent(&mut buffer),
                     Source::Listener => self.accept(),
                 };
@@ -196,6 +237,7 @@ impl Shim {
                     Next::Leave => return ExitCode::SUCCESS,
                 }
             }
+            self.clear(&mut buffer);
         }
     }
 
@@ -216,14 +258,26 @@ impl Shim {
             add(Source::Notify, notify.as_fd(), PollFlags::IN);
         }
         let mut deadline = None;
-        if let Phase::Running(running) = &self.phase {
-            if let Exec::Awaited(failure) = &running.exec {
-                add(Source::Exec, failure.as_fd(), PollFlags::IN);
+        match &self.phase {
+            Phase::Running(running) => {
+                if let Exec::Awaited(failure) = &running.exec {
+                    add(Source::Exec, failure.as_fd(), PollFlags::IN);
+                }
+                if let Stop::KillAt(at) = running.stop {
+                    deadline = Some(at);
+                }
+                add(Source::Node, running.pidfd.as_fd(), PollFlags::IN);
             }
-            if let Stop::KillAt(at) = running.stop {
-                deadline = Some(at);
+            Phase::Clearing(clearing) => {
+                deadline = Some(clearing.wake);
+                for holder in clearing.watched() {
+                    add(Source::Holder, holder, PollFlags::IN);
+                }
             }
-            add(Source::Node, running.pidfd.as_fd(), PollFlags::IN);
+            Phase::Exited { .. } => {}
+        }
+        if let Some(signals) = &self.signals {
+            add(Source::Children, signals.as_fd(), PollFlags::IN);
         }
         if let Some(agent) = &self.agent {
             let events = if agent.backlog.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
@@ -331,7 +385,23 @@ impl Shim {
         Next::Wait
     }
 
-    /// The node is a zombie: clears up after it, reaps it, writes the report and offers it.
+    /// Descendants of the node that lost their parents have ended, or the node has.
+    fn children_ended(&mut self) -> Next {
+        if let Some(signals) = &self.signals {
+            // Which ones is found out by looking.
+            let mut infos = [0_u8; 512];
+            while rustix::io::read(signals, &mut infos).is_ok_and(|count| count == infos.len()) {}
+        }
+        match &self.phase {
+            Phase::Running(running) => descendants::reap_others(running.pid),
+            // Clearing does it by itself.
+            Phase::Clearing(_) => {}
+            Phase::Exited { .. } => _ = descendants::reap(),
+        }
+        Next::Wait
+    }
+
+    /// The node is a zombie: reaps it, and sees to what it left.
     fn node_exited(&mut self, buffer: &mut [u8]) -> Next {
         self.read_exec();
         let Phase::Running(running) = &self.phase else { return Next::Wait };
@@ -349,29 +419,68 @@ impl Shim {
             }
         };
         crash_point!("shim_after_exit", self.node.as_str());
-        let (pid, process) = (running.pid, running.process.clone());
+        let (pid, process, rule) = (running.pid, running.process.clone(), running.rule);
         let (cause, process) = match &running.exec {
             Exec::Failed(reason) => (ExitCause::NotStarted(reason.clone()), None),
             Exec::Awaited(_) | Exec::Done => (cause, Some(process)),
         };
+        let now = Instant::now();
+        let (was_asked, kill_at) = match running.stop {
+            Stop::None => (false, now + clearing::GRACE),
+            Stop::KillAt(at) => (true, at.min(now + clearing::GRACE)),
+            Stop::Killed => (true, now),
+        };
         // The zombie keeps the number, so this is the node's group or nothing.
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         self.read_notifications(buffer);
+        let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        let ran_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let exit = self.take_output(Exit { cause, ran_ms, stdout: String::new(), stderr: String::new() }, buffer);
+        self.streams.notify = None;
+        if self.signals.is_none() {
+            self.phase = Phase::Exited { process, exit };
+            self.settle();
+            return Next::Wait;
+        }
+        if !was_asked {
+            descendants::signal_all(Signal::TERM, None);
+        }
+        self.phase = Phase::Clearing(Box::new(Clearing::new(process, exit, rule, kill_at)));
+        if !self.clear(buffer) {
+            self.log.line("the node has ended, and what it left is being ended");
+            // Should this shim be killed meanwhile, its end is known all the same.
+            self.write_exit();
+        }
+        Next::Wait
+    }
+
+    /// Reads what is in the pipes, and puts what the node wrote last into its exit.
+    fn take_output(&mut self, exit: Exit, buffer: &mut [u8]) -> Exit {
         for stream in [&mut self.streams.stdout, &mut self.streams.stderr].into_iter().flatten() {
             stream.drain(buffer, &mut self.log);
         }
-        let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let tail = |stream: &Option<Stream>| stream.as_ref().map(|stream| stream.output.tail()).unwrap_or_default();
-        let exit = Exit {
-            cause,
-            ran_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            stdout: tail(&self.streams.stdout),
-            stderr: tail(&self.streams.stderr),
-        };
-        self.phase = Phase::Exited { process, exit };
-        self.streams.notify = None;
-        self.settle();
-        Next::Wait
+        Exit { stdout: tail(&self.streams.stdout), stderr: tail(&self.streams.stderr), ..exit }
+    }
+
+    /// Goes on ending what the node left, if it has ended; tells whether nothing is left.
+    fn clear(&mut self, buffer: &mut [u8]) -> bool {
+        let Phase::Clearing(clearing) = &mut self.phase else { return true };
+        match clearing.step(&mut self.lock) {
+            Step::Waits => false,
+            Step::Left(survivors) => {
+                self.log.line(format_args!("could not be ended after the node: {survivors}"));
+                self.tell(&ToAgent::Left { survivors });
+                false
+            }
+            Step::Done => {
+                let (process, exit) = (clearing.process.clone(), clearing.exit.clone());
+                let exit = self.take_output(exit, buffer);
+                self.phase = Phase::Exited { process, exit };
+                self.settle();
+                true
+            }
+        }
     }
 
     /// Makes the report durable and offers it.
@@ -380,21 +489,42 @@ impl Shim {
         let (process, exit) = (process.clone(), exit.clone());
         self.log.line(format_args!("incarnation {}: {} after {} ms", self.incarnation, exit.cause, exit.ran_ms));
         crash_point!("shim_before_status", self.node.as_str());
+        self.write_exit();
+        crash_point!("shim_after_status", self.node.as_str());
+        self.tell(&ToAgent::Exited { process, exit });
+    }
+
+    fn write_exit(&mut self) {
+        let (process, exit) = match &self.phase {
+            Phase::Running(_) => return,
+            Phase::Clearing(clearing) => (&clearing.process, &clearing.exit),
+            Phase::Exited { process, exit } => (process, exit),
+        };
         let status = Status { incarnation: self.incarnation, process: process.clone(), exit: Some(exit.clone()) };
         if let Err(error) = files::write(Path::new(HERE), &status, Durability::PowerCut) {
             // The report is offered from memory all the same; only a power cut or a kill of this shim loses it.
             self.log.line(chain(&error));
         }
-        crash_point!("shim_after_status", self.node.as_str());
-        self.tell(&ToAgent::Exited { process, exit });
     }
 
     fn stop(&mut self, timeout_ms: u64) {
-        let Phase::Running(running) = &mut self.phase else { return };
-        let due = Instant::now().checked_add(Duration::from_millis(timeout_ms));
+        let timeout = Duration::from_millis(timeout_ms);
+        let running = match &mut self.phase {
+            Phase::Running(running) => running,
+            Phase::Clearing(clearing) => {
+                clearing.hurry(timeout);
+                return self.tell(&ToAgent::Stopping {});
+            }
+            Phase::Exited { .. } => return,
+        };
+        let due = Instant::now().checked_add(timeout);
         match running.stop {
             Stop::None => {
                 self.log.line(format_args!("stopping, KILL after {timeout_ms} ms"));
+                if self.signals.is_some() {
+                    // First those outside its group: they are found by way of it, while it lives.
+                    descendants::signal_all(Signal::TERM, Some(running.pid));
+                }
                 signal_all(running.pid, Signal::TERM);
                 // Too far away to be a time: as good as never.
                 running.stop = due.map_or(Stop::None, Stop::KillAt);
@@ -426,10 +556,13 @@ impl Shim {
                         continue;
                     }
                     self.agent = Some(Agent { stream, decoder: Decoder::default(), backlog: Vec::new() });
-                    let (process, exit) = match &self.phase {
-                        Phase::Running(Running { exec: Exec::Done, process, .. }) => (Some(process.clone()), None),
-                        Phase::Running(_) => (None, None),
-                        Phase::Exited { process, exit } => (process.clone(), Some(exit.clone())),
+                    let (process, exit, left) = match &self.phase {
+                        Phase::Running(Running { exec: Exec::Done, process, .. }) => {
+                            (Some(process.clone()), None, None)
+                        }
+                        Phase::Running(_) => (None, None, None),
+                        Phase::Clearing(clearing) => (clearing.process.clone(), None, clearing.told.clone()),
+                        Phase::Exited { process, exit } => (process.clone(), Some(exit.clone()), None),
                     };
                     self.tell(&ToAgent::Hello(Hello {
                         version: protocol::VERSION,
@@ -438,6 +571,8 @@ impl Shim {
                         process,
                         ready: self.ready,
                         exit,
+                        left: left.unwrap_or_default(),
+                        subreaper: self.signals.is_some(),
                     }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Wait,

@@ -16,6 +16,7 @@ use super::super::notify::NotifySocket;
 use super::super::output::{FILE_LIMIT, Output};
 use super::super::{process, rights, sys};
 use super::HERE;
+use super::clearing::Rule;
 use super::streams::{Stream, Streams};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ProcessId;
@@ -31,6 +32,8 @@ pub(super) struct Running {
     pub(super) process: ProcessId,
     pub(super) exec: Exec,
     pub(super) stop: Stop,
+    /// Which holders of its lock belong to it.
+    pub(super) rule: Rule,
 }
 
 /// Whether the node's program runs yet.
@@ -54,6 +57,7 @@ pub(super) fn start(
     incarnation: Incarnation,
     lock: BorrowedFd<'_>,
     boot_id: &str,
+    agent: u32,
 ) -> Result<(Running, Streams), String> {
     let launch: Launch = match files::read(Path::new(HERE)) {
         Ok(Some(launch)) => launch,
@@ -141,5 +145,6 @@ pub(super) fn start(
         // It can only not be read where /proc is hidden from us; then nothing is ever proven by it, which is safe.
         .unwrap_or_else(|_| ProcessId { boot_id: boot_id.to_owned(), pid: raw, start_time: 0 });
     let exec = Exec::Awaited(File::from(failure));
-    Ok((Running { pid, pidfd, program, process, exec, stop: Stop::None }, streams))
+    let uid = launch.spec.rights.user.as_ref().map_or_else(process::own_uid, |user| user.uid);
+    Ok((Running { pid, pidfd, program, process, exec, stop: Stop::None, rule: Rule { uid, agent } }, streams))
 }

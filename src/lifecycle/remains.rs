@@ -1,0 +1,177 @@
+//! What is left of nodes that are to be gone: who is waited for, what an answer says of them, and when to look again (P15).
+//!
+//! A stop, a standby, a removal, a restart or a shutdown is not answered with success while anything of a node is left. Three
+//! things can keep a node from being down though its own process has ended:
+//!
+//! - its shim has processes left that it could not end ([`NodeSeen::left`]): it goes on trying, and tells when they are gone;
+//! - somebody has its lock, and there is no shim ([`Obstacle::Lock`]): looked for again every few seconds;
+//! - its shim was of the first release, and holders of the lock are still being looked for ([`Doubt::pending`]).
+
+use crate::api::event::Notification;
+use crate::api::ids::{Incarnation, NodeName};
+use crate::api::supervision::NodeOrder;
+use crate::api::survivors::Survivors;
+use crate::api::time::Now;
+use crate::journal::entry::{Life, NodeRecord};
+
+use super::Lifecycle;
+use super::decision::{Decision, Note};
+use super::effect::Effect;
+use super::seen::{Doubt, Left, NodeSeen, Obstacle, Place};
+
+/// Why only holders of the lock could be looked for.
+pub(super) const SHIM_GONE: &str = "its shim was gone before it";
+const FIRST_SHIM: &str = "its shim is of the first release";
+
+impl NodeSeen {
+    /// Its shim told what it could not end. Said after a stop was ordered, that is what came of it.
+    pub(super) fn observe_left(&mut self, incarnation: Incarnation, survivors: &Survivors) {
+        let after_stop = self.stop_sent.is_some_and(|(sent, _)| sent == incarnation);
+        self.left = Some(Left { survivors: survivors.clone(), after_stop });
+    }
+
+    pub(super) fn observe_first_shim(&mut self) {
+        self.doubt = Some(Doubt { why: FIRST_SHIM, pending: true });
+    }
+
+    /// Nobody has its lock any more.
+    pub(super) fn observe_cleared(&mut self) {
+        self.observe_free();
+        self.blocked = self.blocked.take().filter(|blocked| blocked.by == Obstacle::Port);
+    }
+
+    /// Nobody had its lock when it was looked for.
+    pub(super) fn observe_free(&mut self) {
+        if let Some(doubt) = &mut self.doubt {
+            doubt.pending = false;
+        }
+    }
+
+    fn is_locked(&self) -> bool {
+        self.blocked.as_ref().is_some_and(|blocked| blocked.by != Obstacle::Port)
+    }
+
+    /// Whether some process of it may be left, beside one that is under supervision.
+    pub(super) fn may_be_left(&self) -> bool {
+        self.is_unknown() || self.doubt.as_ref().is_some_and(|doubt| doubt.pending)
+    }
+
+    /// The same, as far as there is a reason to think so.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.is_locked() || self.left.is_some()
+    }
+
+    /// What is left of it, for a message.
+    pub(super) fn remains(&self) -> Option<String> {
+        if let Some(left) = &self.left {
+            return Some(left.to_string());
+        }
+        self.blocked
+            .as_ref()
+            .filter(|_| self.is_locked())
+            .map(|blocked| format!("it may still run: {}", blocked.reason))
+    }
+}
+
+impl std::fmt::Display for Left {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "it has ended, and processes that it left could not be ended: {}; end them by hand", self.survivors)
+    }
+}
+
+impl Lifecycle {
+    pub(super) fn tell_left(&self, name: &NodeName, survivors: &Survivors) -> Decision {
+        let left = Left { survivors: survivors.clone(), after_stop: false };
+        self.notify_error(name, &format!("{name}: {left}"))
+    }
+
+    pub(super) fn tell_first_shim(&self, name: &NodeName) -> Decision {
+        self.tell_doubt(name, FIRST_SHIM)
+    }
+
+    pub(super) fn tell_doubt(&self, name: &NodeName, why: &str) -> Decision {
+        let msg = format!("{name} has ended, and {}", only_holders(why));
+        let instance = self.options.instance.to_string();
+        Decision::default().effect(Effect::Notify(Notification::NotifyLog { instance, msg, node: name.to_string() }))
+    }
+
+    /// No process of this node is left, and none is on its way. What is only being prepared never becomes a process
+    /// without an intent.
+    pub(super) fn is_down(&self, name: &NodeName) -> bool {
+        let no_process = |place| match place {
+            Place::Clear | Place::Preparing { .. } | Place::Prepared { .. } => true,
+            Place::Unprobed | Place::Launching { .. } | Place::Present { .. } => false,
+        };
+        self.durable.nodes.get(name).is_none_or(|record| record.life == Life::Down)
+            && self.seen.nodes.get(name).is_none_or(|node| no_process(node.place) && !node.may_be_left())
+    }
+
+    /// It is down, or was told to stop and could not be ended: waiting for it does not help.
+    pub(super) fn is_done_stopping(&self, name: &NodeName) -> bool {
+        let tried = |node: &NodeSeen| node.left.as_ref().is_some_and(|left| left.after_stop);
+        self.is_down(name) || self.seen.nodes.get(name).is_some_and(tried)
+    }
+
+    /// Its own process has ended, and something of it is left.
+    pub(super) fn has_left(&self, name: &NodeName) -> bool {
+        self.seen.nodes.get(name).is_some_and(|node| node.left.is_some())
+    }
+
+    /// Why this node, which is to be down, is not.
+    pub(super) fn why_not_down(&self, name: &NodeName) -> String {
+        let remains = self.seen.nodes.get(name).and_then(NodeSeen::remains);
+        remains.unwrap_or_else(|| match self.durable.nodes.get(name).map(|record| &record.life) {
+            Some(Life::Up { process, .. }) => format!("still running (pid {}); it is being stopped", process.pid),
+            Some(Life::Intended | Life::Down) | None => "still running; it is being stopped".to_owned(),
+        })
+    }
+
+    /// Nodes of which something may be left though the journal has none of that name: they are to be gone as well.
+    pub(super) fn nameless_remains(&self) -> impl Iterator<Item = &NodeName> {
+        let unknown = self.seen.nodes.names().filter(|name| !self.durable.nodes.contains_key(*name));
+        unknown.filter(|name| self.seen.nodes.get(name).is_some_and(NodeSeen::may_be_left))
+    }
+
+    /// What can be promised of a node that is down, where that is less than usual.
+    pub(super) fn only_promised(&self, name: &NodeName) -> Option<String> {
+        let doubt = self.seen.nodes.get(name)?.doubt.as_ref()?;
+        Some(only_holders(doubt.why))
+    }
+
+    /// Orders the end once more of what could not be ended before.
+    pub(super) fn stop_again(&self, now: Now, name: &NodeName) -> Decision {
+        let (Some(record), Some(node)) = (self.durable.nodes.get(name), self.seen.nodes.get(name)) else {
+            return Decision::default();
+        };
+        match (node.place, &node.left) {
+            (Place::Present { incarnation }, Some(_)) => self.order_stop(now, name, record, incarnation),
+            (_, Some(_) | None) => Decision::default(),
+        }
+    }
+
+    pub(super) fn order_stop(
+        &self,
+        now: Now,
+        name: &NodeName,
+        record: &NodeRecord,
+        incarnation: Incarnation,
+    ) -> Decision {
+        let order = NodeOrder::Stop { incarnation, timeout_ms: record.spec.0.stop_timeout_ms };
+        Decision::default().effect(Effect::Order { node: name.clone(), order }).note(Note::StopSent {
+            node: name.clone(),
+            incarnation,
+            at: now.boot,
+        })
+    }
+
+    /// Its lock is held and no shim is known: has it looked for again.
+    pub(super) fn look_again(&self, now: Now, name: &NodeName, incarnation: Incarnation) -> Decision {
+        let order = NodeOrder::Clear { incarnation };
+        let again = Note::LookedAgain { node: name.clone(), at: now.boot };
+        Decision::default().effect(Effect::Order { node: name.clone(), order }).note(again)
+    }
+}
+
+fn only_holders(why: &str) -> String {
+    format!("only processes that hold its lock could be looked for, since {why}")
+}
