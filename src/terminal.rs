@@ -92,10 +92,40 @@ pub fn log(json: bool) -> Stream<StderrLock<'static>> {
     Stream::new(stderr.lock(), style(&stderr, if json { Style::Json } else { Style::Log }))
 }
 
-/// A line on standard error.
+/// A line on standard error; on a terminal it is folded between words.
 pub fn error_line(line: fmt::Arguments<'_>) {
+    let stderr = io::stderr();
+    let columns = if stderr.is_terminal() { rustix::termios::tcgetwinsize(&stderr).ok() } else { None };
+    let line = line.to_string();
+    let lines: Vec<String> = match columns.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0) {
+        Some(columns) => line.lines().map(|line| fold(line, columns, 2)).collect(),
+        None => vec![line],
+    };
     // Where that is gone, nobody is left to be told.
-    let _ = writeln!(err(), "{line}");
+    let _ = writeln!(err(), "{}", lines.join("\n"));
+}
+
+/// `text` in lines of at most `columns`, those after the first indented, with no word broken that fits in a line.
+pub fn fold(text: &str, columns: usize, indent: usize) -> String {
+    if visible(text) <= columns {
+        return text.to_owned();
+    }
+    let mut folded = String::with_capacity(text.len() + 16);
+    let mut left = columns;
+    for (number, word) in text.split(' ').enumerate() {
+        let length = visible(word);
+        if number > 0 && length + 1 > left {
+            folded.push('\n');
+            folded.push_str(&" ".repeat(indent));
+            left = columns.saturating_sub(indent);
+        } else if number > 0 {
+            folded.push(' ');
+            left -= 1;
+        }
+        folded.push_str(word);
+        left = left.saturating_sub(length);
+    }
+    folded
 }
 
 /// As `eprintln!`, by way of [`Stream`].
@@ -116,6 +146,15 @@ static MARK: OnceLock<String> = OnceLock::new();
 pub fn painted(code: &str, text: &str) -> String {
     let mark = MARK.get_or_init(|| format!("\x1b{}:", uuid::Uuid::new_v4().simple()));
     format!("{mark}{code}m{text}{mark}0m")
+}
+
+/// How many characters of `text` are seen: colours are not.
+fn visible(text: &str) -> usize {
+    let Some(mark) = MARK.get() else { return text.chars().count() };
+    let mut parts = text.split(mark.as_str());
+    let first = parts.next().unwrap_or_default().chars().count();
+    // A code, its end, and what is painted.
+    first + parts.map(|part| part.split_once('m').map_or(0, |(_, painted)| painted.chars().count())).sum::<usize>()
 }
 
 impl<W: Write> Stream<W> {
@@ -318,6 +357,17 @@ mod tests {
         let shown = sent(JSON, &[value.to_string().as_bytes(), b"\n"]);
         assert_eq!(shown, "{\"a\":\"\\u009b\\u001b\\u007f\\u202e\\udb40\\udc41\\n\"}\n");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+    }
+
+    #[test]
+    fn lines_are_folded_between_words() {
+        assert_eq!(fold("one two", 7, 2), "one two");
+        assert_eq!(fold("one two three four", 9, 2), "one two\n  three\n  four");
+        assert_eq!(fold("incomprehensibilities are long", 10, 1), "incomprehensibilities\n are long");
+        assert_eq!(fold("", 1, 2), "");
+        let red = painted("31", "one two");
+        assert_eq!(fold(&format!("{red} three"), 13, 2), format!("{red} three"));
+        assert_eq!(fold(&format!("{red} three"), 12, 2), format!("{red}\n  three"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use zeek_cluster_agent::api::export::{ExportChunk, ExportCursor};
 use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
 use zeek_cluster_agent::api::prune::{PruneOrder, PruneReport};
-use zeek_cluster_agent::api::report::{CompactReport, JournalReport, StatusReport, VerifyReport};
+use zeek_cluster_agent::api::report::{CompactReport, JournalReport, SettingReport, StatusReport, VerifyReport};
 use zeek_cluster_agent::api::stats::JournalStats;
 use zeek_cluster_agent::control::logs;
 use zeek_cluster_agent::control::message::{LogChunk, LogQuery, VERSION, Welcome};
@@ -29,6 +29,8 @@ use zeek_cluster_agent::identify::{self, Gate};
 #[path = "../fuzz/properties/control_frame.rs"]
 mod control_frame;
 
+#[path = "surface/tables.rs"]
+mod tables;
 #[path = "surface/terminal.rs"]
 mod terminal;
 
@@ -44,6 +46,8 @@ struct Fake {
     has_answered: AtomicBool,
     /// Every text that it says is one that drives terminals.
     is_hostile: bool,
+    /// What its journal has, if not ten rows that are all alike.
+    rows: OnceLock<Vec<Row>>,
 }
 
 impl Fake {
@@ -139,6 +143,10 @@ impl server::Agent for Fake {
             let rows = terminal::full_rows().into_iter().map(tainted).collect();
             return Ok(Page { rows, ..Page::default() });
         }
+        if let Some(rows) = self.rows.get() {
+            let rows = rows.iter().filter(|row| tables::is_in(row, &filter)).cloned().collect();
+            return Ok(Page { rows, is_exact: true, ..Page::default() });
+        }
         let from = cursor.map_or(0, |cursor| cursor.0);
         let row = |seq: u64| {
             let seq = if filter.reverse { 9 - seq } else { seq };
@@ -182,6 +190,12 @@ impl server::Agent for Fake {
 
     async fn prune(&self, order: PruneOrder, _: Credentials) -> Result<PruneReport, String> {
         Ok(PruneReport { dry_run: order.dry_run, entries: 3, ..PruneReport::default() })
+    }
+
+    fn settings(&self) -> Vec<SettingReport> {
+        let setting =
+            SettingReport { key: "name".into(), value: "a".into(), source: "default".into(), shown: "a".into() };
+        vec![self.says(setting)]
     }
 
     async fn stats(&self) -> Result<JournalStats, String> {
@@ -229,6 +243,7 @@ impl Served {
             incoming: Mutex::new(Vec::new()),
             has_answered: AtomicBool::new(false),
             is_hostile,
+            rows: OnceLock::new(),
         });
         let welcome = Welcome {
             version: VERSION,

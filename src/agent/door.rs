@@ -14,7 +14,9 @@ use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
-use crate::api::report::{ArchiveReport, CompactReport, JournalReport, PeerReport, StatusReport, VerifyReport, chain};
+use crate::api::report::{
+    ArchiveReport, CompactReport, JournalReport, PeerReport, SettingReport, StatusReport, VerifyReport, chain,
+};
 use crate::api::stats::JournalStats;
 use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
@@ -61,6 +63,7 @@ pub(super) struct About {
     pub node_dir: PathBuf,
     pub started_at: Timestamp,
     pub warnings: Vec<String>,
+    pub settings: Vec<SettingReport>,
     pub may_ask: Vec<String>,
 }
 
@@ -197,6 +200,10 @@ impl server::Agent for Door {
             Ok(chunk) => chunk.map_err(|error| chain(&error)),
             Err(error) => Err(format!("exporting the journal failed: {error}")),
         }
+    }
+
+    fn settings(&self) -> Vec<SettingReport> {
+        self.about.settings.clone()
     }
 
     async fn stats(&self) -> Result<JournalStats, String> {

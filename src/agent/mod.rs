@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
 use crate::api::ids::ReqId;
+use crate::api::report::SettingReport;
 use crate::api::rights::User;
 use crate::api::supervision::Finding;
 use crate::control::message::Welcome;
@@ -89,6 +90,8 @@ pub struct Options {
     pub commit_timeout: Duration,
     /// Shown by `status`.
     pub warnings: Vec<String>,
+    /// What the options were made of, for whoever asks.
+    pub settings: Vec<SettingReport>,
     /// Called when the agent serves, and when it begins to end.
     pub announce: fn(Announcement<'_>),
 }
@@ -263,13 +266,24 @@ struct Started {
     _lock: lock::StateLock,
 }
 
+/// Takes the lock of the state directory, and says at once for whom it waits if it has to.
+fn lock_directory(dir: &Path, wait: Duration) -> Result<lock::StateLock, lock::LockError> {
+    match lock::StateLock::acquire(dir, Duration::ZERO) {
+        Err(error @ lock::LockError::Held { .. }) if !wait.is_zero() => {
+            tracing::warn!("{error}; waiting up to {} s for it to end", wait.as_secs());
+            lock::StateLock::acquire(dir, wait)
+        }
+        other => other,
+    }
+}
+
 /// Locks, opens, looks for the nodes, and takes in what an earlier run left unfinished.
 async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Response>)>) -> Result<Started, Error> {
     let name = &options.lifecycle.instance;
     make_state_dir(options)?;
     let lock = {
         let (dir, wait) = (options.state_dir.clone(), options.lock_wait);
-        blocking("locking the state directory", move || lock::StateLock::acquire(&dir, wait)).await??
+        blocking("locking the state directory", move || lock_directory(&dir, wait)).await??
     };
     let known = identity::check(&options.state_dir, name)?;
     let opened = {
@@ -497,6 +511,7 @@ impl Started {
                 started_at: clock::now().wall,
                 warnings: options.warnings.iter().chain(&self.warnings).cloned().collect(),
                 may_ask: options.may_ask.clone(),
+                settings: options.settings.clone(),
             },
             refused: Arc::clone(&self.refused),
         });

@@ -56,7 +56,7 @@ pub struct Filter {
     /// With or without `_request`, with or without `agent_`, without module.
     pub event: Option<String>,
     pub state: Option<RequestState>,
-    /// Part of the source, as it is printed.
+    /// Words of the source, as it is printed: see [`names_source`].
     pub source: Option<String>,
     /// Only requests with a failed Result, conflicts, rejections, abandoned ones; node rows of unasked exits.
     pub failed: bool,
@@ -69,6 +69,51 @@ pub struct Filter {
     /// As text, where that fits (see [`Page::lines`]): whoever only prints rows need not take them apart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub as_lines: bool,
+    /// Where one of several will do, instead of the fields above.
+    #[serde(default, skip_serializing_if = "OneOf::is_empty")]
+    pub one_of: OneOf,
+}
+
+/// Lists of which a row has to have one each; an empty list matches everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OneOf {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reqids: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<RequestState>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+}
+
+impl OneOf {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Filter {
+    /// Whether an agent of a release that does not know all of it would give other rows than those that are wanted.
+    pub fn needs_all(&self) -> bool {
+        !self.one_of.is_empty() || self.source.is_some()
+    }
+}
+
+/// Whether `source`, as it is printed, has `words` in it, and not just as parts of others: `uid=1` is not in `uid=1002`,
+/// nor `10.0.0.1` in `10.0.0.12`; `uid=` and `control uid=0` are in `control uid=0 pid=7`.
+pub fn names_source(source: &str, words: &str) -> bool {
+    let ends_word = |text: &str| text.ends_with(char::is_alphanumeric);
+    let begins_word = |text: &str| text.starts_with(char::is_alphanumeric);
+    source.match_indices(words).any(|(at, _)| {
+        let (before, rest) = source.split_at(at);
+        let after = rest.strip_prefix(words).unwrap_or_default();
+        let is_part = ends_word(before) && begins_word(words) || ends_word(words) && begins_word(after);
+        !is_part
+    })
 }
 
 /// Some rows, and where to go on.
@@ -78,6 +123,9 @@ pub struct Page {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub lines: String,
     pub rows: Vec<Row>,
+    /// The filter was understood as a whole. Releases before this field skip what they do not know of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_exact: bool,
     /// The entry at which the next page begins; `None` at the end. Pages are bounded in size, not in match count: one
     /// may be empty and yet have a successor.
     pub next: Option<Seq>,
@@ -169,4 +217,23 @@ pub struct EventRow {
 pub struct Unreadable {
     pub seq: Seq,
     pub unreadable: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_source_are_whole() {
+        let control = "control uid=1002 pid=4242";
+        for words in ["control", "uid=1002", "uid=", "pid=4242", "uid=1002 pid=4242", "1002"] {
+            assert!(names_source(control, words), "{words}");
+        }
+        for words in ["uid=1", "uid=100", "id=1002", "contro", "242", "broker"] {
+            assert!(!names_source(control, words), "{words}");
+        }
+        assert!(names_source("broker 127.0.0.1:4000", "127.0.0.1"));
+        assert!(!names_source("broker 127.0.0.12:4000", "127.0.0.1"));
+        assert!(names_source("control uid=10 pid=1", "uid=10") && names_source("control uid=1 uid=10", "uid=1"));
+    }
 }

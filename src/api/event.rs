@@ -106,6 +106,23 @@ impl Request {
         }
     }
 
+    /// The nodes that it is about by name; none if it names none.
+    pub fn named(&self) -> Option<&BTreeSet<String>> {
+        match self {
+            Self::Restart { nodes }
+            | Self::NodeDispatch { nodes, .. }
+            | Self::StartNodes { nodes }
+            | Self::StopNodes { nodes } => Some(nodes).filter(|nodes| !nodes.is_empty()),
+            Self::SetConfiguration { .. }
+            | Self::Deploy { .. }
+            | Self::AgentWelcome {}
+            | Self::AgentStandby {}
+            | Self::GetNodes {}
+            | Self::Shutdown { .. }
+            | Self::AdoptState {} => None,
+        }
+    }
+
     /// Brings what Zeek holds as sets into one order; every door calls it before the digest is taken.
     pub fn canonical(self) -> Self {
         match self {
@@ -157,6 +174,15 @@ impl Response {
     /// Every Result succeeded. An empty vector has.
     pub fn success(&self) -> bool {
         self.results.iter().all(|result| result.success)
+    }
+
+    /// The nodes that `request` names and no Result is about: names that the host does not know are left out of answers.
+    pub fn unanswered<'a>(&self, request: &'a Request) -> Vec<&'a str> {
+        let answered: BTreeSet<&str> = self.results.iter().filter_map(|result| result.node.as_deref()).collect();
+        let named = request.named().into_iter().flatten().map(String::as_str);
+        // A failure of the request as a whole is about all of them.
+        let is_whole = self.results.iter().any(|result| !result.success && result.node.is_none());
+        named.filter(|name| !is_whole && !answered.contains(name)).collect()
     }
 }
 

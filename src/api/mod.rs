@@ -20,3 +20,4 @@ pub mod supervision;
 pub mod survivors;
 pub mod time;
 pub mod validate;
+pub mod words;

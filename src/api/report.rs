@@ -133,6 +133,19 @@ pub struct NodeReport {
     pub note: Option<String>,
 }
 
+/// So many unasked ends within the restart window are no accident, …
+const LOOPING: u64 = 3;
+/// … unless the node has been up for so long since.
+const SETTLED_MS: u64 = 60_000;
+
+impl NodeReport {
+    /// Whether it ends again and again although it is wanted.
+    pub fn is_crash_looping(&self) -> bool {
+        let is_up = self.state == NodeState::Running && self.up_ms.is_some_and(|ms| ms >= SETTLED_MS);
+        self.want == "up" && self.deaths >= LOOPING && !is_up
+    }
+}
+
 /// The controller that the agent dials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControllerReport {
@@ -165,6 +178,17 @@ pub struct PeerReport {
     pub node: Option<String>,
     /// Milliseconds since the handshake.
     pub since_ms: u64,
+}
+
+/// A setting in effect (`settings`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SettingReport {
+    pub key: String,
+    pub value: serde_json::Value,
+    /// Where it comes from.
+    pub source: String,
+    /// The value as it could be written.
+    pub shown: String,
 }
 
 /// What `journal verify` found.

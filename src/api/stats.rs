@@ -53,7 +53,7 @@ pub struct EventStats {
     pub latency: Option<Latency>,
 }
 
-/// Milliseconds; percentiles are exact to one percent.
+/// Milliseconds; percentiles are exact to one percent, and the longest is exact.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Latency {
     pub p50_ms: f64,

@@ -1,5 +1,6 @@
 //! Finds the agent: at the socket that was named, or where one usually is.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,12 +20,31 @@ const NAME: &str = concat!("zeek-cluster-agent ", env!("CARGO_PKG_VERSION"));
 #[derive(Debug)]
 pub struct Nobody {
     /// Each socket and why it was none.
-    tried: Vec<String>,
+    tried: Vec<(PathBuf, io::Error)>,
 }
 
 impl From<Nobody> for Failure {
     fn from(nobody: Nobody) -> Self {
-        Self::new(Exit::Unreachable, format!("no agent answers; tried {}", nobody.tried.join(", and ")))
+        let tried = nobody.tried.iter().map(|(path, error)| format!("{} ({error})", path.display()));
+        let tried: Vec<String> = tried.collect();
+        let is = |kind: io::ErrorKind| {
+            nobody.tried.iter().find(|(_, error)| error.kind() == kind).map(|(path, _)| path.display())
+        };
+        let advice = if let Some(path) = is(io::ErrorKind::PermissionDenied) {
+            format!(
+                "this user (uid {}) may not use {path}: ask as root, as the agent's own user, or as a member of its control_group",
+                rustix::process::geteuid().as_raw()
+            )
+        } else if let Some(path) = is(io::ErrorKind::TimedOut) {
+            format!(
+                "the agent of {path} is there and says nothing: it was stopped, or its host is overloaded; its log says more"
+            )
+        } else {
+            "start one with `systemctl start zeek-cluster-agent` or `zeek-cluster-agent run`, or say with --state-dir or \
+             --control-socket where it is"
+                .to_owned()
+        };
+        Self::new(Exit::Unreachable, format!("no agent answers; tried {}; {advice}", tried.join(", and ")))
     }
 }
 
@@ -57,10 +77,7 @@ pub fn find(settings: &Settings, surroundings: &Surroundings) -> Result<Result<C
     for path in sockets(settings, surroundings) {
         match Client::connect(&path, NAME) {
             Ok(client) => return Ok(Ok(client)),
-            Err(error @ client::Error::Unreachable { .. }) => {
-                let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                tried.push(format!("{} ({why})", path.display()));
-            }
+            Err(client::Error::Unreachable { path, source }) => tried.push((path, source)),
             Err(error) => return Err(Failure::because(Exit::Unreachable, path.display(), &error)),
         }
     }

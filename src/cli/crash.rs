@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table, plain, size, span};
-use super::{Context, connect, print_json};
+use super::{Context, connect, print_json, status};
 use crate::api::ids::NodeName;
 use crate::api::report::chain;
 use crate::supervisor::crash::{self, CrashReport};
@@ -37,15 +37,34 @@ pub fn run(context: &Context, node: &str, bundle: Option<&str>) -> Outcome {
             if screen.json {
                 print_json(&reports)?;
             } else {
-                if reports.is_empty() {
-                    to_stderr!("no crash bundles of {node} in {}", state_dir.display());
-                }
                 print_list(&mut out, &screen, &reports)?;
+            }
+            if reports.is_empty() {
+                if !is_known(context, &node)? {
+                    let what = format!("this host has no node called {node}, and kept no crash bundle of one");
+                    return Err(Failure::new(
+                        Exit::Failed,
+                        format!("{what}; `nodes list` shows the nodes that it has"),
+                    ));
+                }
+                to_stderr!("{node} has no crash bundle in {}: it did not crash, or not lately", state_dir.display());
             }
         }
     }
     out.flush()?;
     Ok(Exit::Done)
+}
+
+/// Whether there is such a node, or was one.
+fn is_known(context: &Context, node: &NodeName) -> Result<bool, Failure> {
+    let settings = context.settings()?;
+    if settings.node_dir.join(node.as_str()).is_dir() {
+        return Ok(true);
+    }
+    Ok(match connect::find(&settings, &context.surroundings)? {
+        Ok(mut client) => status::ask(&mut client)?.nodes.iter().any(|one| one.node == node.as_str()),
+        Err(_) => false,
+    })
 }
 
 /// The running agent's, else that of the settings.
@@ -88,7 +107,7 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &CrashReport, sta
     let mut line = |label: &str, text: String| writeln!(out, "  {label:<12} {text}");
     let bundle = state_dir.join(crash::DIRECTORY).join(&report.node).join(&report.bundle);
     line("bundle", plain(&bundle.display().to_string()))?;
-    line("noticed", plain(&report.noticed_at))?;
+    line("noticed", plain(&screen.precise_time(&report.noticed_at)))?;
     line("ran", report.ran_ms.map_or_else(|| "nobody was there to see its end".to_owned(), span))?;
     line("incarnation", report.incarnation.to_string())?;
     line("pid", report.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()))?;

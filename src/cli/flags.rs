@@ -79,8 +79,12 @@ pub enum Command {
     State(StateDir),
     /// Tell that a node is ready, from inside the node
     Notify(Notify),
-    /// Every effective setting and where it comes from
-    Settings,
+    /// Every setting in effect and where it comes from: the running agent's, or without one this command's
+    Settings {
+        /// This command's, also if an agent runs
+        #[arg(long)]
+        local: bool,
+    },
     /// Read the journal: through the agent, or from its directory if none runs
     #[command(subcommand)]
     Journal(Journal),
@@ -157,7 +161,7 @@ pub struct Run {
 #[derive(Debug, Clone, Args)]
 pub struct Sending {
     /// The request's identifier; the same one gets the same answer again [default: a fresh UUID]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub reqid: Option<String>,
     /// How long to wait for the answer [default: as long as the agent takes at most]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
@@ -287,10 +291,19 @@ pub enum Nodes {
 
 #[derive(Debug, Args)]
 pub struct NodesChange {
-    #[arg(required = true, value_name = "NODE")]
-    pub nodes: Vec<String>,
+    #[command(flatten)]
+    pub which: Which,
     #[command(flatten)]
     pub sending: Sending,
+}
+
+#[derive(Debug, Args)]
+pub struct Which {
+    #[arg(required_unless_present = "all", value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// All nodes of this host (restart: but those that are stopped by command)
+    #[arg(long, conflicts_with = "nodes")]
+    pub all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -386,6 +399,9 @@ pub enum Journal {
     Export {
         /// Where to; - is standard output
         file: PathBuf,
+        /// Overwrite FILE if there is one
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         from: JournalFrom,
     },
@@ -415,31 +431,34 @@ pub struct JournalFrom {
 /// Which rows.
 #[derive(Debug, Args)]
 pub struct Select {
-    /// From this time on: RFC 3339, a local date and time, `2h` (ago), `yesterday`
+    /// From this time on: as it is printed, `17:06`, `2h` (ago), `yesterday`, `yesterday 18:00`
+    ///
+    /// RFC 3339 and local dates and times are understood, too. A time of day is the last one, of today or yesterday.
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Before this time
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
+    /// Filters that are given several times let through what matches one of them
     #[arg(long, value_name = "ID")]
-    pub reqid: Option<String>,
+    pub reqid: Vec<String>,
     /// An event's name, with or without `agent_` and `_request`
     #[arg(long)]
-    pub event: Option<String>,
+    pub event: Vec<String>,
     #[arg(long, value_enum)]
-    pub state: Option<State>,
-    /// Part of the source, for example `uid=0`
+    pub state: Vec<State>,
+    /// Words of the source: `uid=0`, `websocket`, an address
     #[arg(long)]
-    pub source: Option<String>,
+    pub source: Vec<String>,
     /// What failed, conflicted or was rejected or abandoned; exits of nodes that nobody asked for
     #[arg(long)]
     pub failed: bool,
     /// What concerns this node
     #[arg(long)]
-    pub node: Option<String>,
-    /// Requests, what happened to nodes, or all with the agent's own starts and stops
-    #[arg(long, value_enum, default_value_t = Kind::Request)]
-    pub kind: Kind,
+    pub node: Vec<String>,
+    /// Requests, what happened to nodes, or all with the agent's own starts and stops [default: request; with --failed all]
+    #[arg(long, value_enum)]
+    pub kind: Option<Kind>,
 }
 
 #[derive(Debug, Args)]
@@ -564,6 +583,8 @@ mod tests {
             "request get-id-value x --nodes a,b",
             "nodes list",
             "nodes start a b",
+            "nodes start --all",
+            "nodes restart --all --reqid r",
             "nodes stop a",
             "nodes restart a --reqid r",
             "nodes logs a -f --stderr",
@@ -594,7 +615,15 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        for line in ["", "nodes start", "notify", "request deploy", "request welcome --timeout 0", "frobnicate"] {
+        for line in [
+            "",
+            "nodes start",
+            "nodes stop a --all",
+            "notify",
+            "request deploy",
+            "request welcome --timeout 0",
+            "frobnicate",
+        ] {
             let words = std::iter::once("zeek-cluster-agent").chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_err(), "{line:?} was accepted");
         }

@@ -25,6 +25,7 @@ mod request;
 mod run;
 mod settings;
 mod status;
+mod table;
 mod time;
 mod zeek;
 
@@ -83,7 +84,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Shutdown(shutdown) => nodes::shutdown(context, &shutdown),
         Command::Notify(notify) => nodes::notify(context, &notify),
-        Command::Settings => settings::run(context),
+        Command::Settings { local } => settings::run(context, local),
         Command::Journal(command) => journal::run(context, command),
         Command::Config(command) => config::run(context, &command),
         Command::Completions { shell } => completion::script(shell),

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::flags::{Nodes, NodesChange, Notify, Shutdown};
+use super::flags::{Nodes, NodesChange, Notify, Sending, Shutdown, Which};
 use super::outcome::{Exit, Failure, Outcome};
 use super::request::{self, Call};
 use super::{Context, connect, crash, run as agent, status};
@@ -26,20 +26,34 @@ pub fn run(context: &Context, command: Nodes) -> Outcome {
     let operator = |request, sending| request::send(context, Call { request, dialect: Dialect::Operator, sending });
     match command {
         Nodes::List => status::list(context),
-        Nodes::Start(NodesChange { nodes, sending }) => {
-            operator(Request::StartNodes { nodes: nodes.into_iter().collect() }, sending)
+        Nodes::Start(NodesChange { which, sending }) => {
+            operator(Request::StartNodes { nodes: named(context, which)? }, sending)
         }
-        Nodes::Stop(NodesChange { nodes, sending }) => {
-            operator(Request::StopNodes { nodes: nodes.into_iter().collect() }, sending)
+        Nodes::Stop(NodesChange { which, sending }) => {
+            operator(Request::StopNodes { nodes: named(context, which)? }, sending)
         }
-        Nodes::Restart(NodesChange { nodes, sending }) => {
-            operator(Request::Restart { nodes: nodes.into_iter().collect() }, sending)
+        // None named: all that are not stopped by command.
+        Nodes::Restart(NodesChange { which, sending }) => {
+            operator(Request::Restart { nodes: which.nodes.into_iter().collect() }, sending)
         }
         Nodes::Logs { node, follow, stderr, lines } => {
             let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
             show_logs(context, &node, stream, lines, follow)
         }
         Nodes::Crash { node, bundle } => crash::run(context, &node, bundle.as_deref()),
+    }
+}
+
+/// The nodes that were named, or all that the agent has.
+fn named(context: &Context, which: Which) -> Result<BTreeSet<String>, Failure> {
+    if !which.all {
+        return Ok(which.nodes.into_iter().collect());
+    }
+    let report = status::ask(&mut connect::connect(context)?)?;
+    let nodes: BTreeSet<String> = report.nodes.into_iter().map(|node| node.node).collect();
+    match nodes.is_empty() {
+        true => Err(Failure::new(Exit::Failed, "this host has no nodes; a configuration gives it some")),
+        false => Ok(nodes),
     }
 }
 
@@ -92,23 +106,40 @@ fn show_logs(context: &Context, node: &str, stream: Stream, lines: u64, follow: 
     }
 }
 
+/// How often an agent that goes away before it has answered is asked again, or found to be gone.
+const SHUTDOWNS: usize = 3;
+
 pub fn shutdown(context: &Context, flags: &Shutdown) -> Outcome {
+    // One request, however often it is sent.
+    let reqid = request::reqid(flags.sending.reqid.clone());
+    let sending = Sending { reqid: Some(reqid), ..flags.sending.clone() };
     let mut settings = context.settings()?;
-    let mut client = match connect::find(&settings, &context.surroundings)? {
-        Ok(client) => client,
-        Err(_) if flags.nodes => {
-            let reqid = ReqId::new(request::reqid(flags.sending.reqid.clone()));
-            let reqid = reqid.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-            let response = agent::stop_nodes(context, &mut settings, reqid)?;
-            return request::show(context, &response, &BTreeSet::new());
+    let mut attempt = 1;
+    loop {
+        let mut client = match connect::find(&settings, &context.surroundings)? {
+            Ok(client) => client,
+            Err(_) if flags.nodes => {
+                let reqid = ReqId::new(sending.reqid.unwrap_or_default());
+                let reqid = reqid.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+                let response = agent::stop_nodes(context, &mut settings, reqid)?;
+                return request::show(context, &response, &BTreeSet::new());
+            }
+            Err(nobody) => return Err(nobody.into()),
+        };
+        match ask_to_end(context, &mut client, flags.nodes, &sending) {
+            // It was killed just now. Its nodes are to end all the same, with or without another agent.
+            Err(Failure::Said { exit: Exit::Unreachable, .. }) if flags.nodes && attempt < SHUTDOWNS => attempt += 1,
+            outcome => return outcome,
         }
-        Err(nobody) => return Err(nobody.into()),
-    };
-    let request = Request::Shutdown { nodes: flags.nodes };
-    let call = Call { request, dialect: Dialect::Operator, sending: flags.sending.clone() };
-    let outcome = request::finish(context, &mut client, call)?;
+    }
+}
+
+fn ask_to_end(context: &Context, client: &mut Client, nodes: bool, sending: &Sending) -> Outcome {
+    let request = Request::Shutdown { nodes };
+    let call = Call { request, dialect: Dialect::Operator, sending: sending.clone() };
+    let outcome = request::finish(context, client, call)?;
     if outcome == Exit::Done {
-        wait_for_end(&mut client)?;
+        wait_for_end(client)?;
     }
     Ok(outcome)
 }

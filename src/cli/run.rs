@@ -9,6 +9,7 @@ use rustix::fs::Mode;
 
 use super::flags::Run;
 use super::outcome::{Exit, Failure};
+use super::settings as shown;
 use super::{Context, asking, broker, host, zeek};
 use crate::agent::{self, Announcement};
 use crate::api::event::Response;
@@ -269,6 +270,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
         lock_wait,
         commit_timeout: settings.commit_timeout.duration(),
         warnings: Vec::new(),
+        settings: settings.shown().iter().map(shown::report).collect(),
         announce,
     })
 }

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use serde::Serialize;
+
 use super::connect::{self, SOON};
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table, plain, size, span};
@@ -15,13 +17,23 @@ pub fn run(context: &Context) -> Outcome {
     let report = ask(&mut connect::connect(context)?)?;
     let screen = context.screen();
     if screen.json {
-        print_json(&report)?;
+        let looping = report.nodes.iter().filter(|node| node.is_crash_looping()).map(|node| node.node.as_str());
+        print_json(&Judged { crash_loops: looping.collect(), report: &report })?;
     } else {
         let mut out = terminal::out();
         print_report(&mut out, &screen, &report)?;
         out.flush()?;
     }
     Ok(if report.serving { Exit::Done } else { Exit::Failed })
+}
+
+/// A report with what it comes to.
+#[derive(Serialize)]
+struct Judged<'a> {
+    #[serde(flatten)]
+    report: &'a StatusReport,
+    /// Nodes that are started again and again.
+    crash_loops: Vec<&'a str>,
 }
 
 pub fn ask(client: &mut Client) -> Result<StatusReport, Failure> {
@@ -74,8 +86,8 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
     };
     let name = screen.paint("1", &plain(&report.name));
     writeln!(out, "{name}: {state}, pid {}, release {}", report.pid, plain(&report.version))?;
-    let mut line = |label: &str, text: String| writeln!(out, "  {label:<14} {text}");
-    line("since", plain(&report.started_at))?;
+    let mut line = |label: &str, text: String| writeln!(out, "{}", screen.labelled(label, 14, &text));
+    line("since", plain(&screen.precise_time(&report.started_at)))?;
     line("directory", plain(&report.state_dir))?;
     if let Some(reason) = &report.hold {
         // A copy's says by itself what ends it.
@@ -88,6 +100,13 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
     }
     line("configuration", report.configuration.as_deref().map_or_else(|| "none".to_owned(), plain))?;
     line("nodes", summary(&report.nodes).unwrap_or_else(|| no_nodes(report).to_owned()))?;
+    for node in report.nodes.iter().filter(|node| node.is_crash_looping()) {
+        let last =
+            node.last_exit.as_ref().map(|exit| format!(", the last time by {}", plain(exit))).unwrap_or_default();
+        let name = plain(&node.node);
+        let told = format!("{name} ended {} times in a row{last}; `nodes crash {name} last` says more", node.deaths);
+        line("crash loop", screen.paint("31", &told))?;
+    }
     line("requests", format!("{} unfinished, {} refused", report.unfinished, report.refused))?;
     let journal = &report.journal;
     line(
@@ -161,7 +180,7 @@ fn print_peers(out: &mut impl Write, screen: &Screen, peers: &[PeerReport]) -> s
 
 fn archival(screen: &Screen, archive: &ArchiveReport) -> String {
     let last = archive.last.as_ref().map(|last| {
-        let at = plain(&last.started_at);
+        let at = plain(&screen.precise_time(&last.started_at));
         let words = last.last_words.as_ref().map(|words| format!(": {}", plain(words))).unwrap_or_default();
         let took = last.duration_ms.map(|ms| format!(", took {}", span(ms))).unwrap_or_default();
         let result = plain(&last.result);
@@ -174,7 +193,7 @@ fn archival(screen: &Screen, archive: &ArchiveReport) -> String {
     });
     let last = last.unwrap_or_else(|| "no log was rotated yet".to_owned());
     match &archive.next_at {
-        Some(next) => format!("{last}; next at {}", plain(next)),
+        Some(next) => format!("{last}; next at {}", plain(&screen.precise_time(next))),
         None => last,
     }
 }
@@ -232,7 +251,9 @@ fn note(node: &NodeReport) -> String {
     if let Some(ms) = node.next_start_ms {
         parts.push(format!("next start in {}", span(ms)));
     }
-    if let (Some(exit), true) = (&node.last_exit, node.state != NodeState::Running) {
+    // "not started: " and the note, for example, would say the same twice.
+    let is_said = |exit: &String| node.note.as_ref().is_some_and(|note| exit.ends_with(note.as_str()));
+    if let Some(exit) = node.last_exit.as_ref().filter(|exit| node.state != NodeState::Running && !is_said(exit)) {
         parts.push(format!("last exit: {exit}"));
     }
     parts.join("; ")
@@ -305,7 +326,7 @@ mod tests {
             archive: None,
             warnings: vec!["nodes run as root\x1b[2J".into()],
         };
-        let screen = Screen { json: false, is_terminal: false, color: false, width: None };
+        let screen = Screen::of_tests();
         let mut out = Vec::new();
         print_report(&mut out, &screen, &report).unwrap();
         let expected = "\

@@ -1,40 +1,112 @@
-//! Times as people write them: `2026-11-22T08:31:00Z`, `2026-11-22 08:31`, `2h`, `yesterday`.
+//! Times as people read and write them.
+//!
+//! A terminal shows `2026-11-22 09:31:00+01`: local time, and its distance from UTC, so that each moment has one text also
+//! where clocks are set back. What is shown can be pasted where a time is asked for. Pipes and JSON have RFC 3339, UTC.
 
-use jiff::civil::DateTime;
+use jiff::civil::{DateTime, Time};
+use jiff::tz::{Disambiguation, TimeZone};
 use jiff::{Span, Timestamp as Moment, ZonedDateTime};
 
 use crate::api::time::Timestamp;
 
-/// The moment that `text` means at `now`, whose time zone dates without one are in. A length of time means that long ago.
-pub fn parse(text: &str, now: &ZonedDateTime) -> Result<Timestamp, String> {
+/// Which end of a stretch of time is meant: of two moments that a clock shows alike, the one that leaves nothing out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    Since,
+    Until,
+}
+
+/// The moment that `text` means at `now`, whose time zone is meant where none is given. A length of time means that long ago,
+/// a time of day the last one that was not later than now.
+pub fn parse(text: &str, now: &ZonedDateTime, bound: Bound) -> Result<Timestamp, String> {
     let text = text.trim();
-    let moment = match text {
-        "now" => Some(now.timestamp()),
-        "today" => now.start_of_day().ok().map(|day| day.timestamp()),
-        "yesterday" => now.yesterday().and_then(|day| day.start_of_day()).ok().map(|day| day.timestamp()),
-        _ => None,
-    };
+    let moment = text.parse::<Moment>().ok();
     let moment = moment
-        .or_else(|| text.parse::<Moment>().ok())
         .or_else(|| text.parse::<ZonedDateTime>().ok().map(|zoned| zoned.timestamp()))
-        .or_else(|| Some(text.parse::<DateTime>().ok()?.to_zoned_datetime(now.time_zone().clone()).ok()?.timestamp()))
+        .or_else(|| local(text.parse().ok()?, now, bound))
+        .or_else(|| named(text, now, bound))
         .or_else(|| Some(now.checked_sub(text.parse::<Span>().ok()?.abs()).ok()?.timestamp()));
     let Some(moment) = moment else {
         return Err(format!(
-            "{text:?} is no time; possible are 2026-11-22T08:31:00Z, 2026-11-22 08:31 (local), 2h (ago), today, yesterday"
+            "{text:?} is not a time; write 2026-11-22T08:31:00Z, 2026-11-22 09:31 or 09:31 (local time), 2h (ago), today, \
+             yesterday or yesterday 18:00"
         ));
     };
     Ok(Timestamp(u64::try_from(moment.as_microsecond()).unwrap_or(0)))
+}
+
+fn local(time: DateTime, now: &ZonedDateTime, bound: Bound) -> Option<Moment> {
+    let choice = match bound {
+        Bound::Since => Disambiguation::Compatible,
+        Bound::Until => Disambiguation::Later,
+    };
+    Some(now.time_zone().clone().into_ambiguous_zoned_datetime(time).disambiguate(choice).ok()?.timestamp())
+}
+
+/// `now`, `today`, `yesterday`, `yesterday 18:00`, `18:00`.
+fn named(text: &str, now: &ZonedDateTime, bound: Bound) -> Option<Moment> {
+    let (word, time) = text.split_once(' ').unwrap_or((text, ""));
+    let day = match word {
+        "now" if time.is_empty() => return Some(now.timestamp()),
+        "today" => now.date(),
+        "yesterday" => now.date().yesterday().ok()?,
+        _ => {
+            let time: Time = text.parse().ok()?;
+            let today = local(now.date().to_datetime(time), now, bound)?;
+            if today <= now.timestamp() {
+                return Some(today);
+            }
+            return local(now.date().yesterday().ok()?.to_datetime(time), now, bound);
+        }
+    };
+    match time.trim() {
+        // Where midnight does not exist, the day begins later.
+        "" => day.to_zoned_datetime(now.time_zone().clone()).ok().map(|start| start.timestamp()),
+        time => local(day.to_datetime(time.parse().ok()?), now, bound),
+    }
+}
+
+/// A moment in RFC 3339, for people in `zone`, with seconds or as precise as it is; anything else as it is.
+pub fn show(text: &str, zone: &TimeZone, precise: bool) -> String {
+    let Ok(moment) = text.parse::<Moment>() else { return text.to_owned() };
+    let zoned = moment.to_zoned_datetime(zone.clone());
+    let seconds = zoned.offset().seconds();
+    let (sign, distance) = (if seconds < 0 { '-' } else { '+' }, seconds.unsigned_abs());
+    let mut offset = format!("{sign}{:02}", distance / 3600);
+    // Local mean time of long ago has seconds, too.
+    for part in [distance / 60 % 60, distance % 60] {
+        if part > 0 || (distance % 60 > 0 && offset.len() == 3) {
+            offset.push_str(&format!(":{part:02}"));
+        }
+    }
+    let local = zoned.datetime();
+    let date = local.date();
+    match precise && local.subsec_nanosecond() > 0 {
+        true => format!("{date} {:.6}{offset}", local.time()),
+        false => format!("{date} {}{offset}", local.time().strftime("%H:%M:%S")),
+    }
+}
+
+/// A moment in RFC 3339 without the parts of seconds.
+pub fn to_the_second(text: &str) -> String {
+    match text.parse::<Moment>() {
+        Ok(moment) => moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        Err(_) => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> String {
-        let now: ZonedDateTime = "2026-11-22T08:31:00+01:00[Europe/Berlin]".parse().unwrap();
-        let micros = parse(text, &now).unwrap().0;
+    fn meant(text: &str, now: &str, bound: Bound) -> String {
+        let now: ZonedDateTime = now.parse().unwrap();
+        let micros = parse(text, &now, bound).unwrap().0;
         Moment::from_microsecond(i64::try_from(micros).unwrap()).unwrap().to_string()
+    }
+
+    fn at(text: &str) -> String {
+        meant(text, "2026-11-22T08:31:00+01:00[Europe/Berlin]", Bound::Since)
     }
 
     #[test]
@@ -42,6 +114,7 @@ mod tests {
         for (text, moment) in [
             ("2026-11-22T08:31:00Z", "2026-11-22T08:31:00Z"),
             ("2026-11-22T08:31:00.123456+02:00", "2026-11-22T06:31:00.123456Z"),
+            ("2026-11-22 09:31:00+01", "2026-11-22T08:31:00Z"),
             ("2026-11-22 08:31", "2026-11-22T07:31:00Z"),
             ("2026-11-22", "2026-11-21T23:00:00Z"),
             ("2h", "2026-11-22T05:31:00Z"),
@@ -50,6 +123,12 @@ mod tests {
             ("now", "2026-11-22T07:31:00Z"),
             ("today", "2026-11-21T23:00:00Z"),
             ("yesterday", "2026-11-20T23:00:00Z"),
+            ("yesterday 18:00", "2026-11-21T17:00:00Z"),
+            ("today 07:00", "2026-11-22T06:00:00Z"),
+            // The last one: of today, or of yesterday if that is still to come.
+            ("08:06", "2026-11-22T07:06:00Z"),
+            ("17:06", "2026-11-21T16:06:00Z"),
+            ("17:06:30", "2026-11-21T16:06:30Z"),
             ("1960-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
         ] {
             assert_eq!(at(text), moment, "{text}");
@@ -57,10 +136,54 @@ mod tests {
     }
 
     #[test]
+    fn a_time_of_day_that_was_twice_or_never() {
+        let (back, forth) = ("2026-10-25T12:00:00+01:00[Europe/Berlin]", "2026-03-29T12:00:00+02:00[Europe/Berlin]");
+        assert_eq!(meant("02:30", back, Bound::Since), "2026-10-25T00:30:00Z");
+        assert_eq!(meant("02:30", back, Bound::Until), "2026-10-25T01:30:00Z");
+        assert_eq!(meant("2026-10-25 02:30:00+01", back, Bound::Since), "2026-10-25T01:30:00Z");
+        assert_eq!(meant("02:30", forth, Bound::Since), "2026-03-29T01:30:00Z");
+        assert_eq!(meant("yesterday", forth, Bound::Since), "2026-03-27T23:00:00Z");
+        // An hour is an hour, a day is until the same time of day.
+        assert_eq!(meant("24h", forth, Bound::Since), "2026-03-28T10:00:00Z");
+        assert_eq!(meant("1d", forth, Bound::Since), "2026-03-28T11:00:00Z");
+    }
+
+    #[test]
+    fn what_is_shown_means_the_same_moment_when_it_is_pasted() {
+        for zone in
+            ["America/New_York", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kolkata", "UTC", "Africa/Monrovia"]
+        {
+            let zone = TimeZone::get(zone).unwrap();
+            // Steps of an hour and a bit through a year, with both changes of the clock.
+            let start: Moment = "2026-01-01T00:00:07.123456Z".parse().unwrap();
+            for step in 0..8_700 {
+                let moment = start + jiff::SignedDuration::from_secs(3623 * step);
+                let shown = show(&moment.to_string(), &zone, false);
+                let now = moment.to_zoned_datetime(zone.clone());
+                let micros = parse(&shown, &now, Bound::Since).unwrap().0;
+                assert_eq!(micros, (moment.as_second() * 1_000_000).unsigned_abs(), "{shown}");
+                let precise = show(&moment.to_string(), &zone, true);
+                let micros = parse(&precise, &now, Bound::Since).unwrap().0;
+                assert_eq!(micros, moment.as_microsecond().unsigned_abs(), "{precise}");
+            }
+        }
+    }
+
+    #[test]
+    fn times_are_shown_with_their_distance_from_utc() {
+        let show = |zone: &str| show("2026-07-01T08:31:00.5Z", &TimeZone::get(zone).unwrap(), false);
+        assert_eq!(show("Europe/Berlin"), "2026-07-01 10:31:00+02");
+        assert_eq!(show("America/New_York"), "2026-07-01 04:31:00-04");
+        assert_eq!(show("Asia/Kolkata"), "2026-07-01 14:01:00+05:30");
+        assert_eq!(super::show("never", &TimeZone::UTC, false), "never");
+        assert_eq!(to_the_second("2026-07-01T08:31:00.5Z"), "2026-07-01T08:31:00Z");
+    }
+
+    #[test]
     fn anything_else_says_what_is_possible() {
         let now: ZonedDateTime = "2026-11-22T08:31:00+01:00[Europe/Berlin]".parse().unwrap();
-        for bad in ["", "soon", "25:99", "2026-13-01", "-", "9999999999999999h"] {
-            assert!(parse(bad, &now).unwrap_err().contains("yesterday"), "{bad}");
+        for bad in ["", "soon", "25:99", "2026-13-01", "-", "9999999999999999h", "yesterday soon"] {
+            assert!(parse(bad, &now, Bound::Since).unwrap_err().contains("yesterday"), "{bad}");
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
-use crate::api::report::{CompactReport, StatusReport, VerifyReport};
+use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 
 /// For connecting, for the agent's welcome, and for it to take a frame.
@@ -226,6 +226,15 @@ impl Client {
         }
     }
 
+    /// The settings that the agent runs with.
+    pub fn settings(&mut self, deadline: Deadline) -> Result<Vec<SettingReport>, Error> {
+        let call = self.call(|call| ClientFrame::Settings { call })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Settings { settings, .. } => Ok(settings),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// Makes the journal's files small.
     pub fn compact(&mut self, force: bool, deadline: Deadline) -> Result<CompactReport, Error> {
         let call = self.call(|call| ClientFrame::JournalCompact { call, force })?;
@@ -363,6 +372,7 @@ fn unexpected(frame: ServerFrame) -> Error {
         | ServerFrame::Pruned { .. }
         | ServerFrame::Exported { .. }
         | ServerFrame::Stats { .. }
+        | ServerFrame::Settings { .. }
         | ServerFrame::Compacted { .. }
         | ServerFrame::Plan { .. }
         | ServerFrame::Logs { .. }

@@ -20,7 +20,7 @@ const FILES_LIMIT: u32 = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{} has no output of this node", path.display())]
+    #[error("{} has no output of this node: it was never started here; `nodes list` shows the nodes of this host", path.display())]
     Absent { path: PathBuf },
     #[error("{} is not a regular file", path.display())]
     NotAFile { path: PathBuf },

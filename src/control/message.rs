@@ -14,7 +14,7 @@ use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
-use crate::api::report::{CompactReport, StatusReport, VerifyReport};
+use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 
 /// The version of this protocol; a `Hello` with another one is answered with an error.
@@ -79,6 +79,10 @@ pub enum ClientFrame {
     JournalStats {
         call: u64,
     },
+    /// The settings that the agent runs with.
+    Settings {
+        call: u64,
+    },
     /// Remove the journal's oldest entries, or tell what would go.
     JournalPrune {
         call: u64,
@@ -114,7 +118,7 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as they are written.
-const CLIENT_KINDS: [&str; 13] = [
+const CLIENT_KINDS: [&str; 14] = [
     "hello",
     "request",
     "status",
@@ -122,6 +126,7 @@ const CLIENT_KINDS: [&str; 13] = [
     "journal_verify",
     "journal_export",
     "journal_stats",
+    "settings",
     "journal_prune",
     "journal_compact",
     "plan",
@@ -130,7 +135,7 @@ const CLIENT_KINDS: [&str; 13] = [
     "notify_ready",
 ];
 /// The kinds of [`ServerFrame`], as they are written.
-const SERVER_KINDS: [&str; 15] = [
+const SERVER_KINDS: [&str; 16] = [
     "welcome",
     "response",
     "refused",
@@ -140,6 +145,7 @@ const SERVER_KINDS: [&str; 15] = [
     "pruned",
     "exported",
     "stats",
+    "settings",
     "compacted",
     "plan",
     "logs",
@@ -185,6 +191,10 @@ pub enum ServerFrame {
         call: u64,
         stats: Box<JournalStats>,
     },
+    Settings {
+        call: u64,
+        settings: Vec<SettingReport>,
+    },
     Compacted {
         call: u64,
         report: CompactReport,
@@ -225,6 +235,7 @@ impl ServerFrame {
             | Self::Pruned { call, .. }
             | Self::Exported { call, .. }
             | Self::Stats { call, .. }
+            | Self::Settings { call, .. }
             | Self::Compacted { call, .. }
             | Self::Plan { call, .. }
             | Self::Logs { call, .. }

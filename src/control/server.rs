@@ -40,7 +40,7 @@ use crate::api::head::{Anchor, AnchorError};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
-use crate::api::report::{CompactReport, StatusReport, VerifyReport};
+use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 use crate::identify::Gate;
 use crate::telemetry::seldom::Seldom;
@@ -142,6 +142,8 @@ pub trait Agent: Send + Sync + 'static {
     fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
     fn verify(&self, anchor: Option<Anchor>) -> impl Future<Output = Result<VerifyReport, String>> + Send;
     fn export(&self, cursor: Option<Box<ExportCursor>>) -> impl Future<Output = Result<ExportChunk, String>> + Send;
+    /// What it runs with.
+    fn settings(&self) -> Vec<SettingReport>;
     fn stats(&self) -> impl Future<Output = Result<JournalStats, String>> + Send;
     /// Removes the journal's oldest entries, or tells what would go.
     fn prune(&self, order: PruneOrder, who: Credentials) -> impl Future<Output = Result<PruneReport, String>> + Send;
@@ -547,6 +549,7 @@ impl<A: Agent> Peer<A> {
                 | ClientFrame::JournalPrune { .. }
                 | ClientFrame::JournalExport { .. }
                 | ClientFrame::JournalStats { .. }
+                | ClientFrame::Settings { .. }
                 | ClientFrame::JournalCompact { .. }
                 | ClientFrame::Plan { .. }
                 | ClientFrame::Logs { .. }
@@ -621,6 +624,10 @@ impl<A: Agent> Peer<A> {
                     Err(message) => ServerFrame::Error { call: Some(call), code: ErrorCode::Failed, message },
                 };
                 self.reply(answer).await;
+            }
+            ClientFrame::Settings { call } => {
+                let settings = self.agent.settings();
+                self.reply(ServerFrame::Settings { call, settings }).await;
             }
             ClientFrame::JournalCompact { call, force } => {
                 let compacted = match self.may_ask("journal compact") {

@@ -50,6 +50,7 @@ pub use compact::{CompactError, Compactor, offline as compact_offline};
 pub use open::{Condition, OpenError, Opened, Options};
 pub use place::is_there;
 pub use reader::Reader;
+pub use rows::check_event;
 pub use space::{Floors, Space};
 pub use store::StorageError;
 pub use table::ReadError;

@@ -157,7 +157,7 @@ impl<'a> Draft<'a> {
     fn finish(self, next: Option<Seq>) -> Page {
         // Written by `Row::write_line` alone.
         let lines = String::from_utf8(self.lines).expect("JSON is text");
-        Page { lines, rows: self.rows, next }
+        Page { lines, rows: self.rows, is_exact: true, next }
     }
 
     fn examine(&mut self, table: &impl Table, seq: Seq, value: &[u8]) {
@@ -227,12 +227,14 @@ fn fate(table: &impl Table, seq: Seq) -> Result<(Fate, usize), ReadError> {
 
 pub(super) fn page(table: &impl Table, filter: &Filter, cursor: Option<Seq>) -> Result<Page, ReadError> {
     let mut first = filter.from_seq.unwrap_or_default().max(Seq(1));
-    if let Some(reqid) = &filter.reqid
-        && let Ok(reqid) = ReqId::new(reqid.as_str())
-        && let Ok(Some(ReqidRecord { seq, .. })) = table.record(&keys::reqid(&reqid))
-    {
-        // Conflicts come after the request that they are in conflict with.
-        first = first.max(seq);
+    // Conflicts come after the request that they are in conflict with.
+    let begins = |reqid: &String| -> Option<Seq> {
+        let record = table.record::<ReqidRecord>(&keys::reqid(&ReqId::new(reqid.as_str()).ok()?)).ok()??;
+        Some(record.seq)
+    };
+    let asked = if filter.one_of.reqids.is_empty() { filter.reqid.as_slice() } else { &filter.one_of.reqids };
+    if let Some(begin) = asked.iter().map(begins).min().flatten() {
+        first = first.max(begin);
     }
     // A tail that does not read has no known end; it is looked for as far as a page reaches.
     let last = match table.last() {

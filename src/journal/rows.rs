@@ -8,11 +8,12 @@ use super::entry::{
 };
 use super::versions::records::DuplicatesRecord;
 use super::versions::{kind, v2};
-use crate::api::audit::{EventRow, Filter, Kind, RequestRow, RequestState, Row, Sighting};
+use crate::api::audit::{EventRow, Filter, Kind, RequestRow, RequestState, Row, Sighting, names_source};
 use crate::api::event::{Request, Response, Source};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::ProcessId;
 use crate::api::time::Timestamp;
+use crate::api::words::nearest;
 
 /// What became of a request, from the rows beside its entry.
 #[derive(Debug, Default)]
@@ -75,18 +76,62 @@ pub(super) fn may_match(filter: &Filter, numbered: &Numbered) -> bool {
     if filter.since.is_some_and(|since| numbered.at < since) || filter.until.is_some_and(|until| numbered.at >= until) {
         return false;
     }
-    if let Some(wanted) = &filter.reqid {
-        let same = match &numbered.entry {
-            Entry::RequestReceived { reqid, .. }
-            | Entry::RequestAnswered { reqid, .. }
-            | Entry::RequestConflicted { reqid, .. } => reqid.as_str() == wanted,
-            _other => false,
-        };
-        if !same {
-            return false;
-        }
+    let has_reqid = |wanted: &String| match &numbered.entry {
+        Entry::RequestReceived { reqid, .. }
+        | Entry::RequestAnswered { reqid, .. }
+        | Entry::RequestConflicted { reqid, .. } => reqid.as_str() == wanted,
+        _other => false,
+    };
+    let is_event = |wanted: &String| same_event(wanted, event_name(&numbered.entry));
+    any(filter.reqid.as_ref(), &filter.one_of.reqids, has_reqid)
+        && any(filter.event.as_ref(), &filter.one_of.events, is_event)
+}
+
+/// Whether `holds` for what the filter names, and for one of those of which one will do.
+fn any<T>(one: Option<&T>, one_of: &[T], holds: impl Fn(&T) -> bool) -> bool {
+    one.is_none_or(&holds) && (one_of.is_empty() || one_of.iter().any(holds))
+}
+
+/// The event of requests, and everything else that has a row.
+const EVENTS: [&str; 27] = [
+    "set_configuration_request",
+    "deploy_request",
+    "agent_welcome_request",
+    "agent_standby_request",
+    "get_nodes_request",
+    "restart_request",
+    "node_dispatch_request",
+    "start_nodes_request",
+    "stop_nodes_request",
+    "shutdown_request",
+    "adopt_state_request",
+    "agent_started",
+    "agent_stopped",
+    "agent_settled",
+    "hold_entered",
+    "hold_ended",
+    "salvaged",
+    "imported",
+    "format_changed",
+    "pruned",
+    "desired_changed",
+    "launch_intended",
+    "node_started",
+    "node_ready",
+    "node_exited",
+    "node_adopted",
+    "node_retried",
+];
+
+/// Whether a row can have an event that [`Filter::event`] means by `word`, and if not, what is most like it. Input that was no
+/// request may have called itself anything; that is not looked for by name.
+pub fn check_event(word: &str) -> Result<(), String> {
+    if EVENTS.iter().any(|event| same_event(word, event)) {
+        return Ok(());
     }
-    filter.event.as_ref().is_none_or(|wanted| same_event(wanted, event_name(&numbered.entry)))
+    let words = EVENTS.iter().map(|event| event.strip_suffix("_request").unwrap_or(event));
+    let words = words.flat_map(|word| [word, word.strip_prefix("agent_").unwrap_or(word)]);
+    Err(nearest(word, words).unwrap_or_default().to_owned())
 }
 
 /// `_request` and the `agent_` in front may be left out: the command line's words are `welcome` and `standby`.
@@ -96,7 +141,7 @@ fn same_event(wanted: &str, name: &str) -> bool {
 }
 
 /// The event of a request; the entry's name in snake case for everything else.
-fn event_name(entry: &Entry) -> &str {
+pub(super) fn event_name(entry: &Entry) -> &str {
     match entry {
         Entry::RequestReceived { request, .. }
         | Entry::RequestAnswered { request, .. }
@@ -127,21 +172,29 @@ fn event_name(entry: &Entry) -> &str {
 
 /// Whether what names these nodes concerns the one that the filter wants, if it wants one.
 fn names<'a>(filter: &Filter, nodes: impl FnOnce() -> Vec<&'a str>) -> bool {
-    filter.node.as_ref().is_none_or(|node| nodes().contains(&node.as_str()))
+    if filter.node.is_none() && filter.one_of.nodes.is_empty() {
+        return true;
+    }
+    let nodes = nodes();
+    any(filter.node.as_ref(), &filter.one_of.nodes, |node| nodes.contains(&node.as_str()))
 }
 
 /// Whether the filter wants a finished row, but for the nodes that it names.
 fn matches(filter: &Filter, row: &Row) -> bool {
     match row {
         Row::Request(row) => {
-            let source = || format!("{} {}", row.source.transport, row.source.peer);
-            filter.state.is_none_or(|state| row.state == state)
+            let has_source =
+                |words: &String| names_source(&format!("{} {}", row.source.transport, row.source.peer), words);
+            any(filter.state.as_ref(), &filter.one_of.states, |state| row.state == *state)
                 && (!filter.failed || row.success == Some(false))
-                && filter.source.as_ref().is_none_or(|part| source().contains(part))
+                && any(filter.source.as_ref(), &filter.one_of.sources, has_source)
         }
         Row::Event(row) => {
             let unasked_exit = || row.event == "node_exited" && row.detail.get("asked") == Some(&Value::Bool(false));
-            filter.state.is_none() && filter.source.is_none() && (!filter.failed || unasked_exit())
+            let of_requests = filter.state.is_some()
+                || filter.source.is_some()
+                || !(filter.one_of.states.is_empty() && filter.one_of.sources.is_empty());
+            !of_requests && (!filter.failed || unasked_exit())
         }
         Row::Unreadable(_) => true,
     }
@@ -166,6 +219,20 @@ fn nodes_of<'a>(request: &'a Request, response: Option<&'a Response>) -> Vec<&'a
     let results = response.map_or(&[][..], |response| &response.results);
     named.extend(results.iter().filter_map(|result| result.node.as_deref()));
     named
+}
+
+/// What of a request was not done because no such node is here, though each Result that there is may say ok. A controller
+/// tells all its agents the names of all nodes, so some of them are other hosts'; whoever asks over the control socket means
+/// this one.
+fn unserved(request: &Request, response: &Response, source: &Source) -> Option<String> {
+    let missing = response.unanswered(request);
+    let is_broadcast = source.transport != "control";
+    if missing.is_empty()
+        || is_broadcast && (!response.results.is_empty() || matches!(request, Request::NodeDispatch { .. }))
+    {
+        return None;
+    }
+    Some(format!("this host has no node called {}", missing.join(", ")))
 }
 
 /// The row of an entry, if the filter wants it. `fate` counts for requests alone.
@@ -202,6 +269,7 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
             if !names(filter, || nodes_of(&request.0, response.as_ref())) {
                 return None;
             }
+            let unserved = response.as_ref().and_then(|response| unserved(&request.0, response, &source));
             let row = Row::Request(Box::new(RequestRow {
                 seq,
                 reqid: reqid.into(),
@@ -219,11 +287,12 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 completed_at: completed_at.map(time),
                 // The clock may have been set back in between.
                 duration_ms: completed_at.map(|end| end.0.saturating_sub(at.0) as f64 / 1000.0),
-                success: response.as_ref().map(Response::success),
+                success: response.as_ref().map(|response| unserved.is_none() && response.success()),
                 error: response
                     .as_ref()
                     .filter(|_| matches!(state, RequestState::Rejected | RequestState::Abandoned))
-                    .and_then(first_error),
+                    .and_then(first_error)
+                    .or(unserved),
                 response,
                 response_digest: dropped,
             }));

@@ -329,6 +329,17 @@ enum Sample {
     History(HistoryRecord),
 }
 
+#[test]
+fn every_event_that_has_a_row_can_be_asked_for() {
+    let folded = ["request_begun", "request_waits", "request_completed", "duplicate_seen"];
+    for (_, entry) in entries() {
+        let name = super::rows::event_name(&entry);
+        if !matches!(entry, Entry::InputRejected { .. }) && !folded.contains(&name) {
+            assert_eq!(super::rows::check_event(name), Ok(()), "{name}");
+        }
+    }
+}
+
 /// File, key, value. `format`: which one the format record names.
 fn samples(format: u32) -> Vec<(String, Vec<u8>, Sample)> {
     let mut samples: Vec<(String, Vec<u8>, Sample)> = entries()

@@ -20,6 +20,11 @@ pub fn user(name: &str) -> io::Result<Option<User>> {
     Ok(Some(User { name: entry.name, uid: entry.uid.as_raw(), gid: entry.gid.as_raw(), groups }))
 }
 
+/// The name of the user with this number; `None` if there is none.
+pub fn name_of(uid: u32) -> io::Result<Option<String>> {
+    Ok(Entry::from_uid(Uid::from_raw(uid))?.map(|entry| entry.name))
+}
+
 /// The number of the group of this name; a number is one.
 pub fn group(name: &str) -> io::Result<Option<u32>> {
     if let Ok(gid) = name.parse() {

@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub use file::File;
 pub use per_role::PerRole;
@@ -30,6 +30,7 @@ pub use value::{
 
 use crate::api::ids::InstanceName;
 use crate::api::launch::{Program, Readiness};
+use crate::api::words;
 use zeek::Pair;
 
 /// The state directory of an agent that runs as root.
@@ -195,12 +196,6 @@ pub struct Shown {
     pub origin: Origin,
 }
 
-impl Shown {
-    pub fn to_json(&self) -> Value {
-        json!({"key": self.key, "value": self.json, "source": self.origin.to_string()})
-    }
-}
-
 struct Layers<'a> {
     flags: &'a Flags,
     surroundings: &'a Surroundings,
@@ -240,28 +235,8 @@ impl Layers<'_> {
     }
 }
 
-/// Differences between two words, for the nearest known key.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (down, mine) in one.chars().enumerate() {
-        let mut diagonal = down;
-        let mut left = down + 1;
-        for (cell, theirs) in row.iter_mut().skip(1).zip(&other) {
-            let here = (diagonal + usize::from(mine != *theirs)).min(*cell + 1).min(left + 1);
-            diagonal = std::mem::replace(cell, here);
-            left = here;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = down + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 fn nearest(key: &str) -> &'static str {
-    let near = KEYS.iter().min_by_key(|known| distance(key, known.name));
-    near.expect("there are settings").name
+    words::nearest(key, KEYS.iter().map(|known| known.name)).expect("there are settings")
 }
 
 impl Settings {

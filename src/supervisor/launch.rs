@@ -335,7 +335,8 @@ pub(super) fn find_program(what: &str, program: &str, path: Option<&OsString>) -
         }
     }
     let seen = seen.unwrap_or_else(|| "no such file".into());
-    Err(format!("cannot find {what} {program} in PATH ({}): {seen}", path.display()))
+    let advice = if what == NODE_PROGRAM { "; set node_program to where it is (run --node-program PATH)" } else { "" };
+    Err(format!("cannot find {what} {program} in PATH ({}): {seen}{advice}", path.display()))
 }
 
 pub(super) fn check_executable(path: &Path) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::SslStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::StatusCode;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket, client::client_with_config};
@@ -39,6 +40,11 @@ pub enum Error {
     Unreachable { url: String, source: io::Error },
     #[error("no TLS connection to {url}")]
     Handshake { url: String, source: tls::HandshakeError },
+    #[error(
+        "{url} takes no client without a certificate, or not with this one ({said}); give one that its websocket_client_ca has \
+         signed, with --certificate and --key"
+    )]
+    Certificate { url: String, said: String },
     #[error("TLS cannot be used")]
     Tls(#[from] tls::Error),
     #[error("{url} is no WebSocket listener of an agent, or one that wants TLS (wss://)")]
@@ -106,6 +112,22 @@ pub struct Client {
     agent: String,
 }
 
+/// What a server said of our certificate instead of an answer. In TLS 1.3 that comes after our side of the handshake, and may
+/// be nothing but the end of the connection.
+fn certificate_wanted(error: &tungstenite::Error) -> Option<String> {
+    const ENDED: &str = "it closed the connection right after the TLS handshake";
+    let error = match error {
+        tungstenite::Error::Io(error) => error,
+        tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete) => return Some(ENDED.to_owned()),
+        _other => return None,
+    };
+    if let Some(tls::HandshakeError::Refused(said)) = tls::explain(error) {
+        return Some(said);
+    }
+    let has_ended = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    has_ended.contains(&error.kind()).then(|| ENDED.to_owned())
+}
+
 impl Client {
     /// Connects, subscribes to the topics of agents, and waits for the hello of the one that is there.
     /// `tls` is for `wss://`.
@@ -118,11 +140,17 @@ impl Client {
         stream.set_nodelay(true).map_err(unreachable)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
-        let upgrade = |source| Error::Upgrade { url: url.to_owned(), source: Box::new(source) };
+        let upgrade = |source| match certificate_wanted(&source).filter(|_| is_tls) {
+            Some(said) => Error::Certificate { url: url.to_owned(), said },
+            None => Error::Upgrade { url: url.to_owned(), source: Box::new(source) },
+        };
         let stream = match tls {
             None => Wire::Plain(stream),
             Some(tls) => {
-                let failed = |source| Error::Handshake { url: url.to_owned(), source };
+                let failed = |source| match source {
+                    tls::HandshakeError::Refused(said) => Error::Certificate { url: url.to_owned(), said },
+                    source => Error::Handshake { url: url.to_owned(), source },
+                };
                 Wire::Tls(Box::new(tls.connect(host, stream).map_err(failed)?))
             }
         };

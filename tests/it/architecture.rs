@@ -53,7 +53,8 @@ fn without_tests(text: &str) -> &str {
 }
 
 fn is_test_file(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == "tests.rs" || name == "testing.rs")
+    let is_tests = |name: &std::ffi::OsStr| name == "tests.rs" || name == "testing.rs" || name == "tests";
+    path.strip_prefix(root()).is_ok_and(|below| below.iter().any(is_tests))
 }
 
 #[test]

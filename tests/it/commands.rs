@@ -324,7 +324,7 @@ fn a_dump_is_filtered_and_printed_in_each_form() {
     assert_eq!(reqids(&["--state", "conflict"]), ["read"]);
     assert_eq!(reqids(&["--state", "rejected"]), ["elsewhere"]);
     assert_eq!(reqids(&["--state", "completed"]), ["set", "read", "dispatch", "stop"]);
-    assert_eq!(reqids(&["--failed"]), ["read", "dispatch", "elsewhere"]);
+    assert_eq!(reqids(&["--failed", "--kind", "request"]), ["read", "dispatch", "elsewhere"]);
     assert_eq!(reqids(&["-n", "2"]), ["elsewhere", "stop"]);
     assert_eq!(reqids(&["-n", "2", "--reverse"]), ["stop", "elsewhere"]);
     assert_eq!(reqids(&["--reverse"]), ["stop", "elsewhere", "dispatch", "read", "read", "set"]);

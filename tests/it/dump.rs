@@ -27,6 +27,7 @@ fn lived() -> (Host, Agent) {
     }
     assert_eq!(host.run(&["request", "welcome", "--reqid", "g-1"]).code, 5);
     assert_eq!(host.run(&["nodes", "restart", "w1"]).code, 0);
+    assert_eq!(host.run(&["request", "restart", "nosuch", "--reqid", "nosuch"]).code, 1);
     let pid = host.pids()["w2"];
     kill(pid, Signal::KILL, Some(&host.mark));
     eventually("w2 again", || host.pids().get("w2").copied().filter(|now| *now != pid));
@@ -112,6 +113,16 @@ fn filters(rows: &[Value]) -> Vec<(Vec<String>, Wanted)> {
         Box::new(|row| is_request(row) && row["source"]["peer"].as_str().is_some_and(|peer| peer.contains("uid="))),
     );
     add(&["--source", "websocket"], Box::new(|_| false));
+    let uid = rustix::process::getuid().as_raw();
+    let own = format!("uid={uid}");
+    let shown = own.clone();
+    add(
+        &["--source", &own],
+        Box::new(move |row| is_request(row) && row["source"]["peer"].as_str().unwrap().contains(&shown)),
+    );
+    // Not a part of a word, neither of the name nor of the number.
+    add(&["--source", &own[1..]], Box::new(|_| false));
+    add(&["--source", &format!("control {own}0")], Box::new(|_| false));
     add(
         &["--failed"],
         Box::new(|row| match is_request(row) {
@@ -157,7 +168,9 @@ fn every_filter_lets_through_what_it_says_alone_and_with_any_other() {
     };
     for (kind, of_kind) in kinds {
         for (flags, wanted) in &filters {
-            let mut matching = expected(&|row| of_kind(row) && wanted(row));
+            // What went wrong is a request or a node, unless the kind is given.
+            let any_kind = kind.is_empty() && flags[0] == "--failed";
+            let mut matching = expected(&|row| (any_kind || of_kind(row)) && wanted(row));
             assert_eq!(dump(&host, &[flags], kind), matching, "{flags:?} {kind:?}");
             // The newest two, forwards and backwards.
             let newest = matching.len().saturating_sub(2);
@@ -170,8 +183,11 @@ fn every_filter_lets_through_what_it_says_alone_and_with_any_other() {
     }
     for (number, (one, wants_one)) in filters.iter().enumerate() {
         for (other, wants_other) in &filters[number + 1..] {
-            // Given twice, a flag is an error.
             if one[0] == other[0] {
+                if ["--reqid", "--event", "--state", "--source", "--node"].contains(&one[0].as_str()) {
+                    let matching = expected(&|row| wants_one(row) || wants_other(row));
+                    assert_eq!(dump(&host, &[one, other], &["--kind", "all"]), matching, "{one:?} or {other:?}");
+                }
                 continue;
             }
             let matching = expected(&|row| wants_one(row) && wants_other(row));

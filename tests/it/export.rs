@@ -40,7 +40,7 @@ fn lived() -> Host {
 
 fn exported(host: &Host) -> (String, Value) {
     let file = host.dir.path().join("exported").display().to_string();
-    let told = host.json(&["journal", "export", &file, "--json"]);
+    let told = host.json(&["journal", "export", &file, "--json", "--force"]);
     (file, told)
 }
 
@@ -110,7 +110,7 @@ fn a_live_agent_exports_what_its_directory_holds_and_pipes_work() {
     for name in ["db", "conf"] {
         fs::copy(host.state_dir().join("journal").join(name), copy.join(name)).unwrap();
     }
-    let copied = host.json(&["journal", "export", &file, "--json", "--dir", &copy.display().to_string()]);
+    let copied = host.json(&["journal", "export", &file, "--json", "--force", "--dir", &copy.display().to_string()]);
     assert_eq!(copied["head"], offline["head"]);
 
     let other = Host::new();

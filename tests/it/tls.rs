@@ -73,6 +73,14 @@ fn a_clients_certificate_lets_it_in_and_names_it_in_the_journal() {
     let (stranger, strange_ca) = (other.issue(&elsewhere, "stranger", None), other.write(&elsewhere));
     let without = welcome(&host, &url, &["--ca", &ca]);
     assert_eq!(without.code, 3, "{without:?}");
+    let expected = format!("zeek-cluster-agent: {url} takes no client without a certificate, or not with this one (");
+    assert!(without.stderr.starts_with(&expected), "{without:?}");
+    assert!(
+        without
+            .stderr
+            .trim_end()
+            .ends_with("; give one that its websocket_client_ca has signed, with --certificate and --key")
+    );
     let of_other = ["--ca", &ca, "--certificate", path(&stranger.certificate), "--key", path(&stranger.key)];
     assert_eq!(welcome(&host, &url, &of_other).code, 3);
     let unbelieved = welcome(&host, &url, &["--ca", path(&strange_ca)]);

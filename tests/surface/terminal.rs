@@ -185,7 +185,7 @@ fn leaves(command: &clap::Command, above: &str, found: &mut BTreeSet<String>) {
 }
 
 /// Commands as a shell runs them, and whether they have to show something of what was said to them.
-const LINES: [(&str, bool); 62] = [
+const LINES: [(&str, bool); 63] = [
     ("request set-configuration good.json --reqid \"$EVIL\"", false),
     ("request set-configuration bad.ini", true),
     ("request set-configuration good.json --json", true),
@@ -245,6 +245,7 @@ const LINES: [(&str, bool); 62] = [
     ("config diff good.json", true),
     ("config convert good.json --to json", true),
     ("config convert node.cfg --to ini", true),
+    ("state adopt --reqid failed", true),
     ("completions bash", false),
     ("man", false),
     // It ends with the name.

@@ -1,7 +1,7 @@
 //! `journal export` and `journal import`: the journal as one file, and back.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -17,11 +17,14 @@ use crate::cli::progress::Progress;
 use crate::journal::import::{self, Imported};
 use crate::terminal::{self, to_stderr};
 
-pub(super) fn export(context: &Context, file: &Path, from: &JournalFrom) -> Outcome {
+pub(super) fn export(context: &Context, file: &Path, force: bool, from: &JournalFrom) -> Outcome {
     let to_stdout = file == Path::new("-");
     if to_stdout && io::stdout().is_terminal() {
         let what = "an export is no text for a terminal; give a FILE, or send standard output somewhere";
         return Err(Failure::new(Exit::Usage, what));
+    }
+    if !to_stdout && !force {
+        may_replace(file)?;
     }
     let mut source = Source::open(context, from)?;
     let cursor = if to_stdout {
@@ -47,6 +50,25 @@ pub(super) fn export(context: &Context, file: &Path, from: &JournalFrom) -> Outc
         writeln!(terminal::out(), "{told}")?;
     }
     Ok(Exit::Done)
+}
+
+/// Whether a file that is there may go: an export may be the only one of a journal that is gone. Asks on a terminal.
+fn may_replace(file: &Path) -> Result<(), Failure> {
+    if fs::symlink_metadata(file).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(());
+    }
+    let name = plain(&file.display().to_string());
+    if io::stdin().is_terminal() && io::stderr().is_terminal() {
+        let mut err = terminal::err();
+        write!(err, "{name} is there already; overwrite it? [y/N] ").and_then(|()| err.flush())?;
+        let mut answer = String::new();
+        io::stdin().lock().take(16).read_line(&mut answer)?;
+        if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+            return Ok(());
+        }
+    }
+    let what = format!("{name} is there already and was left as it is; give another FILE, or --force to overwrite it");
+    Err(Failure::new(Exit::Failed, what))
 }
 
 /// Writes the whole stream; returns where it ended.

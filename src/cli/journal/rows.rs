@@ -13,14 +13,14 @@ use crate::terminal;
 const TABLE: [Column; 10] = [
     Column::number("SEQ"),
     Column::text("TIME"),
-    Column::long("EVENT", 12),
-    Column::long("REQID", 10),
-    Column::long("SOURCE", 10),
-    Column::text("STATE"),
-    Column::number("TRIES"),
-    Column::number("DUPS"),
-    Column::number("MS"),
-    Column::long("RESULT", 16),
+    Column::name("EVENT", 17),
+    Column::name("REQID", 9),
+    Column::long("SOURCE", 10).yields(2),
+    Column::text("STATE").yields(1),
+    Column::number("TRIES").yields(5),
+    Column::number("DUPS").yields(4),
+    Column::number("MS").yields(3),
+    Column::long("RESULT", 20),
 ];
 
 const CSV: [&str; 20] = [
@@ -47,7 +47,7 @@ const CSV: [&str; 20] = [
 ];
 
 pub(super) enum Printer<'a, W: Write> {
-    Table(Table<'a>, W),
+    Table(Table<'a>, W, &'a Screen),
     Json(W),
     /// On a terminal a cell is a part of a line.
     Csv {
@@ -60,7 +60,7 @@ pub(super) enum Printer<'a, W: Write> {
 impl<'a, W: Write> Printer<'a, W> {
     pub(super) fn new(format: DumpFormat, screen: &'a Screen, out: W) -> Self {
         match format {
-            DumpFormat::Table => Self::Table(Table::new(&TABLE, screen), out),
+            DumpFormat::Table => Self::Table(Table::new(&TABLE, screen), out, screen),
             DumpFormat::Json => Self::Json(out),
             DumpFormat::Csv => Self::Csv {
                 writer: Box::new(csv::Writer::from_writer(out)),
@@ -72,7 +72,7 @@ impl<'a, W: Write> Printer<'a, W> {
 
     pub(super) fn print(&mut self, row: &Row) -> Result<(), Failure> {
         match self {
-            Self::Table(table, out) => table.row(out, cells(row))?,
+            Self::Table(table, out, screen) => table.row(out, cells(row, screen))?,
             Self::Json(out) => row.write_line(out)?,
             Self::Csv { writer, has_begun, is_terminal } => {
                 if !*has_begun {
@@ -100,7 +100,7 @@ impl<'a, W: Write> Printer<'a, W> {
     /// Writes all that was printed.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         match self {
-            Self::Table(table, out) => {
+            Self::Table(table, out, _) => {
                 table.flush(out)?;
                 out.flush()?;
             }
@@ -142,12 +142,6 @@ fn csv_failure(error: csv::Error) -> Failure {
     }
 }
 
-/// `2026-11-22T08:31:00.123456Z` without what a table has no room for.
-fn short_time(time: &str) -> String {
-    let seconds = time.get(..19).unwrap_or(time);
-    seconds.replacen('T', " ", 1)
-}
-
 fn state_color(state: RequestState) -> &'static str {
     match state {
         RequestState::Accepted | RequestState::Handling => "33",
@@ -178,19 +172,27 @@ fn result_of(row: &RequestRow) -> (String, &'static str) {
     }
 }
 
-fn cells(row: &Row) -> Vec<Cell> {
+fn cells(row: &Row, screen: &Screen) -> Vec<Cell> {
     match row {
         Row::Request(row) => {
-            let (result, color) = result_of(row);
+            let (mut result, mut color) = result_of(row);
+            // People look for what is unusual; programs count on a number in each row.
+            let unusual = |number: u64, usual: u64| match screen.is_terminal && number <= usual {
+                true => Cell::default(),
+                false => Cell::new(number.to_string()),
+            };
+            if screen.is_terminal && result.is_empty() {
+                (result, color) = (row.state.as_str().to_owned(), state_color(row.state));
+            }
             vec![
                 Cell::new(row.seq.to_string()),
-                Cell::new(short_time(&row.received_at)),
+                Cell::new(screen.time(&row.received_at)),
                 Cell::new(row.event.strip_suffix("_request").unwrap_or(&row.event)),
                 Cell::new(&row.reqid),
-                Cell::new(format!("{} {}", row.source.transport, row.source.peer)),
+                Cell::new(screen.source(&row.source)),
                 Cell::colored(row.state.as_str(), state_color(row.state)),
-                Cell::new(row.attempts.to_string()),
-                Cell::new(row.duplicates.to_string()),
+                unusual(row.attempts.into(), 1),
+                unusual(row.duplicates, 0),
                 Cell::new(row.duration_ms.map_or_else(String::new, |ms| format!("{ms:.1}"))),
                 Cell::colored(result, color),
             ]
@@ -201,7 +203,8 @@ fn cells(row: &Row) -> Vec<Cell> {
                 (Some(node), None) => format!("{node}: "),
                 (None, _) => String::new(),
             };
-            let mut cells = vec![Cell::new(row.seq.to_string()), Cell::new(short_time(&row.at)), Cell::new(&row.event)];
+            let mut cells =
+                vec![Cell::new(row.seq.to_string()), Cell::new(screen.time(&row.at)), Cell::new(&row.event)];
             cells.resize(TABLE.len() - 1, Cell::default());
             cells.push(Cell::new(format!("{node}{}", row.summary)));
             cells
@@ -273,17 +276,18 @@ pub(super) fn print_row(out: &mut impl Write, screen: &Screen, row: &Row) -> std
             line("request", format!("{} {}", row.seq, screen.paint("1", &plain(&row.event))))?;
             line("reqid", plain(&row.reqid))?;
             line("dialect", plain(&row.dialect))?;
-            line("source", plain(&format!("{} {}", row.source.transport, row.source.peer)))?;
-            line("received", plain(&row.received_at))?;
+            line("source", plain(&screen.source(&row.source)))?;
+            line("received", plain(&screen.precise_time(&row.received_at)))?;
             line("state", screen.paint(state_color(row.state), row.state.as_str()))?;
             line("attempts", row.attempts.to_string())?;
             line("duplicates", row.duplicates.to_string())?;
             for sighting in row.duplicates_first.iter().chain(&row.duplicates_last) {
-                line("", plain(&format!("{} {} {}", sighting.at, sighting.source.transport, sighting.source.peer)))?;
+                let at = screen.precise_time(&sighting.at);
+                line("", plain(&format!("{at} {}", screen.source(&sighting.source))))?;
             }
             if let Some(at) = &row.completed_at {
                 let took = row.duration_ms.map_or_else(String::new, |ms| format!(" (took {ms:.1} ms)"));
-                line("completed", format!("{}{took}", plain(at)))?;
+                line("completed", format!("{}{took}", plain(&screen.precise_time(at))))?;
             }
             let (result, color) = result_of(row);
             if !result.is_empty() {
@@ -298,7 +302,7 @@ pub(super) fn print_row(out: &mut impl Write, screen: &Screen, row: &Row) -> std
         }
         Row::Event(row) => {
             line("event", format!("{} {}", row.seq, screen.paint("1", &plain(&row.event))))?;
-            line("at", plain(&row.at))?;
+            line("at", plain(&screen.precise_time(&row.at)))?;
             line("summary", plain(&row.summary))?;
             print_value(out, "detail", &row.detail)?;
         }
@@ -360,7 +364,7 @@ mod tests {
     }
 
     fn printed(format: DumpFormat, rows: &[Row]) -> String {
-        let screen = Screen { json: false, is_terminal: false, color: false, width: None };
+        let screen = Screen::of_tests();
         let mut out = Vec::new();
         let mut printer = Printer::new(format, &screen, &mut out);
         for row in rows {
@@ -374,10 +378,10 @@ mod tests {
     #[test]
     fn a_table_has_a_line_for_each_row() {
         let expected = "\
-SEQ  TIME                 EVENT        REQID  SOURCE                  STATE      TRIES  DUPS     MS  RESULT
- 17  2026-11-22 08:31:00  deploy       r-1\\n  control uid=0 pid=4242  completed      1     2  812.5  ok
- 18  2026-11-22 08:31:02  node_exited                                                                w1 #3: signal 9, \"restart\" follows
- 19                       unreadable                                                                 checksum
+SEQ  TIME                  EVENT        REQID  SOURCE                  STATE      TRIES  DUPS     MS  RESULT
+ 17  2026-11-22T08:31:00Z  deploy       r-1\\n  control uid=0 pid=4242  completed      1     2  812.5  ok
+ 18  2026-11-22T08:31:02Z  node_exited                                                                w1 #3: signal 9, \"restart\" follows
+ 19                        unreadable                                                                 checksum
 ";
         assert_eq!(printed(DumpFormat::Table, &rows()), expected);
     }
@@ -407,7 +411,7 @@ SEQ  TIME                 EVENT        REQID  SOURCE                  STATE     
 
     #[test]
     fn a_row_can_be_read_in_full() {
-        let screen = Screen { json: false, is_terminal: false, color: false, width: None };
+        let screen = Screen::of_tests();
         let mut out = Vec::new();
         print_row(&mut out, &screen, &rows()[0]).unwrap();
         let text = String::from_utf8(out).unwrap();

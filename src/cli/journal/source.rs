@@ -68,6 +68,16 @@ impl Source {
         Ok(Self::Directory(Box::new(inspection)))
     }
 
+    /// Releases before some part of a filter skip it, and would give rows that nobody asked for.
+    fn check(filter: &Filter, page: &Page) -> Result<(), Failure> {
+        if page.is_exact || !filter.needs_all() {
+            return Ok(());
+        }
+        let what = "the running agent is of a release that cannot filter so; restart it with this one (its nodes run on), or give \
+                    each filter once and none by source";
+        Err(Failure::new(Exit::Failed, what))
+    }
+
     pub(super) fn page(&mut self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, Failure> {
         match self {
             Self::Agent(client) => client.page(filter, cursor, within_ms(PAGE_MS)).map_err(connect::failed),
@@ -176,6 +186,7 @@ fn pages_of_agent(
     let mut asked = Some(client.ask_page(filter, None).map_err(connect::failed)?);
     while let Some(call) = asked {
         let page = client.take_page(call, within_ms(PAGE_MS)).map_err(connect::failed)?;
+        Source::check(filter, &page)?;
         asked = page.next.map(|cursor| client.ask_page(filter, Some(cursor))).transpose().map_err(connect::failed)?;
         if each(page)? == More::No {
             return match asked {

@@ -34,8 +34,8 @@ fn print(out: &mut impl Write, screen: &Screen, stats: &JournalStats) -> io::Res
         line("head", plain(head))?;
     }
     if let (Some(oldest), Some(newest)) = (&stats.oldest, &stats.newest) {
-        line("from", plain(oldest))?;
-        line("to", plain(newest))?;
+        line("from", plain(&screen.precise_time(oldest)))?;
+        line("to", plain(&screen.precise_time(newest)))?;
     }
     let states: Vec<String> = stats.states.iter().map(|(state, count)| format!("{count} {}", plain(state))).collect();
     line("requests", if states.is_empty() { "none".to_owned() } else { states.join(", ") })?;

@@ -91,6 +91,7 @@ fn client_frames() -> Vec<ClientFrame> {
         ClientFrame::JournalExport { call: 15, cursor: None },
         ClientFrame::JournalExport { call: 15, cursor: Some(Box::new(export_cursor())) },
         ClientFrame::JournalStats { call: 14 },
+        ClientFrame::Settings { call: 22 },
         ClientFrame::JournalPrune {
             call: 15,
             order: PruneOrder { older_than_ms: Some(86_400_000), keep: Some(100), dry_run: true },
@@ -287,6 +288,7 @@ fn server_frames() -> Vec<ServerFrame> {
             call: 9,
             page: Page {
                 lines: String::new(),
+                is_exact: false,
                 rows: vec![Row::Request(Box::new(row)), Row::Event(Box::new(event)), Row::Unreadable(unreadable)],
                 next: Some(Seq(20)),
             },
@@ -332,6 +334,15 @@ fn server_frames() -> Vec<ServerFrame> {
             chunk: Box::new(ExportChunk { bytes: vec![1, 2], cursor: export_cursor(), end: true, newest: Seq(18) }),
         },
         ServerFrame::Stats { call: 14, stats: Box::new(figures()) },
+        ServerFrame::Settings {
+            call: 22,
+            settings: vec![SettingReport {
+                key: "name".into(),
+                value: "a".into(),
+                source: "default".into(),
+                shown: "a".into(),
+            }],
+        },
         ServerFrame::Compacted {
             call: 15,
             report: CompactReport { compacted: true, bytes_before: 9, bytes_after: 3, bytes_live: 1, ms: 2.5 },

@@ -106,6 +106,10 @@ impl Agent for Fake {
         Err("there is none".to_owned())
     }
 
+    fn settings(&self) -> Vec<SettingReport> {
+        Vec::new()
+    }
+
     async fn stats(&self) -> Result<JournalStats, String> {
         Ok(JournalStats { entries: 3, ..JournalStats::default() })
     }
