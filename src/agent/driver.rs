@@ -448,6 +448,7 @@ fn step_name(entry: &Entry) -> Option<&'static str> {
         Entry::NodeStarted { .. } => Some("fact"),
         Entry::NodeReady { .. } => Some("ready"),
         Entry::NodeExited { .. } => Some("exit"),
+        Entry::DeadlineAnswered { .. } => Some("deadline"),
         Entry::RequestCompleted { .. } | Entry::RequestAnswered { .. } => Some("outcome"),
         Entry::AgentStarted { .. }
         | Entry::AgentStopped { .. }

@@ -9,6 +9,7 @@ use tokio::sync::{oneshot, watch};
 use crate::api::event::{Dialect, Notification, Response, Route};
 use crate::api::head::Head;
 use crate::api::ids::InstanceName;
+use crate::api::time::Timestamp;
 use crate::control::message::Publication;
 use crate::control::server;
 use crate::crash_point;
@@ -64,9 +65,9 @@ impl Performer {
     /// Performs an effect; `head` is the newest durable entry. Gives back what became known by it: that the connection it was meant for is gone.
     pub fn perform(&self, effect: Effect, head: Head) -> Option<Input> {
         match effect {
-            Effect::Respond { route, dialect, response } => {
+            Effect::Respond { route, dialect, response, stored_at } => {
                 crash_point!("before_response_sent");
-                let taken = self.respond(route, dialect, &response);
+                let taken = self.respond(route, dialect, &response, stored_at);
                 crash_point!("after_response_sent");
                 match taken {
                     true if route.connection == OWN_CONNECTION => Some(Input::Delivered { route }),
@@ -142,7 +143,8 @@ impl Performer {
         self.publish(&self.topics.management, Publication::Notification(notification));
     }
 
-    fn respond(&self, route: Route, dialect: Dialect, response: &Response) -> bool {
+    /// That an answer is a stored one can be said on the control socket alone.
+    fn respond(&self, route: Route, dialect: Dialect, response: &Response, stored_at: Option<Timestamp>) -> bool {
         if route.connection == OWN_CONNECTION {
             let own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
             return own.is_some_and(|own| own.send(response.clone()).is_ok());
@@ -153,7 +155,7 @@ impl Performer {
         if let Some(peers) = self.peers_of(route) {
             return peers.hub().respond(route, dialect, response);
         }
-        self.control.as_ref().is_some_and(|control| control.respond(route, response))
+        self.control.as_ref().is_some_and(|control| control.respond(route, response, stored_at))
     }
 
     /// The WebSocket server, if this route leads over one of its connections.

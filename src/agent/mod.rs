@@ -215,7 +215,6 @@ pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Erro
             dialect: Dialect::Operator,
             source: Source { transport: "offline".to_owned(), peer },
             route: Some(Route { connection: OWN_CONNECTION, call: 0 }),
-            timeout_ms: None,
         };
         let signals = Signals::listen()?;
         let started = start(&options, Some((incoming, answer))).await?;
@@ -352,6 +351,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
                 state_dir: options.state_dir.display().to_string(),
                 request_timeout_ms: options.lifecycle.request_timeout_ms,
                 stop_timeout_ms: options.lifecycle.longest_stop_ms(),
+                ready_timeout_ms: options.lifecycle.longest_start_ms(),
             };
             Some(server::Server::bind(&options.control, ids, welcome, gate.clone())?)
         }

@@ -193,6 +193,15 @@ pub struct RequestRow {
     pub response_digest: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// When those who asked over Broker or WebSocket were told something because they wait no longer, and what: they get
+    /// that for ever. `response` is the outcome, which the control socket gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_response: Option<Response>,
+    /// Of a request with a deadline: when each node concerned was where it should be, or would not get there in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<String>,
 }
 
 /// Anything else that happened: to a node, or to the agent.

@@ -223,6 +223,14 @@ pub struct Source {
     pub peer: String,
 }
 
+impl Source {
+    /// Whether who asks there gives up soon, as controllers do, and has to be told something by then. On the control socket
+    /// one waits for the outcome.
+    pub fn has_deadline(&self) -> bool {
+        matches!(self.transport.as_str(), "broker" | "websocket")
+    }
+}
+
 /// Where an answer goes: a connection of this run of the agent, and the requester's own number for the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
@@ -240,6 +248,4 @@ pub struct Incoming {
     pub source: Source,
     /// `None`: nobody waits on a connection; the response is only published.
     pub route: Option<Route>,
-    /// How long the requester waits; the settings' `request_timeout` unless given.
-    pub timeout_ms: Option<u64>,
 }

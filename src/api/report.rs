@@ -126,6 +126,9 @@ pub struct NodeReport {
     pub up_ms: Option<u64>,
     /// Unasked exits within the restart window.
     pub deaths: u64,
+    /// Milliseconds since its turn to start came, while it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited_ms: Option<u64>,
     /// Milliseconds until the next start.
     pub next_start_ms: Option<u64>,
     pub last_exit: Option<String>,

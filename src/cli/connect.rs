@@ -2,16 +2,19 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Context;
 use super::outcome::{Exit, Failure};
 use crate::api::report::chain;
-use crate::control::client::{self, Client};
+use crate::control::client::{self, Client, Deadline};
 use crate::settings::{SOCKET_NAME, SYSTEM_STATE_DIR, Settings, Surroundings};
 
 /// Answers that need nobody's work but the agent's.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// Patience ended before there was a connection.
+pub const NOTHING_ASKED: &str = "no answer in time, and nothing was asked";
 
 /// As it appears in the agent's log.
 const NAME: &str = concat!("zeek-cluster-agent ", env!("CARGO_PKG_VERSION"));
@@ -73,10 +76,22 @@ fn sockets(settings: &Settings, surroundings: &Surroundings) -> Vec<PathBuf> {
 
 /// Connects to the agent, or tells that there is none. An agent that is there and does not speak with us is a failure.
 pub fn find(settings: &Settings, surroundings: &Surroundings) -> Result<Result<Client, Nobody>, Failure> {
+    find_by(settings, surroundings, None)
+}
+
+/// As [`find`], for somebody who waits no longer than `patience`.
+pub fn find_by(
+    settings: &Settings,
+    surroundings: &Surroundings,
+    patience: Deadline,
+) -> Result<Result<Client, Nobody>, Failure> {
     let mut tried = Vec::new();
     for path in sockets(settings, surroundings) {
-        match Client::connect(&path, NAME) {
+        match Client::connect_by(&path, NAME, patience) {
             Ok(client) => return Ok(Ok(client)),
+            Err(error) if patience.is_some_and(|patience| patience <= Instant::now()) => {
+                return Err(Failure::because(Exit::Timeout, NOTHING_ASKED, &error));
+            }
             Err(client::Error::Unreachable { path, source }) => tried.push((path, source)),
             Err(error) => return Err(Failure::because(Exit::Unreachable, path.display(), &error)),
         }
@@ -85,7 +100,12 @@ pub fn find(settings: &Settings, surroundings: &Surroundings) -> Result<Result<C
 }
 
 pub fn connect(context: &Context) -> Result<Client, Failure> {
-    Ok(find(&context.settings()?, &context.surroundings)??)
+    connect_by(context, None)
+}
+
+/// As [`connect`], for somebody who waits no longer than `patience`.
+pub fn connect_by(context: &Context, patience: Deadline) -> Result<Client, Failure> {
+    Ok(find_by(&context.settings()?, &context.surroundings, patience)??)
 }
 
 /// A question to the agent that failed.

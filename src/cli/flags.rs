@@ -163,7 +163,7 @@ pub struct Sending {
     /// The request's identifier; the same one gets the same answer again [default: a fresh UUID]
     #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub reqid: Option<String>,
-    /// How long to wait for the answer [default: as long as the agent takes at most]
+    /// How long to wait for the outcome; it changes nothing for the agent [default: as long as it takes at most]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub timeout: Option<u64>,
 }

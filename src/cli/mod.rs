@@ -27,6 +27,7 @@ mod settings;
 mod status;
 mod table;
 mod time;
+mod waiting;
 mod zeek;
 
 use std::ffi::OsString;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use super::flags::{Nodes, NodesChange, Notify, Sending, Shutdown, Which};
 use super::outcome::{Exit, Failure, Outcome};
 use super::request::{self, Call};
-use super::{Context, connect, crash, run as agent, status};
+use super::{Context, connect, crash, run as agent, status, waiting};
 use crate::api::event::{Dialect, Request};
 use crate::api::ids::{NodeName, ReqId};
 use crate::api::report::chain;
-use crate::control::client::{self, Client, within_ms};
+use crate::control::client::{self, Client, Deadline, within_ms};
 use crate::control::logs;
 use crate::control::message::{LogChunk, LogQuery, Stream};
 use crate::telemetry::systemd::Notifier;
@@ -114,9 +114,10 @@ pub fn shutdown(context: &Context, flags: &Shutdown) -> Outcome {
     let reqid = request::reqid(flags.sending.reqid.clone());
     let sending = Sending { reqid: Some(reqid), ..flags.sending.clone() };
     let mut settings = context.settings()?;
+    let patience = waiting::patience(flags.sending.timeout);
     let mut attempt = 1;
     loop {
-        let mut client = match connect::find(&settings, &context.surroundings)? {
+        let mut client = match connect::find_by(&settings, &context.surroundings, patience)? {
             Ok(client) => client,
             Err(_) if flags.nodes => {
                 let reqid = ReqId::new(sending.reqid.unwrap_or_default());
@@ -126,7 +127,7 @@ pub fn shutdown(context: &Context, flags: &Shutdown) -> Outcome {
             }
             Err(nobody) => return Err(nobody.into()),
         };
-        match ask_to_end(context, &mut client, flags.nodes, &sending) {
+        match ask_to_end(context, &mut client, flags.nodes, &sending, patience) {
             // It was killed just now. Its nodes are to end all the same, with or without another agent.
             Err(Failure::Said { exit: Exit::Unreachable, .. }) if flags.nodes && attempt < SHUTDOWNS => attempt += 1,
             outcome => return outcome,
@@ -134,10 +135,10 @@ pub fn shutdown(context: &Context, flags: &Shutdown) -> Outcome {
     }
 }
 
-fn ask_to_end(context: &Context, client: &mut Client, nodes: bool, sending: &Sending) -> Outcome {
+fn ask_to_end(context: &Context, client: &mut Client, nodes: bool, sending: &Sending, patience: Deadline) -> Outcome {
     let request = Request::Shutdown { nodes };
     let call = Call { request, dialect: Dialect::Operator, sending: sending.clone() };
-    let outcome = request::finish(context, client, call)?;
+    let outcome = request::finish(context, client, call, patience)?;
     if outcome == Exit::Done {
         wait_for_end(client)?;
     }

@@ -8,21 +8,17 @@ use super::config::Text;
 use super::flags::{self, Asking, Sending};
 use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table, plain};
+use super::waiting::{self, Waiting};
 use super::{Context, connect, print_json, status};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Request, Response, Result as ApiResult, ResultData};
 use crate::api::ids::{InstanceName, ReqId};
 use crate::api::report::chain;
 use crate::api::status::NodeStatus;
-use crate::control::client::{Answer, Client, Error};
+use crate::control::client::{Client, Deadline, Error};
 use crate::terminal::{self, to_stderr};
 use crate::tls;
 use crate::websocket::client as websocket;
-
-/// Beyond what the agent may take: for the way there and back, and a commit.
-const GRACE: Duration = Duration::from_secs(5);
-/// The same where somebody is in a hurry.
-const GRACE_ASKED: Duration = Duration::from_secs(1);
 
 /// Whose texts are values that somebody asked for. Others' say something about a success.
 const DISPATCH_RESPONSE: &str = "node_dispatch_response";
@@ -64,47 +60,61 @@ pub fn run(context: &Context, command: flags::Request) -> Outcome {
 
 /// Connects to the control socket and sends.
 pub fn send(context: &Context, call: Call) -> Outcome {
-    let mut client = connect::connect(context)?;
-    finish(context, &mut client, call)
+    let patience = waiting::patience(call.sending.timeout);
+    let mut client = connect::connect_by(context, patience)?;
+    finish(context, &mut client, call, patience)
 }
 
 /// How a request gets to the agent.
-enum Way {
+struct Way {
+    /// Until when somebody waits, if that was said.
+    patience: Deadline,
+    over: Over,
+}
+
+enum Over {
     Control(Box<Client>),
     WebSocket(Box<websocket::Client>),
 }
 
 impl Way {
     fn open(context: &Context, asking: &Asking) -> Result<Self, Failure> {
-        let Asking { via, ca, certificate, key, sending: _ } = asking;
+        let Asking { via, ca, certificate, key, sending } = asking;
+        let patience = waiting::patience(sending.timeout);
         let tls = tls::ClientOptions { ca: ca.clone(), certificate: certificate.clone(), key: key.clone() };
-        match via {
-            None => Ok(Self::Control(Box::new(connect::connect(context)?))),
-            Some(url) => match websocket::Client::connect(url, &tls) {
-                Ok(client) => Ok(Self::WebSocket(Box::new(client))),
+        let over = match via {
+            None => Over::Control(Box::new(connect::connect_by(context, patience)?)),
+            Some(url) => match websocket::Client::connect(url, &tls, patience) {
+                Ok(client) => Over::WebSocket(Box::new(client)),
                 Err(error @ (websocket::Error::Url { .. } | websocket::Error::Tls(_))) => {
-                    Err(Failure::new(Exit::Usage, chain(&error)))
+                    return Err(Failure::new(Exit::Usage, chain(&error)));
                 }
-                Err(error @ websocket::Error::Refused { .. }) => Err(Failure::new(Exit::Failed, chain(&error))),
-                Err(error) => Err(Failure::new(Exit::Unreachable, chain(&error))),
+                Err(error @ websocket::Error::Refused { .. }) => {
+                    return Err(Failure::new(Exit::Failed, chain(&error)));
+                }
+                Err(error) if patience.is_some_and(|patience| patience <= Instant::now()) => {
+                    return Err(Failure::because(Exit::Timeout, connect::NOTHING_ASKED, &error));
+                }
+                Err(error) => return Err(Failure::new(Exit::Unreachable, chain(&error))),
             },
-        }
+        };
+        Ok(Self { patience, over })
     }
 
     /// The name of the agent that it leads to.
     fn agent(&self) -> &str {
-        match self {
-            Self::Control(client) => &client.welcome().agent,
-            Self::WebSocket(client) => client.agent(),
+        match &self.over {
+            Over::Control(client) => &client.welcome().agent,
+            Over::WebSocket(client) => client.agent(),
         }
     }
 
     fn send(&mut self, context: &Context, call: Call) -> Outcome {
-        match self {
-            Self::Control(client) => finish(context, client, call),
-            Self::WebSocket(client) => {
+        match &mut self.over {
+            Over::Control(client) => finish(context, client, call, self.patience),
+            Over::WebSocket(client) => {
                 let named = named_nodes(&call.request);
-                let response = exchange_over_websocket(context, client, call)?;
+                let response = exchange_over_websocket(context, client, call, self.patience)?;
                 show(context, &response, &named)
             }
         }
@@ -122,9 +132,9 @@ fn with_file(context: &Context, file: &std::path::Path, asking: &Asking) -> Resu
 }
 
 /// Sends over a connection, prints the answer, and judges it.
-pub fn finish(context: &Context, client: &mut Client, call: Call) -> Outcome {
+pub fn finish(context: &Context, client: &mut Client, call: Call, patience: Deadline) -> Outcome {
     let named = named_nodes(&call.request);
-    let response = exchange(client, call)?;
+    let response = exchange(client, call, patience)?;
     show(context, &response, &named)
 }
 
@@ -149,45 +159,33 @@ pub fn reqid(given: Option<String>) -> String {
 }
 
 /// Sends and waits for the response.
-fn exchange(client: &mut Client, call: Call) -> Result<Response, Failure> {
+fn exchange(client: &mut Client, call: Call, patience: Deadline) -> Result<Response, Failure> {
     let Call { request, dialect, sending } = call;
     let reqid = reqid(sending.reqid);
-    let wait = match sending.timeout {
-        Some(ms) => Duration::from_millis(ms).saturating_add(GRACE_ASKED),
-        None => {
-            let welcome = client.welcome();
-            let ms = if waits_for_ends(&request) { welcome.stop_timeout_ms } else { 0 };
-            Duration::from_millis(ms.max(welcome.request_timeout_ms)).saturating_add(GRACE)
-        }
-    };
-    let deadline = Instant::now().checked_add(wait);
-    let again = again(&reqid);
-    match client.request(&reqid, request, dialect, sending.timeout, deadline) {
-        Ok(Answer::Response(response)) => Ok(response),
-        Ok(Answer::Refused(reason)) => {
-            Err(Failure::new(Exit::Failed, format!("refused: {}; nothing was done", plain(&reason))))
-        }
-        Err(Error::TimedOut) => Err(no_answer(wait, &again)),
-        Err(Error::Closed | Error::Connection(_)) => Err(went_away(&again)),
+    let waiting = Waiting::new(&request, &reqid, client.welcome(), patience);
+    match client.submit(&reqid, request, dialect, None) {
+        Ok(call) => waiting.until_answered(client, call),
+        Err(Error::Closed | Error::Connection(_)) => Err(waiting::went_away(&waiting::again(&reqid))),
         Err(error) => Err(connect::failed(error)),
     }
 }
 
 /// The same over WebSocket. The agent's own patience is not told there, so this host's settings stand in for it.
-fn exchange_over_websocket(context: &Context, client: &mut websocket::Client, call: Call) -> Result<Response, Failure> {
+fn exchange_over_websocket(
+    context: &Context,
+    client: &mut websocket::Client,
+    call: Call,
+    patience: Deadline,
+) -> Result<Response, Failure> {
     let Call { request, dialect, sending } = call;
     let settings = context.settings()?;
     let text = reqid(sending.reqid);
     let reqid = ReqId::new(text).map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-    let wait = match sending.timeout {
-        Some(ms) => Duration::from_millis(ms),
-        None => {
-            let stop = settings.stop_timeout.ms.max(settings.stop_timeout_manager_logger.ms);
-            let stop = stop.saturating_add(3 * settings.stage_wait.ms);
-            let ms = if waits_for_ends(&request) { stop } else { 0 };
-            Duration::from_millis(ms.max(settings.request_timeout.ms)).saturating_add(2 * GRACE)
-        }
-    };
+    let begun = Instant::now();
+    let stop = settings.stop_timeout.ms.max(settings.stop_timeout_manager_logger.ms);
+    let stop = stop.saturating_add(3 * settings.stage_wait.ms);
+    let longest = Duration::from_millis(waiting::ends_within_ms(&request, stop, settings.request_timeout.ms));
+    let deadline = patience.or_else(|| begun.checked_add(longest.saturating_add(2 * waiting::GRACE)));
     let is_whole = websocket::Client::carries(dialect, &reqid, &request);
     if !is_whole.map_err(|error| Failure::new(Exit::Failed, chain(&error)))? {
         to_stderr!(
@@ -195,45 +193,12 @@ fn exchange_over_websocket(context: &Context, client: &mut websocket::Client, ca
             dialect.as_str()
         );
     }
-    let again = again(reqid.as_str());
-    match client.request(dialect, &reqid, &request, Instant::now().checked_add(wait)) {
+    let again = waiting::again_elsewhere(reqid.as_str());
+    match client.request(dialect, &reqid, &request, deadline) {
         Ok(response) => Ok(response),
-        Err(websocket::Error::TimedOut) => Err(no_answer(wait, &again)),
-        Err(websocket::Error::Closed(_) | websocket::Error::Connection(_)) => Err(went_away(&again)),
+        Err(websocket::Error::TimedOut) => Err(waiting::no_answer(begun.elapsed().as_secs_f64(), &again)),
+        Err(websocket::Error::Closed(_) | websocket::Error::Connection(_)) => Err(waiting::went_away(&again)),
         Err(error) => Err(Failure::new(Exit::Failed, chain(&error))),
-    }
-}
-
-/// How to find out what became of a request.
-fn again(reqid: &str) -> String {
-    if reqid.is_empty() {
-        "`request get-nodes` tells how far it is".to_owned()
-    } else {
-        format!("ask again with --reqid {reqid}")
-    }
-}
-
-fn no_answer(wait: Duration, again: &str) -> Failure {
-    let message = format!("no answer within {:.1} s: still being handled: {again}", wait.as_secs_f64());
-    Failure::new(Exit::Timeout, message)
-}
-
-fn went_away(again: &str) -> Failure {
-    Failure::new(Exit::Unreachable, format!("the agent went away before it answered; when it is back, {again}"))
-}
-
-/// The answer comes when processes are gone.
-fn waits_for_ends(request: &Request) -> bool {
-    match request {
-        Request::AgentStandby {} | Request::StopNodes { .. } | Request::Shutdown { .. } => true,
-        Request::SetConfiguration { .. }
-        | Request::Deploy { .. }
-        | Request::AgentWelcome {}
-        | Request::GetNodes {}
-        | Request::Restart { .. }
-        | Request::NodeDispatch { .. }
-        | Request::StartNodes { .. }
-        | Request::AdoptState {} => false,
     }
 }
 

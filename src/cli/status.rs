@@ -275,6 +275,7 @@ mod tests {
             incarnation: 2,
             up_ms: (state == NodeState::Running).then_some(61_000),
             deaths: 1,
+            awaited_ms: None,
             next_start_ms: (state == NodeState::Crashed).then_some(3000),
             last_exit: Some("signal 9".into()),
             note: None,

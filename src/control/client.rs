@@ -27,6 +27,7 @@ use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
+use crate::api::time::Timestamp;
 
 /// For connecting, for the agent's welcome, and for it to take a frame.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -76,11 +77,19 @@ pub struct Client {
     received: Vec<u8>,
     answers: BTreeMap<u64, ServerFrame>,
     publications: VecDeque<(String, Publication)>,
+    /// When the newest answer to a request was decided, if it had been before the request came.
+    replayed: Option<Timestamp>,
 }
 
 impl Client {
     /// Connects and exchanges greetings. `client` names the program, for the agent's log.
     pub fn connect(path: &Path, client: &str) -> Result<Self, Error> {
+        Self::connect_by(path, client, None)
+    }
+
+    /// The same, for somebody who waits no longer than `patience`.
+    pub fn connect_by(path: &Path, client: &str, patience: Deadline) -> Result<Self, Error> {
+        let greeted_by = Instant::now().checked_add(PATIENCE).into_iter().chain(patience).min();
         let stream = open(path).map_err(|source| Error::Unreachable { path: path.to_owned(), source })?;
         let nobody = Welcome {
             version: message::VERSION,
@@ -90,6 +99,7 @@ impl Client {
             state_dir: String::new(),
             request_timeout_ms: 0,
             stop_timeout_ms: 0,
+            ready_timeout_ms: 0,
         };
         let mut connected = Self {
             stream,
@@ -98,9 +108,10 @@ impl Client {
             received: Vec::new(),
             answers: BTreeMap::new(),
             publications: VecDeque::new(),
+            replayed: None,
         };
         connected.send(&ClientFrame::Hello { version: message::VERSION, client: client.to_owned() })?;
-        match connected.read_frame(Instant::now().checked_add(PATIENCE)) {
+        match connected.read_frame(greeted_by) {
             Ok(ServerFrame::Welcome(welcome)) => connected.welcome = welcome,
             Ok(ServerFrame::Error { code, message, .. }) => return Err(Error::Agent { code, message }),
             Ok(_) => return Err(Error::Mismatch),
@@ -123,6 +134,11 @@ impl Client {
         &self.welcome
     }
 
+    /// When the answer that was received last was decided, if that was for an earlier request with the same reqid.
+    pub fn replayed(&self) -> Option<Timestamp> {
+        self.replayed
+    }
+
     /// Sends a request and waits for what becomes of it.
     pub fn request(
         &mut self,
@@ -136,7 +152,8 @@ impl Client {
         self.answer(call, deadline)
     }
 
-    /// Sends a request; [`Client::answer`] waits for what becomes of it.
+    /// Sends a request; [`Client::answer`] waits for what becomes of it. `timeout_ms`: an agent of the first release answers by
+    /// then; later ones when there is an outcome.
     pub fn submit(
         &mut self,
         reqid: &str,
@@ -150,7 +167,10 @@ impl Client {
 
     pub fn answer(&mut self, call: u64, deadline: Deadline) -> Result<Answer, Error> {
         match self.wait(call, deadline)? {
-            ServerFrame::Response { response, .. } => Ok(Answer::Response(response)),
+            ServerFrame::Response { response, replayed, .. } => {
+                self.replayed = replayed;
+                Ok(Answer::Response(response))
+            }
             ServerFrame::Refused { reason, .. } => Ok(Answer::Refused(reason)),
             other => Err(unexpected(other)),
         }

@@ -16,6 +16,7 @@ use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
+use crate::api::time::Timestamp;
 
 /// The version of this protocol; a `Hello` with another one is answered with an error.
 pub const VERSION: u32 = 1;
@@ -49,7 +50,7 @@ pub enum ClientFrame {
         call: u64,
         reqid: String,
         dialect: Dialect,
-        /// How long the requester waits; the settings' `request_timeout` if absent.
+        /// How long the requester waits; earlier releases answered by then. The outcome does not depend on it.
         #[serde(default)]
         timeout_ms: Option<u64>,
         request: Request,
@@ -161,6 +162,9 @@ pub enum ServerFrame {
     Response {
         call: u64,
         response: Response,
+        /// When it was decided, if that was before this was asked: an answer to an earlier request with this reqid.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replayed: Option<Timestamp>,
     },
     /// Not journaled, and the reqid is not used up: the agent is busy, stopping, or has no space.
     Refused {
@@ -256,10 +260,18 @@ pub struct Welcome {
     pub release: String,
     pub pid: u32,
     pub state_dir: String,
-    /// Changes are answered within this, unless a request brings its own timeout.
+    /// Reads are answered within this, and over Broker and WebSocket changes too.
     pub request_timeout_ms: u64,
     /// Requests that wait for nodes to end are answered within this.
     pub stop_timeout_ms: u64,
+    /// Requests that wait for nodes to get ready have their outcome within this. 0: an earlier release, which answers them
+    /// within `request_timeout_ms`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ready_timeout_ms: u64,
+}
+
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
 }
 
 /// Something that went out to a topic.

@@ -42,6 +42,7 @@ use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
+use crate::api::time::Timestamp;
 use crate::identify::Gate;
 use crate::telemetry::seldom::Seldom;
 
@@ -236,8 +237,9 @@ pub struct Handle {
 
 impl Handle {
     /// Sends a response to the requester, if its connection is still there.
-    pub fn respond(&self, route: Route, response: &Response) -> bool {
-        let frame = ServerFrame::Response { call: route.call, response: response.clone() };
+    /// `replayed`: when that was decided, if it was before this was asked.
+    pub fn respond(&self, route: Route, response: &Response, replayed: Option<Timestamp>) -> bool {
+        let frame = ServerFrame::Response { call: route.call, response: response.clone(), replayed };
         self.send(route.connection, &frame, Some(route))
     }
 
@@ -572,8 +574,8 @@ impl<A: Agent> Peer<A> {
                 self.complain(None, ErrorCode::OutOfOrder, "hello came twice".to_owned()).await;
                 return Next::Close;
             }
-            ClientFrame::Request { call, reqid, dialect, timeout_ms, request } => {
-                if let Some(answer) = self.request(call, &reqid, dialect, timeout_ms, request) {
+            ClientFrame::Request { call, reqid, dialect, timeout_ms: _, request } => {
+                if let Some(answer) = self.request(call, &reqid, dialect, request) {
                     self.reply(answer).await;
                 }
             }
@@ -682,14 +684,7 @@ impl<A: Agent> Peer<A> {
     }
 
     /// Hands a request to the agent; says at once what is wrong with it.
-    fn request(
-        &self,
-        call: u64,
-        reqid: &str,
-        dialect: Dialect,
-        timeout_ms: Option<u64>,
-        request: Request,
-    ) -> Option<ServerFrame> {
+    fn request(&self, call: u64, reqid: &str, dialect: Dialect, request: Request) -> Option<ServerFrame> {
         if let Err(reason) = self.may_ask(request.event()) {
             return Some(ServerFrame::Refused { call, reason });
         }
@@ -702,7 +697,7 @@ impl<A: Agent> Peer<A> {
             }
         };
         let route = Some(Route { connection: self.id, call });
-        let incoming = Incoming { reqid, request, dialect, source: self.credentials.source(), route, timeout_ms };
+        let incoming = Incoming { reqid, request, dialect, source: self.credentials.source(), route };
         match self.agent.request(incoming) {
             Ok(()) => None,
             Err(Refusal { reason }) => Some(ServerFrame::Refused { call, reason }),

@@ -126,7 +126,7 @@ impl<W: Wire> Hub<W> {
             connection.pending.insert(route.call, asked);
         }
         let source = from.source.clone();
-        let incoming = Incoming { reqid, request, dialect, source, route: Some(route), timeout_ms: None };
+        let incoming = Incoming { reqid, request, dialect, source, route: Some(route) };
         if let Err(Refusal { reason }) = from.agent.request(incoming) {
             self.refuse(route, &reason);
         }

@@ -7,7 +7,7 @@ use super::entry::{Entry, Numbered, Record};
 use super::keys;
 use super::table::{ReadError, Table, Whole};
 use super::versions::kind;
-use super::versions::records::{DuplicatesRecord, HistoryRecord, OutcomeRecord, ReqidRecord, Stored};
+use super::versions::records::{DeadlineRecord, DuplicatesRecord, HistoryRecord, OutcomeRecord, ReqidRecord, Stored};
 use crate::api::event::Request;
 use crate::api::ids::Seq;
 
@@ -147,6 +147,9 @@ impl<'a> Builder<'a> {
             Entry::RequestCompleted { of, .. } => {
                 self.record(keys::outcome(*of), &OutcomeRecord { completed: numbered.seq })?;
             }
+            Entry::DeadlineAnswered { of, .. } => {
+                self.record(keys::deadline(*of), &DeadlineRecord { answered: numbered.seq })?;
+            }
             Entry::DuplicateSeen { of, source } => {
                 let record = match self.duplicates.entry(*of) {
                     btree_map::Entry::Occupied(known) => known.into_mut(),
@@ -247,6 +250,7 @@ impl<'a> Builder<'a> {
             self.writes.insert(key, None);
         }
         self.writes.insert(keys::outcome(numbered.seq), None);
+        self.writes.insert(keys::deadline(numbered.seq), None);
         self.remove(keys::duplicates(numbered.seq));
         Ok(())
     }

@@ -152,6 +152,12 @@ pub enum Entry {
         goal: Goal,
         targets: Vec<(NodeName, Incarnation)>,
     },
+    /// Those who asked over Broker or WebSocket have waited as long as they do, and were told this; the outcome is still to
+    /// come. Whoever repeats the request there is told the same for ever.
+    DeadlineAnswered {
+        of: Seq,
+        response: Answer,
+    },
     /// The request has its outcome.
     RequestCompleted {
         of: Seq,
@@ -230,6 +236,21 @@ impl Answer {
             Self::Dropped { .. } => None,
         }
     }
+
+    pub fn into_kept(self) -> Option<Response> {
+        match self {
+            Self::Kept(response) => Some(response),
+            Self::Dropped { .. } => None,
+        }
+    }
+}
+
+/// An answer, with the entry that holds it and when that was decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub seq: Seq,
+    pub at: Timestamp,
+    pub answer: Answer,
 }
 
 /// What retention takes away in one step; see [`Entry::Pruned`].
@@ -382,7 +403,14 @@ pub struct UnfinishedRecord {
 /// As [`AgentExtras`], of an unfinished request.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct UnfinishedExtras {}
+pub struct UnfinishedExtras {
+    /// When somebody first asked over Broker or WebSocket: there is a deadline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Timestamp>,
+    /// The entry with what they were told at the deadline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Seq>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
@@ -401,6 +429,9 @@ pub enum Goal {
     Restarted,
     /// No process of the targets is left.
     Down,
+    /// As `Ready`, for a configuration that runs already: at the deadline, nodes that this request has not touched count as
+    /// there if they are on their way.
+    Kept,
 }
 
 /// A record to be written, or removed, with the entries that changed it.
@@ -442,8 +473,9 @@ pub struct Recovered {
 pub struct Known {
     pub seq: Seq,
     pub digest: Digest,
-    /// The stored response and the number of the entry that holds it.
-    pub outcome: Option<(Seq, Answer)>,
+    /// What was told over Broker and WebSocket at the deadline, if the outcome came later than that.
+    pub deadline: Option<Stored>,
+    pub outcome: Option<Stored>,
 }
 
 /// Effects that stay shut in until the entries that justify them are durable: only the journal can open it, so acting

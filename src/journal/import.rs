@@ -478,7 +478,10 @@ impl Building {
             batch.copied(whole)?;
             match &whole.numbered.entry {
                 // Of requests that retention had removed, or that were lost before.
-                Entry::RequestCompleted { of, .. } | Entry::DuplicateSeen { of, .. } if *of < first => {}
+                Entry::RequestCompleted { of, .. }
+                | Entry::DeadlineAnswered { of, .. }
+                | Entry::DuplicateSeen { of, .. }
+                    if *of < first => {}
                 _other => batch.index(&self.database, &whole.numbered)?,
             }
         }

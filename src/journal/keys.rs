@@ -6,6 +6,7 @@
 //! C seq index                the body of an entry over 3 KiB, in pieces of 4 KiB
 //! R reqid                    the first request with this reqid that was no conflict: its seq and digest
 //! P seq                      the entry that completed request `seq`, if that is another one
+//! D seq                      the entry with what was told of request `seq` at its deadline
 //! U seq                      request `seq` has no outcome yet: how far it is
 //! X seq                      the duplicates of request `seq`: how many, the first 16, the last 16
 //! H                          where history begins and ends, its newest hash, what it comes to
@@ -30,6 +31,7 @@ const ENTRY: u8 = b'L';
 const ENTRY_CHUNK: u8 = b'C';
 const REQID: u8 = b'R';
 const OUTCOME: u8 = b'P';
+const DEADLINE: u8 = b'D';
 const UNFINISHED: u8 = b'U';
 const DUPLICATES: u8 = b'X';
 const NODE: u8 = b'N';
@@ -43,6 +45,7 @@ pub(super) enum Key<'a> {
     EntryChunk(Seq, u32),
     Reqid(&'a [u8]),
     Outcome(Seq),
+    Deadline(Seq),
     Unfinished(Seq),
     Duplicates(Seq),
     History,
@@ -59,6 +62,7 @@ pub(super) enum Family {
     EntryChunk,
     Reqid,
     Outcome,
+    Deadline,
     Unfinished,
     Duplicates,
     Node,
@@ -72,6 +76,7 @@ impl Family {
             Self::EntryChunk => ENTRY_CHUNK,
             Self::Reqid => REQID,
             Self::Outcome => OUTCOME,
+            Self::Deadline => DEADLINE,
             Self::Unfinished => UNFINISHED,
             Self::Duplicates => DUPLICATES,
             Self::Node => NODE,
@@ -122,6 +127,10 @@ pub(super) fn outcome(request: Seq) -> Vec<u8> {
     numbered(OUTCOME, request)
 }
 
+pub(super) fn deadline(request: Seq) -> Vec<u8> {
+    numbered(DEADLINE, request)
+}
+
 pub(super) fn unfinished(request: Seq) -> Vec<u8> {
     numbered(UNFINISHED, request)
 }
@@ -162,6 +171,7 @@ pub(super) fn parse(key: &[u8]) -> Option<Key<'_>> {
     match *prefix {
         ENTRY => seq(rest).map(Key::Entry),
         OUTCOME => seq(rest).map(Key::Outcome),
+        DEADLINE => seq(rest).map(Key::Deadline),
         UNFINISHED => seq(rest).map(Key::Unfinished),
         DUPLICATES => seq(rest).map(Key::Duplicates),
         ENTRY_CHUNK => {
@@ -194,6 +204,7 @@ pub(super) fn describe(key: &[u8]) -> String {
         Some(Key::EntryChunk(seq, index)) => format!("piece {index} of entry {seq}"),
         Some(Key::Reqid(reqid)) => format!("the index row of reqid {:?}", String::from_utf8_lossy(reqid)),
         Some(Key::Outcome(seq)) => format!("the outcome row of request {seq}"),
+        Some(Key::Deadline(seq)) => format!("the deadline row of request {seq}"),
         Some(Key::Unfinished(seq)) => format!("the unfinished row of request {seq}"),
         Some(Key::Duplicates(seq)) => format!("the duplicates row of request {seq}"),
         Some(Key::History) => "the record of history".to_owned(),
@@ -220,6 +231,7 @@ mod tests {
         assert_eq!(parse(&node), Some(Key::Node(b"w1")));
         assert_eq!(parse(&chunk(&entry, 3)), Some(Key::EntryChunk(Seq(7), 3)));
         assert_eq!(parse(&chunk(&node, 3)), Some(Key::RecordChunk(&node, 3)));
+        assert_eq!(parse(&deadline(Seq(7))), Some(Key::Deadline(Seq(7))));
         assert_eq!(parse(FORMAT), Some(Key::Format));
         assert_eq!(parse(HISTORY), Some(Key::History));
         assert_eq!(parse(AGENT), Some(Key::Agent));

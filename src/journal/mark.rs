@@ -202,7 +202,8 @@ impl MarkFile {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        self.mark.generation += 1;
+        // The last number there is would be an impossible age, written by somebody else.
+        self.mark.generation = self.mark.generation.saturating_add(1);
         let slot = usize::from(self.mark.generation.is_multiple_of(2));
         self.file.write_all_at(&encode(&self.mark), SLOTS[slot])
     }

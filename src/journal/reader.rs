@@ -16,7 +16,7 @@ use super::stats;
 use super::store::{Database, Shared};
 use super::table::{Entries, ReadError, Table, Whole};
 use super::verify;
-use super::versions::records::{DuplicatesRecord, HistoryRecord, OutcomeRecord, ReqidRecord};
+use super::versions::records::{DeadlineRecord, DuplicatesRecord, HistoryRecord, OutcomeRecord, ReqidRecord};
 use crate::api::audit::{Filter, Page, Row};
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
@@ -210,7 +210,8 @@ fn fate(table: &impl Table, seq: Seq) -> Result<(Fate, usize), ReadError> {
     let mut fate = Fate::default();
     let mut bytes = 0;
     fate.duplicates = table.record::<DuplicatesRecord>(&keys::duplicates(seq))?.unwrap_or_default();
-    // First how far it is, then its outcome: read the other way round, a commit in between would leave neither.
+    // First how far it is, then its outcome: read the other way round, a commit in between would leave neither. What was told
+    // at the deadline is older than the outcome.
     fate.unfinished = table.record(&keys::unfinished(seq))?;
     if let Some(OutcomeRecord { completed }) = table.record(&keys::outcome(seq))?
         && let Some(value) = table.get(&keys::entry(completed))?
@@ -220,6 +221,16 @@ fn fate(table: &impl Table, seq: Seq) -> Result<(Fate, usize), ReadError> {
             && let Numbered { at, entry: Entry::RequestCompleted { outcome, attempts, response, .. }, .. } = numbered
         {
             fate.outcome = Some((at, outcome, attempts, response));
+        }
+    }
+    if let Some(DeadlineRecord { answered }) = table.record(&keys::deadline(seq))?
+        && let Some(value) = table.get(&keys::entry(answered))?
+    {
+        bytes += length(&value);
+        if let Some(Whole { numbered, .. }) = table.read_walked(answered, &value)?
+            && let Numbered { at, entry: Entry::DeadlineAnswered { response, .. }, .. } = numbered
+        {
+            fate.deadline = Some((at, response));
         }
     }
     Ok((fate, bytes))

@@ -4,11 +4,14 @@
 
 use super::batch::{Pieces, State};
 use super::codec;
-use super::entry::{AgentRecord, Answer, DesiredRecord, Entry, Known, Numbered, Received, Recovered, UnfinishedRecord};
+use super::entry::{
+    AgentRecord, Answer, DesiredRecord, Entry, Known, Numbered, Received, Recovered, Stored as StoredAnswer,
+    UnfinishedRecord,
+};
 use super::keys::{self, Family, Key};
 use super::table::{ReadError, Table, entry_seq};
 use super::versions::kind;
-use super::versions::records::{FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, Stored};
+use super::versions::records::{DeadlineRecord, FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, Stored};
 use crate::api::event::{Dialect, Response};
 use crate::api::ids::{NodeName, ReqId, Seq};
 
@@ -137,11 +140,15 @@ fn unsent(table: &impl Table, last: Seq, sent: Seq) -> Result<Vec<(Seq, Dialect,
         }
         let (key, value) = row?;
         let seq = entry_seq(&key)?;
-        if !is_kind(&value, kind::REQUEST_COMPLETED) && !is_kind(&value, kind::REQUEST_ANSWERED) {
+        let is_answer = [kind::REQUEST_COMPLETED, kind::REQUEST_ANSWERED, kind::DEADLINE_ANSWERED];
+        if !is_answer.into_iter().any(|kind| is_kind(&value, kind)) {
             continue;
         }
         match table.decode_entry(seq, &value)?.entry {
-            Entry::RequestCompleted { of, response: Answer::Kept(response), .. } => {
+            // Who was told something at the deadline is told nothing else.
+            Entry::RequestCompleted { of, .. } if table.get(&keys::deadline(of))?.is_some() => {}
+            Entry::RequestCompleted { of, response: Answer::Kept(response), .. }
+            | Entry::DeadlineAnswered { of, response: Answer::Kept(response) } => {
                 // Without its request (salvaged journals) nobody can say in which dialect it would go out.
                 if let Some(dialect) = dialect_of(table, of)? {
                     unsent.push((seq, dialect, response));
@@ -193,27 +200,50 @@ pub(super) fn lookup(table: &impl Table, reqid: &ReqId) -> Result<Option<Known>,
         return Ok(None);
     }
     let Some(ReqidRecord { seq, digest }) = table.record(&keys::reqid(reqid))? else { return Ok(None) };
-    Ok(Some(Known { seq, digest, outcome: outcome(table, seq)? }))
-}
-
-/// The outcome of request `seq`, and the number of the entry that holds it.
-pub(super) fn outcome(table: &impl Table, seq: Seq) -> Result<Option<(Seq, Answer)>, ReadError> {
-    let absent = |of: Seq, because: &[u8]| ReadError::Absent {
-        what: format!("entry {of}, the outcome of request {seq}"),
-        because: format!("{} names it", keys::describe(because)),
-    };
     let answered_at_once = table.get(&keys::entry(seq))?.filter(|value| is_kind(value, kind::REQUEST_ANSWERED));
     if let Some(value) = answered_at_once {
-        return match table.decode_entry(seq, &value)?.entry {
-            Entry::RequestAnswered { response, .. } => Ok(Some((seq, response))),
-            _other => Ok(None),
+        let outcome = match table.decode_entry(seq, &value)? {
+            Numbered { at, entry: Entry::RequestAnswered { response, .. }, .. } => {
+                Some(StoredAnswer { seq, at, answer: response })
+            }
+            _other => None,
         };
+        return Ok(Some(Known { seq, digest, deadline: None, outcome }));
     }
+    // The outcome comes after what was told at the deadline: read the other way round, a commit in between would leave the
+    // outcome alone.
+    let outcome = outcome(table, seq)?;
+    Ok(Some(Known { seq, digest, deadline: deadline(table, seq)?, outcome }))
+}
+
+fn named_by(what: &str, of: Seq, request: Seq, because: &[u8]) -> ReadError {
+    ReadError::Absent {
+        what: format!("entry {of}, {what} of request {request}"),
+        because: format!("{} names it", keys::describe(because)),
+    }
+}
+
+/// The outcome of request `seq`, which changes something.
+fn outcome(table: &impl Table, seq: Seq) -> Result<Option<StoredAnswer>, ReadError> {
     let key = keys::outcome(seq);
     let Some(OutcomeRecord { completed }) = table.record(&key)? else { return Ok(None) };
     match table.entry(completed)? {
-        Some(Numbered { entry: Entry::RequestCompleted { response, .. }, .. }) => Ok(Some((completed, response))),
-        Some(_) | None => Err(absent(completed, &key)),
+        Some(Numbered { at, entry: Entry::RequestCompleted { response, .. }, .. }) => {
+            Ok(Some(StoredAnswer { seq: completed, at, answer: response }))
+        }
+        Some(_) | None => Err(named_by("the outcome", completed, seq, &key)),
+    }
+}
+
+/// What was told of request `seq` at its deadline.
+fn deadline(table: &impl Table, seq: Seq) -> Result<Option<StoredAnswer>, ReadError> {
+    let key = keys::deadline(seq);
+    let Some(DeadlineRecord { answered }) = table.record(&key)? else { return Ok(None) };
+    match table.entry(answered)? {
+        Some(Numbered { at, entry: Entry::DeadlineAnswered { response, .. }, .. }) => {
+            Ok(Some(StoredAnswer { seq: answered, at, answer: response }))
+        }
+        Some(_) | None => Err(named_by("the answer at the deadline", answered, seq, &key)),
     }
 }
 
@@ -229,6 +259,7 @@ pub(super) fn read_everything(table: &impl Table) -> Result<(), ReadError> {
                 Key::Format
                 | Key::Reqid(_)
                 | Key::Outcome(_)
+                | Key::Deadline(_)
                 | Key::Unfinished(_)
                 | Key::Duplicates(_)
                 | Key::History

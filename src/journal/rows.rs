@@ -21,6 +21,8 @@ pub(super) struct Fate {
     /// When, how, in how many attempts, and what was answered.
     pub(super) outcome: Option<(Timestamp, Outcome, u32, Answer)>,
     pub(super) unfinished: Option<UnfinishedRecord>,
+    /// When and what was told at the deadline.
+    pub(super) deadline: Option<(Timestamp, Answer)>,
     pub(super) duplicates: DuplicatesRecord,
 }
 
@@ -58,8 +60,14 @@ fn sightings(seen: &[(Timestamp, Source)]) -> Vec<Sighting> {
 /// Kinds that this release does not know are kept, to be told as unreadable.
 pub(super) fn wanted_kind(wanted: Kind, stored: u8) -> bool {
     let request = kind::is_request(stored);
-    let folded =
-        matches!(stored, kind::REQUEST_BEGUN | kind::REQUEST_WAITS | kind::REQUEST_COMPLETED | kind::DUPLICATE_SEEN);
+    let folded = matches!(
+        stored,
+        kind::REQUEST_BEGUN
+            | kind::REQUEST_WAITS
+            | kind::REQUEST_COMPLETED
+            | kind::DUPLICATE_SEEN
+            | kind::DEADLINE_ANSWERED
+    );
     let node = (kind::FIRST_OF_NODES..=kind::LAST_OF_NODES).contains(&stored);
     if !v2::is_entry(stored) {
         return true;
@@ -158,6 +166,7 @@ pub(super) fn event_name(entry: &Entry) -> &str {
         Entry::Pruned { .. } => "pruned",
         Entry::RequestBegun { .. } => "request_begun",
         Entry::RequestWaits { .. } => "request_waits",
+        Entry::DeadlineAnswered { .. } => "deadline_answered",
         Entry::RequestCompleted { .. } => "request_completed",
         Entry::DuplicateSeen { .. } => "duplicate_seen",
         Entry::DesiredChanged { .. } => "desired_changed",
@@ -295,6 +304,9 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                     .or(unserved),
                 response,
                 response_digest: dropped,
+                deadline_at: fate.deadline.as_ref().map(|(at, _)| time(*at)),
+                settled_at: fate.deadline.as_ref().and(completed_at).map(time),
+                deadline_response: fate.deadline.and_then(|(_, answer)| answer.into_kept()),
             }));
             matches(filter, &row).then_some(row)
         }
@@ -323,6 +335,9 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 error: first_error(&response.0),
                 response: Some(response.0),
                 response_digest: None,
+                deadline_at: None,
+                deadline_response: None,
+                settled_at: None,
             }));
             matches(filter, &row).then_some(row)
         }
@@ -353,6 +368,9 @@ pub(super) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row
                 success: Some(false),
                 response: None,
                 response_digest: None,
+                deadline_at: None,
+                deadline_response: None,
+                settled_at: None,
                 error: Some(error),
             }));
             matches(filter, &row).then_some(row)
@@ -489,6 +507,9 @@ fn tell(entry: Entry) -> Told {
             agent(json!({ "of": of, "attempt": attempt }), format!("attempt {attempt} at request {of}"))
         }
         Entry::RequestWaits { of, .. } => agent(json!({ "of": of }), format!("request {of} waits for its nodes")),
+        Entry::DeadlineAnswered { of, .. } => {
+            agent(json!({ "of": of }), format!("request {of} was answered at its deadline"))
+        }
         Entry::RequestCompleted { of, .. } => agent(json!({ "of": of }), format!("request {of} has its outcome")),
         Entry::DuplicateSeen { of, .. } => agent(json!({ "of": of }), format!("request {of} came again")),
     }

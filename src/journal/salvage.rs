@@ -608,6 +608,7 @@ fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
         | Entry::RequestConflicted { .. }
         | Entry::InputRejected { .. }
         | Entry::RequestWaits { .. }
+        | Entry::DeadlineAnswered { .. }
         | Entry::DuplicateSeen { .. }
         | Entry::DesiredChanged { .. }
         | Entry::LaunchIntended { .. }

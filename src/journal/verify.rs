@@ -20,7 +20,7 @@ use super::salvage;
 use super::table::{Entries, ReadError, Table};
 use super::versions::{
     self, kind,
-    records::{DuplicatesRecord, FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, SIGHTINGS},
+    records::{DeadlineRecord, DuplicatesRecord, FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, SIGHTINGS},
     v2,
 };
 use crate::api::event::Request;
@@ -202,6 +202,7 @@ impl<T: Table> Check<'_, T> {
         self.records(last);
         self.index(Family::Reqid, last, Self::reqid_row);
         self.index(Family::Outcome, last, Self::outcome_row);
+        self.index(Family::Deadline, last, Self::deadline_row);
         self.index(Family::Unfinished, last, Self::unfinished_row);
         self.index(Family::Duplicates, last, Self::duplicates_row);
         self.pieces(last);
@@ -412,6 +413,30 @@ impl<T: Table> Check<'_, T> {
                     None => {}
                 }
             }
+            Entry::DeadlineAnswered { of, response } => {
+                self.earlier(*seq, *at, *of);
+                if response.kept().is_none() {
+                    self.problem(
+                        Some(*seq),
+                        Some(*at),
+                        "its response was removed, and retention keeps such".to_owned(),
+                    );
+                }
+                if *of < self.history.first {
+                    return;
+                }
+                let row = self.table.record(&keys::deadline(*of));
+                match self.read(Some(*seq), row) {
+                    Some(Some(DeadlineRecord { answered })) if answered == *seq => {}
+                    Some(None) if self.was_removed_meanwhile(*of) => {}
+                    Some(Some(_) | None) => {
+                        let what =
+                            format!("it answers request {of} at its deadline, and its index row does not say so");
+                        self.problem(Some(*seq), Some(*at), what);
+                    }
+                    None => {}
+                }
+            }
             Entry::DuplicateSeen { of, .. } => {
                 self.earlier(*seq, *at, *of);
                 if *of < self.history.first {
@@ -610,6 +635,25 @@ impl<T: Table> Check<'_, T> {
             if !same {
                 let what = format!("{} points at it, and it is no outcome of that request", keys::describe(key));
                 self.problem(Some(completed), entry.map(|entry| entry.at), what);
+            }
+        }
+    }
+
+    fn deadline_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
+        let Key::Deadline(of) = parsed else { return };
+        let row = self.table.record(key);
+        let Some(Some(DeadlineRecord { answered })) = self.read(Some(of), row) else { return };
+        self.belongs_to_request(of, key, last);
+        if answered > last {
+            return;
+        }
+        if let Ok(entry) = self.table.entry(answered) {
+            let same = matches!(&entry, Some(Numbered { entry: Entry::DeadlineAnswered { of: other, .. }, .. })
+                if *other == of);
+            // Retention may have removed both in between.
+            if !same && matches!(self.table.get(key), Ok(Some(_))) {
+                let what = format!("{} points at it, and it is no answer of that request", keys::describe(key));
+                self.problem(Some(answered), entry.map(|entry| entry.at), what);
             }
         }
     }

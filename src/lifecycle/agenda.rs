@@ -121,6 +121,15 @@ impl Agenda {
         [first, self.own_wake].into_iter().flatten().min()
     }
 
+    /// Nodes that wanted to be looked at by now.
+    pub fn nodes_due(&self, now: BootTime) -> BTreeSet<NodeName> {
+        let due = self.wakes.by_time.iter().take_while(|(at, _)| *at <= now).filter_map(|(_, item)| match item {
+            Item::Node(name) => Some(name.clone()),
+            Item::Request(_) | Item::Peer(_) => None,
+        });
+        due.collect()
+    }
+
     /// Requests that are to be looked at by now.
     pub fn requests_due(&self, now: BootTime) -> BTreeSet<Seq> {
         let due = self.wakes.by_time.iter().take_while(|(at, _)| *at <= now).filter_map(|(_, item)| match item {

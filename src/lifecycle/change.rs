@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::configuration::{ClusterRole, Configuration, Node};
-use crate::api::event::{Notification, Request, Response, Result, ResultData};
+use crate::api::event::{Notification, Request, Response};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::LaunchSpec;
 use crate::api::rights::Rights;
@@ -21,19 +21,16 @@ use super::decision::{Decision, Note};
 use super::durable::Targets;
 use super::effect::Effect;
 use super::plan::Planned;
-use super::seen::NodeSeen;
 use super::{Lifecycle, Profile, answer};
 
 /// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
 pub(super) const STOP_GRACE_MS: u64 = 5_000;
 
-/// Bytes of output in one answer; with 4096 Results around it a stored response stays near 1 MiB.
-const OUTPUTS_BYTES: usize = 640 << 10;
 /// Nodes whose output is asked for at one deadline. More of them would hardly fit.
 const OUTPUTS_LIMIT: usize = 256;
 
 /// Stands for the incarnation of a node that a configuration removes, among those that it waits for. None has this number.
-const REMOVED: Incarnation = Incarnation(0);
+pub(super) const REMOVED: Incarnation = Incarnation(0);
 
 /// Warnings about one configuration that are told one by one.
 const WARNINGS_TOLD: usize = 16;
@@ -53,11 +50,11 @@ impl Lifecycle {
             return refused;
         }
         match &received.request {
-            Request::SetConfiguration { config } => self.plan_configuration(received, config, false),
-            Request::Deploy { config, force } => self.plan_configuration(received, config, *force),
+            Request::SetConfiguration { config } => self.plan_configuration(now, received, config, false),
+            Request::Deploy { config, force } => self.plan_configuration(now, received, config, *force),
             Request::AgentStandby {} => self.plan_standby(now, received),
-            Request::Restart { nodes } => self.plan_restart(received, nodes),
-            Request::StartNodes { nodes } => self.plan_start(received, nodes),
+            Request::Restart { nodes } => self.plan_restart(now, received, nodes),
+            Request::StartNodes { nodes } => self.plan_start(now, received, nodes),
             Request::StopNodes { nodes } => self.plan_stop(now, received, nodes),
             Request::Shutdown { nodes } => self.plan_shutdown(now, received, *nodes),
             Request::AdoptState {} => self.plan_adopt_state(received),
@@ -76,14 +73,14 @@ impl Lifecycle {
     ///
     /// The running configuration (told by its id) is left alone unless `force` is set: controllers deploy it again on
     /// each reconnect. Only nodes that were given up are tried again then, and answered for.
-    fn plan_configuration(&self, received: &Received, config: &Configuration, force: bool) -> Decision {
+    fn plan_configuration(&self, now: Now, received: &Received, config: &Configuration, force: bool) -> Decision {
         let report = self.check(config);
         if !report.problems.is_empty() {
             return self.complete(received, Outcome::Rejected, self.rejection(received, &report.problems));
         }
         let running = self.durable.desired.config.as_ref();
         if !force && running.is_some_and(|running| running.0.id == config.id) {
-            return self.plan_same_configuration(received);
+            return self.plan_same_configuration(now, received);
         }
         let config = match validate::resolve_hosts(config.clone(), &self.options.instance) {
             Ok(config) => config,
@@ -107,56 +104,66 @@ impl Lifecycle {
             let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
             return decision.and(self.complete(received, Outcome::Completed, done));
         }
-        decision.and(wait(received, Goal::Ready, targets))
+        decision.and(self.wait(now, received, Goal::Ready, targets))
     }
 
-    fn plan_same_configuration(&self, received: &Received) -> Decision {
-        let failed: Targets = self
-            .durable
-            .nodes
-            .iter()
-            .filter(|(_, record)| record.want == Want::Up && record.given_up.is_some())
-            .map(|(name, record)| (name.clone(), record.incarnation.next()))
-            .collect();
-        if failed.is_empty() {
-            let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
-            let resumed = if self.seen.winding_down { self.supersede(received, None) } else { Decision::default() };
-            return resumed.and(self.end_hold(received)).and(self.complete(received, Outcome::Completed, done));
+    /// The nodes that were given up are tried again, and waited for like those that are on their way: a controller, which
+    /// deploys again on each reconnect, is told at once that these are.
+    fn plan_same_configuration(&self, now: Now, received: &Received) -> Decision {
+        let wanted = self.durable.nodes.iter().filter(|(_, record)| record.want == Want::Up);
+        let (mut targets, mut retried) = (Targets::new(), Targets::new());
+        for (name, record) in wanted {
+            if record.given_up.is_some() {
+                retried.push((name.clone(), record.incarnation.next()));
+            } else if !self.is_ready(name, record.least) {
+                targets.push((name.clone(), record.least));
+            }
         }
-        let retries = failed.iter().map(|(name, _)| (name.clone(), WantChange::Retry)).collect();
-        self.supersede(received, Some(&failed)).and(self.desire(received, ConfigChange::Keep, retries)).and(wait(
-            received,
-            Goal::Ready,
-            failed,
-        ))
+        let decision = if retried.is_empty() {
+            let resumed = if self.seen.winding_down { self.supersede(received, None) } else { Decision::default() };
+            resumed.and(self.end_hold(received))
+        } else {
+            let retries = retried.iter().map(|(name, _)| (name.clone(), WantChange::Retry)).collect();
+            self.supersede(received, Some(&retried)).and(self.desire(received, ConfigChange::Keep, retries))
+        };
+        targets.append(&mut retried);
+        if targets.is_empty() {
+            let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
+            return decision.and(self.complete(received, Outcome::Completed, done));
+        }
+        decision.and(self.wait(now, received, Goal::Kept, targets))
     }
 
     fn plan_standby(&self, now: Now, received: &Received) -> Decision {
         let targets = self.all_nodes();
         let known = targets.iter().filter(|(name, _)| self.durable.nodes.contains_key(name));
         let changes = known.map(|(name, _)| (name.clone(), WantChange::Gone)).collect();
-        self.supersede(received, None)
-            .and(self.desire(received, ConfigChange::Forget, changes))
-            .and(self.wait_for_stop(now, received, targets))
+        self.supersede(received, None).and(self.desire(received, ConfigChange::Forget, changes)).and(self.wait(
+            now,
+            received,
+            Goal::Down,
+            targets,
+        ))
     }
 
-    fn plan_restart(&self, received: &Received, names: &BTreeSet<String>) -> Decision {
-        let names = self
+    fn plan_restart(&self, now: Now, received: &Received, names: &BTreeSet<String>) -> Decision {
+        let wanted = self
             .selected(names)
             .into_iter()
             .filter(|name| !names.is_empty() || self.durable.nodes.get(name).is_some_and(|r| r.want == Want::Up));
-        let changes: Vec<_> = names
+        let changes: Vec<_> = wanted
             .filter_map(|name| self.durable.nodes.get(&name).map(|record| self.anew(name.clone(), record)))
             .collect();
         if changes.is_empty() {
-            let none = answer::response(&received.reqid, &received.request, Vec::new());
-            return self.complete(received, Outcome::Completed, none);
+            let unknown = self.unknown_nodes(received);
+            let outcome = if unknown.is_empty() { Outcome::Completed } else { Outcome::Rejected };
+            return self.complete(received, outcome, answer::response(&received.reqid, &received.request, unknown));
         }
-        self.start_anew(received, changes)
+        self.start_anew(now, received, changes)
     }
 
     /// Nodes that run, or are about to, are left alone; stopped ones are wanted again; given up ones are retried.
-    fn plan_start(&self, received: &Received, names: &BTreeSet<String>) -> Decision {
+    fn plan_start(&self, now: Now, received: &Received, names: &BTreeSet<String>) -> Decision {
         if let Some(refused) = self.refuse_unknown(received, names) {
             return refused;
         }
@@ -177,7 +184,7 @@ impl Lifecycle {
         } else {
             self.supersede(received, Some(&targets)).and(self.desire(received, ConfigChange::Keep, changes))
         };
-        decision.and(wait(received, Goal::Restarted, targets))
+        decision.and(self.wait(now, received, Goal::Restarted, targets))
     }
 
     fn plan_stop(&self, now: Now, received: &Received, names: &BTreeSet<String>) -> Decision {
@@ -187,9 +194,12 @@ impl Lifecycle {
         let selected = self.selected(names);
         let changes = selected.iter().map(|name| (name.clone(), WantChange::Stopped)).collect();
         let targets = selected.into_iter().map(|name| (name, Incarnation::default())).collect();
-        self.supersede(received, Some(&targets))
-            .and(self.desire(received, ConfigChange::Keep, changes))
-            .and(self.wait_for_stop(now, received, targets))
+        self.supersede(received, Some(&targets)).and(self.desire(received, ConfigChange::Keep, changes)).and(self.wait(
+            now,
+            received,
+            Goal::Down,
+            targets,
+        ))
     }
 
     /// The desired state stays: the next run of the agent starts the nodes again.
@@ -200,7 +210,12 @@ impl Lifecycle {
                 .complete(received, Outcome::Completed, done)
                 .and(self.stop("shutdown was requested; nodes run on"));
         }
-        self.supersede(received, None).note(Note::WindingDown).and(self.wait_for_stop(now, received, self.all_nodes()))
+        self.supersede(received, None).note(Note::WindingDown).and(self.wait(
+            now,
+            received,
+            Goal::Down,
+            self.all_nodes(),
+        ))
     }
 
     fn all_nodes(&self) -> Targets {
@@ -215,10 +230,11 @@ impl Lifecycle {
         (name, WantChange::Up { spec, least }, least)
     }
 
-    fn start_anew(&self, received: &Received, changes: Vec<(NodeName, WantChange, Incarnation)>) -> Decision {
+    fn start_anew(&self, now: Now, received: &Received, changes: Vec<(NodeName, WantChange, Incarnation)>) -> Decision {
         let targets: Targets = changes.iter().map(|(name, _, least)| (name.clone(), *least)).collect();
         let changes = changes.into_iter().map(|(name, change, _)| (name, change)).collect();
-        self.supersede(received, Some(&targets)).and(self.desire(received, ConfigChange::Keep, changes)).and(wait(
+        self.supersede(received, Some(&targets)).and(self.desire(received, ConfigChange::Keep, changes)).and(self.wait(
+            now,
             received,
             Goal::Restarted,
             targets,
@@ -289,15 +305,31 @@ impl Lifecycle {
         }
     }
 
-    fn wait_for_stop(&self, now: Now, received: &Received, targets: Targets) -> Decision {
-        let at = now.boot.plus_ms(self.stop_deadline_ms(&targets));
-        let again =
-            targets.iter().fold(Decision::default(), |decision, (name, _)| decision.and(self.stop_again(now, name)));
-        again.and(wait(received, Goal::Down, targets)).note(Note::Deadline { of: received.seq, at })
+    fn wait(&self, now: Now, received: &Received, goal: Goal, targets: Targets) -> Decision {
+        let by = now.boot.plus_ms(self.settles_within_ms(goal, &targets));
+        let again = match goal {
+            Goal::Down => {
+                targets.iter().fold(Decision::default(), |all, (name, _)| all.and(self.stop_again(now, name)))
+            }
+            Goal::Ready | Goal::Restarted | Goal::Kept => Decision::default(),
+        };
+        again.entry(Entry::RequestWaits { of: received.seq, goal, targets }).note(Note::Settle { of: received.seq, by })
+    }
+
+    /// The longest that the outcome of a change can take to be decided, from when its step 1 is taken.
+    pub(super) fn settles_within_ms(&self, goal: Goal, targets: &[(NodeName, Incarnation)]) -> u64 {
+        match goal {
+            Goal::Down => self.stop_deadline_ms(targets),
+            Goal::Ready if targets.iter().all(|(_, least)| *least == REMOVED) => self.stop_deadline_ms(targets),
+            // Its predecessor has to end, and its turn to come.
+            Goal::Ready | Goal::Restarted | Goal::Kept => {
+                self.stop_deadline_ms(targets) + self.options.ready_timeout_ms
+            }
+        }
     }
 
     /// The longest stop timeout of these nodes, the stages' waits, and a grace.
-    pub(super) fn stop_deadline_ms(&self, targets: &Targets) -> u64 {
+    pub(super) fn stop_deadline_ms(&self, targets: &[(NodeName, Incarnation)]) -> u64 {
         let records = targets.iter().filter_map(|(name, _)| self.durable.nodes.get(name));
         let longest = records.map(|record| record.spec.0.stop_timeout_ms).max().unwrap_or(0);
         longest + 3 * self.options.stage_wait_ms + STOP_GRACE_MS
@@ -425,13 +457,15 @@ impl Lifecycle {
     pub(super) fn target_met(&self, goal: Goal, name: &NodeName, least: Incarnation) -> bool {
         match goal {
             Goal::Ready if least == REMOVED => self.is_done_stopping(name),
-            Goal::Ready | Goal::Restarted => self.is_ready(name, least) || self.hopeless(name),
+            Goal::Ready | Goal::Restarted | Goal::Kept => {
+                self.is_ready(name, least) || self.hopeless(name) || self.is_late(name)
+            }
             Goal::Down => self.is_done_stopping(name),
         }
     }
 
     /// Ready, in a process no older than `least`.
-    fn is_ready(&self, name: &NodeName, least: Incarnation) -> bool {
+    pub(super) fn is_ready(&self, name: &NodeName, least: Incarnation) -> bool {
         self.durable
             .nodes
             .get(name)
@@ -444,7 +478,7 @@ impl Lifecycle {
         self.durable.nodes.get(name).is_none_or(|record| record.given_up.is_some() || record.want != Want::Up)
     }
 
-    fn lives(&self, name: &NodeName, least: Incarnation) -> bool {
+    pub(super) fn lives(&self, name: &NodeName, least: Incarnation) -> bool {
         self.durable
             .nodes
             .get(name)
@@ -457,143 +491,19 @@ impl Lifecycle {
     pub fn wants_outputs(&self, now: Now) -> Vec<NodeName> {
         let mut wanted = BTreeSet::new();
         for seq in self.agenda.requests_due(now.boot) {
-            let Some(one) = self.durable.unfinished.get(&seq) else { continue };
-            let (Request::Deploy { .. }, Stage::Waiting { goal: Goal::Ready, targets }) =
+            let Some(one) = self.durable.unfinished.get(&seq).filter(|one| self.is_due(now, one)) else { continue };
+            if let (Request::Deploy { .. }, Stage::Waiting { goal: Goal::Ready | Goal::Kept, targets }) =
                 (&one.received.request, &one.record.stage)
-            else {
-                continue;
-            };
-            let deadline = self.seen.waiting.get(&seq).and_then(|waiting| waiting.deadline);
-            if deadline.is_some_and(|at| at <= now.boot) {
+            {
                 let late = targets.iter().filter(|(name, least)| *least != REMOVED && !self.is_ready(name, *least));
                 wanted.extend(late.filter(|(name, least)| self.lives(name, *least)).map(|(name, _)| name.clone()));
             }
         }
+        for name in self.agenda.nodes_due(now.boot) {
+            if self.turns_late(now, &name) && !self.agenda.facts.waits.of(&name).is_empty() {
+                wanted.insert(name);
+            }
+        }
         wanted.into_iter().take(OUTPUTS_LIMIT).collect()
     }
-
-    /// The answer to a waiting change: its goal is met, or its deadline has come.
-    pub(super) fn outcome(
-        &self,
-        received: &Received,
-        goal: Goal,
-        targets: &[(NodeName, Incarnation)],
-        met: bool,
-    ) -> Response {
-        // Of a node that was removed there is something to say only if it is not gone.
-        let is_gone = |name: &NodeName, least| goal == Goal::Ready && least == REMOVED && self.is_down(name);
-        let told = targets.iter().filter(|(name, least)| !is_gone(name, *least));
-        let nodes: Vec<(Result, bool)> =
-            told.map(|(name, least)| self.node_outcome(received, goal, name, *least)).collect();
-        let (reqid, request) = (&received.reqid, &received.request);
-        let instance = &self.options.instance;
-        let nodes = within_budget(nodes);
-        match request {
-            Request::SetConfiguration { .. } | Request::AgentStandby {} | Request::Shutdown { .. } => {
-                let mut failed: Vec<String> = Vec::new();
-                for (result, pending) in &nodes {
-                    let node = result.node.as_deref().unwrap_or_default();
-                    match (&result.error, pending) {
-                        (Some(error), _) => failed.push(format!("{node}: {error}")),
-                        (None, true) => failed.push(format!("{node}: not ready yet, supervision goes on")),
-                        (None, false) => {}
-                    }
-                }
-                if failed.is_empty() {
-                    let mut done = answer::succeeded(instance, reqid, request);
-                    if let (Request::Shutdown { .. }, Some(one)) = (request, done.results.first_mut()) {
-                        one.data = self.only_promised_of(targets);
-                    }
-                    return done;
-                }
-                let prefix = if met { "" } else { "request timed out; " };
-                answer::failed(instance, reqid, request, format!("{prefix}{}", failed.join("; ")))
-            }
-            Request::Deploy { .. } => {
-                let mut results = Vec::new();
-                if !met {
-                    let mut timed_out = answer::result(instance, reqid, false);
-                    timed_out.error = Some("request timed out".to_owned());
-                    results.push(timed_out);
-                }
-                results.extend(nodes.into_iter().map(|(result, _)| result));
-                if results.is_empty() {
-                    return answer::succeeded(instance, reqid, request);
-                }
-                answer::response(reqid, request, results)
-            }
-            Request::Restart { .. }
-            | Request::StartNodes { .. }
-            | Request::StopNodes { .. }
-            | Request::AgentWelcome {}
-            | Request::GetNodes {}
-            | Request::AdoptState {}
-            | Request::NodeDispatch { .. } => {
-                answer::response(reqid, request, nodes.into_iter().map(|(result, _)| result).collect())
-            }
-        }
-    }
-
-    /// One node's Result, and whether it is still on its way (then it failed without an error of its own; its output,
-    /// if it left any, says more).
-    fn node_outcome(&self, received: &Received, goal: Goal, name: &NodeName, least: Incarnation) -> (Result, bool) {
-        let (instance, reqid) = (&self.options.instance, &received.reqid);
-        let goal = if goal == Goal::Ready && least == REMOVED { Goal::Down } else { goal };
-        let good = match goal {
-            Goal::Ready => self.is_ready(name, least),
-            Goal::Restarted => self.is_ready(name, least) || self.lives(name, least),
-            Goal::Down => self.is_down(name),
-        };
-        if good {
-            let mut one = answer::of_node(instance, reqid, name, None);
-            if let Request::StopNodes { .. } = received.request {
-                one.data = self.only_promised(name).map(ResultData::Text);
-            }
-            return (one, false);
-        }
-        let record = self.durable.nodes.get(name);
-        let mut one = answer::of_node(instance, reqid, name, None);
-        one.success = false;
-        one.data = self.seen.nodes.get(name).and_then(|node| node.outputs.clone()).map(ResultData::Outputs);
-        if goal == Goal::Down {
-            one.error = Some(self.why_not_down(name));
-            return (one, false);
-        }
-        let fallback = NodeSeen::default();
-        let node = self.seen.nodes.get(name).unwrap_or(&fallback);
-        one.error = match record.map(|record| (record, &record.given_up)) {
-            None => Some("not part of the configuration any more".to_owned()),
-            Some((record, Some(given_up))) => Some(node.given_up(given_up, record.incarnation)),
-            Some((record, None)) if record.want != Want::Up => Some("stopped by a later command".to_owned()),
-            Some((_, None)) => node.obstacle(least),
-        };
-        let pending = one.error.is_none();
-        (one, pending)
-    }
-}
-
-impl Lifecycle {
-    /// The same of several nodes, for an answer with one Result.
-    fn only_promised_of(&self, targets: &[(NodeName, Incarnation)]) -> Option<ResultData> {
-        let said = targets.iter().filter_map(|(name, _)| Some(format!("{name}: {}", self.only_promised(name)?)));
-        let said: Vec<String> = said.collect();
-        (!said.is_empty()).then(|| ResultData::Text(said.join("; ")))
-    }
-}
-
-/// Takes the output out of the Results for which a stored response has no room.
-fn within_budget(mut nodes: Vec<(Result, bool)>) -> Vec<(Result, bool)> {
-    let mut left = OUTPUTS_BYTES;
-    for (result, _) in &mut nodes {
-        let Some(ResultData::Outputs(outputs)) = &result.data else { continue };
-        match left.checked_sub(outputs.stdout.len() + outputs.stderr.len()) {
-            Some(rest) => left = rest,
-            None => result.data = None,
-        }
-    }
-    nodes
-}
-
-fn wait(received: &Received, goal: Goal, targets: Targets) -> Decision {
-    Decision::default().entry(Entry::RequestWaits { of: received.seq, goal, targets })
 }

@@ -46,6 +46,17 @@ impl Decision {
     }
 }
 
+/// The outcome of `of` is decided; its entry is in the same decision. Those who wait are told.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub of: Seq,
+    pub digest: Digest,
+    pub response: Response,
+    pub dialect: Dialect,
+    /// Who asked over Broker or WebSocket was told something before.
+    pub told_at_deadline: bool,
+}
+
 /// A change of what this run of the agent knows and the next may forget.
 #[derive(Debug)]
 pub(super) enum Note {
@@ -54,19 +65,35 @@ pub(super) enum Note {
         of: Seq,
         route: Option<Route>,
         dialect: Dialect,
+        until_deadline: bool,
     },
-    /// When the outcome of `of` has to be decided at the latest.
+    /// When those who ask for `of` over Broker or WebSocket are told something at the latest.
     Deadline {
         of: Seq,
         at: BootTime,
     },
-    /// The outcome of `of` is decided; its entry is in this decision. Those who wait are told.
-    Answered {
+    /// They are told this; its entry is in this decision.
+    DeadlineAnswered {
         of: Seq,
-        digest: Digest,
         response: Response,
         dialect: Dialect,
     },
+    /// When the outcome of `of` has to be decided at the latest.
+    Settle {
+        of: Seq,
+        by: BootTime,
+    },
+    /// Since then it is waited for a node to get ready, for what the request `by` wants of it.
+    Awaited {
+        node: NodeName,
+        by: Seq,
+        at: BootTime,
+    },
+    /// It has not got ready in time, and nobody waits for it any longer.
+    Late {
+        node: NodeName,
+    },
+    Answered(Answered),
     /// Responses that nobody took have been published.
     Published {
         keys: Vec<Seq>,

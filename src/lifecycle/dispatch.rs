@@ -195,8 +195,8 @@ impl Lifecycle {
     pub(super) fn finish_dispatch(&self, now: Now, wake: &Wake, of: Seq) -> Option<Decision> {
         let dispatch = self.seen.dispatches.get(&of)?;
         let one = self.durable.unfinished.get(&of)?;
-        let deadline = self.seen.waiting.get(&of).and_then(|waiting| waiting.deadline).unwrap_or(now.boot);
-        if dispatch.is_answered() || wake.due(deadline) {
+        let settle_by = self.seen.waiting.get(&of).and_then(|waiting| waiting.settle_by).unwrap_or(now.boot);
+        if dispatch.is_answered() || wake.due(settle_by) {
             let response = self.dispatch_response(&one.received, &dispatch.nodes);
             return Some(self.complete(&one.received, Outcome::Completed, response));
         }
@@ -227,7 +227,7 @@ impl Lifecycle {
                 self.of_node(received, node, Some(error))
             }
         });
-        let results = results.collect();
+        let results = results.chain(self.unknown_nodes(received)).collect();
         answer::response(&received.reqid, &received.request, results)
     }
 

@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::api::event::Source;
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
-use crate::api::time::BootTime;
+use crate::api::time::{BootTime, Timestamp};
 use crate::journal::entry::{
     AgentRecord, ConfigChange, DesiredRecord, Entry, GivenUp, Life, NodeRecord, Numbered, Packed, Received, Record,
-    Recovered, Stage, UnfinishedRecord, Verdict, Want, WantChange,
+    Recovered, Stage, UnfinishedExtras, UnfinishedRecord, Verdict, Want, WantChange,
 };
 
 /// A node that ran this long had a proper life: its next death is the first in a row again.
@@ -135,7 +136,7 @@ impl Durable {
             Entry::HoldEnded { .. } => self.change_hold(None),
             Entry::Salvaged { .. } | Entry::Imported { .. } | Entry::FormatChanged { .. } | Entry::Pruned { .. } => {}
             Entry::RequestAnswered { .. } | Entry::RequestConflicted { .. } | Entry::InputRejected { .. } => {}
-            Entry::DuplicateSeen { .. } => {}
+            Entry::DuplicateSeen { of, source } => self.asked_again(*of, numbered.at, source),
             Entry::RequestReceived { .. } => self.request_received(numbered),
             Entry::RequestBegun { of, .. } => {
                 // The attempt is told by how many were lost before; the entry is for the audit.
@@ -148,6 +149,12 @@ impl Durable {
                     self.changed.over.extend(targets_of(before).map(|targets| (*of, targets)));
                 }
                 self.touch_unfinished(*of);
+            }
+            Entry::DeadlineAnswered { of, .. } => {
+                if let Some(one) = self.unfinished.get_mut(of) {
+                    one.record.extras.0.deadline = Some(numbered.seq);
+                    self.touch_unfinished(*of);
+                }
             }
             Entry::RequestCompleted { of, .. } => self.request_completed(*of),
             Entry::DesiredChanged { by, config, nodes } => self.desired_changed(*by, config, nodes),
@@ -249,13 +256,26 @@ impl Durable {
             dialect: *dialect,
             source: source.clone(),
         };
-        let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras: Packed::default() };
+        let asked = source.has_deadline().then_some(numbered.at);
+        let extras = Packed(UnfinishedExtras { asked, ..UnfinishedExtras::default() });
+        let record = UnfinishedRecord { lost_attempts: 0, stage: Stage::Accepted, extras };
         self.unfinished.insert(numbered.seq, Unfinished { received, record });
         if !reqid.is_empty() {
             self.by_reqid.insert(reqid.clone(), numbered.seq);
         }
         self.dirty.unfinished.insert(numbered.seq, false);
         self.changed.requests.insert(numbered.seq);
+    }
+
+    /// The first who asks where there is a deadline begins it.
+    fn asked_again(&mut self, of: Seq, at: Timestamp, source: &Source) {
+        if let Some(one) = self.unfinished.get_mut(&of)
+            && source.has_deadline()
+            && one.record.extras.0.asked.is_none()
+        {
+            one.record.extras.0.asked = Some(at);
+            self.touch_unfinished(of);
+        }
     }
 
     fn request_completed(&mut self, of: Seq) {

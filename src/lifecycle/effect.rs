@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::api::event::{Dialect, Notification, Response, Route};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::supervision::NodeOrder;
+use crate::api::time::Timestamp;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -13,6 +14,8 @@ pub enum Effect {
         route: Route,
         dialect: Dialect,
         response: Arc<Response>,
+        /// When it was decided, if that was before this was asked.
+        stored_at: Option<Timestamp>,
     },
     /// Say on this connection that the request was not taken, and why. It is not journaled and its reqid not used up.
     Refuse {

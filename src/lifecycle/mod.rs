@@ -26,6 +26,7 @@ mod effect;
 mod health;
 mod input;
 mod nodes;
+mod outcome;
 mod plan;
 mod ports;
 mod query;
@@ -34,6 +35,7 @@ mod report;
 mod requests;
 mod restart;
 mod seen;
+mod settle;
 mod stages;
 mod start;
 mod waits;
@@ -48,21 +50,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::api::configuration::ClusterRole;
-use crate::api::event::{Dialect, Notification, Response};
+use crate::api::event::{Dialect, Notification, Response, Route};
 use crate::api::ids::{InstanceName, Seq};
 use crate::api::launch::{Program, Readiness};
 use crate::api::rights::Rights;
 use crate::api::status::NodeState;
 use crate::api::supervision::Finding;
 use crate::api::time::{BootTime, Now};
-use crate::journal::entry::{Answer, Digest, Entry, Known, Life, Numbered, Record, Recovered, Removal, Sealed};
+use crate::journal::entry::{Answer, Entry, Known, Life, Numbered, Record, Recovered, Removal, Sealed, Stored};
 use crate::zeek;
 
 use agenda::Agenda;
 use change::Current;
-use decision::{Decision, Note};
+use decision::{Answered, Decision, Note};
 use dispatch::Questioned;
-use seen::{Place, Seen, Unsent, Waiting};
+use seen::{Place, Seen, Unsent, Waiter, Waiting};
 use wake::Wake;
 
 pub use durable::{Durable, PROPER_LIFE_MS};
@@ -89,14 +91,14 @@ pub struct Options {
     pub readiness: Readiness,
     /// User and limits, where a role has any of its own.
     pub rights: BTreeMap<ClusterRole, Rights>,
-    /// Not ready after this: said once, as notify_error.
+    /// Not ready after this: said once, as notify_error. From when its turn to start came, no change waits longer for it.
     pub ready_timeout_ms: u64,
     pub stop_timeout_ms: u64,
     /// For loggers and managers, which have more to write.
     pub stop_timeout_writers_ms: u64,
     /// The longest that a stage of nodes waits for the one before it.
     pub stage_wait_ms: u64,
-    /// Changes are answered within this, from receipt.
+    /// Who asks for a change over Broker or WebSocket is told by then how far it is; dispatches have their outcome.
     pub request_timeout_ms: u64,
     pub restart: RestartOptions,
 }
@@ -113,6 +115,11 @@ impl Options {
     /// Requests that wait for nodes to end are answered within this.
     pub fn longest_stop_ms(&self) -> u64 {
         self.stop_timeout_ms.max(self.stop_timeout_writers_ms) + 3 * self.stage_wait_ms + change::STOP_GRACE_MS
+    }
+
+    /// Requests that wait for nodes to get ready have their outcome within this.
+    pub fn longest_start_ms(&self) -> u64 {
+        self.longest_stop_ms() + self.ready_timeout_ms
     }
 }
 
@@ -225,7 +232,8 @@ impl Lifecycle {
             Input::NodeAnswered { of, connection, answer } => self.observe_answer(*of, *connection, answer),
             Input::Committed { upto } => {
                 self.seen.durable = *upto;
-                self.seen.fresh.retain(|_, known| known.outcome.as_ref().is_some_and(|(at, _)| at > upto));
+                self.seen.fresh.retain(|_, known| known.outcome.as_ref().is_some_and(|one| one.seq > *upto));
+                self.seen.fresh_deadlines.retain(|_, one| one.seq > *upto);
             }
             Input::Node(event) => self.observe_node(now, event),
             Input::Found {
@@ -324,6 +332,9 @@ impl Lifecycle {
         for entry in entries {
             let one = Numbered { seq: self.durable.last.next(), at: now.wall, entry };
             self.durable.apply(&one);
+            if let Entry::NodeReady { node, .. } = &one.entry {
+                self.seen.node(node).awaited = None;
+            }
             numbered.push(one);
         }
         for note in notes {
@@ -340,17 +351,30 @@ impl Lifecycle {
 
     fn remember(&mut self, now: Now, note: Note, numbered: &[Numbered], effects: &mut Vec<Effect>) {
         match note {
-            Note::Wait { of, route, dialect } => {
+            Note::Wait { of, route, dialect, until_deadline } => {
                 let waiting = self.seen.waiting.entry(of).or_default();
-                waiting.routes.extend(route.map(|route| (route, dialect)));
+                waiting.routes.extend(route.map(|route| Waiter { route, dialect, until_deadline }));
+            }
+            Note::Settle { of, by } => {
+                self.seen.waiting.entry(of).or_default().settle_by = Some(by);
+                self.agenda.requests.insert(of);
+            }
+            Note::DeadlineAnswered { of, response, dialect } => {
+                self.answered_at_deadline(of, response, dialect, numbered, effects);
+            }
+            Note::Awaited { node, by, at } => {
+                self.seen.node(&node).awaited = Some(seen::Awaited { by, at, is_late: false });
+            }
+            Note::Late { node } => {
+                if let Some(awaited) = &mut self.seen.node(&node).awaited {
+                    awaited.is_late = true;
+                }
             }
             Note::Deadline { of, at } => {
                 self.seen.waiting.entry(of).or_default().deadline = Some(at);
                 self.agenda.requests.insert(of);
             }
-            Note::Answered { of, digest, response, dialect } => {
-                self.answered(of, digest, response, dialect, numbered, effects);
-            }
+            Note::Answered(answered) => self.answered(answered, numbered, effects),
             Note::Dispatching { of, nodes } => {
                 self.agenda.questions.extend(nodes.keys().map(|node| (of, node.clone())));
                 self.seen.dispatch(of, nodes);
@@ -449,15 +473,8 @@ impl Lifecycle {
     }
 
     /// The outcome of a request is decided: those who wait get it, whoever repeats it before the commit finds it.
-    fn answered(
-        &mut self,
-        of: Seq,
-        digest: Digest,
-        response: Response,
-        dialect: Dialect,
-        numbered: &[Numbered],
-        effects: &mut Vec<Effect>,
-    ) {
+    fn answered(&mut self, answered: Answered, numbered: &[Numbered], effects: &mut Vec<Effect>) {
+        let Answered { of, digest, response, dialect, told_at_deadline } = answered;
         let Waiting { routes, .. } = self.seen.waiting.remove(&of).unwrap_or_default();
         self.seen.dispatched(of);
         let outcome = numbered.iter().find(|one| match &one.entry {
@@ -465,17 +482,43 @@ impl Lifecycle {
             Entry::RequestAnswered { .. } => one.seq == of,
             _other => false,
         });
-        let key = outcome.map_or(self.durable.last, |one| one.seq);
+        let Some((key, at)) = outcome.map(|one| (one.seq, one.at)) else { return };
         let response = Arc::new(response);
-        for (route, dialect) in &routes {
-            effects.push(Effect::Respond { route: *route, dialect: *dialect, response: Arc::clone(&response) });
-        }
+        let routes = respond_to(&routes, &response, effects);
         if !response.reqid.is_empty() {
-            let known = Known { seq: of, digest, outcome: Some((key, Answer::Kept((*response).clone()))) };
+            let answer = Answer::Kept((*response).clone());
+            let known = Known { seq: of, digest, deadline: None, outcome: Some(Stored { seq: key, at, answer }) };
             self.seen.fresh.insert(response.reqid.clone(), known);
         }
-        let routes = routes.into_iter().map(|(route, _)| route).collect();
-        self.seen.remember_unsent(key, Unsent { dialect, response, routes });
+        // Subscribers were told something at the deadline, and are told nothing else.
+        if !told_at_deadline {
+            self.seen.remember_unsent(key, Unsent { dialect, response, routes });
+            self.agenda.unsent = true;
+        }
+    }
+
+    /// Those who wait no longer than the deadline get this; the others wait on.
+    fn answered_at_deadline(
+        &mut self,
+        of: Seq,
+        response: Response,
+        dialect: Dialect,
+        numbered: &[Numbered],
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(told) =
+            numbered.iter().find(|one| matches!(&one.entry, Entry::DeadlineAnswered { of: told, .. } if *told == of))
+        else {
+            return;
+        };
+        let waiting = self.seen.waiting.entry(of).or_default();
+        let (hurried, patient): (Vec<_>, Vec<_>) = waiting.routes.drain(..).partition(|waiter| waiter.until_deadline);
+        waiting.routes = patient;
+        let response = Arc::new(response);
+        let routes = respond_to(&hurried, &response, effects);
+        let answer = Answer::Kept((*response).clone());
+        self.seen.fresh_deadlines.insert(of, Stored { seq: told.seq, at: told.at, answer });
+        self.seen.remember_unsent(told.seq, Unsent { dialect, response, routes });
         self.agenda.unsent = true;
     }
 
@@ -510,4 +553,13 @@ impl Lifecycle {
         }
         effects
     }
+}
+
+/// Answers everybody who waits, and tells where the answer went.
+fn respond_to(waiters: &[Waiter], response: &Arc<Response>, effects: &mut Vec<Effect>) -> BTreeSet<Route> {
+    for Waiter { route, dialect, .. } in waiters {
+        let response = Arc::clone(response);
+        effects.push(Effect::Respond { route: *route, dialect: *dialect, response, stored_at: None });
+    }
+    waiters.iter().map(|waiter| waiter.route).collect()
 }

@@ -297,6 +297,10 @@ impl Lifecycle {
         record: &NodeRecord,
         node: &NodeSeen,
     ) -> Option<Decision> {
+        let awaited = self.await_node(now, wake, name, record, node);
+        if awaited.is_some() {
+            return awaited;
+        }
         match node.place {
             Place::Unprobed | Place::Launching { .. } => None,
             Place::Present { incarnation } => self.advance_present(now, wake, name, record, node, incarnation),

@@ -64,6 +64,10 @@ impl Lifecycle {
                 incarnation: record.incarnation.0,
                 up_ms,
                 deaths: record.deaths.iter().filter(|at| now.boot.ms_since(**at) <= window_ms).count() as u64,
+                awaited_ms: node
+                    .awaited
+                    .filter(|awaited| awaited.by == record.by && record.want == Want::Up)
+                    .map(|awaited| now.boot.ms_since(awaited.at)),
                 next_start_ms: record.next_start.map(|at| at.ms_since(now.boot)),
                 last_exit: record.last_exit.as_ref().map(ToString::to_string),
                 note,

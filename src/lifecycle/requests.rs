@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
 use crate::api::ids::{ReqId, Seq};
-use crate::api::time::Now;
-use crate::journal::entry::{Answer, Digest, Entry, Known, Outcome, Packed, Received, Stage, digest};
+use crate::api::time::{Now, Timestamp};
+use crate::journal::entry::{
+    Answer, Digest, Entry, Known, Outcome, Packed, Received, Stored, UnfinishedRecord, digest,
+};
 
 use super::agenda::Item;
-use super::decision::{Decision, Note};
+use super::decision::{Answered, Decision, Note};
 use super::effect::Effect;
 use super::seen::Rejections;
 use super::wake::Wake;
@@ -33,7 +35,7 @@ impl Lifecycle {
         let digest = digest(&incoming.request);
         match self.known(&incoming.reqid, known) {
             Some(known) if known.digest != digest => vec![self.conflict(incoming, digest, known.seq)],
-            Some(known) => self.duplicate(incoming, &known),
+            Some(known) => self.duplicate(now, incoming, &known),
             None => vec![self.accept(now, incoming, digest)],
         }
     }
@@ -44,31 +46,50 @@ impl Lifecycle {
             return None;
         }
         if let Some((seq, one)) = self.durable.unfinished_by_reqid(reqid) {
-            return Some(Known { seq, digest: one.received.digest, outcome: None });
+            return Some(Known {
+                seq,
+                digest: one.received.digest,
+                deadline: self.told_at_deadline(seq, journaled),
+                outcome: None,
+            });
         }
-        self.seen.fresh.get(reqid).or(journaled).cloned()
+        let known = self.seen.fresh.get(reqid).or(journaled).cloned();
+        known.map(|known| Known { deadline: self.told_at_deadline(known.seq, journaled), ..known })
     }
 
-    fn duplicate(&self, incoming: &Incoming, known: &Known) -> Vec<Decision> {
+    fn told_at_deadline(&self, of: Seq, journaled: Option<&Known>) -> Option<Stored> {
+        let journaled = journaled.filter(|known| known.seq == of).and_then(|known| known.deadline.as_ref());
+        self.seen.fresh_deadlines.get(&of).or(journaled).cloned()
+    }
+
+    /// Where there is a deadline, everybody gets what was told at it, if anything was; elsewhere everybody gets the outcome.
+    fn duplicate(&self, now: Now, incoming: &Incoming, known: &Known) -> Vec<Decision> {
+        let has_deadline = incoming.source.has_deadline();
+        let stored = known.deadline.as_ref().filter(|_| has_deadline).or(known.outcome.as_ref());
         let seen_again =
             Decision::default().entry(Entry::DuplicateSeen { of: known.seq, source: incoming.source.clone() });
-        match &known.outcome {
-            Some((at, stored)) => {
-                let response = match stored {
+        match stored {
+            Some(Stored { seq, at, answer }) => {
+                let response = match answer {
                     Answer::Kept(response) => response.clone(),
                     Answer::Dropped { .. } => self.no_longer_kept(incoming),
                 };
-                let mut answer = respond(incoming.route, incoming.dialect, response);
-                answer.resting_on = Some(*at);
+                let mut answer = respond(incoming.route, incoming.dialect, response, Some(*at));
+                answer.resting_on = Some(*seq);
                 vec![answer, seen_again]
             }
             None => {
-                let waiting = self.seen.waiting.get(&known.seq).map_or(0, |waiting| waiting.routes.len());
-                if waiting >= WAITING_DUPLICATES {
+                let waiting = self.seen.waiting.get(&known.seq);
+                if waiting.is_some_and(|waiting| waiting.routes.len() >= WAITING_DUPLICATES) {
                     return vec![refuse(incoming.route, "busy: too many wait for the outcome of this request already")];
                 }
                 let (route, dialect) = (incoming.route, incoming.dialect);
-                vec![seen_again.note(Note::Wait { of: known.seq, route, dialect })]
+                let waits = seen_again.note(Note::Wait { of: known.seq, route, dialect, until_deadline: has_deadline });
+                if !has_deadline || waiting.is_some_and(|waiting| waiting.deadline.is_some()) {
+                    return vec![waits];
+                }
+                // The first who asks where there is one.
+                vec![waits.note(self.deadline(now, known.seq))]
             }
         }
     }
@@ -96,7 +117,7 @@ impl Lifecycle {
             source: incoming.source.clone(),
             response: Packed(response.clone()),
         };
-        Decision::default().entry(entry).and(respond(incoming.route, incoming.dialect, response))
+        Decision::default().entry(entry).and(respond(incoming.route, incoming.dialect, response, None))
     }
 
     /// A new request. What changes nothing is journaled with its answer, in one; a change waits until its entry is
@@ -115,7 +136,8 @@ impl Lifecycle {
             dialect: incoming.dialect,
             source: incoming.source.clone(),
         };
-        let waits = Decision::default().note(Note::Wait { of: seq, route: incoming.route, dialect: incoming.dialect });
+        let (route, dialect, until_deadline) = (incoming.route, incoming.dialect, incoming.source.has_deadline());
+        let waits = Decision::default().note(Note::Wait { of: seq, route, dialect, until_deadline });
         match self.query(&received) {
             Some(response) => {
                 let answered = waits.and(answer_at_once(&received, response));
@@ -123,7 +145,6 @@ impl Lifecycle {
                 if welcomed { answered.note(Note::Welcomed) } else { answered }
             }
             None => {
-                let timeout_ms = incoming.timeout_ms.unwrap_or(self.options.request_timeout_ms);
                 let entry = Entry::RequestReceived {
                     reqid: received.reqid,
                     request: Packed(received.request),
@@ -131,9 +152,32 @@ impl Lifecycle {
                     dialect: received.dialect,
                     source: received.source,
                 };
-                waits.entry(entry).note(Note::Deadline { of: seq, at: now.boot.plus_ms(timeout_ms) })
+                let waits = waits.entry(entry);
+                let waits = if until_deadline { waits.note(self.deadline(now, seq)) } else { waits };
+                match &incoming.request {
+                    Request::NodeDispatch { .. } => waits.note(self.settles_in_time(now, seq)),
+                    Request::SetConfiguration { .. }
+                    | Request::Deploy { .. }
+                    | Request::AgentWelcome {}
+                    | Request::AgentStandby {}
+                    | Request::GetNodes {}
+                    | Request::Restart { .. }
+                    | Request::StartNodes { .. }
+                    | Request::StopNodes { .. }
+                    | Request::AdoptState {}
+                    | Request::Shutdown { .. } => waits,
+                }
             }
         }
+    }
+
+    pub(super) fn deadline(&self, now: Now, of: Seq) -> Note {
+        Note::Deadline { of, at: now.boot.plus_ms(self.options.request_timeout_ms) }
+    }
+
+    /// What only asks nodes has its outcome by the deadline, whoever asks.
+    pub(super) fn settles_in_time(&self, now: Now, of: Seq) -> Note {
+        Note::Settle { of, by: now.boot.plus_ms(self.options.request_timeout_ms) }
     }
 
     /// Input that is no request: an entry while it is rare, a count when it is not (P10).
@@ -186,7 +230,7 @@ impl Lifecycle {
         let received = &one.received;
         let error = format!("abandoned after {ATTEMPTS} attempts, each of which ended with the agent's death");
         let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
-        Some(complete(received, one.record.lost_attempts, Outcome::Abandoned, response))
+        Some(complete(received, Some(&one.record), 0, Outcome::Abandoned, response))
     }
 
     /// Takes step 1 of the earliest request that is durable and has not had it.
@@ -207,7 +251,7 @@ impl Lifecycle {
         while let Some(seq) = self.agenda.requests.first().copied() {
             self.agenda.look();
             let wake = Wake::new(now.boot);
-            let decision = self.finish_change(now, &wake, seq).or_else(|| self.finish_dispatch(now, &wake, seq));
+            let decision = self.settle(now, &wake, seq).or_else(|| self.finish_dispatch(now, &wake, seq));
             if decision.is_some() {
                 return decision;
             }
@@ -216,25 +260,9 @@ impl Lifecycle {
         None
     }
 
-    fn finish_change(&self, now: Now, wake: &Wake, seq: Seq) -> Option<Decision> {
-        let one = self.durable.unfinished.get(&seq)?;
-        let Stage::Waiting { goal, targets } = &one.record.stage else { return None };
-        let met = self.agenda.facts.waits.is_met(seq);
-        let deadline = self.seen.waiting.get(&seq).and_then(|waiting| waiting.deadline).unwrap_or(now.boot);
-        if !met && !wake.due(deadline) {
-            return None;
-        }
-        let response = self.outcome(&one.received, *goal, targets, met);
-        let mut done = self.complete(&one.received, Outcome::Completed, response);
-        if let Request::Shutdown { .. } = one.received.request {
-            done = done.and(self.stop("shutdown was requested"));
-        }
-        Some(done)
-    }
-
     pub(super) fn complete(&self, received: &Received, outcome: Outcome, response: Response) -> Decision {
-        let lost = self.durable.unfinished.get(&received.seq).map_or(0, |one| one.record.lost_attempts);
-        complete(received, lost + 1, outcome, response)
+        let record = self.durable.unfinished.get(&received.seq).map(|one| &one.record);
+        complete(received, record, 1, outcome, response)
     }
 
     /// P6: responses that nobody took go to whoever is subscribed to their topic now.
@@ -297,13 +325,21 @@ fn answer_at_once(received: &Received, response: Response) -> Decision {
         source: received.source.clone(),
         response: Answer::Kept(response.clone()),
     };
-    let answered = Note::Answered { of: received.seq, digest: received.digest, response, dialect: received.dialect };
-    Decision::default().entry(entry).note(answered)
+    Decision::default().entry(entry).note(answered(received, response, false))
 }
 
 /// The request has its outcome: the entry, and word to those who wait.
-pub(super) fn complete(received: &Received, attempts: u32, outcome: Outcome, response: Response) -> Decision {
+/// `more`: attempts beside those that were lost.
+fn complete(
+    received: &Received,
+    record: Option<&UnfinishedRecord>,
+    more: u32,
+    outcome: Outcome,
+    response: Response,
+) -> Decision {
     let response = answer::bounded(response);
+    let attempts = record.map_or(0, |record| record.lost_attempts) + more;
+    let told_at_deadline = record.is_some_and(|record| record.extras.0.deadline.is_some());
     Decision::default()
         .entry(Entry::RequestCompleted {
             of: received.seq,
@@ -311,14 +347,19 @@ pub(super) fn complete(received: &Received, attempts: u32, outcome: Outcome, res
             attempts,
             response: Answer::Kept(response.clone()),
         })
-        .note(Note::Answered { of: received.seq, digest: received.digest, response, dialect: received.dialect })
+        .note(answered(received, response, told_at_deadline))
+}
+
+fn answered(received: &Received, response: Response, told_at_deadline: bool) -> Note {
+    let (of, digest, dialect) = (received.seq, received.digest, received.dialect);
+    Note::Answered(Answered { of, digest, response, dialect, told_at_deadline })
 }
 
 /// To a connection if there is one, else to the topic.
-fn respond(route: Option<Route>, dialect: Dialect, response: Response) -> Decision {
+fn respond(route: Option<Route>, dialect: Dialect, response: Response, stored_at: Option<Timestamp>) -> Decision {
     let response = Arc::new(response);
     Decision::default().effect(match route {
-        Some(route) => Effect::Respond { route, dialect, response },
+        Some(route) => Effect::Respond { route, dialect, response, stored_at },
         None => Effect::Publish { dialect, response },
     })
 }

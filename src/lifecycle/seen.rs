@@ -8,7 +8,7 @@ use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::status::{NodeOutputs, NodeState};
 use crate::api::survivors::Survivors;
 use crate::api::time::BootTime;
-use crate::journal::entry::Known;
+use crate::journal::entry::{Known, Stored};
 
 use super::dispatch::{Dispatch, Questioned};
 use super::input::Peers;
@@ -37,6 +37,8 @@ pub(super) struct Seen {
     pub durable: Seq,
     /// Requests whose outcome is decided and not durable yet: the journal cannot be relied on to know them.
     pub fresh: BTreeMap<ReqId, Known>,
+    /// The same of what was told at the deadline of a request.
+    pub fresh_deadlines: BTreeMap<Seq, Stored>,
     pub nodes: Nodes,
     /// Something changed that concerns every node.
     pub all_changed: bool,
@@ -123,6 +125,8 @@ pub(super) struct NodeSeen {
     /// Its shim does not answer.
     pub silent: bool,
     pub overdue: bool,
+    /// Its turn to start came, or could not come, and it is not ready yet.
+    pub awaited: Option<Awaited>,
     /// It checked in before its start was known.
     pub checked_in: bool,
     /// Connections over which it said hello since its process was started, oldest first. The first is its channel: another
@@ -148,6 +152,7 @@ impl Default for NodeSeen {
             doubt: None,
             silent: false,
             overdue: false,
+            awaited: None,
             checked_in: false,
             hellos: Vec::new(),
             was_adopted: false,
@@ -219,8 +224,26 @@ pub(super) struct EarlyExit {
 /// Who waits for the outcome of a request, and until when.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Waiting {
-    pub routes: Vec<(Route, Dialect)>,
+    pub routes: Vec<Waiter>,
+    /// When those who ask over Broker or WebSocket are told something.
     pub deadline: Option<BootTime>,
+    /// When the outcome is decided, whatever it is then.
+    pub settle_by: Option<BootTime>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiter {
+    pub route: Route,
+    pub dialect: Dialect,
+    pub until_deadline: bool,
+}
+
+/// For which request it is waited for a node to get ready, since when, and whether that was too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Awaited {
+    pub by: Seq,
+    pub at: BootTime,
+    pub is_late: bool,
 }
 
 /// A response that has not provably left.
@@ -310,7 +333,7 @@ impl Seen {
     /// Forgets the routes over a connection; responses under way there stay for whoever subscribes.
     pub fn disconnected(&mut self, connection: u64) {
         for waiting in self.waiting.values_mut() {
-            waiting.routes.retain(|(route, _)| route.connection != connection);
+            waiting.routes.retain(|waiter| waiter.route.connection != connection);
         }
         for unsent in self.unsent.values_mut() {
             unsent.routes.retain(|route| route.connection != connection);

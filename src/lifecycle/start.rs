@@ -5,7 +5,7 @@ use crate::api::ids::NodeName;
 use crate::api::launch::ExitCause;
 use crate::api::supervision::Finding;
 use crate::api::time::Now;
-use crate::journal::entry::{Entry, Goal, Life, Packed, Stage};
+use crate::journal::entry::{Entry, Life, Packed, Stage};
 
 use super::decision::{Decision, Note};
 use super::seen::{Obstacle, Place};
@@ -36,13 +36,15 @@ impl Lifecycle {
             decision = decision.and(self.doubts(&self.check(&config.0)));
         }
         for (seq, one) in &self.durable.unfinished {
-            let timeout_ms = match &one.record.stage {
-                Stage::Waiting { goal: Goal::Down, targets } => self.stop_deadline_ms(targets),
-                Stage::Waiting { goal: Goal::Ready | Goal::Restarted, .. } | Stage::Accepted => {
-                    self.options.request_timeout_ms
+            if one.record.extras.0.asked.is_some() {
+                decision = decision.note(self.deadline(now, *seq));
+            }
+            decision = decision.note(match &one.record.stage {
+                Stage::Waiting { goal, targets } => {
+                    Note::Settle { of: *seq, by: now.boot.plus_ms(self.settles_within_ms(*goal, targets)) }
                 }
-            };
-            decision = decision.note(Note::Deadline { of: *seq, at: now.boot.plus_ms(timeout_ms) });
+                Stage::Accepted => self.settles_in_time(now, *seq),
+            });
             // The entry above counts the crash, if it was one; this is the attempt that follows, unless there were
             // enough.
             let crashed = !self.durable.agent.stopped && !self.durable.agent.boot_id.is_empty();

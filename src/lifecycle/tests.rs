@@ -7,6 +7,7 @@ mod costs;
 mod health;
 mod preview;
 mod remains;
+mod settle;
 mod unprovable;
 
 use super::*;
@@ -30,6 +31,8 @@ struct Bench {
     /// Whether everything is looked at after each step, to find what the step has not.
     is_checked: bool,
     starts: usize,
+    /// Over what requests come.
+    transport: &'static str,
 }
 
 impl Bench {
@@ -40,7 +43,8 @@ impl Bench {
     fn with(options: Options) -> Self {
         let core = Lifecycle::new(options, Recovered::default());
         let now = Now { wall: Timestamp(1_000_000), boot: BootTime(100_000_000) };
-        let mut bench = Self { core, journal: MemoryJournal::new(), now, calls: 0, is_checked: true, starts: 0 };
+        let journal = MemoryJournal::new();
+        let mut bench = Self { core, journal, now, calls: 0, is_checked: true, starts: 0, transport: "control" };
         bench.start("boot-1", Vec::new());
         bench
     }
@@ -105,11 +109,16 @@ impl Bench {
             reqid,
             request: request.canonical(),
             dialect: Dialect::Management,
-            source: source("uid=0 pid=7"),
+            source: Source { transport: self.transport.to_owned(), ..source("uid=0 pid=7") },
             route: Some(Route { connection: 1, call: self.calls }),
-            timeout_ms: None,
         };
         self.give(Input::Request { incoming: Box::new(incoming), known })
+    }
+
+    /// As a controller asks, who does not wait for long.
+    fn over_broker(mut self) -> Self {
+        self.transport = "broker";
+        self
     }
 
     fn pass(&mut self, ms: u64) -> Vec<Effect> {
@@ -307,7 +316,6 @@ fn nothing_leaves_before_its_commit() {
         dialect: Dialect::ClusterAgent,
         source: source("p"),
         route: Some(Route { connection: 1, call: 1 }),
-        timeout_ms: None,
     };
     let input = Input::Request { incoming: Box::new(incoming), known: None };
     let mut free = Vec::new();
@@ -557,7 +565,7 @@ fn a_node_that_cannot_start_is_failed_with_the_reason() {
 
 #[test]
 fn at_the_deadline_pending_nodes_are_named_and_supervision_goes_on() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
     bench.obey(effects);
     assert!(responses(&bench.ready("w1")).is_empty());
@@ -568,7 +576,7 @@ fn at_the_deadline_pending_nodes_are_named_and_supervision_goes_on() {
     let [timed_out, w1, w2] = answer.results.as_slice() else { panic!("{answer:?}") };
     assert_eq!((timed_out.error.as_deref(), &timed_out.node), (Some("request timed out"), &None));
     assert!(w1.success);
-    assert!(!w2.success && w2.error.is_none());
+    assert!(!w2.success && w2.error.as_deref().unwrap().contains("not ready yet"), "{w2:?}");
     assert!(matches!(&w2.data, Some(ResultData::Outputs(outputs)) if outputs.stderr == "last words"), "{w2:?}");
     bench.ready("w2");
     assert_eq!(bench.state("w2"), NodeState::Running);
@@ -611,9 +619,20 @@ fn a_stopped_node_stays_stopped_until_it_is_started_or_configured() {
 
 #[test]
 fn unknown_nodes_are_dropped_by_the_api_and_named_to_operators() {
-    let mut bench = Bench::running(&["w1"]);
+    let mut bench = Bench::running(&["w1"]).over_broker();
+    // A controller names the nodes of all its hosts.
     let answer = only_response(&bench.ask("a", Request::Restart { nodes: names(&["nobody"]) }));
     assert!(answer.results.is_empty());
+    bench.transport = "control";
+    let answer = only_response(&bench.ask("aa", Request::Restart { nodes: names(&["nobody"]) }));
+    assert!(answer.results[0].error.as_ref().unwrap().contains("no such node") && !answer.success(), "{answer:?}");
+    let rejected = |entry: &Entry| matches!(entry, Entry::RequestCompleted { outcome: Outcome::Rejected, .. });
+    assert_eq!(bench.entries(rejected), 1);
+    let effects = bench.ask("aaa", Request::Restart { nodes: names(&["w1", "nobody"]) });
+    bench.obey(effects);
+    let answer = only_response(&bench.ready("w1"));
+    let told: Vec<_> = answer.results.iter().map(|one| (one.node.as_deref(), one.success)).collect();
+    assert_eq!(told, [(Some("w1"), true), (Some("nobody"), false)]);
     let answer = only_response(&bench.ask("b", Request::StopNodes { nodes: names(&["w1", "nobody"]) }));
     assert!(answer.results[0].error.as_ref().unwrap().contains("nobody"));
     assert_eq!(bench.state("w1"), NodeState::Running);
@@ -791,7 +810,7 @@ fn a_shutdown_is_answered_before_the_agent_ends() {
 
 #[test]
 fn what_a_late_node_writes_belongs_into_the_answer() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
     bench.obey(effects);
     bench.ready("w1");
@@ -807,7 +826,7 @@ fn what_a_late_node_writes_belongs_into_the_answer() {
 
 #[test]
 fn output_in_an_answer_is_bounded() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().over_broker();
     let nodes: Vec<String> = (0..100).map(|number| format!("w{number}")).collect();
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false });
@@ -873,7 +892,10 @@ fn a_dispatch_that_need_not_ask_is_answered_at_once() {
         let effects = bench.ask(&format!("wrong-{number}"), dispatch(action, &[]));
         assert_eq!(said(&only_response(&effects)), [("w1".into(), None, Some(error.into()))]);
     }
-    assert!(only_response(&bench.ask("b", dispatch(&GET, &["nobody"]))).results.is_empty());
+    let unknown = only_response(&bench.ask("b", dispatch(&GET, &["nobody"])));
+    assert!(unknown.results.len() == 1 && !unknown.success(), "{unknown:?}");
+    bench.transport = "broker";
+    assert!(only_response(&bench.ask("bb", dispatch(&GET, &["nobody"]))).results.is_empty());
     let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]) });
     bench.obey(effects);
     let effects = bench.ask("c", dispatch(&GET, &["w1"]));
@@ -1104,7 +1126,7 @@ fn an_abandoned_shutdown_stops_nothing_any_more() {
 
 #[test]
 fn a_response_stays_within_its_limit() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().over_broker();
     let nodes: Vec<String> = (0..100).map(|index| format!("w{index}")).collect();
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false });

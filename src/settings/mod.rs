@@ -504,7 +504,7 @@ settings! {
     ready: Ready, "ZCA_READY", "checkin" => Ready::Checkin;
     /// How long a node has to run to be ready with `ready = "alive"`.
     alive_secs: Span, "ZCA_ALIVE_SECS", "1s" => Span::seconds(1);
-    /// A node that is not ready by then stays PENDING, and the controller is told.
+    /// A node that is not ready by then stays PENDING, the controller is told, and a change waits for it no longer.
     ready_timeout: Span, "ZCA_READY_TIMEOUT", "1min" => Span::seconds(60);
     /// From SIGTERM to SIGKILL for proxies and workers.
     stop_timeout: Span, "ZCA_STOP_TIMEOUT", "10s" => Span::seconds(10);
@@ -543,7 +543,7 @@ settings! {
     /// Exit codes that make a node FAILED at once.
     permanent_exit_codes: ExitCodes, "ZCA_PERMANENT_EXIT_CODES", "[]" => ExitCodes::default();
 
-    /// Changes are answered within this. Controllers give up after 10 s.
+    /// Who asks over Broker or WebSocket is told by then how far a change is. Controllers give up after 10 s.
     request_timeout: Span, "ZCA_REQUEST_TIMEOUT", "7s" => Span::seconds(7);
     /// A commit of the journal that takes longer ends the agent; its nodes run on.
     commit_timeout: Span, "ZCA_COMMIT_TIMEOUT", "10s" => Span::seconds(10);

@@ -131,15 +131,19 @@ fn certificate_wanted(error: &tungstenite::Error) -> Option<String> {
 impl Client {
     /// Connects, subscribes to the topics of agents, and waits for the hello of the one that is there.
     /// `tls` is for `wss://`.
-    pub fn connect(url: &str, tls: &tls::ClientOptions) -> Result<Self, Error> {
+    /// Waits no longer than `patience`, if that is given.
+    pub fn connect(url: &str, tls: &tls::ClientOptions, patience: Option<Instant>) -> Result<Self, Error> {
         let deadline = Instant::now() + PATIENCE;
+        let deadline = patience.map_or(deadline, |patience| patience.min(deadline));
+        // A socket's timeout of 0 means none.
+        let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let Url { is_tls, authority, host, path } = parse(url)?;
         let tls = if is_tls { Some(tls::client(tls)?) } else { None };
         let unreachable = |source| Error::Unreachable { url: url.to_owned(), source };
         let stream = open(authority, deadline).map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
+        stream.set_write_timeout(Some(patience)).map_err(unreachable)?;
+        stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
         let upgrade = |source| match certificate_wanted(&source).filter(|_| is_tls) {
             Some(said) => Error::Certificate { url: url.to_owned(), said },
             None => Error::Upgrade { url: url.to_owned(), source: Box::new(source) },

@@ -328,14 +328,14 @@ fn a_newer_format_is_refused_untouched() {
     let good = fs::read(&mark).unwrap();
     let mut slot = [0; 64];
     slot[..8].copy_from_slice(b"ZCAMARK1");
-    slot[8..12].copy_from_slice(&3_u32.to_le_bytes());
+    slot[8..12].copy_from_slice(&4_u32.to_le_bytes());
     slot[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
     let checksum = blake3::hash(&slot[..40]);
     slot[40..56].copy_from_slice(&checksum.as_bytes()[..16]);
     OpenOptions::new().write(true).open(&mark).unwrap().write_all_at(&slot, 0).unwrap();
     let before = content(&host.state_dir());
     let said = run_to_end(&host, &[]);
-    assert!(said.code == 78 && said.stderr.contains("format 3"), "{said:?}");
+    assert!(said.code == 78 && said.stderr.contains("format 4"), "{said:?}");
     assert_eq!(content(&host.state_dir()), before);
     assert!(pids.values().all(|pid| is_alive(*pid)));
     fs::write(&mark, good).unwrap();

@@ -22,7 +22,7 @@ fn a_port_in_use_is_waited_for_and_whoever_has_it_is_named() {
     let squatter = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = squatter.local_addr().unwrap().port();
     let mut host = Host::new();
-    host.set("ZCA_REQUEST_TIMEOUT", "2s");
+    host.set("ZCA_READY_TIMEOUT", "2s");
     let _agent = host.start();
     let begun = Instant::now();
     let answer = host.ask("r", deploy(&[("logger:logger", &format!("port = {port}")), ("w1", ""), ("w2", "")]));
@@ -52,7 +52,7 @@ fn an_early_exit_with_code_1_is_told_with_its_last_words() {
     let squatter = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = squatter.local_addr().unwrap().port();
     let mut host = Host::new();
-    host.set("ZCA_REQUEST_TIMEOUT", "2s");
+    host.set("ZCA_READY_TIMEOUT", "2s");
     let _agent = host.start();
     // A port that the configuration does not name, as a script could open one.
     let answer = host.ask("r", deploy(&[("w1", &format!("env = SIM_PORT={port}")), ("w2", "")]));

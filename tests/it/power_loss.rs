@@ -145,7 +145,7 @@ fn missing(image: &Path, answered: &BTreeSet<&str>) -> Vec<String> {
         let known = journal.lookup(&ReqId::new(*id).unwrap()).ok().flatten();
         let stored = known
             .and_then(|known| known.outcome)
-            .is_some_and(|(_, answer)| answer.kept().is_some_and(|kept| kept.reqid.as_str() == *id));
+            .is_some_and(|stored| stored.answer.kept().is_some_and(|kept| kept.reqid.as_str() == *id));
         if !stored {
             missing.push((*id).to_owned());
         }

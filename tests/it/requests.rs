@@ -1,7 +1,7 @@
 //! What a requester sees: one outcome for each reqid (P2 to P5), desired state that is met or told about, and what
 //! reaches somebody who only listens.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -36,7 +36,8 @@ fn a_repeated_request_gets_the_same_bytes_and_another_one_a_conflict() {
     let keys = r#"{"event":"set_configuration_response","reqid":"x","results":[{"reqid":"x","success":true,"instance""#;
     assert!(first.stdout.replace([' ', '\n'], "").starts_with(keys), "fields in the order of the API: {first:?}");
     let pids = host.pids();
-    assert_eq!(host.run(&ask), first);
+    let again = host.run(&ask);
+    assert!(again.is_stored_answer(&first), "{again:?}");
 
     let other = host.cluster_file("b.ini", &[("w9", "")]);
     let conflict = host.run(&["--json", "request", "set-configuration", &other, "--reqid", "x"]);
@@ -51,12 +52,12 @@ fn a_repeated_request_gets_the_same_bytes_and_another_one_a_conflict() {
     assert_eq!(states, ["completed", "conflict", "conflict"], "{rows:?}");
     assert_eq!((&rows[0]["duplicates"], &rows[0]["success"]), (&json!(1), &json!(true)));
     assert!(rows[1]["error"].as_str().unwrap().starts_with("conflict: "), "{rows:?}");
-    assert_eq!(host.run(&ask), first, "the first outcome stays");
+    assert!(host.run(&ask).is_stored_answer(&first), "the first outcome stays");
     assert_eq!(host.pids(), pids);
 
     agent.kill();
     let _agent = host.start();
-    assert_eq!(host.run(&ask), first, "another answer after a crash");
+    assert!(host.run(&ask).is_stored_answer(&first), "another answer after a crash");
     assert_eq!(host.run(&["request", "set-configuration", &other, "--reqid", "x"]).code, 5);
     assert_eq!(host.pids(), pids);
     assert!(host.nodes().values().all(|node| node.deaths == 0));
@@ -102,16 +103,17 @@ fn a_repeated_read_shows_what_was_then() {
     assert_eq!((&restarted["results"][0]["node"], restarted["results"].as_array().unwrap().len()), (&json!("w1"), 1));
     let new = host.pids()["w1"];
     assert_ne!(u64::from(new), old);
-    assert_eq!(host.run(&ask), first);
+    let again = host.run(&ask);
+    assert!(again.is_stored_answer(&first), "{again:?}");
     assert_eq!(pid_of(&host.json(&["--json", "request", "get-nodes"]), "w1"), u64::from(new));
     agent.kill();
     let agent = host.start();
-    assert_eq!(host.run(&ask), first, "after kill -9");
+    assert!(host.run(&ask).is_stored_answer(&first), "after kill -9");
     // And after a clean stop.
     assert_eq!(host.run(&["shutdown"]).code, 0);
     assert_eq!(agent.wait().code(), Some(0));
     let _agent = host.start();
-    assert_eq!(host.run(&ask), first, "after a clean stop");
+    assert!(host.run(&ask).is_stored_answer(&first), "after a clean stop");
     assert_eq!(host.pids()["w1"], new);
 }
 
@@ -158,7 +160,8 @@ fn a_file_without_this_instance_changes_nothing() {
         assert_eq!(results.len(), count);
         assert!(results[0]["error"].as_str().unwrap().contains("a1"), "{results:?}");
         assert_eq!(dump(&host, command)[0]["state"], "rejected");
-        assert_eq!(host.run(&["--json", "request", command, &file, "--reqid", command]), said, "it binds its reqid");
+        let again = host.run(&["--json", "request", command, &file, "--reqid", command]);
+        assert!(again.is_stored_answer(&said), "it binds its reqid: {again:?}");
     }
     assert_eq!(host.pids(), pids);
     assert_eq!(host.events("node_exited").len(), 0);
@@ -166,35 +169,35 @@ fn a_file_without_this_instance_changes_nothing() {
 
 #[test]
 fn a_logger_that_never_gets_ready_is_named_in_time_and_holds_up_nobody() {
-    let host = Host::new();
+    let mut host = Host::new();
+    host.set("ZCA_READY_TIMEOUT", "2s");
     let _agent = host.start();
     let file = host.cluster_file("a.ini", &[("logger:logger", "env = SIM_NOT_READY=1"), ("w1", ""), ("w2", "")]);
     let begun = Instant::now();
     let said = host.run(&["request", "set-configuration", &file, "--reqid", "x"]);
-    let took = begun.elapsed();
+    println!("answered after {:?}", begun.elapsed());
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(took < Duration::from_secs(8), "{took:?}");
-    assert!(said.stdout.contains("request timed out") && said.stdout.contains("logger: not ready"), "{said:?}");
+    assert!(said.stdout.contains("logger: not ready within 2 s (it runs and has not checked in)"), "{said:?}");
     assert!(!said.stdout.contains("w1") && !said.stdout.contains("w2"), "{said:?}");
     let states = host.nodes().into_values().map(|node| node.state);
     assert_eq!(states.collect::<Vec<_>>(), [NodeState::Pending, NodeState::Running, NodeState::Running]);
     // Once it says that it is ready, it runs; the answer stays what it was.
     assert_eq!(host.run(&["notify", "--ready", "--node", "logger"]).code, 0);
     host.wait_state("logger", NodeState::Running);
-    assert_eq!(host.run(&["request", "set-configuration", &file, "--reqid", "x"]), said);
+    let again = host.run(&["request", "set-configuration", &file, "--reqid", "x"]);
+    assert!(again.is_stored_answer(&said), "{again:?}");
 }
 
 #[test]
-fn deploy_at_its_deadline_answers_for_each_node_with_output() {
+fn deploy_that_settles_answers_for_each_node_with_output() {
     let mut host = Host::new();
-    host.set("ZCA_REQUEST_TIMEOUT", "2s");
+    host.set("ZCA_READY_TIMEOUT", "2s");
     let _agent = host.start();
     let file = host.cluster_file("a.ini", &[("w1", "env = SIM_NOT_READY=1"), ("w2", "")]);
     let said = host.run(&["--json", "request", "deploy", &file]);
     assert_eq!(said.code, 1, "{said:?}");
     let results = said.json()["results"].as_array().unwrap().clone();
-    assert_eq!((&results[0]["error"], &results[0]["node"]), (&json!("request timed out"), &Value::Null), "{said:?}");
-    assert_eq!(results.len(), 3, "{said:?}");
+    assert_eq!(results.len(), 2, "{said:?}");
     let of = |name: &str| results.iter().find(|one| one["node"] == name).unwrap();
     assert_eq!((&of("w2")["success"], &of("w2")["data"]), (&json!(true), &Value::Null));
     assert_eq!(of("w1")["success"], json!(false));
@@ -210,7 +213,7 @@ fn a_client_that_gave_up_gets_the_answer_later() {
     assert!(host.ask("r", set(cluster(&[("w1", "env = SIM_IGNORE_TERM=1")]))).success());
     let said = host.run(&["request", "standby", "--reqid", "s", "--timeout", "0.2"]);
     assert_eq!(said.code, 4, "{said:?}");
-    assert!(said.stderr.contains("still being handled: ask again with --reqid s"), "{said:?}");
+    assert!(said.stderr.contains("still stopping: w1 (RUNNING); ask again with --reqid s"), "{said:?}");
     assert_eq!(said.stdout, "");
     let said = host.run(&["--json", "request", "standby", "--reqid", "s"]);
     assert_eq!((said.code, &said.json()["results"][0]["success"]), (0, &json!(true)));
@@ -220,24 +223,14 @@ fn a_client_that_gave_up_gets_the_answer_later() {
 }
 
 #[test]
-fn the_timeout_of_a_requester_replaces_the_agents() {
-    let host = Host::new();
-    let _agent = host.start();
-    let file = host.cluster_file("a.ini", &[("w1", "env = SIM_NOT_READY=1")]);
-    let begun = Instant::now();
-    let said = host.run(&["request", "set-configuration", &file, "--timeout", "0.5"]);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stdout.contains("request timed out"), "{said:?}");
-}
-
-#[test]
 fn names_and_channels_that_are_not_there() {
-    let host = Host::new();
+    let mut host = Host::new();
+    host.set("ZCA_REQUEST_TIMEOUT", "1s");
     let _agent = host.start();
     let file = host.cluster_file("a.ini", &[("w1", ""), ("w2", "env = SIM_NOT_READY=1")]);
-    host.run(&["request", "set-configuration", &file, "--timeout", "1"]);
-    let said = host.run(&["--json", "request", "get-id-value", "Log::x", "--reqid", "i", "--timeout", "1"]);
+    assert_eq!(host.run(&["request", "set-configuration", &file, "--timeout", "0.5"]).code, 4);
+    host.wait_state("w1", NodeState::Running);
+    let said = host.run(&["--json", "request", "get-id-value", "Log::x", "--reqid", "i"]);
     assert_eq!(said.code, 1, "{said:?}");
     let errors: Vec<String> = said.json()["results"]
         .as_array()

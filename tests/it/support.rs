@@ -425,6 +425,11 @@ pub struct Said {
 }
 
 impl Said {
+    /// Whether this is the answer that came first, and says so.
+    pub fn is_stored_answer(&self, first: &Self) -> bool {
+        (self.code, &self.stdout) == (first.code, &first.stdout) && self.stderr.starts_with("stored answer of ")
+    }
+
     pub fn of(mut command: Command) -> Self {
         Self::from(command.output().unwrap())
     }

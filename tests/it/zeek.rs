@@ -267,10 +267,11 @@ fn a_metrics_port_that_zeek_does_not_know_is_not_waited_for() {
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     for (version, code) in [("6.0.4", 0), ("7.0.4", 1)] {
-        let host = host(version);
+        let mut host = host(version);
+        host.set("ZCA_READY_TIMEOUT", "4s");
         let _agent = host.start();
         let file = host.cluster_file("a.ini", &[("w1", &format!("metrics_port = {port}"))]);
-        let said = host.run(&["request", "deploy", &file, "--timeout", "4"]);
+        let said = host.run(&["request", "deploy", &file]);
         assert_eq!(said.code, code, "Zeek {version}: {said:?}");
         assert_eq!(host.read_log().contains(&format!("port {port}")), code == 1, "{version}: {}", host.read_log());
     }

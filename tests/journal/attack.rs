@@ -330,7 +330,7 @@ fn what_retention_removes_is_accounted_for_and_no_more() {
     assert!(report.anchor.is_none() && report.problems[0].contains("retention has removed it"), "{report:?}");
     // A reqid older than that is new again; a read's answer is a digest only; a welcome's and a younger one are there.
     assert_eq!(journal.lookup(&reqid("r9")).unwrap(), None);
-    let outcome = |name: &str| journal.lookup(&reqid(name)).unwrap().unwrap().outcome.unwrap().1;
+    let outcome = |name: &str| journal.lookup(&reqid(name)).unwrap().unwrap().outcome.unwrap().answer;
     assert!(matches!(outcome("r29"), Answer::Dropped { .. }));
     assert!(matches!(outcome("w28"), Answer::Kept(_)));
     assert!(matches!(outcome("r33"), Answer::Kept(_)));

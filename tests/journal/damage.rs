@@ -510,7 +510,7 @@ fn damage_met_by_a_lookup_is_salvaged_at_the_next_start() {
     // The request is not left without an answer.
     let known = opened.journal.lookup(&reqid).unwrap().unwrap();
     assert_eq!(known.seq, request);
-    let (_, answer) = known.outcome.unwrap();
+    let answer = known.outcome.unwrap().answer;
     let response = answer.kept().unwrap();
     assert!(response.results[0].error.as_ref().unwrap().contains("was lost"));
     assert_eq!(opened.journal.reader().verify(None).unwrap().problems, Vec::<String>::new());
@@ -541,7 +541,8 @@ fn an_answer_survives_the_loss_of_its_request() {
     let opened = open(dir.path());
     assert!(matches!(opened.condition, Condition::Salvaged { .. }));
     let known = opened.journal.lookup(&reqid("r")).unwrap().unwrap();
-    assert_eq!(known.outcome, Some((Seq(2), Answer::Kept(response("r", true)))));
+    let outcome = known.outcome.map(|stored| (stored.seq, stored.answer));
+    assert_eq!(outcome, Some((Seq(2), Answer::Kept(response("r", true)))));
     assert_eq!(opened.recovered.unfinished[&Seq(3)].1, record);
     assert_eq!(opened.journal.reader().verify(None).unwrap().problems, Vec::<String>::new());
     assert!(!dir.path().join("journal.suspect").exists());

@@ -49,7 +49,7 @@ fn a_journal_of_the_first_format_opens_and_reads_as_it_was_written() {
         let up = recovered.nodes.values().filter(|node| matches!(node.life, Life::Up { .. }));
         assert_eq!((recovered.nodes.len(), up.count()), (3, 2));
         let known = opened.journal.lookup(&reqid("nodes-1")).unwrap().unwrap();
-        assert_eq!((known.seq, known.outcome.unwrap().1.kept().unwrap().results.len()), (Seq(24), 1));
+        assert_eq!((known.seq, known.outcome.unwrap().answer.kept().unwrap().results.len()), (Seq(24), 1));
 
         let reader = opened.journal.reader();
         let filter = Filter { kind: Kind::All, to_seq: Some(Seq(100)), ..Filter::default() };
@@ -74,7 +74,7 @@ fn a_journal_of_the_second_format_opens_and_reads_as_it_was_written() {
         let (received, record) = &recovered.unfinished[&Seq(92)];
         assert_eq!(received.reqid, reqid("restart-2"));
         assert!(matches!(&record.stage, Stage::Waiting { targets, .. } if targets.len() == 3), "{record:?}");
-        let answer = |id| opened.journal.lookup(&reqid(id)).unwrap().unwrap().outcome.unwrap().1;
+        let answer = |id| opened.journal.lookup(&reqid(id)).unwrap().unwrap().outcome.unwrap().answer;
         assert!(answer("nodes-1").kept().is_none() && answer("after-1").kept().is_some());
         assert!(opened.journal.lookup(&reqid("old-1")).unwrap().is_none(), "it was pruned");
 

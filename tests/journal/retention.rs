@@ -158,7 +158,7 @@ fn answers_to_reads_go_after_a_day_and_leave_their_digests() {
     let policy = Policy { reads_ms: Some(DAY_MS), ..Policy::default() };
     let steps = prune_all(&mut journal, &policy, 2);
     assert_eq!(steps.iter().map(|step| (step.removal.entries, step.responses)).collect::<Vec<_>>(), [(0, 2)]);
-    let answer = |name: &str| journal.lookup(&reqid(name)).unwrap().unwrap().outcome.unwrap().1;
+    let answer = |name: &str| journal.lookup(&reqid(name)).unwrap().unwrap().outcome.unwrap().answer;
     assert!(matches!(answer("old"), Answer::Dropped { .. }));
     assert!(matches!(answer("two"), Answer::Dropped { .. }));
     assert!(matches!(answer("welcome"), Answer::Kept(_)));

@@ -348,6 +348,9 @@ mod tests {
             success: Some(true),
             response: None,
             response_digest: None,
+            deadline_at: None,
+            deadline_response: None,
+            settled_at: None,
             error: None,
         };
         let event = EventRow {

@@ -187,6 +187,9 @@ fn server_frames() -> Vec<ServerFrame> {
         success: Some(true),
         response: Some(response()),
         response_digest: None,
+        deadline_at: None,
+        deadline_response: None,
+        settled_at: None,
         error: None,
     };
     let event = EventRow {
@@ -208,6 +211,7 @@ fn server_frames() -> Vec<ServerFrame> {
         incarnation: 3,
         up_ms: Some(1000),
         deaths: 1,
+        awaited_ms: None,
         next_start_ms: None,
         last_exit: Some("signal 9".into()),
         note: None,
@@ -221,8 +225,9 @@ fn server_frames() -> Vec<ServerFrame> {
             state_dir: "/var/lib/zeek-cluster-agent".into(),
             request_timeout_ms: 7000,
             stop_timeout_ms: 20000,
+            ready_timeout_ms: 0,
         }),
-        ServerFrame::Response { call: 7, response: response() },
+        ServerFrame::Response { call: 7, response: response(), replayed: None },
         ServerFrame::Refused { call: 7, reason: "busy".into() },
         ServerFrame::Status {
             call: 8,

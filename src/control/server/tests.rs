@@ -37,7 +37,7 @@ impl Agent for Fake {
         }
         let (route, response) = (incoming.route.unwrap(), response(&incoming.reqid));
         self.incoming.lock().unwrap().push(incoming);
-        self.handle.lock().unwrap().as_ref().unwrap().respond(route, &response);
+        self.handle.lock().unwrap().as_ref().unwrap().respond(route, &response, None);
         Ok(())
     }
 
@@ -155,6 +155,7 @@ impl Served {
             state_dir: "/s".into(),
             request_timeout_ms: 7000,
             stop_timeout_ms: 20_000,
+            ready_timeout_ms: 0,
         };
         let options = Options { path: path.clone(), group: None, patience };
         let gate = Gate::new(identify::Options::only(rustix::process::geteuid().as_raw()));
@@ -247,7 +248,6 @@ fn calls_are_answered_and_the_source_is_recorded() {
     let uid = rustix::process::getuid().as_raw();
     let source = Source { transport: "control".into(), peer: format!("uid={uid} pid={}", std::process::id()) };
     assert_eq!(incoming[0].source, source);
-    assert_eq!((incoming[0].timeout_ms, incoming[1].timeout_ms), (Some(100), None));
 
     assert!(client.status(within_ms(10_000)).unwrap().serving);
     assert_eq!(client.page(&Filter::default(), None, within_ms(10_000)).unwrap(), Page::default());
@@ -432,7 +432,7 @@ fn a_connection_that_ends_is_reported_and_takes_nothing_more() {
     drop(client);
     served.wait_until("the disconnect", |served| !served.fake.disconnected.lock().unwrap().is_empty());
     assert_eq!(*served.fake.disconnected.lock().unwrap(), [route.connection]);
-    assert!(!served.handle.respond(route, &response(&ReqId::default())));
+    assert!(!served.handle.respond(route, &response(&ReqId::default()), None));
     assert!(!served.handle.refuse(route, "busy"));
 }
 

@@ -37,6 +37,7 @@ pub(super) mod kind {
     pub(in crate::journal) const DUPLICATE_SEEN: u8 = 0x15;
     pub(in crate::journal) const REQUEST_WAITS: u8 = 0x16;
     pub(in crate::journal) const REQUEST_ANSWERED: u8 = 0x17;
+    pub(in crate::journal) const DEADLINE_ANSWERED: u8 = 0x18;
     pub(in crate::journal) const DESIRED_CHANGED: u8 = 0x20;
     pub(in crate::journal) const LAUNCH_INTENDED: u8 = 0x30;
     pub(in crate::journal) const NODE_STARTED: u8 = 0x31;
@@ -57,6 +58,7 @@ pub(super) mod kind {
     pub(in crate::journal) const REQID: u8 = 0x86;
     pub(in crate::journal) const OUTCOME: u8 = 0x87;
     pub(in crate::journal) const HISTORY: u8 = 0x88;
+    pub(in crate::journal) const DEADLINE: u8 = 0x89;
 
     /// Entries that are rows of requests by themselves: what retention counts.
     pub(in crate::journal) fn is_request(kind: u8) -> bool {

@@ -33,6 +33,12 @@ pub(in crate::journal) struct OutcomeRecord {
     pub(in crate::journal) completed: Seq,
 }
 
+/// `D`: the entry with what was told of a request at its deadline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::journal) struct DeadlineRecord {
+    pub(in crate::journal) answered: Seq,
+}
+
 /// `H`: where history begins and ends, and what it comes to. Written with every commit that adds to it. While a journal of
 /// an older format is being rewritten, it ends where that has come to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +142,7 @@ record_table! {
     REQID, 1 => ReqidRecord;
     OUTCOME, 1 => OutcomeRecord;
     HISTORY, 1 => HistoryRecord;
+    DEADLINE, 1 => DeadlineRecord;
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Entries of version 2. `migrations/0002_chain/FORMAT.md` describes the bytes, its `entries/` hold samples.
+//! Entries of version 2. `migrations/0002_chain/FORMAT.md` describes the bytes, its `entries/` hold samples; of kinds that
+//! came later, with the same version, the `FORMAT.md` of their format does.
 //!
 //! As in version 1, a body is the entry's time followed by its fields in the order of the table below, and enums inside
 //! are stored by position: they grow at the end only. A response is no part of the body. It is the entry's *payload*, of
@@ -140,6 +141,7 @@ entry_table! {
     with_response {
         REQUEST_ANSWERED => RequestAnswered(reqid, request, digest, dialect, source);
         REQUEST_COMPLETED => RequestCompleted(of, outcome, attempts);
+        DEADLINE_ANSWERED => DeadlineAnswered(of);
     }
 }
 

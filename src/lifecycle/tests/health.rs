@@ -20,7 +20,7 @@ fn deploy(id: &str, nodes: &[&str]) -> Request {
 
 #[test]
 fn a_taken_port_is_told_once_holds_up_nobody_and_is_tried_again() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().over_broker();
     let effects = bench.ask("r1", deploy("c1", &["logger", "w1"]));
     assert_eq!(prepared(&effects), ["logger"]);
     let effects = bench.report("logger", Incarnation(1), taken("nginx (pid 7, uid 33)"));
@@ -85,7 +85,7 @@ fn ends(bench: &mut Bench, ms: u64, cause: ExitCause, stderr: &str) -> Vec<Effec
 
 #[test]
 fn code_1_at_once_is_told_with_the_last_words_and_answered_so() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().over_broker();
     let effects = bench.ask("r1", deploy("c1", &["logger"]));
     bench.obey(effects);
     let words = "noise\n1\n2\n3\n4\nfatal error: can't find \x1b[2Jcluster-layout\n";

@@ -62,7 +62,7 @@ fn nothing_starts_beside_what_is_left_of_the_last_one() {
     assert_eq!(stopped(&effects), ["w1"]);
     let effects = bench.report("w1", incarnation, left());
     assert!(prepared(&effects).is_empty());
-    let effects = bench.pass(7_000);
+    let effects = bench.pass(60_000);
     assert!(only_error(&only_response(&effects)).contains(HELPER), "{effects:?}");
     assert!(prepared(&effects).is_empty());
     let effects = bench.report("w1", incarnation, exited(ExitCause::Code(0)));
@@ -162,7 +162,7 @@ fn behind_a_shim_of_the_first_release_a_stop_waits_for_the_lock_and_says_what_it
     let reason = "run/w1/lock is held by pid 7";
     let effects = bench.report("w1", incarnation, NodeHappening::Blocked { reason: reason.into() });
     assert!(responses(&effects).is_empty());
-    assert!(only_error(&only_response(&bench.pass(7_000))).contains(reason));
+    assert!(only_error(&only_response(&bench.pass(30_000))).contains(reason));
     let effects = bench.ask("again", Request::AgentStandby {});
     assert!(responses(&effects).is_empty(), "somebody still has the lock");
 }
