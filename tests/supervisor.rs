@@ -444,7 +444,13 @@ async fn output_goes_nowhere_rather_than_block_when_it_cannot_be_written() {
     }
     let mut agent = host.agent();
     agent.launch(&w1, 1, &simulated(&[("SIM_FLOOD", "5000000")])).await;
+    let NodeHappening::Dropped { bytes, .. } = agent.expect(&w1, 1).await else { panic!("{:?}", agent.seen) };
+    assert!(bytes > 0);
     agent.ready(&w1, 1).await;
+    // Whoever asks is told how much it is by then.
+    agent.handle.ping();
+    let NodeHappening::Dropped { bytes, reason: None } = agent.expect(&w1, 1).await else { panic!("{:?}", agent.seen) };
+    assert!(bytes > 5_000_000, "{bytes}: all of it, and the line before");
     let log = fs::read_to_string(host.run_dir("w1").join("shim.log")).unwrap();
     assert!(log.contains("output is being dropped"), "{log}");
 }

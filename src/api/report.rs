@@ -134,6 +134,13 @@ pub struct NodeReport {
     pub last_exit: Option<String>,
     /// What keeps it from RUNNING, in words.
     pub note: Option<String>,
+    /// Bytes of its process's output that the disk did not take; absent if there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped_bytes: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// So many unasked ends within the restart window are no accident, …

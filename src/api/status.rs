@@ -63,6 +63,12 @@ pub struct NodeStatus {
     pub metrics_port: Option<Port>,
 }
 
+/// Whether a line of a node's says only that its agent is away: Zeek repeats it every second.
+pub fn is_peering_noise(line: &[u8]) -> bool {
+    const NOISE: &[u8] = b"Broker error (Broker::PEER_UNAVAILABLE)";
+    line.windows(NOISE.len()).any(|part| part == NOISE)
+}
+
 /// The last output of a node: at most 100 lines and 16 KiB a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NodeOutputs {

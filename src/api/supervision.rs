@@ -71,6 +71,11 @@ pub enum NodeHappening {
     HoldersOnly,
     /// Nobody has the node's lock.
     Cleared,
+    /// So many bytes of this incarnation's output could not be written. With a reason when it begins.
+    Dropped {
+        bytes: u64,
+        reason: Option<String>,
+    },
     /// The shim has not answered for 5 s, or answers again.
     Silent,
     Responsive,

@@ -279,6 +279,7 @@ mod tests {
             next_start_ms: (state == NodeState::Crashed).then_some(3000),
             last_exit: Some("signal 9".into()),
             note: None,
+            dropped_bytes: 0,
         }
     }
 

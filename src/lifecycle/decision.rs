@@ -167,6 +167,10 @@ pub(super) enum Note {
     Overdue {
         node: NodeName,
     },
+    /// It was said that output of the node is lost.
+    DropTold {
+        node: NodeName,
+    },
     /// The supervisor was told to forget the node.
     Forgotten {
         node: NodeName,

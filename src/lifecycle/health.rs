@@ -2,11 +2,12 @@
 
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ExitCause;
+use crate::api::status;
 use crate::api::time::BootTime;
 use crate::journal::entry::GivenUp;
 
 use super::Lifecycle;
-use super::decision::Decision;
+use super::decision::{Decision, Note};
 use super::seen::{Blocked, EarlyExit, NodeSeen, Obstacle};
 
 /// A program that ends with code 1 within this has, as Zeek does, found something wrong before it began.
@@ -39,7 +40,8 @@ pub(super) fn early_exit(
 
 /// The last lines in one, without what could drive a terminal.
 fn last_words(stderr: &str) -> String {
-    let mut lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let own = |line: &&str| !line.is_empty() && !status::is_peering_noise(line.as_bytes());
+    let mut lines: Vec<&str> = stderr.lines().map(str::trim).filter(own).collect();
     lines.drain(..lines.len().saturating_sub(LAST_LINES));
     let mut words: String = lines.join(" | ").chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     if words.len() > LAST_BYTES {
@@ -76,6 +78,17 @@ impl NodeSeen {
 }
 
 impl Lifecycle {
+    /// The disk does not take a node's output: said once for each of its processes. How much is lost is counted in `status`.
+    pub(super) fn tell_dropping(&self, name: &NodeName, reason: Option<&str>) -> Decision {
+        if self.seen.nodes.get(name).is_some_and(|node| node.is_drop_told) {
+            return Decision::default();
+        }
+        let why = reason.unwrap_or("the disk did not take it");
+        let message =
+            format!("output of {name} is dropped and not written: {why}; `nodes list --json` counts the bytes");
+        self.notify_error(name, &message).note(Note::DropTold { node: name.clone() })
+    }
+
     pub(super) fn tell_obstacle(&self, name: &NodeName) -> Decision {
         let blocked = self.seen.nodes.get(name).and_then(|node| node.blocked.as_ref());
         match blocked.filter(|blocked| !blocked.is_told) {

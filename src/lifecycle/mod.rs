@@ -434,6 +434,7 @@ impl Lifecycle {
                 self.seen.copied = self.seen.copied.take().filter(|_| !done);
             }
             Note::EarlyExit { node, exit } => self.seen.node(&node).early_exit = exit,
+            Note::DropTold { node } => self.seen.node(&node).is_drop_told = true,
             Note::Overdue { node } => self.seen.node(&node).overdue = true,
             Note::Forgotten { node } => {
                 self.seen.nodes.remove(&node);

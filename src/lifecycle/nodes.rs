@@ -58,7 +58,9 @@ impl Lifecycle {
                 node.place = Place::Present { incarnation: *incarnation };
                 node.blocked = None;
                 node.doubt = None;
+                (node.dropped, node.is_drop_told) = (0, false);
             }
+            NodeHappening::Dropped { bytes, reason: _ } => node.dropped = *bytes,
             NodeHappening::Left { survivors } => node.observe_left(*incarnation, survivors),
             NodeHappening::HoldersOnly => node.observe_first_shim(),
             NodeHappening::Cleared => node.observe_cleared(),
@@ -104,6 +106,7 @@ impl Lifecycle {
             NodeHappening::Silent => {
                 self.notify_error(name, "its shim does not answer; nothing is done to it until it does")
             }
+            NodeHappening::Dropped { reason, bytes: _ } => self.tell_dropping(name, reason.as_deref()),
             NodeHappening::Left { survivors } => self.tell_left(name, survivors),
             NodeHappening::HoldersOnly => self.tell_first_shim(name),
             NodeHappening::Cleared => self.cleared(now, name),

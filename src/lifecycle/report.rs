@@ -45,6 +45,8 @@ impl Lifecycle {
                 Some("not started in hold mode".to_owned())
             } else if let Some(early) = &node.early_exit {
                 Some(format!("{}; see `nodes logs {name} --stderr`", early.what))
+            } else if node.dropped > 0 {
+                Some(format!("{} bytes of its output were dropped", node.dropped))
             } else if node.overdue {
                 Some("has not checked in".to_owned())
             } else {
@@ -71,6 +73,7 @@ impl Lifecycle {
                 next_start_ms: record.next_start.map(|at| at.ms_since(now.boot)),
                 last_exit: record.last_exit.as_ref().map(ToString::to_string),
                 note,
+                dropped_bytes: node.dropped,
             });
         }
         reports

@@ -122,6 +122,10 @@ pub(super) struct NodeSeen {
     pub left: Option<Left>,
     /// Only holders of its lock could be looked for after its last process.
     pub doubt: Option<Doubt>,
+    /// Bytes of its process's output that could not be written.
+    pub dropped: u64,
+    /// That was said.
+    pub is_drop_told: bool,
     /// Its shim does not answer.
     pub silent: bool,
     pub overdue: bool,
@@ -150,6 +154,8 @@ impl Default for NodeSeen {
             unprepared: None,
             left: None,
             doubt: None,
+            dropped: 0,
+            is_drop_told: false,
             silent: false,
             overdue: false,
             awaited: None,

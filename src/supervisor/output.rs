@@ -8,17 +8,22 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::ownership;
-use crate::api::status::NodeOutputs;
+use crate::api::status::{self, NodeOutputs};
 
 /// The size at which a file is rotated.
 pub const FILE_LIMIT: u64 = 10 << 20;
+/// Between two looks at where the file is.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The most that a tail has.
 pub const TAIL_BYTES: u64 = 16 << 10;
 pub const TAIL_LINES: usize = 100;
+/// Where its lines are looked for: some minutes of what a node says every second while its agent is away are left out.
+const WINDOW: u64 = 128 << 10;
 
 /// One stream of one node.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct Output {
     limit: u64,
     /// Bytes of this incarnation that are in files: its tail must not show what an earlier one said.
     written: u64,
+    /// When it was last looked whether the file is where it was.
+    looked: Option<Instant>,
     /// Bytes that could not be written.
     pub dropped: u64,
 }
@@ -37,7 +44,7 @@ pub struct Output {
 impl Output {
     /// Does not fail: a file that cannot be opened now is tried again when there is something to write.
     pub fn new(directory: OwnedFd, name: &'static str, limit: u64) -> Self {
-        let mut output = Self { directory, name, file: None, size: 0, limit, written: 0, dropped: 0 };
+        let mut output = Self { directory, name, file: None, size: 0, limit, written: 0, looked: None, dropped: 0 };
         let _ = output.open();
         output
     }
@@ -72,8 +79,36 @@ impl Output {
         Ok(())
     }
 
+    /// Lets go of a file that somebody moved or removed, as programs that rotate logs do, so that what follows is where it is
+    /// looked for. Asked when there is something to write, and at most once a second.
+    fn notice_move(&mut self) {
+        let now = Instant::now();
+        if self.looked.is_some_and(|at| now.duration_since(at) < LOOK_AGAIN) {
+            return;
+        }
+        self.looked = Some(now);
+        let Some(own) = self.file.as_ref().and_then(|file| rustix::fs::fstat(file).ok()) else { return };
+        match rustix::fs::statat(&self.directory, self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino) => {
+                let size = u64::try_from(own.st_size).unwrap_or(0);
+                // Emptied in place.
+                if size < self.size {
+                    self.written = 0;
+                }
+                self.size = size;
+            }
+            // What was written so far is not in any file of that name.
+            Ok(_) | Err(rustix::io::Errno::NOENT) => {
+                self.file = None;
+                self.written = 0;
+            }
+            Err(_) => {}
+        }
+    }
+
     /// Takes all of `bytes`. The error tells why some were dropped, for a log; they are counted already.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.notice_move();
         let mut left = bytes;
         let result = self.write_some(&mut left);
         self.dropped += left.len() as u64;
@@ -133,7 +168,7 @@ impl Output {
         for name in [numbered(self.name, 1), self.name.to_owned()] {
             let _ = open_to_read(&self.directory, name.as_ref()).and_then(|mut file| append_end(&mut file, &mut bytes));
         }
-        let own = usize::try_from(self.written.min(TAIL_BYTES)).unwrap_or(0);
+        let own = usize::try_from(self.written.min(WINDOW)).unwrap_or(0);
         last_lines(bytes.get(bytes.len().saturating_sub(own)..).unwrap_or_default())
     }
 }
@@ -161,19 +196,29 @@ fn open_to_read(directory: impl AsFd, name: &Path) -> io::Result<File> {
     }
 }
 
-/// Appends the last [`TAIL_BYTES`] of `file`.
+/// Appends the last [`WINDOW`] of `file`.
 fn append_end(file: &mut File, bytes: &mut Vec<u8>) -> io::Result<()> {
     let size = file.metadata()?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(TAIL_BYTES)))?;
-    file.take(TAIL_BYTES).read_to_end(bytes).map(drop)
+    file.seek(SeekFrom::Start(size.saturating_sub(WINDOW)))?;
+    file.take(WINDOW).read_to_end(bytes).map(drop)
 }
 
-/// At most [`TAIL_LINES`] lines and [`TAIL_BYTES`] bytes; what is not UTF-8 is replaced.
+/// At most [`TAIL_LINES`] lines and [`TAIL_BYTES`] bytes of a node's own words; what is not UTF-8 is replaced.
 fn last_lines(bytes: &[u8]) -> String {
-    let end = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    let nth = end.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').nth(TAIL_LINES - 1);
-    let from = nth.map_or(0, |(place, _)| place + 1);
-    let mut text = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned();
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').rev();
+    let own = lines.filter(|line| !status::is_peering_noise(line)).take(TAIL_LINES);
+    let mut left = TAIL_BYTES as usize;
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for line in own {
+        // Of the first line its end, as of a file.
+        kept.push(line.get(line.len().saturating_sub(left)..).unwrap_or_default());
+        left = left.saturating_sub(line.len());
+        if left == 0 {
+            break;
+        }
+    }
+    kept.reverse();
+    let mut text = String::from_utf8_lossy(&kept.concat()).into_owned();
     // A replacement is longer than the byte it replaces.
     let excess = text.len().saturating_sub(TAIL_BYTES as usize);
     let cut = (excess..=text.len()).find(|place| text.is_char_boundary(*place)).unwrap_or(0);
@@ -232,6 +277,47 @@ mod tests {
         assert_eq!((tail.lines().count(), tail.lines().next()), (100, Some("line 200")));
         let garbage = last_lines(&[0xff; 16 << 10]);
         assert!(garbage.len() <= 16 << 10 && garbage.chars().all(|c| c == '\u{fffd}'));
+    }
+
+    #[test]
+    fn a_file_that_was_moved_or_removed_is_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("stdout");
+        let moved = directory.path().join("rotated");
+        let mut stdout = output(directory.path(), 1000);
+        stdout.write(b"before\n").unwrap();
+        let takes: [&dyn Fn(); 2] =
+            [&|| std::fs::rename(&place, &moved).unwrap(), &|| std::fs::remove_file(&place).unwrap()];
+        for take in takes {
+            take();
+            let begun = Instant::now();
+            while !place.exists() {
+                assert!(begun.elapsed() < Duration::from_secs(30), "what is written goes nowhere");
+                stdout.write(b"x").unwrap();
+            }
+            stdout.write(b"after\n").unwrap();
+            assert!(stdout.tail().ends_with("xafter\n") && !stdout.tail().contains("before"), "{}", stdout.tail());
+            assert_eq!(std::fs::read_to_string(&place).unwrap(), stdout.tail());
+        }
+        assert!(std::fs::read_to_string(&moved).unwrap().starts_with("before\n"));
+        assert_eq!(stdout.dropped, 0);
+    }
+
+    #[test]
+    fn what_a_node_says_while_its_agent_is_away_does_not_push_out_its_own_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut stderr = Output::new(File::open(directory.path()).unwrap().into(), "stderr", FILE_LIMIT);
+        stderr.write(b"the node's own words\n").unwrap();
+        for second in 0..300 {
+            let noise = format!(
+                "error in /opt/zeek/share/zeek/base/frameworks/broker/log.zeek, line 81: Broker error \
+                 (Broker::PEER_UNAVAILABLE): (invalid-node, *127.0.0.1:2151, \"{second}\")\n"
+            );
+            stderr.write(noise.as_bytes()).unwrap();
+        }
+        stderr.write(b"and its last\n").unwrap();
+        assert_eq!(stderr.tail(), "the node's own words\nand its last\n");
+        assert_eq!(tails(directory.path()).stderr, stderr.tail());
     }
 
     /// Read by the agent, which may be root, from a directory that is the node's.

@@ -50,6 +50,12 @@ pub enum ToAgent {
     Pong {
         token: u64,
     },
+    /// So many bytes of this incarnation's output could not be written. When it happens for the first time, with the reason;
+    /// and before a `Pong` if there are more than was told. Added in the second release.
+    Dropped {
+        bytes: u64,
+        reason: Option<String>,
+    },
 }
 
 /// The state of a node, as its shim sees it.
@@ -63,6 +69,9 @@ pub struct Hello {
     pub ready: bool,
     /// Not acknowledged yet.
     pub exit: Option<Exit>,
+    /// As in [`ToAgent::Dropped`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
     /// As in [`ToAgent::Left`].
     #[serde(default, skip_serializing_if = "Survivors::is_empty")]
     pub left: Survivors,
@@ -70,6 +79,10 @@ pub struct Hello {
     /// node's process group.
     #[serde(default, skip_serializing_if = "is_false")]
     pub subreaper: bool,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn is_false(value: &bool) -> bool {
@@ -176,6 +189,7 @@ mod tests {
                 process: Some(process()),
                 ready: true,
                 exit: None,
+                dropped: 0,
                 left: Survivors::default(),
                 subreaper: false,
             }),
@@ -197,10 +211,12 @@ mod tests {
                 process: Some(process()),
                 ready: true,
                 exit: None,
+                dropped: 5,
                 left: survivors(),
                 subreaper: true,
             }),
             ToAgent::Left { survivors: Survivors { more: 2, unseen: true, ..survivors() } },
+            ToAgent::Dropped { bytes: 70_000, reason: Some("no space".into()) },
         ]
     }
 

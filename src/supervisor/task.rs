@@ -84,6 +84,8 @@ pub(super) struct NodeTask {
     slot: Arc<Slot>,
     node: NodeName,
     life: Life,
+    /// What the shim that was found had dropped of the output.
+    found_dropped: u64,
     /// The newest process on record.
     known: Known,
     told: Told,
@@ -98,7 +100,18 @@ pub(super) struct NodeTask {
 impl NodeTask {
     pub(super) fn new(shared: Arc<Shared>, slot: Arc<Slot>, node: NodeName) -> Self {
         let (known, told) = (Known::default(), Told::default());
-        Self { shared, slot, node, life: Life::Nothing, known, told, limits: None, ended: None, forget: false }
+        Self {
+            shared,
+            slot,
+            node,
+            life: Life::Nothing,
+            found_dropped: 0,
+            known,
+            told,
+            limits: None,
+            ended: None,
+            forget: false,
+        }
     }
 
     /// Works until the token is cancelled; then does what was begun, and passes on the last acknowledgement, which
@@ -160,6 +173,7 @@ impl NodeTask {
             // Whoever asked has gone: nobody is left to tell.
             let _ = reply.send(finding);
             if let Life::Shim(Shim { incarnation, stage, subreaper, .. }) = self.life {
+                self.tell_dropped(incarnation, self.found_dropped, None).await;
                 self.tell_left(incarnation, left).await;
                 if stage == Stage::ExitTold && !subreaper {
                     self.tell(incarnation, NodeHappening::HoldersOnly).await;
@@ -254,10 +268,11 @@ impl NodeTask {
     }
 
     async fn found_shim(&mut self, hello: Hello, spec: LaunchSpec) -> Finding {
-        let Hello { version: _, node: _, incarnation, process, ready, exit, left: _, subreaper } = hello;
+        let Hello { version: _, node: _, incarnation, process, ready, exit, dropped, left: _, subreaper } = hello;
         if let Life::Shim(shim) = &mut self.life {
             shim.link.settle();
             shim.subreaper = subreaper;
+            self.found_dropped = dropped;
             if exit.is_some() {
                 shim.stage = Stage::ExitTold;
             }
@@ -637,6 +652,7 @@ impl NodeTask {
                 process,
                 ready,
                 exit,
+                dropped,
                 left,
                 subreaper,
             }) => {
@@ -653,11 +669,13 @@ impl NodeTask {
                 if ready {
                     self.tell_ready(incarnation).await;
                 }
+                self.tell_dropped(incarnation, dropped, None).await;
                 self.tell_left(incarnation, left).await;
                 if let Some(exit) = exit {
                     self.tell_exited(incarnation, process, exit).await;
                 }
             }
+            ToAgent::Dropped { bytes, reason } => self.tell_dropped(incarnation, bytes, reason).await,
             ToAgent::Left { survivors } => self.tell_left(incarnation, survivors).await,
             ToAgent::Started { process } => self.tell_started(incarnation, process).await,
             ToAgent::Ready {} => self.tell_ready(incarnation).await,
@@ -697,6 +715,12 @@ impl NodeTask {
         if self.told.ready < incarnation {
             self.told.ready = incarnation;
             self.tell(incarnation, NodeHappening::Ready).await;
+        }
+    }
+
+    async fn tell_dropped(&self, incarnation: Incarnation, bytes: u64, reason: Option<String>) {
+        if bytes > 0 {
+            self.tell(incarnation, NodeHappening::Dropped { bytes, reason }).await;
         }
     }
 

@@ -33,6 +33,7 @@ mod limits;
 mod migrations;
 mod newcomer;
 mod order;
+mod output;
 mod peers;
 mod place;
 mod plan;

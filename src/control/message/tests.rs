@@ -215,6 +215,7 @@ fn server_frames() -> Vec<ServerFrame> {
         next_start_ms: None,
         last_exit: Some("signal 9".into()),
         note: None,
+        dropped_bytes: 0,
     };
     vec![
         ServerFrame::Welcome(Welcome {

@@ -142,3 +142,16 @@ fn last_words_are_bounded() {
     let told = errors(&ends(&mut bench, 1, ExitCause::Code(1), &"ä".repeat(10_000)));
     assert!(told[0].len() < 1_300, "{}", told[0].len());
 }
+
+#[test]
+fn that_the_agent_was_away_is_not_among_a_nodes_last_words() {
+    let mut bench = Bench::new();
+    let effects = bench.ask("r", deploy("c1", &["w1"]));
+    bench.obey(effects);
+    let noise =
+        "error in /usr/share/zeek/log.zeek, line 81: Broker error (Broker::PEER_UNAVAILABLE): (x, *127.0.0.1:2151)";
+    let stderr = format!("fatal error: no such script\n{}", format!("{noise}\n").repeat(50));
+    let exited = NodeHappening::Exited { cause: ExitCause::Code(1), process: None, stdout: String::new(), stderr };
+    let told = errors(&bench.report("w1", Incarnation(1), exited)).join("\n");
+    assert!(told.contains("it said: fatal error: no such script") && !told.contains("PEER_UNAVAILABLE"), "{told}");
+}

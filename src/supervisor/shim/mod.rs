@@ -100,8 +100,20 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         Err(reason) => (Phase::failed(reason), Streams::default()),
     };
     let lock = Lock::new(lock.into());
-    let mut shim =
-        Shim { node, incarnation, listener, agent: None, phase, streams, ready: false, began, log, lock, signals };
+    let mut shim = Shim {
+        node,
+        incarnation,
+        listener,
+        agent: None,
+        phase,
+        streams,
+        ready: false,
+        told_dropped: 0,
+        began,
+        log,
+        lock,
+        signals,
+    };
     if let Phase::Exited { .. } = shim.phase {
         shim.settle();
     }
@@ -177,6 +189,8 @@ struct Shim {
     phase: Phase,
     streams: Streams,
     ready: bool,
+    /// Of its output, as far as an agent was told.
+    told_dropped: u64,
     began: Instant,
     log: Log,
     /// Held until the process ends.
@@ -305,8 +319,21 @@ impl Shim {
         };
         if let Some(stream) = stream {
             stream.read(buffer, &mut self.log);
+            // The first time. After that whoever asks is told how much it is.
+            if self.told_dropped == 0 && stream.dropping.is_some() {
+                // Whoever learns that knows that it runs.
+                self.read_exec();
+                self.tell_dropped();
+            }
         }
         Next::Wait
+    }
+
+    fn tell_dropped(&mut self) {
+        let (bytes, reason) = self.streams.dropped();
+        let reason = reason.filter(|_| self.told_dropped == 0).map(str::to_owned);
+        self.told_dropped = bytes;
+        self.tell(&ToAgent::Dropped { bytes, reason });
     }
 
     fn read_notifications(&mut self, buffer: &mut [u8]) -> Next {
@@ -571,6 +598,7 @@ impl Shim {
                         process,
                         ready: self.ready,
                         exit,
+                        dropped: self.streams.dropped().0,
                         left: left.unwrap_or_default(),
                         subreaper: self.signals.is_some(),
                     }));
@@ -639,7 +667,12 @@ impl Shim {
             ToShim::Stop { incarnation, .. } | ToShim::Acknowledge { incarnation } => {
                 self.log.line(format_args!("ignored an order for incarnation {incarnation}"));
             }
-            ToShim::Ping { token } => self.tell(&ToAgent::Pong { token: *token }),
+            ToShim::Ping { token } => {
+                if self.streams.dropped().0 != self.told_dropped {
+                    self.tell_dropped();
+                }
+                self.tell(&ToAgent::Pong { token: *token });
+            }
         }
         Next::Wait
     }

@@ -109,7 +109,7 @@ pub(super) fn start(
         Ok::<_, String>(Some(Stream {
             pipe: Some(File::from(pipe)),
             output: Output::new(directory, name, FILE_LIMIT),
-            is_dropping: false,
+            dropping: None,
         }))
     };
     let streams =

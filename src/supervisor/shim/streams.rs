@@ -19,12 +19,20 @@ pub(super) struct Streams {
     pub(super) notify: Option<NotifySocket>,
 }
 
+impl Streams {
+    /// Bytes that could not be written, and why not, if that goes on.
+    pub(super) fn dropped(&self) -> (u64, Option<&str>) {
+        let streams = || [&self.stdout, &self.stderr].into_iter().flatten();
+        (streams().map(|stream| stream.output.dropped).sum(), streams().find_map(|stream| stream.dropping.as_deref()))
+    }
+}
+
 pub(super) struct Stream {
     /// `None` after its end.
     pub(super) pipe: Option<File>,
     pub(super) output: Output,
-    /// Bytes are being dropped, which has been logged.
-    pub(super) is_dropping: bool,
+    /// Why bytes are being dropped, which has been logged.
+    pub(super) dropping: Option<String>,
 }
 
 impl Stream {
@@ -37,18 +45,18 @@ impl Stream {
             }
             Ok(count) => {
                 let result = self.output.write(buffer.get(..count).unwrap_or_default());
-                match (result, self.is_dropping) {
+                match (result, self.dropping.is_some()) {
                     (Ok(()), false) | (Err(_), true) => {}
                     (Ok(()), true) => {
-                        self.is_dropping = false;
+                        self.dropping = None;
                         log.line(format_args!(
                             "output is written again; {} bytes were dropped so far",
                             self.output.dropped
                         ));
                     }
                     (Err(error), false) => {
-                        self.is_dropping = true;
                         log.line(format_args!("output is being dropped: {error}"));
+                        self.dropping = Some(error.to_string());
                     }
                 }
                 count
