@@ -781,6 +781,29 @@ fn rejected_input_is_journaled_ten_times_a_minute_and_then_counted() {
     assert_eq!(bench.entries(|entry| matches!(entry, Entry::InputRejected { .. })), 12);
 }
 
+/// On loopback all have one address: a user who floods it does not silence what the journal has to say of another.
+#[test]
+fn rejected_input_is_counted_for_each_user_of_an_address() {
+    let mut bench = Bench::new();
+    for port in 0..100 {
+        for uid in ["", " uid=5", " uid=6 subject=CN=uid=7", " uid=6 subject=CN=uid=8"] {
+            bench.give(Input::Malformed {
+                source: source(&format!("127.0.0.1 port={port}{uid}")),
+                event: String::new(),
+                error: "nonsense".into(),
+            });
+        }
+    }
+    let of = |uid: &str| {
+        let is_its = |entry: &Entry| match entry {
+            Entry::InputRejected { source, .. } => source.peer.contains(uid),
+            _ => false,
+        };
+        bench.entries(is_its)
+    };
+    assert_eq!((of(" uid=5"), of(" uid=6"), of("127.0.0.1")), (10, 10, 30));
+}
+
 #[test]
 fn shutdown_with_nodes_keeps_what_is_wanted() {
     let mut bench = Bench::running(&["w1"]);

@@ -412,6 +412,66 @@ fn all_of_loopback_and_the_hosts_own_address_are_known() {
     println!("own address: {own:?}");
 }
 
+/// Who is not at the very address that they connect to might be anybody, whatever the kernel knows: for them it takes a
+/// certificate. A client of this host at one of its addresses that connects to another looks like one from elsewhere.
+#[test]
+fn who_comes_from_elsewhere_needs_a_certificate_or_an_open_door() {
+    let Some(mut host) = host("somebody from elsewhere") else { return };
+    let Some(own) = own_address() else {
+        println!("NOT RUN: somebody from elsewhere needs an address that is not loopback");
+        return;
+    };
+    let script = "import socket, sys\n\
+                  s = socket.create_connection(('127.0.0.1', int(sys.argv[1])), source_address=(sys.argv[2], 0))\n\
+                  s.sendall(b'GET /v1/messages/json HTTP/1.1\\r\\nHost: a\\r\\nConnection: Upgrade\\r\\nUpgrade: websocket\\r\\n'\n\
+                  \x20         b'Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n')\n\
+                  print(s.recv(4096).decode())\n";
+    let ask = |host: &Host| {
+        let port = websocket(host).port().to_string();
+        Said::of(python(&["-c", script, &port, &own])).stdout
+    };
+    let agent = host.start();
+    let said = ask(&host);
+    assert!(
+        said.starts_with("HTTP/1.1 403 ") && said.contains("it is on another host, and shows no certificate"),
+        "{said}"
+    );
+    assert!(said.contains("websocket_client_ca"), "what would help is said: {said}");
+    let row = eventually("the refusal", || rejected(&host).pop());
+    assert!(row.source.peer.starts_with(&format!("{own} port=")) && !row.source.peer.contains("uid="), "{row:?}");
+    agent.kill();
+    host.set("ZCA_WEBSOCKET_INSECURE", "true");
+    let _agent = host.start();
+    assert!(ask(&host).starts_with("HTTP/1.1 101 "));
+}
+
+/// Nodes that were started as somebody else than those that the settings speak of now.
+#[test]
+fn adopted_nodes_check_in_as_whoever_they_are() {
+    let Some(mut host) = host("adopted nodes of another user") else { return };
+    let agent = host.start();
+    assert_eq!(deploy_as(&host, "root", "d").code, 0);
+    let pids = host.pids();
+    agent.kill();
+    host.set("ZCA_NODE_USER", MEMBER).set("ZCA_REQUEST_USERS", "root");
+    let _agent = host.start();
+    assert_eq!(host.pids(), pids);
+    for (name, served) in [(NODES, true), (MEMBER, true), (STRANGER, false)] {
+        let mut peers = peers_as(name);
+        let dialled = dial(&mut peers, "n", port(&host), &Value::Null);
+        assert_eq!(dialled.is_ok(), served, "{name}: {dialled:?}");
+        if served {
+            assert_eq!(peers.ask("n", "management", "agent_welcome", name, json!({}))[0]["success"], false);
+        }
+    }
+    let mut node = peers_as(NODES);
+    dial(&mut node, "n", port(&host), &Value::Null).unwrap();
+    node.ok("node_hello", json!({"peering": "n", "node": "w1"}));
+    eventually("the node to be known", || {
+        host.status().peers.iter().any(|peer| peer.node.as_deref() == Some("w1") && !peer.may_ask).then_some(())
+    });
+}
+
 /// An address of this host that is not loopback, if it has one.
 fn own_address() -> Option<String> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
