@@ -64,6 +64,8 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         "shutdown",
         &[("shutdown", "the agent ends, its nodes run on"), ("shutdown --nodes", "before the host is taken down")],
     ),
+    ("state", &[("state adopt", "make a copy of a state directory one of its own")]),
+    ("state adopt", &[("state adopt --state-dir /srv/second-agent", "a copy that is to live beside the original")]),
     ("notify", &[("notify --ready", "in a program that runs as a node, with `ready = \"checkin\"`")]),
     ("settings", &[("settings", "every value, and whether a flag, the environment or a file set it")]),
     ("journal", &[("journal dump --failed --since 2h", "what went wrong lately")]),

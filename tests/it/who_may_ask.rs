@@ -401,11 +401,14 @@ fn all_of_loopback_and_the_hosts_own_address_are_known() {
     let port = port(&host);
     let own = own_address();
     let addresses = ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"].into_iter().chain(own.as_deref());
+    let mut peers =
+        [("root", true), (NODES, true), (STRANGER, false)].map(|(name, served)| (name, served, peers_as(name)));
     for address in addresses {
-        for (name, served) in [("root", true), (NODES, true), (STRANGER, false)] {
-            let mut peers = peers_as(name);
-            peers.ok("endpoint", json!({"name": "c", "filter": CONTROLLER}));
-            let dialled = peers.order("dial", json!({"endpoint": "c", "name": "c", "port": port, "host": address}));
+        for (name, served, peers) in &mut peers {
+            let (name, served) = (*name, *served);
+            peers.ok("endpoint", json!({"name": address, "filter": CONTROLLER}));
+            let order = json!({"endpoint": address, "name": address, "port": port, "host": address});
+            let dialled = peers.order("dial", order);
             assert_eq!(dialled.is_ok(), served, "{name} at {address}: {dialled:?}");
         }
     }
@@ -514,10 +517,10 @@ fn no_connection_costs_a_look_through_proc() {
     let asked = |text: &str| text.matches("NETLINK_SOCK_DIAG").count();
     // With what the agent asks of itself at its start.
     let before = eventually("the first connection to be asked about", || Some(lines()).filter(|text| asked(text) > 1));
-    for _ in 0..20 {
+    let (mut peers, port) = (Peers::start(), port(&host));
+    for number in 0..20 {
         drop(TcpStream::connect(address).unwrap());
-        let mut peers = Peers::start();
-        dial(&mut peers, "c", port(&host), &Value::Null).unwrap();
+        dial(&mut peers, &format!("c{number}"), port, &Value::Null).unwrap();
     }
     let after = eventually("all to be asked about", || Some(lines()).filter(|text| asked(text) >= asked(&before) + 40));
     let proc = |text: &str| text.lines().filter(|line| line.contains("\"/proc")).count();
