@@ -268,8 +268,12 @@ struct Started {
 /// Takes the lock of the state directory, and says at once for whom it waits if it has to.
 fn lock_directory(dir: &Path, wait: Duration) -> Result<lock::StateLock, lock::LockError> {
     match lock::StateLock::acquire(dir, Duration::ZERO) {
-        Err(error @ lock::LockError::Held { .. }) if !wait.is_zero() => {
-            tracing::warn!("{error}; waiting up to {} s for it to end", wait.as_secs());
+        Err(lock::LockError::Held { dir: held, pid }) if !wait.is_zero() => {
+            let who = lock::holder(&pid);
+            tracing::warn!(
+                "another agent{who} uses the state directory {held}; waiting up to {} s for it to end",
+                wait.as_secs()
+            );
             lock::StateLock::acquire(dir, wait)
         }
         other => other,

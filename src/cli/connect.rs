@@ -111,10 +111,15 @@ pub fn connect_by(context: &Context, patience: Deadline) -> Result<Client, Failu
 /// A question to the agent that failed.
 pub fn failed(error: client::Error) -> Failure {
     match error {
-        client::Error::TimedOut => Failure::new(Exit::Timeout, "the agent did not answer in time"),
-        client::Error::Closed | client::Error::Connection(_) | client::Error::Unreachable { .. } => {
-            Failure::because(Exit::Unreachable, "the agent went away", &error)
-        }
+        client::Error::TimedOut => Failure::new(
+            Exit::Timeout,
+            "the agent did not answer in time; it may be busy or stopped: its log says more",
+        ),
+        client::Error::Closed | client::Error::Connection(_) | client::Error::Unreachable { .. } => Failure::because(
+            Exit::Unreachable,
+            "the agent went away before it answered (if it does not come back, its log says why)",
+            &error,
+        ),
         client::Error::Agent { .. } | client::Error::Decode(_) | client::Error::Encode(_) | client::Error::Mismatch => {
             Failure::new(Exit::Failed, chain(&error))
         }

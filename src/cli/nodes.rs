@@ -149,9 +149,10 @@ fn ask_to_end(context: &Context, client: &mut Client, nodes: bool, sending: &Sen
 fn wait_for_end(client: &mut Client) -> Result<(), Failure> {
     match client.next_publication(within_ms(ANSWER_MS)) {
         Err(client::Error::Closed | client::Error::Connection(_)) => Ok(()),
-        Err(client::Error::TimedOut) => {
-            Err(Failure::new(Exit::Timeout, "the agent has agreed to end and is still there"))
-        }
+        Err(client::Error::TimedOut) => Err(Failure::new(
+            Exit::Timeout,
+            "the agent has agreed to end and is still there; its log says what it waits for",
+        )),
         Ok(_) => Err(connect::failed(client::Error::Mismatch)),
         Err(error) => Err(connect::failed(error)),
     }

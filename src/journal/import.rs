@@ -98,7 +98,7 @@ pub enum ImportError {
     Read(#[from] ReadError),
     #[error("an entry cannot be stored")]
     Encode(#[from] codec::EncodeError),
-    #[error("there is no journal in {0}")]
+    #[error("there is no journal in {0}; name a copy of a state directory, or a journal that was set aside")]
     NoJournal(String),
     #[error("nothing of it reads: its store opens in no way, or has no entry that is whole")]
     NothingReads,

@@ -33,7 +33,7 @@ use crate::api::stats::JournalStats;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    #[error("there is no journal in {0}")]
+    #[error("there is no journal in {0}; name an agent's state directory, or a copy of one")]
     NoJournal(String),
     /// An agent runs and did not answer, or this is not its control socket.
     #[error("the journal is in use: ask the agent through its control socket, or inspect a copy with --dir")]

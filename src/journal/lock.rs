@@ -16,13 +16,17 @@ const RETRY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("another agent{} uses the state directory {dir}", holder(.pid))]
+    #[error(
+        "another agent{} uses the state directory {dir}: end it first (`shutdown`; its nodes run on), or give another --state-dir",
+        holder(.pid)
+    )]
     Held { dir: String, pid: Option<u32> },
     #[error("locking {path} failed")]
     Io { path: String, source: io::Error },
 }
 
-fn holder(pid: &Option<u32>) -> String {
+/// The process that wrote this pid, as part of a sentence.
+pub fn holder(pid: &Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (pid {pid})"))
 }
 

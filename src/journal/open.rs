@@ -141,11 +141,13 @@ pub enum OpenError {
     /// Exit 1; nodes run on.
     #[error("the journal in {dir} cannot be opened: no space is left on its file system; free some space")]
     NoSpace { dir: String, source: StorageError },
-    #[error("the journal in {dir} cannot be opened: its file system is read-only")]
+    #[error("the journal in {dir} cannot be opened: its file system is read-only; remount it writable")]
     ReadOnly { dir: String, source: StorageError },
-    #[error("the journal in {dir} is open in another process")]
+    #[error("the journal in {dir} is open in another process: end that first")]
     Locked { dir: String },
-    #[error("the journal in {dir} did not open in time; it was left as it is")]
+    #[error(
+        "the journal in {dir} did not open in time and was left as it is; give it longer with journal_open_timeout"
+    )]
     Timeout { dir: String, source: StorageError },
     #[error("the journal in {dir} cannot be opened; it was left as it is")]
     Storage { dir: String, source: StorageError },

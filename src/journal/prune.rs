@@ -16,9 +16,9 @@ use super::writer::{CommitError, Journal};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
-    #[error("there is no journal in {0}")]
+    #[error("there is no journal in {0}; name an agent's state directory with --state-dir")]
     NoJournal(String),
-    #[error("the journal is in use, and its agent does not answer at its control socket")]
+    #[error("the journal is in use, and its agent does not answer at its control socket: its log says why")]
     InUse(#[source] LockError),
     #[error(transparent)]
     Identity(#[from] IdentityError),

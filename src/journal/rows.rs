@@ -532,3 +532,40 @@ fn process_json(process: &ProcessId) -> Value {
 pub(super) fn unreadable(seq: Seq, why: String) -> Row {
     Row::Unreadable(crate::api::audit::Unreadable { seq, unreadable: why })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::event::Result as Answered;
+    use crate::api::ids::ReqId;
+
+    fn response(nodes: &[&str]) -> Response {
+        let result = |node: &&str| Answered {
+            reqid: ReqId::default(),
+            success: true,
+            instance: None,
+            data: None,
+            error: None,
+            node: Some((*node).to_owned()),
+        };
+        let results = nodes.iter().map(result).collect();
+        Response { event: "restart_response".to_owned(), reqid: ReqId::default(), results }
+    }
+
+    #[test]
+    fn a_restart_of_what_is_not_here_is_no_success() {
+        let of = |named: &[&str], answered: &[&str], transport: &str| {
+            let request = Request::Restart { nodes: named.iter().map(|name| (*name).to_owned()).collect() };
+            let source = Source { transport: transport.to_owned(), peer: String::new() };
+            unserved(&request, &response(answered), &source)
+        };
+        let missing = Some("this host has no node called w9".to_owned());
+        assert_eq!(of(&["w9"], &[], "control"), missing);
+        assert_eq!(of(&["w1", "w9"], &["w1"], "control"), missing);
+        assert_eq!(of(&["w1"], &["w1"], "control"), None);
+        assert_eq!(of(&[], &[], "control"), None);
+        // A controller names the nodes of all hosts; nothing at all of it here is told all the same.
+        assert_eq!(of(&["w1", "w9"], &["w1"], "broker"), None);
+        assert_eq!(of(&["w9"], &[], "broker"), missing);
+    }
+}

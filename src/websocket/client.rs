@@ -36,7 +36,7 @@ const TOPICS: [&str; 2] = ["zeek/management/agent/", "zeek/cluster-control/agent
 pub enum Error {
     #[error("{url:?} is no address of a WebSocket listener: {problem}; expected is ws://HOST:PORT or wss://HOST:PORT")]
     Url { url: String, problem: &'static str },
-    #[error("nobody answers at {url}")]
+    #[error("nobody answers at {url}; the agent's setting `websocket` says where it serves, if it does")]
     Unreachable { url: String, source: io::Error },
     #[error("no TLS connection to {url}")]
     Handshake { url: String, source: tls::HandshakeError },

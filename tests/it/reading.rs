@@ -41,18 +41,12 @@ fn what_went_wrong_is_found_whether_it_was_a_request_or_a_node() {
     assert_eq!(requests, ["restart", "stop", "half"]);
     for row in wrong.iter().filter(|row| row["reqid"].is_string()) {
         assert_eq!(row["success"], false, "{row}");
-        let error = row["error"].as_str().unwrap();
-        let expected = if row["reqid"] == "stop" {
-            "no such node on this host: nosuch"
-        } else {
-            "this host has no node called nosuch"
-        };
-        assert!(error.starts_with(expected), "{row}");
+        assert!(row.to_string().contains("no such node on this host"), "{row}");
     }
     let exits: Vec<_> = wrong.iter().filter(|row| row["event"] == "node_exited").collect();
     assert_eq!((exits.len(), wrong.len()), (1, 4), "{wrong:?}");
     let table = host.run(&["journal", "dump", "--failed", "--format", "table"]).stdout;
-    assert!(table.contains("this host has no node called nosuch") && table.contains("signal 9"), "{table}");
+    assert!(table.contains("no such node on this host") && table.contains("signal 9"), "{table}");
     let stats = host.json(&["journal", "stats", "--json"]);
     assert_eq!((&stats["failed"], &stats["requests"]["restart_request"]["failed"]), (&3.into(), &2.into()), "{stats}");
     // The longest is exact: one of the rows has it.

@@ -113,6 +113,15 @@ fn what_is_not_there_is_a_failure_and_what_is_there_is_not_overwritten() {
     assert_eq!(said.code, 1, "{said:?}");
     same_as(&host, "logs-of-nobody.txt", &said.stderr, &[]);
 
+    let said = host.run(&["journal", "show", "nosuch"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    same_as(&host, "show-of-nothing.txt", &said.stderr, &[]);
+    std::fs::create_dir(host.dir.path().join("empty")).unwrap();
+    let empty = host.dir.path().join("empty").display().to_string();
+    let said = host.run(&["journal", "dump", "--dir", &empty]);
+    assert_eq!(said.code, 1, "{said:?}");
+    same_as(&host, "dump-of-nothing.txt", &said.stderr, &[]);
+
     let file = host.file("kept", "what was there");
     let said = host.run(&["journal", "export", &file]);
     assert_eq!(said.code, 1, "{said:?}");

@@ -123,3 +123,17 @@ fn a_time_that_was_shown_finds_its_row_across_a_change_of_the_clock() {
         assert_eq!(times.len(), moments.len(), "{zone}: {times:?}");
     }
 }
+
+#[test]
+fn what_is_said_on_a_terminal_is_folded_between_words() {
+    let mut shell = Command::new("script");
+    let command = format!("stty cols 60; exec {PROGRAM} status --control-socket /nonexistent/socket");
+    shell.args(["-qec", &command, "/dev/null"]).env_remove("ZCA_CONFIG").env("NO_COLOR", "1");
+    let output = shell.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let shown = String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n");
+    assert!(shown.lines().count() > 2 && shown.lines().all(|line| line.chars().count() <= 60), "{shown}");
+    let direct = Command::new(PROGRAM).args(["status", "--control-socket", "/nonexistent/socket"]).output().unwrap();
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&shown), words(std::str::from_utf8(&direct.stderr).unwrap()));
+}

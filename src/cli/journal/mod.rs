@@ -63,7 +63,10 @@ fn show(context: &Context, reqid: String, from: &JournalFrom) -> Outcome {
         Ok(More::Yes)
     })?;
     if found == 0 {
-        return Err(Failure::new(Exit::Failed, format!("the journal has no request with reqid {}", plain(&reqid))));
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("the journal has no request with reqid {}; `journal dump` lists those that it has", plain(&reqid)),
+        ));
     }
     Ok(Exit::Done)
 }

@@ -212,7 +212,10 @@ fn read_cursor(path: &Path) -> Result<Option<Cursor>, Failure> {
         Err(error) => return Err(failed("cannot look at", path, &error)),
     };
     if length > CURSOR_LIMIT {
-        return Err(Failure::new(Exit::Failed, format!("{} is no cursor file: {length} bytes", path.display())));
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{} is no cursor file ({length} bytes); give another, or remove it to begin anew", path.display()),
+        ));
     }
     let text = fs::read(path).map_err(|error| failed("cannot read", path, &error))?;
     let cursor = serde_json::from_slice(&text).map_err(|error| {

@@ -68,7 +68,7 @@ pub enum ReadError {
     Forbidden { path: PathBuf },
     #[error("cannot read {}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{} cannot be understood", path.display())]
+    #[error("{} is damaged; the other bundles of the node can be read", path.display())]
     Damaged { path: PathBuf, source: serde_json::Error },
 }
 
