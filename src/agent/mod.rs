@@ -10,6 +10,7 @@ mod driver;
 mod effects;
 mod place;
 mod retention;
+mod slow_disk;
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
@@ -47,6 +48,7 @@ use driver::{Driver, Inbox, Refusing};
 use effects::{OWN_CONNECTION, Performer};
 use place::Place;
 use retention::Retention;
+use slow_disk::slow_disk;
 
 pub use archive::Options as ArchiveOptions;
 pub use effects::Topics;
@@ -86,7 +88,7 @@ pub struct Options {
     pub broker: Option<peers::Options>,
     /// How long another agent's hold of the state directory is waited for.
     pub lock_wait: Duration,
-    /// A commit that takes longer ends the agent.
+    /// A commit that waits longer for the disk ends the agent.
     pub commit_timeout: Duration,
     /// Shown by `status`.
     pub warnings: Vec<String>,
@@ -134,7 +136,11 @@ pub enum Error {
     Driver(#[from] driver::Error),
     #[error(transparent)]
     Task(#[from] FatalDeath),
-    #[error("a commit to the journal takes longer than {} s; nodes run on, and a restart finds out what was stored", .0.as_secs())]
+    #[error(
+        "a commit to the journal takes longer than {} s, in which the disk did not answer; nodes run on, and a restart finds out what was \
+         stored; see to the disk",
+        .0.as_secs()
+    )]
     SlowCommit(Duration),
 }
 
@@ -248,6 +254,7 @@ struct Started {
     peers: watch::Sender<Peers>,
     exit: watch::Receiver<Option<String>>,
     commits: watch::Receiver<u64>,
+    disk: journal::Disk,
     tasks: Tasks,
     server: Option<(server::Server, server::Handle)>,
     websocket: Option<(websocket::server::Server, websocket::server::Handle)>,
@@ -397,7 +404,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         place: Mutex::new(place),
     };
     let refusing = Refusing::default();
-    let (reader, compactor) = (journal.reader(), journal.compactor());
+    let (reader, compactor, disk) = (journal.reader(), journal.compactor(), journal.disk());
     let core = Lifecycle::new(options.lifecycle.clone(), recovered);
     let mut driver = Driver::new(core, journal, performer, refusing.clone(), commits_tx);
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -409,7 +416,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let begun = blocking("starting the driver", move || driver.begin(first).map(|()| driver));
     let driver = tokio::select! {
         begun = begun => begun??,
-        () = slow_commit(commits.clone(), options.commit_timeout) => {
+        () = slow_disk(commits.clone(), disk.clone(), options.commit_timeout) => {
             return Err(Error::SlowCommit(options.commit_timeout));
         }
     };
@@ -429,6 +436,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         peers,
         exit,
         commits,
+        disk,
         tasks,
         server,
         websocket,
@@ -474,6 +482,7 @@ struct Agent {
     stops: mpsc::Sender<String>,
     exit: watch::Receiver<Option<String>>,
     commits: watch::Receiver<u64>,
+    disk: journal::Disk,
     tasks: Tasks,
     server: tokio::task::JoinHandle<io::Result<()>>,
     stop_serving: CancellationToken,
@@ -564,7 +573,7 @@ impl Started {
         server: tokio::task::JoinHandle<io::Result<()>>,
         stop_serving: CancellationToken,
     ) -> Result<Agent, Error> {
-        let Self { driver, inbox, inputs, stops, exit, commits, tasks, _lock, .. } = self;
+        let Self { driver, inbox, inputs, stops, exit, commits, disk, tasks, _lock, .. } = self;
         let (ended, outcome) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -577,7 +586,7 @@ impl Started {
                 let _ = ended.send(runtime.block_on(driver.run(inbox)));
             })
             .map_err(|source| Error::System { what: "starting the driver's thread", source })?;
-        Ok(Agent { driver: outcome, inputs, stops, exit, commits, tasks, server, stop_serving, _lock })
+        Ok(Agent { driver: outcome, inputs, stops, exit, commits, disk, tasks, server, stop_serving, _lock })
     }
 }
 
@@ -593,7 +602,7 @@ impl Agent {
                     Err(_) => return Err(ended_early(self.driver.await)),
                 },
                 outcome = &mut self.driver => return Err(ended_early(outcome)),
-                () = slow_commit(self.commits.clone(), options.commit_timeout) => {
+                () = slow_disk(self.commits.clone(), self.disk.clone(), options.commit_timeout) => {
                     return Err(Error::SlowCommit(options.commit_timeout));
                 }
                 death = self.tasks.fatal() => return Err(death.into()),
@@ -668,23 +677,6 @@ fn ended_early(outcome: Result<Result<(), driver::Error>, oneshot::error::RecvEr
 
 fn gone(what: &str) -> Error {
     Error::System { what: "running the agent", source: io::Error::other(what.to_owned()) }
-}
-
-/// Resolves when one commit has taken longer than `limit`.
-async fn slow_commit(mut commits: watch::Receiver<u64>, limit: Duration) {
-    loop {
-        let number = *commits.borrow_and_update();
-        let under_way = number % 2 == 1;
-        if !under_way {
-            if commits.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-            continue;
-        }
-        if tokio::time::timeout(limit, commits.changed()).await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn blocking<T: Send + 'static>(

@@ -38,7 +38,8 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// Resource limits, soft and hard (setrlimit(2)). One that is not there stays as the agent has it.
+/// Resource limits, soft and hard (setrlimit(2)). One that is not there is as the agent was
+/// started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// RLIMIT_NOFILE: open files.
@@ -47,6 +48,15 @@ pub struct Limits {
     /// RLIMIT_CORE in bytes; `u64::MAX` is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub core_bytes: Option<u64>,
+}
+
+/// How many files a process may have open, soft and hard; `u64::MAX` is no limit.
+///
+/// The agent raises its own soft limit, since it has descriptors for each node; its nodes get what it was started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenFiles {
+    pub soft: u64,
+    pub hard: u64,
 }
 
 impl Limits {

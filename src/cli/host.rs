@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rustix::process::Resource;
+use rustix::process::{Resource, Rlimit};
 
 use super::outcome::{Exit, Failure};
 use crate::api::configuration::ClusterRole;
 use crate::api::launch::Program;
-use crate::api::rights::{Limits, Rights, User};
+use crate::api::rights::{Limits, OpenFiles, Rights, User};
 use crate::settings::{Origin, PerRole, Problem, Set, Settings, accounts};
 
 const ROLES: [ClusterRole; 5] =
@@ -84,6 +84,19 @@ fn check_open_files(limits: &Set<PerRole>, is_root: bool) -> Result<(), Problem>
         return Err(wrong("node_open_files", limits, text));
     }
     within_hard("node_open_files", limits, largest, Resource::Nofile, is_root)
+}
+
+/// Raises how many files this process may have open as far as it goes: it has several for each node. Gives what it was before,
+/// for the nodes.
+pub fn raise_open_files() -> OpenFiles {
+    let before = rustix::process::getrlimit(Resource::Nofile);
+    if let Err(error) =
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before })
+    {
+        tracing::warn!(%error, "the limit of open files stays as it is, which may be too low for many nodes");
+    }
+    let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    OpenFiles { soft: number(before.current), hard: number(before.maximum) }
 }
 
 fn check_core(limits: &Set<PerRole>, is_root: bool) -> Result<(), Problem> {

@@ -63,6 +63,7 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     options.lifecycle.rights = rights;
     // What the agent makes is nobody else's to read; what nodes make is theirs to decide, as before.
     options.supervisor.umask = Some(rustix::process::umask(Mode::from_raw_mode(0o077)).as_raw_mode());
+    options.supervisor.open_files = Some(host::raise_open_files());
     match agent::run(options) {
         Ok(()) => Ok(ExitCode::from(Exit::Done.code())),
         Err(error) => {
@@ -93,7 +94,8 @@ pub fn stop_nodes(context: &Context, settings: &mut Settings, reqid: ReqId) -> R
             return Err(Failure::new(Exit::Unreachable, message));
         }
     }
-    let options = options(settings, LOCK_WAIT_OFFLINE)?;
+    let mut options = options(settings, LOCK_WAIT_OFFLINE)?;
+    options.supervisor.open_files = Some(host::raise_open_files());
     agent::shutdown_offline(options, reqid).map_err(|error| {
         let exit = if error.exit_code() == Exit::Configuration.code() { Exit::Configuration } else { Exit::Failed };
         Failure::new(exit, chain(&error))

@@ -16,6 +16,7 @@ mod batch;
 mod beside;
 mod codec;
 mod compact;
+mod disk;
 pub mod entry;
 pub mod export;
 pub mod identity;
@@ -47,6 +48,7 @@ mod writer;
 
 pub use codec::{DecodeError, EncodeError, Hash, try_decode};
 pub use compact::{CompactError, Compactor, offline as compact_offline};
+pub use disk::{Disk, Waiting};
 pub use open::{Condition, OpenError, Opened, Options};
 pub use place::is_there;
 pub use reader::Reader;

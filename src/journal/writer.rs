@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::batch::{self, BatchError, State, Write};
 use super::codec::{EncodeError, Hash};
 use super::compact::Compactor;
+use super::disk::Disk;
 use super::entry::{Entry, Known, Numbered, Record, Sealed};
 use super::mark::MarkFile;
 use super::reader::Reader;
@@ -118,6 +119,7 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Journal<E> {
     database: Arc<Shared>,
+    disk: Disk,
     state_dir: PathBuf,
     gauge: Gauge,
     /// The hash of the newest durable entry.
@@ -227,8 +229,10 @@ impl<E> Journal<E> {
     pub(super) fn new(parts: Parts) -> Self {
         let database = Arc::new(parts.database);
         let HistoryRecord { last, hash, .. } = parts.state.history;
+        let disk = Disk::default();
         let committer = Committer {
             database: Arc::clone(&database),
+            disk: disk.clone(),
             state_dir: parts.state_dir.clone(),
             mark: parts.mark,
             mark_failed: false,
@@ -237,6 +241,7 @@ impl<E> Journal<E> {
         };
         Self {
             database,
+            disk,
             state_dir: parts.state_dir,
             gauge: parts.gauge,
             queue: Queue::new(last),
@@ -472,6 +477,11 @@ impl<E> Journal<E> {
         Reader::new(Arc::clone(&self.database))
     }
 
+    /// For how long the disk keeps commits waiting.
+    pub fn disk(&self) -> Disk {
+        self.disk.clone()
+    }
+
     /// A handle for making its files small, on another thread.
     pub fn compactor(&self) -> Compactor {
         let floor = self.gauge.fact_floor();
@@ -521,6 +531,7 @@ fn start_writer() -> Result<mpsc::SyncSender<Job>, CommitError> {
 #[derive(Debug)]
 struct Committer {
     database: Arc<Shared>,
+    disk: Disk,
     state_dir: PathBuf,
     mark: MarkFile,
     mark_failed: bool,
@@ -533,7 +544,6 @@ impl Batch {
     fn write(self) -> Written {
         let Self { mut committer, content, upto } = self;
         let started = Instant::now();
-        crash_point!("during_commit");
         let outcome = committer.write(content);
         match &outcome {
             Ok(()) => {
@@ -584,7 +594,11 @@ impl Committer {
             }
         };
         drop(database);
-        self.database.write(&writes).map_err(|error| {
+        let written = self.disk.call(|| {
+            crash_point!("during_commit");
+            self.database.write(&writes)
+        });
+        written.map_err(|error| {
             let writes = error.is_passing().then_some(writes);
             Unwritten { error: CommitError::write(error), writes }
         })

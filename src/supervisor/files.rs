@@ -25,6 +25,7 @@ use serde_bytes::ByteBuf;
 
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
+use crate::api::rights::OpenFiles;
 
 /// The files' names in a run directory.
 pub const LOCK: &str = "lock";
@@ -74,6 +75,9 @@ pub struct Launch {
     /// The file mode creation mask of the node and its output; what the agent has if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub umask: Option<u32>,
+    /// How many files the node may have open, if its rights do not say; as many as the shim if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<OpenFiles>,
 }
 
 impl Checked for Launch {
@@ -250,6 +254,7 @@ pub(super) mod tests {
             env: vec![(ByteBuf::from("A"), ByteBuf::from("b"))],
             directory: ByteBuf::from("/n/w1"),
             umask: None,
+            open_files: None,
         }
     }
 

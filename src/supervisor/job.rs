@@ -30,7 +30,7 @@ use super::launch::{NODE_PROGRAM, check_executable, environment, find_program};
 use super::process::{self, Holders, Proven};
 use super::{Context, create_private, rights, sys};
 use crate::api::launch::ExitCause;
-use crate::api::rights::{Rights, User};
+use crate::api::rights::{OpenFiles, Rights, User};
 
 /// What the process is called until it becomes the program.
 pub const NAME: &str = "zca-job";
@@ -79,6 +79,8 @@ pub enum Start {
 struct Order {
     rights: Rights,
     umask: Option<u32>,
+    #[serde(default)]
+    open_files: Option<OpenFiles>,
 }
 
 impl Job {
@@ -107,6 +109,7 @@ impl Job {
         let order = Order {
             rights: Rights { user: self.options.user.clone(), ..Rights::default() },
             umask: self.context.options.umask,
+            open_files: self.context.options.open_files,
         };
         let order = match serde_json::to_string(&order) {
             Ok(order) => order,
@@ -290,7 +293,7 @@ fn become_program(mut args: impl Iterator<Item = OsString>) -> Result<std::conve
         rustix::process::umask(Mode::from_raw_mode(mask));
     }
     let failed = |step: sys::Step, error: rustix::io::Errno| format!("{step}: {error}");
-    let rights = rights::Prepared::new(&order.rights)?;
+    let rights = rights::Prepared::new(&order.rights, order.open_files)?;
     rights.take_on(|step, error| eprintln!("{}", failed(step, error))).map_err(|(step, error)| failed(step, error))?;
     std::env::set_current_dir("/").map_err(|error| format!("cannot work in /: {error}"))?;
     // Its standard error breaks with its agent, which must not end its work: as systemd's services, it hears of that from

@@ -259,6 +259,7 @@ fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, 
             .collect(),
         directory: bytes(context.node_dir(node).as_os_str()),
         umask: context.options.umask,
+        open_files: context.options.open_files,
     })
 }
 

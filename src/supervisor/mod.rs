@@ -58,6 +58,7 @@ pub use process::{Home, boot_id};
 pub use shim::NAME as SHIM_NAME;
 
 use crate::api::ids::NodeName;
+use crate::api::rights::OpenFiles;
 
 /// What the supervisor has to know of its host.
 #[derive(Debug, Clone)]
@@ -77,6 +78,8 @@ pub struct Options {
     pub crash: crash::Options,
     /// The nodes' file mode creation mask; the agent's own if there is none.
     pub umask: Option<u32>,
+    /// The nodes' limit, where they are given no other; the agent's own if there is none.
+    pub open_files: Option<OpenFiles>,
     /// Where nodes reach this run of the agent over Broker. Not part of what a node is launched with: it may be another in
     /// the next run.
     pub agent_address: Option<SocketAddr>,
@@ -97,6 +100,7 @@ impl Options {
             environment: std::env::vars_os().collect(),
             crash: crash::Options { keep: 10, keep_for: Duration::from_secs(30 * 24 * 3600), space_floor: 0 },
             umask: None,
+            open_files: None,
             agent_address: None,
             simulated_env: Vec::new(),
         }

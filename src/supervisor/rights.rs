@@ -14,7 +14,7 @@ use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, CpuSet};
 
 use super::sys::Step;
-use crate::api::rights::{Limits, Rights};
+use crate::api::rights::{Limits, OpenFiles, Rights};
 
 /// What capturing packets takes: raw sockets, and promiscuous mode.
 const CAPTURE: CapabilitySet = CapabilitySet::NET_RAW.union(CapabilitySet::NET_ADMIN);
@@ -34,8 +34,9 @@ struct Identity {
 }
 
 impl Prepared {
-    /// The error is the reason why no process can have these rights.
-    pub fn new(rights: &Rights) -> Result<Self, String> {
+    /// `inherited`: how many files the process may have open if its rights do not say. The error is the reason why no process
+    /// can have these rights.
+    pub fn new(rights: &Rights, inherited: Option<OpenFiles>) -> Result<Self, String> {
         let Rights { user, captures, cpu, limits: Limits { open_files, core_bytes } } = rights;
         let identity = user.as_ref().map(|user| Identity {
             uid: Uid::from_raw(user.uid),
@@ -52,12 +53,11 @@ impl Prepared {
             set.set(number);
             Ok(set)
         };
-        let both = |value: u64| {
-            let value = (value != u64::MAX).then_some(value);
-            Rlimit { current: value, maximum: value }
-        };
-        let limits = [(Resource::Nofile, open_files), (Resource::Core, core_bytes)];
-        let limits = limits.into_iter().filter_map(|(resource, value)| Some((resource, both((*value)?)))).collect();
+        let limit = |value: u64| (value != u64::MAX).then_some(value);
+        let both = |value: u64| Rlimit { current: limit(value), maximum: limit(value) };
+        let inherited = inherited.map(|OpenFiles { soft, hard }| Rlimit { current: limit(soft), maximum: limit(hard) });
+        let limits = [(Resource::Nofile, open_files.map(both).or(inherited)), (Resource::Core, core_bytes.map(both))];
+        let limits = limits.into_iter().filter_map(|(resource, value)| Some((resource, value?))).collect();
         Ok(Self { identity, cpu: cpu.map(set_of).transpose()?, limits })
     }
 

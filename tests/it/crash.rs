@@ -276,9 +276,17 @@ fn a_commit_that_hangs_ends_the_agent_during_its_start_and_later() {
     ends(&host, host.spawn());
 
     let mut host = Host::new();
-    host.set("ZCA_HANG_AT", "before_accept").set("ZCA_COMMIT_TIMEOUT", "3s");
+    host.set("ZCA_HANG_AT", "during_commit:12").set("ZCA_COMMIT_TIMEOUT", "3s");
     let agent = host.start();
-    host.client().submit("r", three_nodes(), dialect(&three_nodes()), None).unwrap();
+    let mut client = host.client();
+    for number in 0..12 {
+        let reqid = format!("r{number}");
+        // Each has a commit of its own, until one hangs.
+        let welcome = Request::AgentWelcome {};
+        if client.request(&reqid, welcome.clone(), dialect(&welcome), None, within_ms(1_000)).is_err() {
+            break;
+        }
+    }
     ends(&host, agent);
 }
 

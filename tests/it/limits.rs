@@ -1,7 +1,9 @@
 //! What is refused says so, and what is not taken is kept: shortage of space, and subscribers of one topic.
 
+use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -9,7 +11,7 @@ use zeek_cluster_agent::api::event::{Dialect, Request};
 use zeek_cluster_agent::control::client::{Answer, Error, within_ms};
 use zeek_cluster_agent::control::message::Publication;
 
-use crate::support::{AGENT, Host, eventually};
+use crate::support::{AGENT, Agent, BINARY, Host, cluster, errors, eventually, set};
 
 #[test]
 fn without_any_space_requests_are_refused_at_once_and_the_agent_still_ends() {
@@ -56,6 +58,31 @@ fn control_connections_without_a_place_are_told_so_and_counted_in_the_log() {
     let more = lines.iter().filter_map(|line| line.split_once(" more control connections were turned away"));
     let more: usize = more.map(|(before, _)| before.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum();
     assert!(more >= 50, "50 and whoever asked meanwhile, less the first: {lines:?}");
+}
+
+/// Each node takes the agent some descriptors. Its nodes get what it was started with.
+#[test]
+fn more_nodes_than_the_soft_limit_of_open_files_has_room_for() {
+    const FEW: u64 = 96;
+    let mut host = Host::new();
+    host.set("ZCA_REQUEST_TIMEOUT", "60");
+    let mut command = Command::new("sh");
+    host.prepare(&mut command);
+    let lowered = format!("ulimit -S -n {FEW} && exec \"$0\" \"$@\"");
+    command.args(["-c", &lowered, BINARY]).args(host.run_args()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut agent = Agent { child: command.spawn().unwrap() };
+    host.wait_served(&mut agent);
+    let names: Vec<String> = (0..FEW).map(|number| format!("w{number:02}")).collect();
+    let nodes: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    let answer = host.ask_until_answered("r", &set(cluster(&nodes)));
+    assert!(answer.success(), "{}", errors(&answer));
+    let soft = |pid: u32| {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        line.split_whitespace().nth(3).unwrap().to_owned()
+    };
+    assert_eq!(soft(host.pids()["w00"]), FEW.to_string());
+    assert_ne!(soft(agent.pid()), FEW.to_string());
 }
 
 #[test]

@@ -115,7 +115,7 @@ pub(super) fn start(
     let streams =
         Streams { stdout: stream(stdout, "stdout")?, stderr: stream(stderr, "stderr")?, notify: Some(notify) };
 
-    let rights = rights::Prepared::new(&launch.spec.rights)?;
+    let rights = rights::Prepared::new(&launch.spec.rights, launch.open_files)?;
     crash_point!("shim_before_fork", node.as_str());
     let pid = sys::spawn(&sys::Program {
         path: &path,
