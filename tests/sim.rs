@@ -15,7 +15,7 @@ use zeek_cluster_agent::api::ids::{Incarnation, InstanceName, NodeName, ReqId, S
 use zeek_cluster_agent::api::launch::{ExitCause, LaunchSpec, ProcessId, Program, Readiness};
 use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
 use zeek_cluster_agent::api::time::{BootTime, Now, Timestamp};
-use zeek_cluster_agent::journal::entry::{Digest, Entry, Numbered, Recovered, Want, digest};
+use zeek_cluster_agent::journal::entry::{Digest, Entry, Numbered, Recovered, Verdict, Want, WantChange, digest};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
 use zeek_cluster_agent::lifecycle::{
     DeployStrategy, Durable, Effect, Input, Lifecycle, Options, Peers, Profile, RestartOptions,
@@ -83,6 +83,12 @@ enum Op {
         which: usize,
     },
     LetGo,
+    /// From now on nodes cannot be prepared, or not be launched, for a reason that passes by itself or that does not.
+    Break {
+        lasting: bool,
+        at_launch: bool,
+    },
+    Mend,
     /// The agent dies, and its next run is told to hold.
     CrashIntoHold,
     /// The agent's next run is on a copy of its directory, beside the original's nodes.
@@ -121,6 +127,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::HostRestart),
         1 => any::<usize>().prop_map(|which| Op::Squat { which }),
         1 => Just(Op::LetGo),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(lasting, at_launch)| Op::Break { lasting, at_launch }),
+        1 => Just(Op::Mend),
         1 => Just(Op::CrashIntoHold),
         1 => Just(Op::CrashIntoCopy),
         1 => Just(Op::Unsubscribe),
@@ -225,6 +233,21 @@ struct OnHost {
     exit: Option<ExitCause>,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    lasting: bool,
+    at_launch: bool,
+}
+
+impl Fault {
+    fn reason(self) -> &'static str {
+        if self.lasting { "permission denied" } else { PASSING }
+    }
+}
+
+/// What nobody is given up for.
+const PASSING: &str = "no space is left";
+
 struct World {
     host: Host,
     journal: MemoryJournal<Effect>,
@@ -250,6 +273,8 @@ struct World {
     squatted: BTreeSet<NodeName>,
     /// The directory is taken for a copy: what runs is the original's.
     copied: bool,
+    /// Why no node can be started at the moment.
+    fault: Option<Fault>,
     /// Somebody is subscribed to the agent's topic.
     subscribed: bool,
     /// Accepted and not refused: each has to be answered to somebody in the end.
@@ -278,6 +303,7 @@ impl World {
             exits: BTreeSet::new(),
             squatted: BTreeSet::new(),
             copied: false,
+            fault: None,
             subscribed: false,
             told: BTreeSet::new(),
             ended: false,
@@ -312,6 +338,7 @@ impl World {
                         cause: cause.clone(),
                         stdout: String::new(),
                         stderr: String::new(),
+                        is_lasting: false,
                     },
                     None => Finding::Adopted {
                         incarnation: found.incarnation,
@@ -389,12 +416,26 @@ impl World {
         }
     }
 
-    /// P9: one exit per launch among the entries.
+    /// P9: one exit per launch among the entries, and no passing cause among what nodes were given up for.
     fn note_exits(&mut self) {
         let mut seen = BTreeSet::new();
         for one in self.entries() {
-            if let Entry::NodeExited { node, incarnation, .. } = &one.entry {
-                assert!(seen.insert((node.clone(), *incarnation)), "{node} {incarnation} exited twice");
+            match &one.entry {
+                Entry::NodeExited { node, incarnation, cause, verdict, .. } => {
+                    assert!(seen.insert((node.clone(), *incarnation)), "{node} {incarnation} exited twice");
+                    if *cause == ExitCause::NotStarted(PASSING.to_owned()) {
+                        assert!(!matches!(verdict, Verdict::GiveUp { .. }), "{node} was given up: {cause}");
+                    }
+                }
+                // A node of a name that was gone, and of which nothing is left, counts from 1 again.
+                Entry::DesiredChanged { nodes, .. } => {
+                    for (name, change) in nodes {
+                        if let WantChange::Up { least: Incarnation(1), .. } = change {
+                            seen.retain(|(node, _)| node != name);
+                        }
+                    }
+                }
+                _ => {}
             }
         }
         self.exits = seen;
@@ -524,20 +565,36 @@ impl World {
                     self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() });
                 }
                 Some(_) => self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() }),
+                None if self.fault.is_some_and(|fault| !fault.at_launch) => {
+                    self.prepared.remove(&node);
+                    self.not_started(node, incarnation, None);
+                }
                 None => {
                     self.prepared.insert(node.clone(), (incarnation, *spec));
                     self.report(node, incarnation, NodeHappening::Prepared);
                 }
             },
             NodeOrder::Launch { incarnation } => {
-                let Some((prepared, spec)) = self.prepared.remove(&node) else { return };
-                assert_eq!(prepared, incarnation, "launched another incarnation than was prepared");
+                // What was prepared may have been let go of, and prepared anew, before this order was given.
+                let Some((_, spec)) =
+                    self.prepared.get(&node).filter(|(prepared, _)| *prepared == incarnation).cloned()
+                else {
+                    if self.host.nodes.get(&node).is_none_or(|found| found.incarnation != incarnation) {
+                        self.not_started(node, incarnation, Some("it was not prepared"));
+                    }
+                    return;
+                };
+                self.prepared.remove(&node);
                 let intended = self.is_durable(|one| {
                     matches!(&one.entry, Entry::LaunchIntended { node: n, incarnation: i, .. }
                         if *n == node && *i == incarnation)
                 });
                 assert!(intended, "{node} {incarnation} was started without a durable intent");
                 assert!(!self.host.nodes.contains_key(&node), "{node} runs twice");
+                if self.fault.is_some_and(|fault| fault.at_launch) {
+                    self.not_started(node, incarnation, None);
+                    return;
+                }
                 self.host.next_pid += 1;
                 let process = ProcessId {
                     boot_id: format!("boot-{}", self.host.boot),
@@ -564,15 +621,20 @@ impl World {
                         None => NodeHappening::Started { process },
                         Some(cause) => {
                             let (stdout, stderr) = (String::new(), String::new());
-                            NodeHappening::Exited { cause, process: Some(process), stdout, stderr }
+                            NodeHappening::Exited { cause, process: Some(process), stdout, stderr, is_lasting: false }
                         }
                     };
                     self.report(node, incarnation, what);
                 }
                 None => {
                     let cause = ExitCause::Lost;
-                    let lost =
-                        NodeHappening::Exited { cause, process: None, stdout: String::new(), stderr: String::new() };
+                    let lost = NodeHappening::Exited {
+                        cause,
+                        process: None,
+                        stdout: String::new(),
+                        stderr: String::new(),
+                        is_lasting: false,
+                    };
                     self.report(node.clone(), incarnation, lost);
                     self.report(node, incarnation, NodeHappening::Cleared);
                 }
@@ -598,8 +660,24 @@ impl World {
             NodeOrder::Disown => {}
             NodeOrder::Forget { .. } => {
                 self.prepared.remove(&node);
+                if !self.host.nodes.contains_key(&node) {
+                    self.report(node, Incarnation::default(), NodeHappening::Forgotten);
+                }
             }
         }
+    }
+
+    fn not_started(&mut self, node: NodeName, incarnation: Incarnation, reason: Option<&str>) {
+        let fault = self.fault.filter(|_| reason.is_none());
+        let reason = reason.or(fault.map(Fault::reason)).unwrap_or(PASSING);
+        let what = NodeHappening::Exited {
+            cause: ExitCause::NotStarted(reason.to_owned()),
+            process: None,
+            stdout: String::new(),
+            stderr: String::new(),
+            is_lasting: fault.is_some_and(|fault| fault.lasting),
+        };
+        self.report(node, incarnation, what);
     }
 
     fn report(&mut self, node: NodeName, incarnation: Incarnation, what: NodeHappening) {
@@ -615,7 +693,8 @@ impl World {
         // The kernel closes its sockets; the agent hears of both in either order.
         let gone = node.clone();
         let (incarnation, process) = (found.incarnation, Some(found.process.clone()));
-        let what = NodeHappening::Exited { cause, process, stdout: String::new(), stderr: String::new() };
+        let (stdout, stderr, is_lasting) = (String::new(), String::new(), false);
+        let what = NodeHappening::Exited { cause, process, stdout, stderr, is_lasting };
         self.report(node.clone(), incarnation, what);
         self.lose(|_, node| *node == gone);
     }
@@ -733,7 +812,8 @@ impl World {
                 {
                     let cause = ExitCause::Lost;
                     let process = Some(found.process);
-                    let what = NodeHappening::Exited { cause, process, stdout: String::new(), stderr: String::new() };
+                    let (stdout, stderr, is_lasting) = (String::new(), String::new(), false);
+                    let what = NodeHappening::Exited { cause, process, stdout, stderr, is_lasting };
                     self.report(node.clone(), found.incarnation, what);
                     self.lose(|_, lost| *lost == node);
                 }
@@ -784,6 +864,8 @@ impl World {
                 self.host.nodes.retain(|_, found| found.exit.is_none());
                 self.start(None);
             }
+            Op::Break { lasting, at_launch } => self.fault = Some(Fault { lasting: *lasting, at_launch: *at_launch }),
+            Op::Mend => self.fault = None,
             Op::CrashIntoHold => {
                 self.crash();
                 self.start(Some("told to".into()));
@@ -839,6 +921,7 @@ impl World {
     /// asks to be woken: a deadline that it forgets to name is never met.
     fn settle(&mut self) {
         self.squatted.clear();
+        self.fault = None;
         self.run(&Op::Subscribe);
         let end = self.now.boot.plus_ms(1_000_000);
         loop {

@@ -137,7 +137,7 @@ impl Agent {
 
     async fn exited(&mut self, node: &NodeName, incarnation: u64) -> (ExitCause, Option<ProcessId>, String, String) {
         match self.expect(node, incarnation).await {
-            NodeHappening::Exited { cause, process, stdout, stderr } => (cause, process, stdout, stderr),
+            NodeHappening::Exited { cause, process, stdout, stderr, .. } => (cause, process, stdout, stderr),
             other => panic!("expected an exit, got {other:?}"),
         }
     }
@@ -244,6 +244,7 @@ async fn a_node_starts_gets_ready_stops_and_leaves_nothing() {
     assert!(!host.run_dir("w1").join("status").exists());
     agent.handle.order(&w1, NodeOrder::Forget { incarnation: Incarnation(1) });
     until_true("the run directory is gone", || !host.run_dir("w1").exists()).await;
+    assert_eq!(agent.expect(&w1, 0).await, NodeHappening::Forgotten);
     agent.launch(&w1, 2, &simulated(&[])).await;
     agent.ready(&w1, 2).await;
     agent.handle.order(&w1, NodeOrder::Forget { incarnation: Incarnation(1) });
@@ -461,8 +462,9 @@ async fn what_cannot_be_executed_is_told_with_the_reason() {
     let mut agent = host.agent();
     let missing = spec(Program::Path("/nowhere/zeek".into()), &[]);
     match agent.prepare(&w1, 1, &missing).await {
-        NodeHappening::Exited { cause: ExitCause::NotStarted(reason), .. } => {
-            assert!(reason.contains("/nowhere/zeek"), "{reason}")
+        NodeHappening::Exited { cause: ExitCause::NotStarted(reason), is_lasting, .. } => {
+            assert!(reason.contains("/nowhere/zeek"), "{reason}");
+            assert!(!is_lasting, "it may come back");
         }
         other => panic!("{other:?}"),
     }
@@ -472,7 +474,10 @@ async fn what_cannot_be_executed_is_told_with_the_reason() {
     let broken_spec = spec(Program::Path(broken.to_str().unwrap().into()), &[]);
     assert_eq!(agent.prepare(&w1, 2, &broken_spec).await, NodeHappening::Prepared);
     agent.handle.order(&w1, NodeOrder::Launch { incarnation: Incarnation(2) });
-    let (cause, process, _, _) = agent.exited(&w1, 2).await;
+    let NodeHappening::Exited { cause, process, is_lasting, .. } = agent.expect(&w1, 2).await else {
+        panic!("no exit")
+    };
+    assert!(is_lasting, "it stays what it is");
     let expected = format!("cannot execute {}: Exec format error (os error 8)", broken.display());
     assert_eq!((cause, process), (ExitCause::NotStarted(expected), None));
     agent.acknowledge(&w1, 2);
@@ -1117,8 +1122,8 @@ mod crash {
                     journal.process = process;
                     ready.then_some((incarnation.0, NodeHappening::Ready))
                 }
-                Some(Finding::Exited { incarnation, process, cause, stdout, stderr }) => {
-                    Some((incarnation.0, NodeHappening::Exited { cause, process, stdout, stderr }))
+                Some(Finding::Exited { incarnation, process, cause, stdout, stderr, is_lasting }) => {
+                    Some((incarnation.0, NodeHappening::Exited { cause, process, stdout, stderr, is_lasting }))
                 }
                 Some(Finding::Unprovable { reason } | Finding::Foreign { reason, .. }) => panic!("{reason}"),
                 None => {

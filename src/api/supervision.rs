@@ -61,6 +61,8 @@ pub enum NodeHappening {
         process: Option<ProcessId>,
         stdout: String,
         stderr: String,
+        /// It was not started, and that will not pass by itself: rights, or a file that is no program.
+        is_lasting: bool,
     },
     /// The node itself has ended, and these processes that it left could not be ended. `Exited` comes when they are gone.
     Left {
@@ -76,6 +78,8 @@ pub enum NodeHappening {
         bytes: u64,
         reason: Option<String>,
     },
+    /// Nothing of it is left, as was ordered.
+    Forgotten,
     /// The shim has not answered for 5 s, or answers again.
     Silent,
     Responsive,
@@ -89,7 +93,14 @@ pub enum Finding {
     /// Its shim answered and is connected again; `process` is `None` while the shim has not forked yet.
     Adopted { incarnation: Incarnation, process: Option<ProcessId>, ready: bool, spec: Box<LaunchSpec> },
     /// It ended and its shim left, or offers, a report nobody has acknowledged.
-    Exited { incarnation: Incarnation, process: Option<ProcessId>, cause: ExitCause, stdout: String, stderr: String },
+    Exited {
+        incarnation: Incarnation,
+        process: Option<ProcessId>,
+        cause: ExitCause,
+        stdout: String,
+        stderr: String,
+        is_lasting: bool,
+    },
     /// A process that is on record for it lives and belongs to another state directory, of which this one is a copy.
     Foreign {
         reason: String,

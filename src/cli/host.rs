@@ -90,9 +90,7 @@ fn check_open_files(limits: &Set<PerRole>, is_root: bool) -> Result<(), Problem>
 /// for the nodes.
 pub fn raise_open_files() -> OpenFiles {
     let before = rustix::process::getrlimit(Resource::Nofile);
-    if let Err(error) =
-        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before })
-    {
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before }) {
         tracing::warn!(%error, "the limit of open files stays as it is, which may be too low for many nodes");
     }
     let number = |limit: Option<u64>| limit.unwrap_or(u64::MAX);

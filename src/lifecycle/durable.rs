@@ -415,16 +415,22 @@ fn exited(
         record.streak = 0;
         return;
     }
-    if *cause != ExitCause::HostRestarted {
+    // What did not live did not die: it counts for the backoff alone.
+    if !matches!(cause, ExitCause::HostRestarted | ExitCause::NotStarted(_)) {
         record.deaths.push(when);
         if record.deaths.len() > DEATHS_KEPT {
             record.deaths.remove(0);
         }
+    }
+    if *cause != ExitCause::HostRestarted {
         record.streak = if ran_ms.is_some_and(|ms| ms >= PROPER_LIFE_MS) { 1 } else { record.streak + 1 };
     }
     match verdict {
         Verdict::Rest => record.next_start = None,
-        Verdict::RestartAt(at) => record.next_start = Some(*at),
+        Verdict::RestartAt(at) => {
+            record.next_start = Some(*at);
+            record.given_up = None;
+        }
         Verdict::GiveUp { reason } => record.given_up = Some(GivenUp { reason: reason.clone(), at: when }),
     }
 }

@@ -52,11 +52,30 @@ fn last_words(stderr: &str) -> String {
     words
 }
 
+/// Who lets go of a port does so within seconds, as where a node moves from one agent of this host to another: it is looked at
+/// closely for a while, then now and then. A lock that is held by a stranger is looked at now and then at once.
+const CLOSELY_MS: u64 = 5_000;
+const CLOSE_RETRY_MS: u64 = 250;
+const BLOCKED_RETRY_MS: u64 = 5_000;
+
+impl Blocked {
+    /// When it is to be looked at again.
+    pub(super) fn next(&self) -> BootTime {
+        let is_fresh = self.at < self.since.plus_ms(CLOSELY_MS);
+        self.at.plus_ms(match self.by {
+            Obstacle::Port if is_fresh => CLOSE_RETRY_MS,
+            Obstacle::Port | Obstacle::Lock | Obstacle::Foreign => BLOCKED_RETRY_MS,
+        })
+    }
+}
+
 impl NodeSeen {
     /// Something stands in the way of a start. The same again is not told again.
     pub(super) fn block(&mut self, by: Obstacle, reason: &str, at: BootTime) {
-        let is_told = self.blocked.as_ref().is_some_and(|blocked| blocked.by == by && blocked.reason == reason);
-        self.blocked = Some(Blocked { by, reason: reason.to_owned(), at, is_told });
+        let before = self.blocked.as_ref().filter(|blocked| blocked.by == by);
+        let is_told = before.is_some_and(|blocked| blocked.reason == reason);
+        let since = before.map_or(at, |blocked| blocked.since);
+        self.blocked = Some(Blocked { by, reason: reason.to_owned(), since, at, is_told });
     }
 
     /// Why the node was given up, and what it said if its last process ended at once.

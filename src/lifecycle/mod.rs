@@ -236,11 +236,12 @@ impl Lifecycle {
                 self.seen.fresh_deadlines.retain(|_, one| one.seq > *upto);
             }
             Input::Node(event) => self.observe_node(now, event),
-            Input::Found {
-                node,
-                finding: Finding::Adopted { incarnation, .. } | Finding::Exited { incarnation, .. },
-            } => {
+            Input::Found { node, finding: Finding::Adopted { incarnation, .. } } => {
                 self.seen.node(node).newest = *incarnation;
+            }
+            Input::Found { node, finding: Finding::Exited { incarnation, cause, is_lasting, .. } } => {
+                self.seen.node(node).newest = *incarnation;
+                self.observe_end(now, node, *incarnation, cause, *is_lasting);
             }
             Input::Found {
                 finding: Finding::Absent | Finding::Unprovable { .. } | Finding::Foreign { .. }, ..
@@ -420,7 +421,7 @@ impl Lifecycle {
             Note::Blocked { node, by, reason, at } => {
                 let node = self.seen.node(&node);
                 node.place = Place::Clear;
-                node.blocked = Some(seen::Blocked { by, reason, at, is_told: true });
+                node.blocked = Some(seen::Blocked { by, reason, since: at, at, is_told: true });
             }
             Note::Unblocked { node } => self.seen.unblock(&node),
             Note::AdoptingState { of } => {
@@ -438,6 +439,7 @@ impl Lifecycle {
             Note::Overdue { node } => self.seen.node(&node).overdue = true,
             Note::Forgotten { node } => {
                 self.seen.nodes.remove(&node);
+                self.seen.leaving.insert(node);
             }
             Note::Rejected { peer, at, journaled } => {
                 self.agenda.peers.insert(peer.clone());

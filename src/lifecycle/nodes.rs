@@ -12,12 +12,10 @@ use crate::journal::entry::{ConfigChange, Entry, Life, NodeRecord, Packed, Verdi
 use super::agenda::Item;
 use super::decision::{Decision, Note};
 use super::effect::Effect;
-use super::seen::{NodeSeen, Obstacle, Place};
+use super::seen::{NodeSeen, Obstacle, Place, Unprepared};
 use super::wake::Wake;
 use super::{Lifecycle, SETTLED_MS, health, remains, restart};
 
-/// A node in whose way somebody stands is tried again after this long.
-const BLOCKED_RETRY_MS: u64 = 5_000;
 /// Hellos: until the controller welcomed us, and after (a late peer loss makes a controller forget us).
 const HELLO_MS: u64 = 15_000;
 const HELLO_WELCOMED_MS: u64 = 60_000;
@@ -32,6 +30,13 @@ impl Lifecycle {
     /// Takes in where a node's process is, before deciding what that means.
     pub(super) fn observe_node(&mut self, now: Now, event: &NodeEvent) {
         let NodeEvent { node: name, incarnation, what } = event;
+        if let NodeHappening::Forgotten = what {
+            self.seen.leaving.remove(name);
+            return;
+        }
+        if let NodeHappening::Exited { cause, is_lasting, .. } = what {
+            self.observe_end(now, name, *incarnation, cause, *is_lasting);
+        }
         let asked = self.durable.nodes.get(name).is_some_and(|record| self.is_asked(name, record, *incarnation));
         let node = self.seen.node(name);
         node.newest = node.newest.max(*incarnation);
@@ -44,6 +49,7 @@ impl Lifecycle {
                 }
                 node.blocked = None;
                 node.observe_free();
+                node.unprepared = None;
             }
             NodeHappening::Blocked { reason } => {
                 node.place = Place::Clear;
@@ -59,6 +65,7 @@ impl Lifecycle {
                 node.blocked = None;
                 node.doubt = None;
                 (node.dropped, node.is_drop_told) = (0, false);
+                node.unprepared = None;
             }
             NodeHappening::Dropped { bytes, reason: _ } => node.dropped = *bytes,
             NodeHappening::Left { survivors } => node.observe_left(*incarnation, survivors),
@@ -70,7 +77,6 @@ impl Lifecycle {
                     // It was to be prepared, and for that its lock was taken: nobody else has it any more.
                     node.blocked = None;
                     node.observe_free();
-                    node.unprepared = Some(now.boot);
                 }
                 let current = match node.place {
                     Place::Preparing { incarnation: at, .. }
@@ -91,6 +97,40 @@ impl Lifecycle {
             }
             NodeHappening::Silent => node.silent = true,
             NodeHappening::Responsive => node.silent = false,
+            NodeHappening::Forgotten => {}
+        }
+    }
+
+    /// Counts ends that do not pass by themselves, and starts that did not even come to a launch.
+    pub(super) fn observe_end(
+        &mut self,
+        now: Now,
+        name: &NodeName,
+        incarnation: Incarnation,
+        cause: &ExitCause,
+        is_lasting: bool,
+    ) {
+        let Some(record) = self.durable.nodes.get(name) else { return };
+        let restart = &self.options.restart;
+        let lasts = match cause {
+            ExitCause::NotStarted(_) => is_lasting,
+            ExitCause::Code(code) => restart.permanent_exit_codes.contains(code),
+            ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted => false,
+        };
+        let has_lived =
+            matches!(record.life, Life::Up { since, .. } if now.boot.ms_since(since) >= super::PROPER_LIFE_MS);
+        let node = self.seen.nodes.change(name);
+        let (before, by) = node.lasting;
+        let before = if by == record.by && !has_lived { before } else { 0 };
+        let lasting = if lasts { before.saturating_add(1) } else { 0 };
+        node.lasting = (lasting, record.by);
+        if matches!(cause, ExitCause::NotStarted(_)) && record.life == Life::Down && incarnation > record.incarnation {
+            let tries = node.unprepared.filter(|before| before.by == record.by).map_or(0, |before| before.tries);
+            let streak = record.streak.saturating_add(tries.max(1));
+            let pause_ms =
+                restart::pause_ms(lasting).unwrap_or_else(|| restart::delay_ms(restart, name, incarnation, streak));
+            let next = now.boot.plus_ms(pause_ms);
+            node.unprepared = Some(Unprepared { tries: tries + 1, by: record.by, at: now.boot, next });
         }
     }
 
@@ -99,7 +139,7 @@ impl Lifecycle {
         match what {
             NodeHappening::Started { process } => self.started(name, *incarnation, process),
             NodeHappening::Ready => self.ready(name, *incarnation),
-            NodeHappening::Exited { cause, process, stdout: _, stderr } => {
+            NodeHappening::Exited { cause, process, stdout: _, stderr, is_lasting: _ } => {
                 self.exited(now, name, *incarnation, cause, process.as_ref(), stderr)
             }
             NodeHappening::Blocked { .. } | NodeHappening::PortTaken { .. } => self.tell_obstacle(name),
@@ -110,7 +150,7 @@ impl Lifecycle {
             NodeHappening::Left { survivors } => self.tell_left(name, survivors),
             NodeHappening::HoldersOnly => self.tell_first_shim(name),
             NodeHappening::Cleared => self.cleared(now, name),
-            NodeHappening::Prepared | NodeHappening::Responsive => Decision::default(),
+            NodeHappening::Prepared | NodeHappening::Responsive | NodeHappening::Forgotten => Decision::default(),
         }
     }
 
@@ -182,11 +222,8 @@ impl Lifecycle {
                 return self.exited(now, name, record.incarnation, &ExitCause::Lost, Some(process), "");
             }
             Life::Intended | Life::Up { .. } => incarnation >= record.incarnation,
-            // It did not come to a launch: lock, directory or program could not be had. The same again is no news.
-            Life::Down => {
-                let known = record.given_up.is_some() && record.last_exit.as_ref() == Some(cause);
-                incarnation > record.incarnation && is_unstarted && !known
-            }
+            // It did not come to a launch: lock, directory or program could not be had.
+            Life::Down => incarnation > record.incarnation && is_unstarted,
         };
         if !news {
             return acknowledge;
@@ -202,14 +239,30 @@ impl Lifecycle {
         let verdict = if asked {
             Verdict::Rest
         } else {
-            restart::verdict(&self.options.restart, name, incarnation, record, cause, ran_ms, now.boot)
+            let lasting = match cause {
+                ExitCause::NotStarted(_) | ExitCause::Code(_) => {
+                    self.seen.nodes.get(name).map_or(0, |node| node.lasting.0)
+                }
+                ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted => 0,
+            };
+            let end = restart::End { incarnation, cause, ran_ms, lasting };
+            restart::verdict(&self.options.restart, name, record, &end, now.boot)
         };
+        if record.life == Life::Down && is_known(record, cause, &verdict) {
+            return acknowledge;
+        }
         let early = if asked { None } else { health::early_exit(incarnation, cause, ran_ms, stderr) };
         let known = match &record.life {
             Life::Up { process, .. } => Some(process.clone()),
             Life::Intended | Life::Down => None,
         };
-        let how = early.as_ref().map_or_else(|| format!("ended ({cause})"), |early| early.what.clone());
+        let how = match (&early, cause) {
+            (Some(early), _) => early.what.clone(),
+            (None, ExitCause::NotStarted(reason)) => format!("could not be started: {reason}"),
+            (None, ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted) => {
+                format!("ended ({cause})")
+            }
+        };
         let message = match &verdict {
             Verdict::Rest => None,
             Verdict::RestartAt(at) => Some(format!("{name} {how}; starting it again in {} ms", at.ms_since(now.boot))),
@@ -266,17 +319,17 @@ impl Lifecycle {
         let node = self.seen.nodes.get(name);
         if let Some(record) = self.durable.nodes.get(name) {
             // From then on it is starting, whatever else is in its way.
-            let _ = record.next_start.is_none_or(|at| wake.due(at));
+            let _ = self.next_try(name, record).is_none_or(|at| wake.due(at));
             return self.advance_node(now, wake, name, record, node.unwrap_or(&fallback));
         }
-        // It is in no configuration any more, or never was.
-        let node = node?;
+        // It is in no configuration any more, or never was. What a held start finds is not its own to clear away.
+        let node = node.filter(|_| self.durable.agent.hold.is_none())?;
         match node.place {
             Place::Clear if node.may_be_left() => {
-                let due = |at: BootTime| self.copied().is_none() && wake.due(at.plus_ms(BLOCKED_RETRY_MS));
+                let due = |at: BootTime| self.copied().is_none() && wake.due(at);
                 node.blocked
                     .as_ref()
-                    .is_some_and(|blocked| due(blocked.at))
+                    .is_some_and(|blocked| due(blocked.next()))
                     .then(|| self.look_again(now, name, node.newest))
             }
             // A preparation that is under way is let go when it is done.
@@ -383,7 +436,8 @@ impl Lifecycle {
         }
         if let Some(given_up) = &record.given_up {
             // What kept it from being prepared is gone.
-            let retry = matches!(record.last_exit, Some(ExitCause::NotStarted(_))) || self.may_retry(given_up.at, wake);
+            let retry =
+                matches!(record.last_exit, Some(ExitCause::NotStarted(_))) || self.may_retry(record, given_up.at, wake);
             return retry.then(|| Decision::default().entry(Entry::NodeRetried { node: name.clone() }));
         }
         let launch = Decision::default()
@@ -411,7 +465,7 @@ impl Lifecycle {
             if self.copied().is_some() {
                 return None;
             }
-            if !wake.due(blocked.at.plus_ms(BLOCKED_RETRY_MS)) {
+            if !wake.due(blocked.next()) {
                 return None;
             }
             return Some(match self.wants_up(name, record) {
@@ -427,7 +481,8 @@ impl Lifecycle {
             return forsaken.then(|| self.exited(now, name, record.incarnation, &cause, None, ""));
         }
         if let Some(given_up) = &record.given_up {
-            if !self.may_retry(node.unprepared.map_or(given_up.at, |at| at.max(given_up.at)), wake) {
+            let tried = node.unprepared.map_or(given_up.at, |unprepared| unprepared.at.max(given_up.at));
+            if !self.may_retry(record, tried, wake) {
                 return None;
             }
             return Some(match record.last_exit {
@@ -438,7 +493,7 @@ impl Lifecycle {
                 }
             });
         }
-        if record.next_start.is_some_and(|at| !wake.due(at)) || !self.has_turn(name) {
+        if self.next_try(name, record).is_some_and(|at| !wake.due(at)) || !self.has_turn(name) {
             return None;
         }
         if self.port_taken(name, record).is_some() {
@@ -448,9 +503,16 @@ impl Lifecycle {
     }
 
     /// Whether a node that was given up is to be tried again, the last time being `at`.
-    fn may_retry(&self, at: BootTime, wake: &Wake) -> bool {
-        let retry_ms = self.options.restart.failed_retry_ms;
-        retry_ms > 0 && wake.due(at.plus_ms(retry_ms))
+    fn may_retry(&self, record: &NodeRecord, at: BootTime, wake: &Wake) -> bool {
+        let retry_ms = restart::failed_retry_ms(&self.options.restart, record.last_exit.as_ref());
+        retry_ms.is_some_and(|retry_ms| wake.due(at.plus_ms(retry_ms)))
+    }
+
+    /// When the node may be started again at the earliest, after an end or an attempt that came to nothing.
+    pub(super) fn next_try(&self, name: &NodeName, record: &NodeRecord) -> Option<BootTime> {
+        let unprepared = self.seen.nodes.get(name).and_then(|node| node.unprepared);
+        let unprepared = unprepared.filter(|unprepared| unprepared.by == record.by && record.life == Life::Down);
+        record.next_start.max(unprepared.map(|unprepared| unprepared.next))
     }
 
     /// The agent's own duties: its settled mark and its hello.
@@ -554,4 +616,14 @@ impl Lifecycle {
             .effect(Effect::Order { node: name.clone(), order })
             .note(Note::Place { node: name.clone(), place: Place::Preparing { incarnation, by: record.by } })
     }
+}
+
+/// A start that came to nothing as the one before did, with the same that follows from it, is no news.
+fn is_known(record: &NodeRecord, cause: &ExitCause, verdict: &Verdict) -> bool {
+    record.last_exit.as_ref() == Some(cause)
+        && match verdict {
+            Verdict::RestartAt(_) => record.next_start.is_some() && record.given_up.is_none(),
+            Verdict::GiveUp { .. } => record.given_up.is_some(),
+            Verdict::Rest => false,
+        }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::api::event::{Request, Response, Result, ResultData};
 use crate::api::ids::{Incarnation, NodeName};
+use crate::api::launch::ExitCause;
 use crate::journal::entry::{Goal, Life, NodeRecord, Received, Want};
 
 use super::change::REMOVED;
@@ -179,9 +180,14 @@ impl Lifecycle {
             Life::Up { .. } => "it runs and has not checked in".to_owned(),
             Life::Intended => "it is being started".to_owned(),
             Life::Down if self.is_held(name) => "hold mode: it is not started".to_owned(),
-            Life::Down if record.next_start.is_some() => {
-                format!("it ended with {} and is to be started again", last_exit())
-            }
+            Life::Down if record.next_start.is_some() => match &record.last_exit {
+                Some(ExitCause::NotStarted(reason)) => {
+                    format!("it could not be started and is tried again: {reason}")
+                }
+                Some(_) | None => {
+                    format!("it ended with {} and is to be started again", last_exit())
+                }
+            },
             Life::Down => "it is to be started".to_owned(),
         }
     }

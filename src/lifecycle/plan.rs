@@ -57,8 +57,7 @@ impl Lifecycle {
             let Ok(name) = NodeName::new(node.name.as_str()) else { continue };
             let spec = self.launch_spec(shared.as_ref(), node);
             let step = match self.durable.nodes.get(&name) {
-                // A name that is new, or was gone, counts on from those that are gone: none is ever used twice.
-                None => Step::Up { spec, least: self.durable.agent.newest_gone.next(), was: None },
+                None => Step::Up { spec, least: self.first_incarnation(&name), was: None },
                 Some(record) => self.plan_known(record, spec, force),
             };
             planned.push(Planned { name, step });
@@ -68,6 +67,16 @@ impl Lifecycle {
         let gone: Vec<Planned> = gone.map(|name| Planned { name: name.clone(), step: Step::Gone }).collect();
         planned.extend(gone);
         planned
+    }
+
+    /// A node counts from 1. Where something may be left of one of its name, it counts on from all that are gone, so that nothing
+    /// said of the former is taken for the latter's.
+    fn first_incarnation(&self, name: &NodeName) -> Incarnation {
+        let left = self.seen.nodes.get(name).map(|node| node.newest);
+        match left.or_else(|| self.seen.leaving.contains(name).then(Incarnation::default)) {
+            Some(newest) => newest.max(self.durable.agent.newest_gone).next(),
+            None => Incarnation(1),
+        }
     }
 
     fn plan_known(&self, record: &NodeRecord, spec: LaunchSpec, force: bool) -> Step {

@@ -338,7 +338,8 @@ fn complete(
     response: Response,
 ) -> Decision {
     let response = answer::bounded(response);
-    let attempts = record.map_or(0, |record| record.lost_attempts) + more;
+    // A crash while it was being abandoned was no attempt at it.
+    let attempts = (record.map_or(0, |record| record.lost_attempts) + more).min(ATTEMPTS);
     let told_at_deadline = record.is_some_and(|record| record.extras.0.deadline.is_some());
     Decision::default()
         .entry(Entry::RequestCompleted {

@@ -34,22 +34,42 @@ impl Default for RestartOptions {
     }
 }
 
+/// Tries after which what does not pass by itself is given up, and the pauses between them: a package that is being upgraded, or
+/// rights that are being mended, take seconds.
+const TRIES: u32 = 3;
+const PAUSES_MS: [u64; 2] = [3_000, 6_000];
+/// A node that could not be launched is tried again after this, where the settings say that FAILED nodes are never: they mean
+/// nodes that end, and what keeps one from starting is mended without the agent's hearing of it.
+const LAUNCH_RETRY_MS: u64 = 300_000;
+
+/// An end that nobody asked for.
+pub(super) struct End<'a> {
+    pub incarnation: Incarnation,
+    pub cause: &'a ExitCause,
+    pub ran_ms: Option<u64>,
+    /// How many in a row would end so again if nobody did anything about it, this one included.
+    pub lasting: u32,
+}
+
 /// What follows from an exit that nobody asked for. `record` is as it was before the exit.
 ///
-/// The first death after a proper life (or after none) restarts at once; each further one doubles the delay.
+/// The first death after a proper life (or after none) restarts at once; each further one doubles the delay. So does each start
+/// that did not come about, except that there never are too many of those.
 pub(super) fn verdict(
     options: &RestartOptions,
     name: &NodeName,
-    incarnation: Incarnation,
     record: &NodeRecord,
-    cause: &ExitCause,
-    ran_ms: Option<u64>,
+    end: &End<'_>,
     now: BootTime,
 ) -> Verdict {
+    let End { incarnation, cause, ran_ms, lasting } = *end;
+    if lasting > 0 {
+        let Some(pause) = pause_ms(lasting) else { return Verdict::GiveUp { reason: lasting_reason(cause) } };
+        return Verdict::RestartAt(now.plus_ms(pause));
+    }
     match cause {
-        ExitCause::NotStarted(reason) => return Verdict::GiveUp { reason: reason.clone() },
-        ExitCause::Code(code) if options.permanent_exit_codes.contains(code) => {
-            return Verdict::GiveUp { reason: format!("exit code {code}, which the settings call permanent") };
+        ExitCause::NotStarted(_) => {
+            return Verdict::RestartAt(now.plus_ms(delay_ms(options, name, incarnation, record.streak + 1)));
         }
         ExitCause::HostRestarted => return Verdict::RestartAt(now),
         ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Lost => {}
@@ -65,9 +85,31 @@ pub(super) fn verdict(
     Verdict::RestartAt(now.plus_ms(delay_ms(options, name, incarnation, streak)))
 }
 
+/// How long after so many ends of the lasting kind the next try is made; `None`: none is.
+pub(super) fn pause_ms(lasting: u32) -> Option<u64> {
+    let index = usize::try_from(lasting).ok()?.checked_sub(1)?;
+    PAUSES_MS.get(index).copied()
+}
+
+fn lasting_reason(cause: &ExitCause) -> String {
+    match cause {
+        ExitCause::NotStarted(reason) => format!("{reason} (tried {TRIES} times)"),
+        ExitCause::Code(_) => format!("{cause}, which the settings call permanent ({TRIES} times)"),
+        ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted => cause.to_string(),
+    }
+}
+
+/// When a node that was given up is tried again; `None`: never.
+pub(super) fn failed_retry_ms(options: &RestartOptions, last: Option<&ExitCause>) -> Option<u64> {
+    match last {
+        Some(ExitCause::NotStarted(_)) if options.failed_retry_ms == 0 => Some(LAUNCH_RETRY_MS),
+        Some(_) | None => Some(options.failed_retry_ms).filter(|retry_ms| *retry_ms > 0),
+    }
+}
+
 /// 0, then the minimum, doubled with each death in a row up to the maximum, less up to a fifth so that nodes that died
 /// together do not come back together. The jitter is a hash, not a draw: the same history gives the same delays.
-fn delay_ms(options: &RestartOptions, name: &NodeName, incarnation: Incarnation, streak: u32) -> u64 {
+pub(super) fn delay_ms(options: &RestartOptions, name: &NodeName, incarnation: Incarnation, streak: u32) -> u64 {
     let Some(doublings) = streak.checked_sub(2) else { return 0 };
     let full = options.backoff_min_ms.saturating_mul(1 << doublings.min(32)).min(options.backoff_max_ms);
     let mut hasher = blake3::Hasher::new();
@@ -98,6 +140,10 @@ mod tests {
         }
     }
 
+    fn end(cause: &ExitCause, lasting: u32) -> End<'_> {
+        End { incarnation: Incarnation(11), cause, ran_ms: Some(5), lasting }
+    }
+
     #[test]
     fn too_many_deaths_in_the_window_give_up_and_older_ones_do_not_count() {
         let options = RestartOptions::default();
@@ -105,28 +151,42 @@ mod tests {
         let now = BootTime(3_600_000_000);
         let mut record = node_record();
         record.deaths = vec![BootTime(now.0 - 1_000_000); 10];
-        let recent = verdict(&options, &name, Incarnation(11), &record, &ExitCause::Signal(11), Some(5), now);
+        let recent = verdict(&options, &name, &record, &end(&ExitCause::Signal(11), 0), now);
         assert!(matches!(recent, Verdict::GiveUp { .. }), "{recent:?}");
+        // Starts that did not come about are no deaths.
+        let unstarted = verdict(&options, &name, &record, &end(&ExitCause::NotStarted("ENOSPC".into()), 0), now);
+        assert!(matches!(unstarted, Verdict::RestartAt(_)), "{unstarted:?}");
         record.deaths = vec![BootTime(now.0 - 601_000_000); 10];
-        let old = verdict(&options, &name, Incarnation(11), &record, &ExitCause::Signal(11), Some(5), now);
+        let old = verdict(&options, &name, &record, &end(&ExitCause::Signal(11), 0), now);
         assert!(matches!(old, Verdict::RestartAt(_)), "{old:?}");
     }
 
     #[test]
-    fn what_can_not_start_is_given_up_at_once() {
+    fn what_lasts_is_given_up_after_three_tries_in_ten_seconds() {
         let options = RestartOptions { permanent_exit_codes: vec![3], ..RestartOptions::default() };
         let name = NodeName::new("w1").unwrap();
         let record = node_record();
-        for (cause, gives_up) in [
-            (ExitCause::NotStarted("no such file".into()), true),
-            (ExitCause::Code(3), true),
-            (ExitCause::Code(1), false),
-            (ExitCause::Code(0), false),
-            (ExitCause::Lost, false),
-            (ExitCause::HostRestarted, false),
-        ] {
-            let verdict = verdict(&options, &name, Incarnation(1), &record, &cause, Some(5), BootTime(7));
-            assert_eq!(matches!(verdict, Verdict::GiveUp { .. }), gives_up, "{cause:?}: {verdict:?}");
+        for cause in [ExitCause::NotStarted("permission denied".into()), ExitCause::Code(3)] {
+            let mut now = BootTime(7);
+            let mut tries = 1;
+            while let Verdict::RestartAt(at) = verdict(&options, &name, &record, &end(&cause, tries), now) {
+                (now, tries) = (at, tries + 1);
+            }
+            assert_eq!(tries, 3, "{cause:?}");
+            assert!(now <= BootTime(7).plus_ms(10_000), "{cause:?}: {now:?}");
         }
+        for cause in [ExitCause::Code(1), ExitCause::Code(0), ExitCause::Lost, ExitCause::HostRestarted] {
+            let verdict = verdict(&options, &name, &record, &end(&cause, 0), BootTime(7));
+            assert!(matches!(verdict, Verdict::RestartAt(_)), "{cause:?}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn never_to_retry_does_not_hold_for_what_could_not_be_launched() {
+        let never = RestartOptions { failed_retry_ms: 0, ..RestartOptions::default() };
+        assert_eq!(failed_retry_ms(&never, Some(&ExitCause::Code(3))), None);
+        assert_eq!(failed_retry_ms(&never, Some(&ExitCause::NotStarted("EACCES".into()))), Some(300_000));
+        let soon = RestartOptions { failed_retry_ms: 7, ..RestartOptions::default() };
+        assert_eq!(failed_retry_ms(&soon, Some(&ExitCause::NotStarted("EACCES".into()))), Some(7));
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Seen {
     pub nodes: Nodes,
     /// Something changed that concerns every node.
     pub all_changed: bool,
+    /// Nodes that are in no configuration any more, and of which something may be left until their supervisor says otherwise.
+    pub leaving: BTreeSet<NodeName>,
     /// The state that notify_change told last, of each node that is not gone.
     pub told: BTreeMap<NodeName, NodeState>,
     pub waiting: BTreeMap<Seq, Waiting>,
@@ -116,8 +118,10 @@ pub(super) struct NodeSeen {
     pub stop_sent: Option<(Incarnation, BootTime)>,
     /// Something that is not ours stands in the way of its start.
     pub blocked: Option<Blocked>,
-    /// When it was last tried in vain to prepare a start.
-    pub unprepared: Option<BootTime>,
+    /// It was tried in vain to prepare a start.
+    pub unprepared: Option<Unprepared>,
+    /// Ends in a row that last, and the request that wanted the node then: a later one begins anew.
+    pub lasting: (u32, Seq),
     /// What its shim could not end after it.
     pub left: Option<Left>,
     /// Only holders of its lock could be looked for after its last process.
@@ -156,6 +160,7 @@ impl Default for NodeSeen {
             doubt: None,
             dropped: 0,
             is_drop_told: false,
+            lasting: (0, Seq::default()),
             silent: false,
             overdue: false,
             awaited: None,
@@ -185,10 +190,23 @@ pub(super) enum Place {
     Present { incarnation: Incarnation },
 }
 
+/// Attempts to prepare a start that came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unprepared {
+    /// In a row, for the request that wanted the node then: a later one is tried at once.
+    pub tries: u32,
+    pub by: Seq,
+    pub at: BootTime,
+    /// When it is tried again, unless the node was given up.
+    pub next: BootTime,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Blocked {
     pub by: Obstacle,
     pub reason: String,
+    /// By the same, without a break.
+    pub since: BootTime,
     pub at: BootTime,
     /// It was said before.
     pub is_told: bool,

@@ -183,7 +183,7 @@ impl Lifecycle {
             && !ready
             && record.given_up.is_none()
             && node.blocked.is_none()
-            && record.next_start.is_none_or(|at| at <= now)
+            && self.next_try(name, record).is_none_or(|at| at <= now)
     }
 
     /// Whether this node is to be up now: wanted, and neither a shutdown of all nodes nor hold mode says otherwise.

@@ -94,7 +94,7 @@ impl Lifecycle {
                     decision
                 }
             }
-            Finding::Exited { incarnation, process, cause, stdout: _, stderr } => {
+            Finding::Exited { incarnation, process, cause, stdout: _, stderr, is_lasting: _ } => {
                 let clear = Decision::default().note(Note::Place { node: name.clone(), place: Place::Clear });
                 clear.and(self.exited(now, name, *incarnation, cause, process.as_ref(), stderr))
             }

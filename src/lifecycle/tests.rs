@@ -226,7 +226,13 @@ fn source(peer: &str) -> Source {
 }
 
 fn exited(cause: ExitCause) -> NodeHappening {
-    NodeHappening::Exited { cause, process: None, stdout: String::new(), stderr: "last words".into() }
+    NodeHappening::Exited {
+        cause,
+        process: None,
+        stdout: String::new(),
+        stderr: "last words".into(),
+        is_lasting: false,
+    }
 }
 
 fn configuration(id: &str, nodes: &[&str]) -> Configuration {
@@ -548,19 +554,75 @@ fn a_node_that_cannot_start_is_failed_with_the_reason() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
     assert_eq!(prepared(&effects), ["w1", "w2"]);
+    let refused = NodeHappening::Exited {
+        cause: ExitCause::NotStarted("/opt/zeek: permission denied".into()),
+        process: None,
+        stdout: String::new(),
+        stderr: String::new(),
+        is_lasting: true,
+    };
     let incarnation = bench.incarnation("w1").next();
-    let reason = ExitCause::NotStarted("/no/such/zeek: no such file".into());
-    let effects = bench.report("w1", incarnation, exited(reason));
-    assert_eq!(bench.state("w1"), NodeState::Failed);
+    let effects = bench.report("w1", incarnation, refused.clone());
+    assert_eq!(bench.state("w1"), NodeState::Crashed);
     bench.obey(effects);
     let effects = bench.report("w2", incarnation, NodeHappening::Prepared);
     bench.obey(effects);
-    let answer = only_response(&bench.ready("w2"));
-    let failed = answer.results.iter().find(|result| result.node.as_deref() == Some("w1")).unwrap();
-    assert!(failed.error.as_ref().unwrap().contains("/no/such/zeek"));
-    assert!(answer.results.iter().any(|result| result.node.as_deref() == Some("w2") && result.success));
+    bench.ready("w2");
+    let mut effects = bench.pass(3_000);
+    for pause in [4_000, 2_000] {
+        assert_eq!(prepared(&effects), ["w1"]);
+        let incarnation = bench.incarnation("w1").next();
+        bench.report("w1", incarnation, refused.clone());
+        effects = bench.pass(pause);
+        if pause == 4_000 {
+            let answer = only_response(&effects);
+            let failed = answer.results.iter().find(|result| result.node.as_deref() == Some("w1")).unwrap();
+            assert!(failed.error.as_ref().unwrap().contains("/opt/zeek: permission denied"), "{answer:?}");
+            assert!(answer.results.iter().any(|result| result.node.as_deref() == Some("w2") && result.success));
+            effects = bench.pass(2_000);
+        }
+    }
+    assert_eq!(bench.state("w1"), NodeState::Failed, "after three tries in ten seconds");
     let effects = bench.pass(300_000);
     assert_eq!(prepared(&effects), ["w1"], "tried again after failed_retry");
+}
+
+/// A process that does not end keeps the next from starting, and the answer says so.
+#[test]
+fn a_restart_of_what_does_not_end_says_what_it_waits_for() {
+    let mut bench = Bench::running(&["w1"]);
+    let effects = bench.ask("r", Request::Restart { nodes: names(&["w1"]) });
+    assert_eq!(stopped(&effects), ["w1"]);
+    let answer = only_response(&bench.pass(7_000));
+    let error = answer.results[0].error.as_ref().unwrap();
+    assert!(error.contains("still being stopped"), "{error}");
+}
+
+/// A node counts its own incarnations; one of a name that was gone counts on while something of it may be left.
+#[test]
+fn incarnations_count_per_node() {
+    let mut bench = Bench::running(&["w1"]);
+    for _ in 0..3 {
+        let effects = bench.report("w1", bench.incarnation("w1"), exited(ExitCause::Signal(11)));
+        bench.obey(effects);
+        let later = bench.pass(60_000);
+        bench.obey(later);
+        bench.ready("w1");
+    }
+    assert_eq!(bench.incarnation("w1"), Incarnation(4));
+    let effects = bench.ask("d", set("c2", &["w2"]));
+    bench.obey(effects);
+    assert_eq!(bench.incarnation("w2"), Incarnation(1));
+    // Its run directory may still be there.
+    let effects = bench.ask("e", set("c3", &["w1", "w2"]));
+    bench.obey(effects);
+    assert_eq!(bench.incarnation("w1"), Incarnation(5));
+    let effects = bench.ask("f", set("c4", &["w2"]));
+    bench.obey(effects);
+    bench.report("w1", Incarnation::default(), NodeHappening::Forgotten);
+    let effects = bench.ask("g", set("c5", &["w1", "w2"]));
+    bench.obey(effects);
+    assert_eq!(bench.incarnation("w1"), Incarnation(1));
 }
 
 #[test]
@@ -648,6 +710,7 @@ fn an_exit_while_the_agent_was_away_is_recorded_once_and_restarted_once() {
         cause: ExitCause::Signal(9),
         stdout: String::new(),
         stderr: String::new(),
+        is_lasting: false,
     };
     let effects = bench.crash(vec![("w1", report)]);
     let seen = bench.obey(effects);
@@ -1086,6 +1149,7 @@ fn an_exit_while_the_agent_was_away_is_told() {
         cause: ExitCause::Signal(9),
         stdout: String::new(),
         stderr: String::new(),
+        is_lasting: false,
     };
     let effects = bench.crash(vec![("w1", report)]);
     assert_eq!(changes(&effects), [("w1".to_owned(), NodeState::Running, NodeState::Crashed)]);
@@ -1157,7 +1221,8 @@ fn a_response_stays_within_its_limit() {
     for node in &nodes {
         let (incarnation, long) = (bench.incarnation(node), "x".repeat(16 << 10));
         let cause = ExitCause::Code(1);
-        let what = NodeHappening::Exited { cause, process: None, stdout: long.clone(), stderr: long };
+        let what =
+            NodeHappening::Exited { cause, process: None, stdout: long.clone(), stderr: long, is_lasting: false };
         bench.report(node, incarnation, what);
     }
     let answer = only_response(&bench.pass(7_000));

@@ -326,7 +326,8 @@ fn uid(launch: Option<&Launch>) -> Option<u32> {
 fn lost(incarnation: Incarnation, known: &Known, status: Option<Status>) -> Look {
     let recorded = status.filter(|status| status.incarnation == incarnation).and_then(|status| status.process);
     let process = recorded.or_else(|| known.process.clone().filter(|_| known.incarnation == incarnation));
-    let exit = Exit { cause: ExitCause::Lost, ran_ms: 0, stdout: String::new(), stderr: String::new() };
+    let (stdout, stderr) = (String::new(), String::new());
+    let exit = Exit { cause: ExitCause::Lost, ran_ms: 0, stdout, stderr, is_lasting: false };
     Look::Exited { incarnation, process, exit }
 }
 

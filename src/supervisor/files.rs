@@ -107,6 +107,13 @@ pub struct Exit {
     /// The tail of this incarnation's output.
     pub stdout: String,
     pub stderr: String,
+    /// It was not started, and that will not pass by itself.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_lasting: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Whether a write has to survive a power cut, or only the death of processes.
@@ -229,7 +236,13 @@ pub(super) mod tests {
         Status {
             incarnation: Incarnation(3),
             process: Some(ProcessId { boot_id: "b".into(), pid: 77, start_time: 1234 }),
-            exit: Some(Exit { cause: ExitCause::Signal(9), ran_ms: 5, stdout: "out\n".into(), stderr: String::new() }),
+            exit: Some(Exit {
+                cause: ExitCause::Signal(9),
+                ran_ms: 5,
+                stdout: "out\n".into(),
+                stderr: String::new(),
+                is_lasting: false,
+            }),
         }
     }
 

@@ -83,8 +83,9 @@ impl Pending {
         match order {
             NodeOrder::Prepare { incarnation, spec, by } => {
                 self.prepare = Some(Order { incarnation, spec, by });
-                // What is being started again is not forgotten, and an older launch is over.
-                self.forget = self.forget.filter(|forgotten| *forgotten >= incarnation);
+                // It comes after whatever was to be forgotten, of whichever number: what is being started again stays. An older
+                // launch is over.
+                self.forget = None;
                 self.launch = self.launch.filter(|launch| *launch >= incarnation);
             }
             NodeOrder::Launch { incarnation } => self.launch = Some(incarnation),
@@ -137,8 +138,7 @@ impl Handle {
         self.with_slot(node, |pending| pending.add(order));
     }
 
-    /// Finds out what an earlier agent left of these nodes, and of all others that have a run directory (of which those
-    /// are named that are not [`Finding::Absent`]). To be called once, before any order; adopted nodes report from then on.
+    /// Finds out what an earlier agent left of these nodes, and of all others that have a run directory. To be called once, before any order; adopted nodes report from then on.
     /// Takes 2 s at most unless processes without a shim have to be ended, which takes up to 10.
     pub async fn probe(
         &self,
@@ -149,27 +149,25 @@ impl Handle {
         let lingering = blocking(move || process::lingering(&context.home)).await.map_err(Error::ListProcesses)?;
         let none = || Known { lingering: Some(Vec::new()), ..Known::default() };
         let names = self.list_run()?.into_iter().chain(lingering.iter().map(|one| one.node.clone()));
-        let mut nodes: BTreeMap<NodeName, (Known, bool)> = names.map(|node| (node, (none(), false))).collect();
+        let mut nodes: BTreeMap<NodeName, Known> = names.map(|node| (node, none())).collect();
         for (node, process, incarnation) in known {
-            nodes.insert(node, (Known { incarnation, process, ..none() }, true));
+            nodes.insert(node, Known { incarnation, process, ..none() });
         }
         for Lingering { node, pid } in lingering {
-            let known = nodes.get_mut(&node).and_then(|(known, _)| known.lingering.as_mut());
+            let known = nodes.get_mut(&node).and_then(|known| known.lingering.as_mut());
             known.into_iter().for_each(|pids| pids.push(pid));
         }
         let mut answers = Vec::with_capacity(nodes.len());
-        for (node, (known, is_known)) in nodes {
+        for (node, known) in nodes {
             let (reply, answer) = oneshot::channel();
             self.with_slot(&node, |pending| pending.probe = Some((known, reply)));
-            answers.push((node, is_known, answer));
+            answers.push((node, answer));
         }
         let mut findings = Vec::with_capacity(answers.len());
-        for (node, is_known, answer) in answers {
+        for (node, answer) in answers {
             let reason = || "the task that looked for it died".to_owned();
             let finding = answer.await.unwrap_or_else(|_| Finding::Unprovable { reason: reason() });
-            if is_known || finding != Finding::Absent {
-                findings.push((node, finding));
-            }
+            findings.push((node, finding));
         }
         Ok(findings)
     }
@@ -230,5 +228,51 @@ impl Handle {
         });
         change(&mut locked(&slot.pending));
         slot.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::api::configuration::ClusterRole;
+    use crate::api::ids::Seq;
+    use crate::api::launch::{LaunchSpec, Program, Readiness};
+
+    fn prepare(incarnation: u64) -> NodeOrder {
+        let spec = LaunchSpec {
+            program: Program::Simulated,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            role: ClusterRole::Worker,
+            ports: Vec::new(),
+            readiness: Readiness::Checkin,
+            stop_timeout_ms: 1,
+            rights: Box::default(),
+            files: BTreeMap::new(),
+        };
+        NodeOrder::Prepare { incarnation: Incarnation(incarnation), spec: Box::new(spec), by: Seq(1) }
+    }
+
+    /// Which preparation, and what to forget, is left of these orders.
+    fn left(orders: Vec<NodeOrder>) -> (Option<u64>, Option<u64>) {
+        let mut pending = Pending::default();
+        for order in orders {
+            pending.add(order);
+        }
+        (pending.prepare.map(|order| order.incarnation.0), pending.forget.map(|forgotten| forgotten.0))
+    }
+
+    /// In whichever order they come, of whichever number: what was ordered last holds.
+    #[test]
+    fn forgetting_does_not_take_a_later_preparation_with_it() {
+        let forget = |incarnation| NodeOrder::Forget { incarnation: Incarnation(incarnation) };
+        assert_eq!(left(vec![forget(3), prepare(3)]), (Some(3), None));
+        assert_eq!(left(vec![forget(3), prepare(4)]), (Some(4), None));
+        assert_eq!(left(vec![forget(5), prepare(1)]), (Some(1), None), "a name that counts anew");
+        assert_eq!(left(vec![prepare(3), forget(3)]), (None, Some(3)));
+        assert_eq!(left(vec![prepare(3), forget(3), prepare(3)]), (Some(3), None));
+        assert_eq!(left(vec![prepare(4), forget(3)]), (Some(4), None), "of another start");
     }
 }

@@ -192,7 +192,7 @@ impl Job {
                 return Ok(found);
             }
         }
-        find_program("archive_command", program, path)
+        find_program("archive_command", program, path).map_err(String::from)
     }
 
     /// For reading: it goes to another user's process.

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags};
 use serde_bytes::ByteBuf;
 
+use super::fault::Fault;
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Live;
 use super::{Context, create_private, node_files, ownership, ports, shim, simulated};
@@ -125,7 +126,7 @@ pub enum Preparation {
     /// Somebody has a port that it needs: who.
     PortTaken(String),
     /// It cannot be started, and this is why.
-    Impossible(String),
+    Impossible(Fault),
 }
 
 /// What is to be launched.
@@ -147,7 +148,7 @@ pub fn prepare(context: &Context, node: &NodeName, order: &Order, last: Option<&
     };
     match try_prepare(context, node, order, directory) {
         Ok(preparation) => preparation,
-        Err(reason) => Preparation::Impossible(reason),
+        Err(fault) => Preparation::Impossible(fault),
     }
 }
 
@@ -177,14 +178,16 @@ fn try_prepare(
     node: &NodeName,
     order: &Order,
     (directory, lock): (RunDir, File),
-) -> Result<Preparation, String> {
+) -> Result<Preparation, Fault> {
     let launch = resolve(context, node, order)?;
     let node_dir = context.node_dir(node);
-    create_private(&node_dir)
-        .map_err(|error| format!("cannot create its working directory {}: {error}", node_dir.display()))?;
+    create_private(&node_dir).map_err(|error| {
+        Fault::of(format!("cannot create its working directory {}: {error}", node_dir.display()), &error)
+    })?;
     if let Some(user) = &order.spec.rights.user {
-        ownership::give(&node_dir, user)
-            .map_err(|error| format!("cannot give {} to user {}: {error}", node_dir.display(), user.name))?;
+        ownership::give(&node_dir, user).map_err(|error| {
+            Fault::of(format!("cannot give {} to user {}: {error}", node_dir.display(), user.name), &error)
+        })?;
     }
     let path = directory.path.clone();
     // With its own last process gone, whoever listens there is somebody else.
@@ -197,12 +200,12 @@ fn try_prepare(
     }
     // Nobody holds the lock, so nobody offers these, and the core has had its look before it ordered another start.
     for stale in [STATUS, SOCKET] {
-        files::remove(&path.join(stale)).map_err(|error| chain(&error))?;
+        files::remove(&path.join(stale)).map_err(|error| Fault::of(chain(&error), &error))?;
     }
     node_files::write(&node_dir, &order.spec.files)?;
     let listener = UnixListener::bind(directory.socket())
-        .map_err(|error| format!("cannot bind the shim's socket in {}: {error}", path.display()))?;
-    files::write(&path, &launch, Durability::PowerCut).map_err(|error| chain(&error))?;
+        .map_err(|error| Fault::of(format!("cannot bind the shim's socket in {}: {error}", path.display()), &error))?;
+    files::write(&path, &launch, Durability::PowerCut).map_err(|error| Fault::of(chain(&error), &error))?;
     Ok(Preparation::Prepared(Prepared { incarnation: order.incarnation, directory, lock: lock.into(), listener }))
 }
 
@@ -224,7 +227,7 @@ pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Resu
 }
 
 /// Works out everything that the shim needs.
-fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, String> {
+fn resolve(context: &Context, node: &NodeName, order: &Order) -> Result<Launch, Fault> {
     let spec = &order.spec;
     let mut env = environment(&context.options.environment, &spec.env);
     env.extend(context.options.agent_address.iter().flat_map(|address| whereabouts(*address, node)));
@@ -314,15 +317,16 @@ fn whereabouts(agent: SocketAddr, node: &NodeName) -> [(OsString, OsString); 3] 
 pub(super) const NODE_PROGRAM: &str = "node program";
 
 /// The file to execute, as an absolute path. The error names what was looked at.
-pub(super) fn find_program(what: &str, program: &str, path: Option<&OsString>) -> Result<PathBuf, String> {
+pub(super) fn find_program(what: &str, program: &str, path: Option<&OsString>) -> Result<PathBuf, Fault> {
     if program.is_empty() {
         return Err("no node program is set; set node_program in the settings or give --node-program".into());
     }
     if program.contains('/') {
-        let path = std::path::absolute(program).map_err(|error| format!("cannot run {what} {program}: {error}"))?;
+        let path = std::path::absolute(program)
+            .map_err(|error| Fault::of(format!("cannot run {what} {program}: {error}"), &error))?;
         return match check_executable(&path) {
             Ok(()) => Ok(path),
-            Err(error) => Err(format!("cannot run {what} {}: {error}", path.display())),
+            Err(error) => Err(Fault::of(format!("cannot run {what} {}: {error}", path.display()), &error)),
         };
     }
     let path = path.map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str);
@@ -332,12 +336,16 @@ pub(super) fn find_program(what: &str, program: &str, path: Option<&OsString>) -
         match check_executable(&candidate) {
             Ok(()) => return Ok(candidate),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => drop(seen.get_or_insert_with(|| format!("{}: {error}", candidate.display()))),
+            Err(error) => {
+                let fault = || Fault::of(format!("{}: {error}", candidate.display()), &error);
+                let _ = seen.get_or_insert_with(fault);
+            }
         }
     }
-    let seen = seen.unwrap_or_else(|| "no such file".into());
+    let Fault { reason, is_lasting } = seen.unwrap_or_else(|| "no such file".into());
     let advice = if what == NODE_PROGRAM { "; set node_program to where it is (run --node-program PATH)" } else { "" };
-    Err(format!("cannot find {what} {program} in PATH ({}): {seen}{advice}", path.display()))
+    let reason = format!("cannot find {what} {program} in PATH ({}): {reason}{advice}", path.display());
+    Err(Fault { reason, is_lasting })
 }
 
 pub(super) fn check_executable(path: &Path) -> io::Result<()> {
@@ -400,20 +408,26 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().join("tool");
         let path = Some(directory.path().as_os_str().to_owned());
-        let missing = find_program(NODE_PROGRAM, "tool", path.as_ref()).unwrap_err();
+        let missing = find_program(NODE_PROGRAM, "tool", path.as_ref()).unwrap_err().reason;
         assert!(missing.contains(directory.path().to_str().unwrap()), "{missing}");
         std::fs::write(&place, "#!/bin/sh\n").unwrap();
         std::fs::set_permissions(&place, PermissionsExt::from_mode(0o644)).unwrap();
-        let refused = find_program(NODE_PROGRAM, "tool", path.as_ref()).unwrap_err();
+        let refused = find_program(NODE_PROGRAM, "tool", path.as_ref()).unwrap_err().reason;
         assert!(refused.contains("tool: Permission denied"), "{refused}");
         std::fs::set_permissions(&place, PermissionsExt::from_mode(0o755)).unwrap();
         assert_eq!(find_program(NODE_PROGRAM, "tool", path.as_ref()).unwrap(), place);
         assert!(
             find_program(NODE_PROGRAM, directory.path().to_str().unwrap(), None)
                 .unwrap_err()
+                .reason
                 .contains("not a regular file")
         );
-        assert!(find_program(NODE_PROGRAM, "/nowhere/zeek", None).unwrap_err().contains("/nowhere/zeek: No such file"));
+        assert!(
+            find_program(NODE_PROGRAM, "/nowhere/zeek", None)
+                .unwrap_err()
+                .reason
+                .contains("/nowhere/zeek: No such file")
+        );
         assert!(find_program(NODE_PROGRAM, "", None).is_err());
     }
 }

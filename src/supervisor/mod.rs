@@ -23,6 +23,7 @@
 
 mod adopt;
 pub mod crash;
+mod fault;
 mod files;
 mod handle;
 pub mod job;

@@ -169,7 +169,13 @@ mod tests {
     use crate::api::survivors::Survivor;
 
     fn exit() -> Exit {
-        Exit { cause: ExitCause::Code(1), ran_ms: 20, stdout: String::new(), stderr: "port in use\n".into() }
+        Exit {
+            cause: ExitCause::Code(1),
+            ran_ms: 20,
+            stdout: String::new(),
+            stderr: "port in use\n".into(),
+            is_lasting: false,
+        }
     }
 
     fn process() -> ProcessId {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::adopt::{self, Known, Look};
 use super::crash::Crash;
+use super::fault::Fault;
 use super::files::{self, Exit, LAUNCH, Launch, STATUS, Status};
 use super::handle::{Pending, Shared, Slot, locked};
 use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir};
@@ -292,8 +293,9 @@ impl NodeTask {
     }
 
     async fn found_exit(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) -> Finding {
-        let Exit { cause, ran_ms: _, stdout, stderr } = self.note_end(incarnation, process.as_ref(), exit).await;
-        Finding::Exited { incarnation, process, cause, stdout, stderr }
+        let exit = self.note_end(incarnation, process.as_ref(), exit).await;
+        let Exit { cause, ran_ms: _, stdout, stderr, is_lasting } = exit;
+        Finding::Exited { incarnation, process, cause, stdout, stderr, is_lasting }
     }
 
     async fn note_end(&mut self, incarnation: Incarnation, process: Option<&ProcessId>, exit: Exit) -> Exit {
@@ -362,7 +364,7 @@ impl NodeTask {
         match self.look(patience).await {
             Look::Absent => {
                 let process = self.known.process.clone().filter(|_| self.known.incarnation == expected);
-                let exit = Exit { cause: ExitCause::Lost, ran_ms: 0, stdout: String::new(), stderr: String::new() };
+                let exit = lost();
                 self.tell_exited(expected, process, exit).await;
                 true
             }
@@ -468,10 +470,10 @@ impl NodeTask {
                 Preparation::PortTaken(reason) => {
                     return self.tell(incarnation, NodeHappening::PortTaken { reason }).await;
                 }
-                Preparation::Impossible(reason) => {
+                Preparation::Impossible(fault) => {
                     // No fact about an incarnation, so it is told as often as it is tried.
-                    let Exit { cause, stdout, stderr, .. } = not_started(reason);
-                    let what = NodeHappening::Exited { cause, process: None, stdout, stderr };
+                    let Exit { cause, stdout, stderr, is_lasting, .. } = not_started(fault);
+                    let what = NodeHappening::Exited { cause, process: None, stdout, stderr, is_lasting };
                     return self.tell(incarnation, what).await;
                 }
                 Preparation::Unprovable(reason) => {
@@ -504,7 +506,7 @@ impl NodeTask {
                 let is_launched = matches!(&other, Life::Shim(shim) if shim.incarnation == incarnation);
                 self.life = other;
                 if !is_launched {
-                    let exit = not_started("it was not prepared when it was to be launched".into());
+                    let exit = not_started("it was not prepared when it was to be launched");
                     self.tell_exited(incarnation, None, exit).await;
                 }
                 return;
@@ -521,7 +523,7 @@ impl NodeTask {
         let (directory, child) = match spawned.await {
             Ok(spawned) => spawned,
             Err(error) => {
-                let exit = not_started(format!("cannot start its shim: {error}"));
+                let exit = not_started(Fault::of(format!("cannot start its shim: {error}"), &error));
                 return self.tell_exited(incarnation, None, exit).await;
             }
         };
@@ -559,7 +561,7 @@ impl NodeTask {
             }
             Life::Prepared(prepared) if prepared.incarnation == incarnation => {
                 self.life = Life::Nothing;
-                let exit = not_started("it was stopped before it was started".into());
+                let exit = not_started("it was stopped before it was started");
                 self.tell_exited(incarnation, None, exit).await;
             }
             // Gone already, or another one.
@@ -580,8 +582,8 @@ impl NodeTask {
             let Some(_lock) = directory.lock_within(PATIENCE)? else { return Ok(false) };
             fs::remove_dir_all(&path).map(|()| true)
         });
-        match removed.await {
-            Ok(true) => {}
+        let is_removed = match removed.await {
+            Ok(true) => true,
             Ok(false) => {
                 // Something left the node's group and holds the lock. The next start of the node ends it, or the next start
                 // of the agent.
@@ -590,13 +592,22 @@ impl NodeTask {
                 return false;
             }
             // Harmless, and looked at again at the agent's next start.
-            Err(error) => tracing::warn!(node = %self.node, %error, "cannot remove its run directory"),
-        }
+            Err(error) => {
+                tracing::warn!(node = %self.node, %error, "cannot remove its run directory");
+                false
+            }
+        };
         self.forget = false;
-        let mut slots = locked(&self.shared.slots);
-        let is_over = locked(&self.slot.pending).is_empty();
-        if is_over {
-            slots.remove(&self.node);
+        let is_over = {
+            let mut slots = locked(&self.shared.slots);
+            let is_over = locked(&self.slot.pending).is_empty();
+            if is_over {
+                slots.remove(&self.node);
+            }
+            is_over
+        };
+        if is_over && is_removed {
+            self.tell(Incarnation::default(), NodeHappening::Forgotten).await;
         }
         is_over
     }
@@ -742,8 +753,9 @@ impl NodeTask {
             if matches!(&self.life, Life::Shim(shim) if shim.incarnation == incarnation && !shim.subreaper) {
                 self.tell(incarnation, NodeHappening::HoldersOnly).await;
             }
-            let Exit { cause, ran_ms: _, stdout, stderr } = self.note_end(incarnation, process.as_ref(), exit).await;
-            self.tell(incarnation, NodeHappening::Exited { cause, process, stdout, stderr }).await;
+            let exit = self.note_end(incarnation, process.as_ref(), exit).await;
+            let Exit { cause, ran_ms: _, stdout, stderr, is_lasting } = exit;
+            self.tell(incarnation, NodeHappening::Exited { cause, process, stdout, stderr, is_lasting }).await;
         }
     }
 
@@ -754,8 +766,14 @@ impl NodeTask {
     }
 }
 
-fn not_started(reason: String) -> Exit {
-    Exit { cause: ExitCause::NotStarted(reason), ran_ms: 0, stdout: String::new(), stderr: String::new() }
+fn lost() -> Exit {
+    let (stdout, stderr) = (String::new(), String::new());
+    Exit { cause: ExitCause::Lost, ran_ms: 0, stdout, stderr, is_lasting: false }
+}
+
+fn not_started(fault: impl Into<Fault>) -> Exit {
+    let Fault { reason, is_lasting } = fault.into();
+    Exit { cause: ExitCause::NotStarted(reason), ran_ms: 0, stdout: String::new(), stderr: String::new(), is_lasting }
 }
 
 /// Connects to a shim that was just spawned. Its listener exists before it does, so there is nothing to wait for.

@@ -79,7 +79,13 @@ fn an_intent_whose_port_was_taken_meanwhile_comes_to_its_end() {
 fn ends(bench: &mut Bench, ms: u64, cause: ExitCause, stderr: &str) -> Vec<Effect> {
     bench.pass(ms);
     let incarnation = bench.incarnation("logger");
-    let what = NodeHappening::Exited { cause, process: None, stdout: String::new(), stderr: stderr.to_owned() };
+    let what = NodeHappening::Exited {
+        cause,
+        process: None,
+        stdout: String::new(),
+        stderr: stderr.to_owned(),
+        is_lasting: false,
+    };
     bench.report("logger", incarnation, what)
 }
 
@@ -111,16 +117,25 @@ fn what_was_given_up_keeps_its_last_words() {
     let mut bench = Bench::with(Options { restart, ..options() });
     let effects = bench.ask("r1", deploy("c1", &["logger"]));
     bench.obey(effects);
-    let effects = ends(&mut bench, 10, ExitCause::Code(1), "fatal error: can't find cluster-layout\n");
+    let mut seen = Vec::new();
+    for pause in [3_000, 6_000, 0] {
+        assert_ne!(bench.state("logger"), NodeState::Failed);
+        let effects = ends(&mut bench, 10, ExitCause::Code(1), "fatal error: can't find cluster-layout\n");
+        seen.extend(bench.obey(effects));
+        let effects = bench.pass(pause);
+        seen.extend(bench.obey(effects));
+    }
     assert_eq!(bench.state("logger"), NodeState::Failed);
-    let response = only_response(&effects);
-    let said = response.results[0].error.as_deref().unwrap();
+    let response = only_response(&seen);
+    let answered = response.results.iter().find(|one| one.node.is_some()).unwrap();
+    assert!(answered.error.as_deref().unwrap().contains("can't find cluster-layout"), "{response:?}");
+    let reports = bench.core.node_reports(bench.now);
+    let said = reports[0].note.as_deref().unwrap();
     assert!(
         said.contains("the settings call permanent")
             && said.ends_with("it said: fatal error: can't find cluster-layout"),
         "{said}"
     );
-    assert_eq!(bench.core.node_reports(bench.now)[0].note.as_deref(), Some(said));
 }
 
 #[test]
@@ -151,7 +166,8 @@ fn that_the_agent_was_away_is_not_among_a_nodes_last_words() {
     let noise =
         "error in /usr/share/zeek/log.zeek, line 81: Broker error (Broker::PEER_UNAVAILABLE): (x, *127.0.0.1:2151)";
     let stderr = format!("fatal error: no such script\n{}", format!("{noise}\n").repeat(50));
-    let exited = NodeHappening::Exited { cause: ExitCause::Code(1), process: None, stdout: String::new(), stderr };
+    let (cause, stdout) = (ExitCause::Code(1), String::new());
+    let exited = NodeHappening::Exited { cause, process: None, stdout, stderr, is_lasting: false };
     let told = errors(&bench.report("w1", Incarnation(1), exited)).join("\n");
     assert!(told.contains("it said: fatal error: no such script") && !told.contains("PEER_UNAVAILABLE"), "{told}");
 }

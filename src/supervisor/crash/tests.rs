@@ -2,7 +2,8 @@ use super::*;
 use std::os::unix::fs::symlink;
 
 fn crash(directory: &Path, incarnation: u64, noticed: &str) -> Crash {
-    let exit = Exit { cause: ExitCause::Signal(11), ran_ms: 5, stdout: "out".into(), stderr: "err".into() };
+    let exit =
+        Exit { cause: ExitCause::Signal(11), ran_ms: 5, stdout: "out".into(), stderr: "err".into(), is_lasting: false };
     Crash {
         node: NodeName::new("w1").unwrap(),
         incarnation: Incarnation(incarnation),

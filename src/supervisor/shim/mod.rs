@@ -38,6 +38,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use super::fault::Fault;
 use super::files::{self, Durability, Exit, SOCKET, STATUS, Status};
 use super::notify::Notification;
 use super::protocol::{self, Decoder, FrameError, Hello, ToAgent, ToShim};
@@ -169,7 +170,8 @@ enum Phase {
 impl Phase {
     fn failed(reason: String) -> Self {
         let (stdout, stderr) = (String::new(), String::new());
-        Self::Exited { process: None, exit: Exit { cause: ExitCause::NotStarted(reason), ran_ms: 0, stdout, stderr } }
+        let cause = ExitCause::NotStarted(reason);
+        Self::Exited { process: None, exit: Exit { cause, ran_ms: 0, stdout, stderr, is_lasting: false } }
     }
 }
 
@@ -385,17 +387,20 @@ impl Shim {
                         }
                     }
                     Some((sys::Step::Execute, error)) => {
-                        running.exec = Exec::Failed(format!("cannot execute {}: {error}", running.program));
+                        let reason = format!("cannot execute {}: {error}", running.program);
+                        running.exec = Exec::Failed(Fault::of(reason, &error));
                     }
                     Some((step, error)) => {
-                        running.exec = Exec::Failed(format!("cannot run {}: {step}: {error}", running.program));
+                        let reason = format!("cannot run {}: {step}: {error}", running.program);
+                        running.exec = Exec::Failed(Fault::of(reason, &error));
                     }
-                    None => running.exec = Exec::Failed(format!("cannot execute {}", running.program)),
+                    None => running.exec = Exec::Failed(format!("cannot execute {}", running.program).into()),
                 },
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Wait,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    running.exec = Exec::Failed(format!("cannot tell whether {} runs: {error}", running.program));
+                    running.exec =
+                        Exec::Failed(format!("cannot tell whether {} runs: {error}", running.program).into());
                 }
             }
         }
@@ -447,9 +452,9 @@ impl Shim {
         };
         crash_point!("shim_after_exit", self.node.as_str());
         let (pid, process, rule) = (running.pid, running.process.clone(), running.rule);
-        let (cause, process) = match &running.exec {
-            Exec::Failed(reason) => (ExitCause::NotStarted(reason.clone()), None),
-            Exec::Awaited(_) | Exec::Done => (cause, Some(process)),
+        let (cause, process, is_lasting) = match &running.exec {
+            Exec::Failed(Fault { reason, is_lasting }) => (ExitCause::NotStarted(reason.clone()), None, *is_lasting),
+            Exec::Awaited(_) | Exec::Done => (cause, Some(process), false),
         };
         let now = Instant::now();
         let (was_asked, kill_at) = match running.stop {
@@ -462,7 +467,8 @@ impl Shim {
         self.read_notifications(buffer);
         let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let ran_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let exit = self.take_output(Exit { cause, ran_ms, stdout: String::new(), stderr: String::new() }, buffer);
+        let (stdout, stderr) = (String::new(), String::new());
+        let exit = self.take_output(Exit { cause, ran_ms, stdout, stderr, is_lasting }, buffer);
         self.streams.notify = None;
         if self.signals.is_none() {
             self.phase = Phase::Exited { process, exit };

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::super::fault::Fault;
 use super::super::files::{self, Launch};
 use super::super::notify::NotifySocket;
 use super::super::output::{FILE_LIMIT, Output};
@@ -41,7 +42,7 @@ pub(super) enum Exec {
     /// The other end closes when it does.
     Awaited(File),
     Done,
-    Failed(String),
+    Failed(Fault),
 }
 
 pub(super) enum Stop {
