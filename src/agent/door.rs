@@ -29,6 +29,7 @@ use crate::peers;
 use crate::supervisor;
 use crate::websocket;
 
+use super::budget::{self, Budget, Full, Share, Shares};
 use super::clock;
 use super::driver::{Question, Refusing};
 use super::effects::Topics;
@@ -53,6 +54,8 @@ pub(super) struct Door {
     pub about: About,
     /// Requests that were not taken in, here or by the driver.
     pub refused: Arc<AtomicU64>,
+    pub budget: Budget,
+    pub shares: Shares,
 }
 
 /// What does not change while the agent runs.
@@ -90,6 +93,18 @@ impl Door {
         }
     }
 
+    /// The room that a request takes, if there is any.
+    fn share(&self, incoming: &Incoming) -> Result<Share, Full> {
+        let bytes = budget::decoded_size(&incoming.request);
+        match incoming.route.and_then(|route| self.shares.take_reserved(route.connection)) {
+            Some(mut share) => {
+                share.resize(bytes);
+                Ok(share)
+            }
+            None => self.budget.try_take(&budget::owner(&incoming.source), bytes),
+        }
+    }
+
     fn look_for_peers(&self) {
         let subscribers = |dialect, topic: &str| {
             let over_websocket = self.websocket.as_ref().map_or(0, |websocket| websocket.subscribers(dialect));
@@ -123,12 +138,32 @@ impl server::Agent for Door {
         if let Some(reason) = self.refusing.everything() {
             return Err(refusal(&reason));
         }
-        let input = Input::Request { incoming: Box::new(incoming.clone()), known: None };
-        match self.inputs.try_send(input) {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(refusal("busy: too many requests at once; try again")),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(refusal("the agent is stopping")),
+        let route = incoming.route;
+        match self.share(&incoming) {
+            // The driver takes it up with the request.
+            Ok(share) => route.into_iter().zip([share]).for_each(|(route, share)| self.shares.put(route, share)),
+            Err(full) => return Err(refusal(&full.to_string())),
         }
+        let input = Input::Request { incoming: Box::new(incoming.clone()), known: None };
+        let Err(error) = self.inputs.try_send(input) else { return Ok(()) };
+        if let Some(route) = route {
+            drop(self.shares.take(route));
+        }
+        match error {
+            mpsc::error::TrySendError::Full(_) => Err(refusal("busy: too many requests at once; try again")),
+            mpsc::error::TrySendError::Closed(_) => Err(refusal("the agent is stopping")),
+        }
+    }
+
+    async fn room(&self, connection: u64, source: &Source, bytes: usize) {
+        // Without room it is refused once it is known what it is.
+        if let Ok(share) = self.budget.take(&budget::owner(source), bytes).await {
+            self.shares.reserve(connection, share);
+        }
+    }
+
+    fn room_over(&self, connection: u64) {
+        drop(self.shares.take_reserved(connection));
     }
 
     fn malformed(&self, source: Source, event: String, error: String) {
@@ -140,6 +175,7 @@ impl server::Agent for Door {
     }
 
     fn disconnected(&self, connection: u64) {
+        server::Agent::room_over(self, connection);
         self.tell(Input::Disconnected { connection });
         self.look_for_peers();
     }
@@ -265,6 +301,14 @@ impl hub::Agent for Door {
             return Err(hub::Refusal { reason });
         }
         server::Agent::request(self, incoming).map_err(|Refusal { reason }| hub::Refusal { reason })
+    }
+
+    async fn room(&self, connection: u64, source: &Source, bytes: usize) {
+        server::Agent::room(self, connection, source, bytes).await;
+    }
+
+    fn room_over(&self, connection: u64) {
+        server::Agent::room_over(self, connection);
     }
 
     fn malformed(&self, source: Source, event: String, error: String) {

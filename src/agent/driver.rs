@@ -8,6 +8,7 @@
 //! restart finds out what is durable. But for a full or read-only disk: then the batch waits in the journal, nothing is taken
 //! in, and it is written when the disk takes it ([`space`]).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::event::Incoming;
 use crate::api::head::Head;
+use crate::api::ids::Seq;
 use crate::api::report::chain;
 use crate::api::supervision::NodeEvent;
 use crate::api::time::Now;
@@ -26,6 +28,7 @@ use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 
 mod space;
 
+use super::budget::{self, Budget, Share, Shares};
 use super::clock;
 use super::effects::Performer;
 use space::Attempts;
@@ -33,6 +36,8 @@ use space::Attempts;
 /// Inputs decided on for one commit: enough to share one fdatasync among all that a busy controller has in flight, few
 /// enough that the first of them does not wait noticeably for the last.
 const BATCH: usize = 256;
+/// … and so many bytes of requests, or one more than fits: what is built of them for a commit takes several times that.
+const BATCH_BYTES: usize = 8 << 20;
 /// Rows that only tell of duplicates wait until so long after the commit before: nobody waits for them.
 const GATHERING: Duration = Duration::from_millis(2);
 /// While not even facts may be journaled, free space is looked at this often.
@@ -106,6 +111,14 @@ pub(super) struct Driver {
     ending: bool,
     /// Inputs taken in and not handed to a commit yet ([`Driver::hand_over`]).
     gathered: usize,
+    /// The room that their requests take, …
+    gathered_bytes: usize,
+    staged_shares: Vec<Share>,
+    /// … that those of the commit under way take, …
+    written_shares: Vec<Share>,
+    /// … and that unfinished ones take.
+    held_shares: BTreeMap<Seq, Share>,
+    shares: Shares,
     /// When the last commit began.
     began: Option<Instant>,
     /// Until when rows that nobody waits for are gathered.
@@ -136,8 +149,18 @@ impl Driver {
         performer: Performer,
         refusing: Refusing,
         commits: watch::Sender<u64>,
+        (budget, shares): (Budget, Shares),
     ) -> Self {
+        let unfinished = core.durable().unfinished.iter().map(|(seq, one)| {
+            let bytes = budget::decoded_size(&one.received.request);
+            (*seq, budget.force(&budget::owner(&one.received.source), bytes))
+        });
         Self {
+            held_shares: unfinished.collect(),
+            gathered_bytes: 0,
+            staged_shares: Vec::new(),
+            written_shares: Vec::new(),
+            shares,
             core,
             journal,
             performer,
@@ -272,15 +295,27 @@ impl Driver {
 
     fn take(&mut self, input: Input) -> Result<(), Error> {
         self.gathered += 1;
+        let mut share = None;
         let input = match input {
-            Input::Request { incoming, known: _ } => match self.admit(incoming)? {
-                Some(input) => input,
-                None => return Ok(()),
-            },
+            Input::Request { incoming, known: _ } => {
+                share = incoming.route.and_then(|route| self.shares.take(route));
+                match self.admit(incoming)? {
+                    Some(input) => input,
+                    None => return Ok(()),
+                }
+            }
             other => other,
         };
+        let before = self.core.durable().last;
         let sealed = self.step(&input);
         self.stage(sealed);
+        if let Some(share) = share {
+            self.gathered_bytes += share.bytes;
+            match self.core.durable().unfinished.range(before.next()..).next() {
+                Some((seq, _)) => _ = self.held_shares.insert(*seq, share),
+                None => self.staged_shares.push(share),
+            }
+        }
         Ok(())
     }
 
@@ -334,7 +369,11 @@ impl Driver {
     }
 
     fn takes_inputs(&self) -> bool {
-        !self.takes_nothing() && self.gathered < BATCH
+        !self.takes_nothing() && self.has_room()
+    }
+
+    fn has_room(&self) -> bool {
+        self.gathered < BATCH && self.gathered_bytes < BATCH_BYTES
     }
 
     fn stage(&mut self, sealed: Vec<Sealed<Effect>>) {
@@ -347,7 +386,7 @@ impl Driver {
 
     /// Whether all that is decided may wait a moment for more of its kind.
     fn gathers(&mut self) -> bool {
-        let is_small = !self.ending && self.gathered < BATCH && self.journal.staged() != self.journal.durable();
+        let is_small = !self.ending && self.has_room() && self.journal.staged() != self.journal.durable();
         if !is_small || self.journal.is_committing() || self.journal.is_stalled() || self.journal.is_urgent() {
             self.gathering = None;
             return false;
@@ -359,6 +398,8 @@ impl Driver {
     /// What was gathered goes to the next commit, with the records that it changed: whoever makes a commit takes both.
     fn hand_over(&mut self) -> Vec<Record> {
         self.gathered = 0;
+        self.gathered_bytes = 0;
+        self.written_shares.append(&mut self.staged_shares);
         self.core.take_records()
     }
 
@@ -391,6 +432,9 @@ impl Driver {
     fn committed(&mut self, effects: Vec<Effect>) {
         self.commits.send_modify(|commit| *commit += 1);
         self.pass_after();
+        self.written_shares.clear();
+        let unfinished = &self.core.durable().unfinished;
+        self.held_shares.retain(|seq, _| unfinished.contains_key(seq));
         self.perform(effects);
         let sealed = self.step(&Input::Committed { upto: self.journal.durable() });
         self.stage(sealed);

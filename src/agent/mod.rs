@@ -4,6 +4,7 @@
 //! are looked for before anything is started, the socket serves only when both are done.
 
 mod archive;
+mod budget;
 mod clock;
 mod door;
 mod driver;
@@ -43,6 +44,7 @@ use crate::tasks::{Death, FatalDeath, Tasks};
 use crate::websocket;
 
 use archive::Archive;
+use budget::{Budget, Shares};
 use door::{About, Door};
 use driver::{Driver, Inbox, Refusing};
 use effects::{OWN_CONNECTION, Performer};
@@ -263,6 +265,8 @@ struct Started {
     compactor: journal::Compactor,
     refusing: Refusing,
     refused: Arc<AtomicU64>,
+    budget: Budget,
+    shares: Shares,
     topics: Topics,
     supervisor: supervisor::Handle,
     /// Nodes that were found running.
@@ -406,7 +410,9 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let refusing = Refusing::default();
     let (reader, compactor, disk) = (journal.reader(), journal.compactor(), journal.disk());
     let core = Lifecycle::new(options.lifecycle.clone(), recovered);
-    let mut driver = Driver::new(core, journal, performer, refusing.clone(), commits_tx);
+    let (budget, shares) = (Budget::default(), Shares::default());
+    let room = (budget.clone(), shares.clone());
+    let mut driver = Driver::new(core, journal, performer, refusing.clone(), commits_tx, room);
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let mut first = vec![Input::Started { boot_id, version, pid: std::process::id(), hold }];
     first.extend(copied.map(|reason| Input::Copied { reason }));
@@ -445,6 +451,8 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         compactor,
         refusing,
         refused,
+        budget,
+        shares,
         topics,
         supervisor,
         nodes,
@@ -527,6 +535,8 @@ impl Started {
                 settings: options.settings.clone(),
             },
             refused: Arc::clone(&self.refused),
+            budget: self.budget.clone(),
+            shares: self.shares.clone(),
         });
         let retention = Retention {
             policy: options.retention,

@@ -129,6 +129,12 @@ pub trait Agent: Send + Sync + 'static {
     /// Takes in a request, canonical and within its limits. The answer comes through [`Handle::respond`] or
     /// [`Handle::refuse`] with the request's route.
     fn request(&self, incoming: Incoming) -> Result<(), Refusal>;
+    /// Waits, for a while, until there is room for a message of so many bytes that the connection has read. Nothing more is to
+    /// be read meanwhile. [`Agent::room_over`] follows once the message was taken in, whatever it was.
+    fn room(&self, _connection: u64, _source: &Source, _bytes: usize) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+    fn room_over(&self, _connection: u64) {}
     /// Input that is no request, to be journaled as rejected; its sender has been told. `event` is empty if unknown.
     fn malformed(&self, source: Source, event: String, error: String);
     /// The response for this route has been handed to the kernel, whole.
@@ -507,14 +513,22 @@ impl<A: Agent> Peer<A> {
                 Ok(frame) => frame,
                 Err(error) => return self.fail(&error).await,
             };
+            let is_large = body.len() > SMALL_FRAME;
+            if is_large {
+                self.agent.room(self.id, &self.credentials.source(), body.len()).await;
+            }
             let frame = message::decode_client(&body);
             drop((body, share));
-            match frame {
-                Ok(frame) => match self.handle(frame).await {
-                    Next::GoOn => {}
-                    Next::Close => return,
-                },
+            let next = match frame {
+                Ok(frame) => self.handle(frame).await,
                 Err(error) => return self.fail(&ReadError::Decode(error)).await,
+            };
+            if is_large {
+                self.agent.room_over(self.id);
+            }
+            match next {
+                Next::GoOn => {}
+                Next::Close => return,
             }
         }
     }

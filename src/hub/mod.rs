@@ -57,6 +57,12 @@ pub struct Refusal {
 pub trait Agent: Send + Sync + 'static {
     /// Takes in a request, canonical. The answer comes through [`Hub::respond`] or [`Hub::refuse`] with its route.
     fn request(&self, incoming: Incoming) -> Result<(), Refusal>;
+    /// Waits, for a while, until there is room for a message of so many bytes that the connection has read. Nothing more is to
+    /// be read meanwhile. [`Agent::room_over`] follows once the message was taken in, whatever it was.
+    fn room(&self, _connection: u64, _source: &Source, _bytes: usize) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+    fn room_over(&self, _connection: u64) {}
     /// Input that is no request, to be journaled as rejected; its sender has been told. `event` is empty if unknown.
     fn malformed(&self, source: Source, event: String, error: String);
     /// The response for this route has been handed to the kernel, whole.

@@ -57,6 +57,20 @@ pub(super) fn bounded(mut response: Response) -> Response {
     response
 }
 
+/// What a response takes in memory, about; without looking at every node of a list.
+pub(super) fn weight(response: &Response) -> usize {
+    let of_result = |one: &Result| {
+        let data = match &one.data {
+            None => 0,
+            Some(ResultData::Text(text)) => text.len(),
+            Some(ResultData::Outputs(outputs)) => outputs.stdout.len() + outputs.stderr.len(),
+            Some(ResultData::Nodes(nodes)) => nodes.len() * 256,
+        };
+        size_of::<Result>() + data + one.error.as_ref().map_or(0, String::len)
+    };
+    size_of::<Response>() + response.results.iter().map(of_result).sum::<usize>()
+}
+
 fn size(response: &Response) -> usize {
     rmp_serde::to_vec_named(response).expect("a response has only types that MessagePack can carry").len()
 }

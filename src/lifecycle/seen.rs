@@ -10,12 +10,15 @@ use crate::api::survivors::Survivors;
 use crate::api::time::BootTime;
 use crate::journal::entry::{Known, Stored};
 
+use super::answer;
 use super::dispatch::{Dispatch, Questioned};
 use super::input::Peers;
 
 /// Responses kept for a peer that may come, oldest dropped first: they stay in the journal, and whoever repeats the
 /// request gets them.
 pub(super) const UNSENT_LIMIT: usize = 256;
+/// So many bytes of them, or one more than fits.
+const UNSENT_BYTES: usize = 16 << 20;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
@@ -309,8 +312,10 @@ impl Seen {
 
     pub fn remember_unsent(&mut self, key: Seq, unsent: Unsent) {
         self.unsent.insert(key, unsent);
-        while self.unsent.len() > UNSENT_LIMIT {
-            self.unsent.pop_first();
+        let mut bytes: usize = self.unsent.values().map(|unsent| answer::weight(&unsent.response)).sum();
+        while self.unsent.len() > UNSENT_LIMIT || (bytes > UNSENT_BYTES && self.unsent.len() > 1) {
+            let Some((_, oldest)) = self.unsent.pop_first() else { break };
+            bytes = bytes.saturating_sub(answer::weight(&oldest.response));
         }
     }
 

@@ -29,6 +29,8 @@ use crate::tls;
 
 /// Read at once.
 const BUFFER: usize = 16 << 10;
+/// A message longer than this waits for room.
+const LARGE_MESSAGE: usize = 64 << 10;
 /// The longest ping that is answered: its answer is as long.
 const PING_LIMIT: usize = 4 << 10;
 
@@ -494,6 +496,13 @@ impl<A: Agent> Link<A> {
                 }
             };
             whole = true;
+            let mut is_large = false;
+            if let Frame::Payload(payload) = &frame
+                && payload.len() > LARGE_MESSAGE
+            {
+                is_large = true;
+                self.agent.room(self.id.0, &self.source, payload.len()).await;
+            }
             let now = self.shared.now();
             let received = match frame {
                 Frame::Payload(payload) => peering.handle_frame(&payload, now),
@@ -507,7 +516,12 @@ impl<A: Agent> Link<A> {
                 }
             };
             match received {
-                Received::Message(message) => self.message(message, outbox).await,
+                Received::Message(message) => {
+                    self.message(message, outbox).await;
+                    if is_large {
+                        self.agent.room_over(self.id.0);
+                    }
+                }
                 Received::Filter => {
                     self.subscribe(peering.remote_filter());
                 }

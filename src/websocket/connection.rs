@@ -37,6 +37,8 @@ const TOPICS_LIMIT: usize = 64;
 const TOPIC_LIMIT: usize = 512;
 /// How clients of other hosts become known.
 const ADVICE: &str = "websocket_client_ca makes its certificate known, websocket_insecure lets everybody in";
+/// A message longer than this waits for room.
+const LARGE_MESSAGE: usize = 64 << 10;
 /// Buffers of a connection, before a message needs more.
 const BUFFER: usize = 8 << 10;
 
@@ -251,8 +253,15 @@ impl<A: Agent> Client<A> {
                     Ok(Some(message)) => {
                         heard = true;
                         if let Message::Text(text) = message {
+                            let is_large = text.len() > LARGE_MESSAGE;
+                            if is_large && !self.wait_for_room(socket, text.len()).await {
+                                return None;
+                            }
                             let answers = self.handle(text.as_str());
                             drop(text);
+                            if is_large {
+                                self.agent.room_over(self.id);
+                            }
                             for answer in answers {
                                 if !self.send(socket, answer).await {
                                     return None;
@@ -275,6 +284,24 @@ impl<A: Agent> Client<A> {
                     heard = false;
                     if timeout(self.shared.patience.write, socket.send(Message::Ping(Vec::new().into()))).await.is_err() {
                         return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until there is room for what was read, and reads nothing more; answers go out meanwhile. `false`: the connection is
+    /// over.
+    async fn wait_for_room(&mut self, socket: &mut Socket, bytes: usize) -> bool {
+        let (agent, source, id) = (Arc::clone(&self.agent), self.source.clone(), self.id);
+        let room = agent.room(id, &source, bytes);
+        tokio::pin!(room);
+        loop {
+            tokio::select! {
+                () = &mut room => return true,
+                Some(queued) = self.place.queue.recv() => {
+                    if !self.deliver(socket, queued).await {
+                        return false;
                     }
                 }
             }

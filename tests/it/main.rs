@@ -26,6 +26,7 @@ mod export;
 mod failures;
 mod faults;
 mod files;
+mod flood;
 mod full_disk;
 mod head;
 mod health;

@@ -1,0 +1,346 @@
+//! How many bytes of requests may wait, and how fast a peer may make the journal grow.
+//!
+//! What is counted is what a request takes in memory once it is decoded, from when it was taken in until it has its outcome: queued
+//! for the driver, in a batch, or unfinished. All of it together is bounded, and so is what one owner may have of it (a uid, or who
+//! a certificate or an address says it is); the control socket has a reserve, so that an operator is heard whoever floods. Who finds
+//! no room waits for a while, and with it its connection, of which nothing more is read; then it is refused.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::api::configuration::{Instance, Node, ScriptOption};
+use crate::api::event::{Request, Route, Source};
+use crate::control::message;
+
+/// All requests that wait, …
+pub(super) const ALL: usize = 64 << 20;
+/// … of which so much is the control socket's alone, …
+const RESERVE: usize = 8 << 20;
+/// … and those of one owner.
+const OF_ONE: usize = ALL / 4;
+/// What one owner's requests may add to the journal within a minute, on average and at once.
+const GROWTH: u64 = 64 << 20;
+const GROWTH_WITHIN: Duration = Duration::from_secs(60);
+/// A request up to this size finds room where a larger one does not: of what one owner has, so much is left for small ones. A
+/// user who floods can still say `shutdown`.
+const SMALL: usize = 64 << 10;
+const LEFT_FOR_SMALL: usize = 2 << 20;
+/// How long a connection waits for room before its request is refused.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Owners whose growth is remembered. More of them share what is left of the one that is forgotten.
+const OWNERS: usize = 1024;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Budget(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    all: usize,
+    owners: BTreeMap<String, Owner>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    waiting: usize,
+    /// What it may still add to the journal, as of then.
+    growth: u64,
+    at: Instant,
+}
+
+/// Why there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Full {
+    #[error("busy: requests of {} MiB wait for their outcome, which is the most; try again", ALL >> 20)]
+    All,
+    #[error("busy: requests of {} MiB from this user or peer wait for their outcome, which is the most; try again", OF_ONE >> 20)]
+    Owner,
+    #[error("busy: requests from this user or peer have filled {} MiB of the journal within a minute, which is the most; try again", GROWTH >> 20)]
+    Growth,
+}
+
+/// Some bytes that wait, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Budget,
+    owner: String,
+    pub bytes: usize,
+}
+
+/// Whose a request is: a certificate's, a user's, or an address's, over any port and from any process.
+pub(super) fn owner(source: &Source) -> String {
+    let peer = source.peer.as_str();
+    let certificate = peer.find("subject=").and_then(|at| peer.get(at..));
+    let uid = || peer.split_whitespace().find(|word| word.starts_with("uid="));
+    let first = || peer.split_whitespace().next().unwrap_or_default();
+    format!("{} {}", source.transport, certificate.or_else(uid).unwrap_or_else(first))
+}
+
+/// What a request takes in memory, about.
+pub(super) fn decoded_size(request: &Request) -> usize {
+    let encoded = message::request_size(request);
+    match request {
+        Request::SetConfiguration { config } | Request::Deploy { config, .. } => {
+            let of_node = |node: &Node| {
+                size_of::<Node>()
+                    + node.options.len() * size_of::<ScriptOption>()
+                    + node.scripts.len() * size_of::<String>()
+                    + node.env.len() * 2 * size_of::<String>()
+            };
+            encoded + config.instances.len() * size_of::<Instance>() + config.nodes.iter().map(of_node).sum::<usize>()
+        }
+        Request::Restart { nodes } | Request::StartNodes { nodes } | Request::StopNodes { nodes } => {
+            encoded + nodes.len() * size_of::<String>()
+        }
+        Request::NodeDispatch { action, nodes } => encoded + (action.len() + nodes.len()) * size_of::<String>(),
+        Request::AgentWelcome {}
+        | Request::AgentStandby {}
+        | Request::GetNodes {}
+        | Request::AdoptState {}
+        | Request::Shutdown { .. } => encoded,
+    }
+}
+
+fn is_reserved_for(owner: &str) -> bool {
+    owner.starts_with("control ") || owner.starts_with("offline ")
+}
+
+impl State {
+    fn owner(&mut self, name: &str, now: Instant) -> &mut Owner {
+        if self.owners.len() >= OWNERS && !self.owners.contains_key(name) {
+            // Who waits for nothing and has all of its growth again is as good as unknown.
+            let idle = |owner: &Owner| owner.waiting == 0 && now.duration_since(owner.at) >= GROWTH_WITHIN;
+            self.owners.retain(|_, owner| !idle(owner));
+        }
+        let owner = self.owners.entry(name.to_owned()).or_insert(Owner { waiting: 0, growth: GROWTH, at: now });
+        let passed = now.duration_since(owner.at).as_millis().min(GROWTH_WITHIN.as_millis());
+        let more = GROWTH.saturating_mul(passed as u64) / GROWTH_WITHIN.as_millis() as u64;
+        if more > 0 {
+            owner.growth = owner.growth.saturating_add(more).min(GROWTH);
+            owner.at = now;
+        }
+        owner
+    }
+
+    /// The first of a kind always finds room: a request is far smaller than any of the limits.
+    fn take(&mut self, name: &str, bytes: usize, now: Instant) -> Result<(), Full> {
+        let limit = if is_reserved_for(name) { ALL } else { ALL - RESERVE };
+        let left = if bytes <= SMALL { 0 } else { LEFT_FOR_SMALL };
+        let all = self.all;
+        let owner = self.owner(name, now);
+        if owner.waiting > 0 && owner.waiting + bytes + left > OF_ONE {
+            return Err(Full::Owner);
+        }
+        if all > 0 && all + bytes + left > limit {
+            return Err(Full::All);
+        }
+        if owner.growth < (bytes + left) as u64 {
+            return Err(Full::Growth);
+        }
+        owner.growth -= bytes as u64;
+        owner.waiting += bytes;
+        self.all += bytes;
+        Ok(())
+    }
+}
+
+impl Budget {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whole between any two of its operations.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn share(&self, owner: &str, bytes: usize) -> Share {
+        Share { budget: self.clone(), owner: owner.to_owned(), bytes }
+    }
+
+    pub fn try_take(&self, owner: &str, bytes: usize) -> Result<Share, Full> {
+        self.state().take(owner, bytes, Instant::now())?;
+        Ok(self.share(owner, bytes))
+    }
+
+    /// As [`Budget::try_take`], and waits for room for a while.
+    pub async fn take(&self, owner: &str, bytes: usize) -> Result<Share, Full> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let freed = self.0.freed.notified();
+            tokio::pin!(freed);
+            // From here on nothing that is freed is missed.
+            freed.as_mut().enable();
+            let full = match self.try_take(owner, bytes) {
+                Ok(share) => return Ok(share),
+                Err(full) => full,
+            };
+            let again = match full {
+                // Comes back with time alone.
+                Full::Growth => tokio::time::Instant::now() + Duration::from_millis(250),
+                Full::All | Full::Owner => deadline,
+            };
+            tokio::select! {
+                () = freed => {}
+                () = tokio::time::sleep_until(again.min(deadline)) => {}
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return self.try_take(owner, bytes);
+            }
+        }
+    }
+
+    /// What an earlier run has taken in counts whether there is room or not.
+    pub fn force(&self, owner: &str, bytes: usize) -> Share {
+        let mut state = self.state();
+        state.owner(owner, Instant::now()).waiting += bytes;
+        state.all += bytes;
+        drop(state);
+        self.share(owner, bytes)
+    }
+}
+
+impl Share {
+    /// It is another size than was thought when it was taken.
+    pub fn resize(&mut self, bytes: usize) {
+        let mut state = self.budget.state();
+        state.all = (state.all + bytes).saturating_sub(self.bytes);
+        if let Some(owner) = state.owners.get_mut(&self.owner) {
+            owner.waiting = (owner.waiting + bytes).saturating_sub(self.bytes);
+            owner.growth = owner.growth.saturating_sub(bytes.saturating_sub(self.bytes) as u64);
+        }
+        drop(state);
+        self.bytes = bytes;
+    }
+}
+
+/// Shares on their way: of what a connection is about to ask, and of what it has asked, until the driver takes them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shares(Arc<Mutex<OnTheWay>>);
+
+#[derive(Debug, Default)]
+struct OnTheWay {
+    by_connection: BTreeMap<u64, Share>,
+    by_route: BTreeMap<Route, Share>,
+}
+
+impl Shares {
+    fn on_the_way(&self) -> MutexGuard<'_, OnTheWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the connection reads next has its room.
+    pub fn reserve(&self, connection: u64, share: Share) {
+        let before = self.on_the_way().by_connection.insert(connection, share);
+        drop(before);
+    }
+
+    pub fn take_reserved(&self, connection: u64) -> Option<Share> {
+        self.on_the_way().by_connection.remove(&connection)
+    }
+
+    pub fn put(&self, route: Route, share: Share) {
+        self.on_the_way().by_route.insert(route, share);
+    }
+
+    pub fn take(&self, route: Route) -> Option<Share> {
+        self.on_the_way().by_route.remove(&route)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        {
+            let mut state = self.budget.state();
+            state.all = state.all.saturating_sub(self.bytes);
+            if let Some(owner) = state.owners.get_mut(&self.owner) {
+                owner.waiting = owner.waiting.saturating_sub(self.bytes);
+            }
+        }
+        self.budget.0.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn all_of(budget: &Budget, owner: &str, bytes: usize) -> (Vec<Share>, Full) {
+        let mut shares = Vec::new();
+        loop {
+            match budget.try_take(owner, bytes) {
+                Ok(share) => shares.push(share),
+                Err(full) => return (shares, full),
+            }
+        }
+    }
+
+    #[test]
+    fn one_owner_gets_a_quarter_and_all_leave_a_reserve_to_the_control_socket() {
+        let budget = Budget::default();
+        let mut taken = Vec::new();
+        for peer in ["broker uid=1", "broker uid=2", "websocket uid=1"] {
+            let (shares, full) = all_of(&budget, peer, 2 * MIB);
+            assert_eq!((shares.len(), full), (7, Full::Owner), "{peer}");
+            taken.extend(shares);
+        }
+        let (shares, full) = all_of(&budget, "websocket uid=2", 2 * MIB);
+        assert_eq!((shares.len(), full), (6, Full::All));
+        taken.extend(shares);
+        let (reserved, full) = all_of(&budget, "control uid=0", 2 * MIB);
+        assert_eq!((reserved.len(), full), (4, Full::All));
+        assert!(budget.try_take("control uid=0", 100).is_ok(), "small ones have what is left");
+        drop(taken);
+        assert!(budget.try_take("broker uid=3", 2 * MIB).is_ok());
+        drop(reserved);
+        assert_eq!(budget.state().all, 0);
+    }
+
+    #[test]
+    fn growth_is_bounded_by_the_minute_and_for_each_owner() {
+        let budget = Budget::default();
+        let begun = Instant::now();
+        let fill = |at: Duration| {
+            let mut taken = 0;
+            while budget.state().take("broker uid=1", MIB, begun + at).is_ok() {
+                taken += 1;
+                let mut state = budget.state();
+                state.all -= MIB;
+                state.owner("broker uid=1", begun + at).waiting -= MIB;
+            }
+            taken
+        };
+        assert_eq!(fill(Duration::ZERO), 62);
+        assert_eq!(fill(Duration::from_secs(15)), 16);
+        assert_eq!(fill(Duration::from_secs(600)), 62);
+        assert!(budget.state().take("broker uid=1", 100, begun + Duration::from_secs(600)).is_ok());
+        assert!(budget.try_take("broker uid=2", MIB).is_ok());
+    }
+
+    #[test]
+    fn an_owner_is_a_user_or_a_certificate_whatever_port_it_has() {
+        let of = |peer: &str| owner(&Source { transport: "broker".into(), peer: peer.into() });
+        assert_eq!(of("127.0.0.1 port=1 uid=7"), of("127.0.0.1 port=2 uid=7"));
+        assert_eq!(of("192.0.2.1 port=1 subject=CN=a b"), of("192.0.2.2 port=2 subject=CN=a b"));
+        assert_ne!(of("192.0.2.1 port=1 subject=CN=a b"), of("192.0.2.1 port=1 subject=CN=a c"));
+        assert_ne!(of("127.0.0.1 port=1 uid=7"), of("127.0.0.1 port=1 uid=8"));
+        assert_eq!(of("uid=7 pid=1"), of("uid=7 pid=2"));
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_what_is_freed() {
+        let budget = Budget::default();
+        let (mut shares, _) = all_of(&budget, "broker uid=1", 2 * MIB);
+        let waiting = budget.take("broker uid=1", 2 * MIB);
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        shares.pop();
+        assert!(waiting.await.is_ok());
+    }
+}
