@@ -34,6 +34,9 @@ mod zeek_client;
 #[path = "cluster_files/zeekctl_recorded.rs"]
 mod zeekctl_recorded;
 
+#[path = "cluster_files/zeek_conf_recorded.rs"]
+mod zeek_conf_recorded;
+
 #[path = "cluster_files/zeek_conf.rs"]
 mod zeek_conf;
 

@@ -36,7 +36,11 @@ fn kind(key: &str) -> Option<Limit> {
 /// A word on the limit that `item` sets: what is wrong with it, or that it has no effect.
 pub fn check(section: &Section, item: &Item, findings: &mut Findings) {
     let text = item.values.first().map(String::as_str).unwrap_or_default();
-    let (Some(limit), false) = (kind(&item.key), text.is_empty()) else { return };
+    let Some(limit) = kind(&item.key) else { return };
+    let may_be_empty = limit == Limit::Cpus || (section.name.is_empty() && !item.key.starts_with("worker"));
+    if text.is_empty() && may_be_empty {
+        return;
+    }
     let place = section.place(&item.key);
     let mut wrong = |what: &str, advice: &str| {
         findings.error(Some(item.line), &place, format!("{} is {what}", quoted(text)), advice);
@@ -74,7 +78,7 @@ pub fn single_cpu(zeek: &Section, role: ClusterRole) -> Option<i64> {
 /// As systemd's MemoryMax= has it, without what Zeek's generator refuses.
 fn is_memory(text: &str) -> bool {
     let digits = text.strip_suffix(['K', 'M', 'G', 'T']).unwrap_or(text);
-    digits.bytes().all(|byte| byte.is_ascii_digit())
+    !text.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// What to do about a list of CPUs that is none.
@@ -135,6 +139,7 @@ mod tests {
             ("manager_memory_max", "4GB", "\"4GB\" is no amount of memory"),
             ("worker_nice", "20", "\"20\" is no niceness"),
             ("workers_numa_policy", "near", "\"near\" is no NUMA policy"),
+            ("worker_memory_max", "", "\"\" is no amount of memory"),
             ("logger_cpu_set", "1-", "\"1-\" is not a list of CPUs"),
         ] {
             assert_eq!(said(key, value), problem);

@@ -113,7 +113,7 @@ pub fn read_part(text: &str, host: Option<&str>, findings: &mut Findings) -> Opt
         reader.known_options(&interface.section, &OF_WORKERS);
     }
     reader.prefix = reader.read_prefix(zeek, host);
-    let common = Common { args: reader.args(zeek, "args", DEFAULT_ARGS), env: reader.env(zeek, "env") };
+    let common = Common { zeek, args: reader.args(zeek, "args", DEFAULT_ARGS), env: reader.env(zeek, "env") };
     let manager = reader.count(zeek, "manager").unwrap_or(0);
     if manager > 1 {
         reader.error(zeek, "manager", "there is one manager or none", "give 1 or 0");
@@ -159,10 +159,14 @@ const OF_ZEEK: [&str; 18] = [
 ];
 
 /// What every node of the file has.
-struct Common {
+struct Common<'a> {
+    zeek: &'a Section,
     args: Args,
     env: BTreeMap<String, String>,
 }
+
+/// What `${…}` stands for, as far as there is something.
+type Variables<'a> = [(&'a str, Option<String>)];
 
 #[derive(Default, Clone)]
 struct Args {
@@ -203,15 +207,17 @@ impl Reader<'_, '_> {
     fn known_options(&mut self, section: &Section, known: &[&str]) {
         for item in &section.items {
             let key = item.key.as_str();
-            if LEFT_OUT.contains(&key) || key.starts_with("archiver_") {
+            let is_list = key.ends_with("args") || key.ends_with("env");
+            let is_left_out = LEFT_OUT.contains(&key) || key.starts_with("archiver_");
+            if item.values.len() > 1 && !is_list && (is_left_out || limits::is_limit(key) || known.contains(&key)) {
+                self.error(section, key, "goes on in another line", "give one value");
+            } else if is_left_out {
                 let advice = "see to it in the settings of the agent, or of the host";
                 self.warning(section, key, "has no place in a cluster file and is left out", advice);
             } else if limits::is_limit(key) {
                 limits::check(section, item, self.findings);
             } else if !known.contains(&key) {
                 self.warning(section, key, "is no option of this section", "it has no effect");
-            } else if item.values.len() > 1 && !key.ends_with("args") && !key.ends_with("env") {
-                self.error(section, key, "goes on in another line", "give one value");
             }
         }
     }
@@ -246,9 +252,14 @@ impl Reader<'_, '_> {
         count
     }
 
+    /// The first of a row of ports. An empty metrics port is 0, as it is to the generator.
     fn first_port(&mut self, section: &Section, keys: &[&str]) -> Option<u16> {
-        let key = keys.iter().find(|key| value(section, key).is_some())?;
-        let port = value(section, key)?.parse().ok().filter(|port| *port != 0 || *key == "metrics_port");
+        let key = keys.iter().find(|key| item(section, key).is_some())?;
+        let of_metrics = *key == "metrics_port";
+        let port = match value(section, key) {
+            Some(text) => text.parse().ok().filter(|port| *port != 0 || of_metrics),
+            None => of_metrics.then_some(0),
+        };
         if port.is_none() {
             self.error(section, key, "is no port", draft::PORTS);
         }
@@ -295,13 +306,15 @@ impl Reader<'_, '_> {
 
     /// The manager, loggers or proxies.
     fn nodes_of(&mut self, zeek: &Section, common: &Common, role: ClusterRole, count: usize) -> Option<()> {
+        let args = self.args(zeek, &format!("{role}_args"), "");
+        let key = format!("{role}_env");
+        let env = self.env(zeek, &key);
         if count == 0 {
             return Some(());
         }
-        let args = self.args(zeek, &format!("{role}_args"), "");
-        let env = self.env(zeek, &format!("{role}_env"));
         let cpu = limits::single_cpu(zeek, role);
         self.room_for(count, common, &args, &env, "")?;
+        let Some(env) = self.fill_env(common, (zeek, &key), &env, &[]) else { return Some(()) };
         for index in 1..=count {
             // There is one in the whole cluster, and its name is the same everywhere.
             let prefix = if role == ClusterRole::Manager { "" } else { self.prefix.as_str() };
@@ -354,8 +367,6 @@ impl Reader<'_, '_> {
         if !draft::node_name(&name, section.line.max(1), &place, self.findings) {
             return None;
         }
-        let mut all = common.env.clone();
-        all.extend(env);
         Some(DraftNode {
             line: section.line.max(1),
             place,
@@ -363,11 +374,12 @@ impl Reader<'_, '_> {
             instance: None,
             role,
             port: None,
-            scripts: common.args.scripts.iter().chain(&args.scripts).cloned().collect(),
-            options: common.args.options.iter().chain(&args.options).cloned().collect(),
+            // The generator has a role's arguments before those of all.
+            scripts: args.scripts.iter().chain(&common.args.scripts).cloned().collect(),
+            options: args.options.iter().chain(&common.args.options).cloned().collect(),
             interface: None,
             cpu_affinity: None,
-            env: all,
+            env,
             metrics_port: None,
         })
     }
@@ -376,6 +388,9 @@ impl Reader<'_, '_> {
     fn workers(&mut self, interface: &Interface, common: &Common, on_host: &mut usize) -> Option<()> {
         let (section, named) = (&interface.section, interface.name.as_str());
         let count = self.count(section, "workers");
+        let args = self.args(section, "worker_args", "");
+        let env = self.env(section, "worker_env");
+        let cpus = self.cpus(section);
         let interface = value(section, "interface");
         let Some((interface, count)) = interface.zip(count) else {
             // Without sections, an empty interface stands for none.
@@ -396,9 +411,6 @@ impl Reader<'_, '_> {
             self.error(section, "interface", "has a name too long for a node", "shorten it");
             return Some(());
         }
-        let args = self.args(section, "worker_args", "");
-        let env = self.env(section, "worker_env");
-        let cpus = self.cpus(section);
         self.room_for(count, common, &args, &env, interface)?;
         for index in 1..=count {
             *on_host += 1;
@@ -411,11 +423,8 @@ impl Reader<'_, '_> {
                 ("worker_cpu", cpu.map(|cpu| cpu.to_string())),
                 ("interface_section_name", (!named.is_empty()).then(|| named.to_owned())),
             ];
-            let mut filled = BTreeMap::new();
-            for (name, text) in &env {
-                let Some(text) = self.fill_in(section, "worker_env", text, &variables) else { return Some(()) };
-                filled.insert(name.clone(), text);
-            }
+            let filled = self.fill_env(common, (section, "worker_env"), &env, &variables);
+            let Some(filled) = filled else { return Some(()) };
             let between = if named.is_empty() { "" } else { "-" };
             let name = format!("{}worker{between}{named}-{index}", self.prefix);
             let Some(interface) = self.fill_in(section, "interface", interface, &variables) else { return Some(()) };
@@ -425,14 +434,26 @@ impl Reader<'_, '_> {
         Some(())
     }
 
-    /// `text` with its `${variable}`s filled in; `\${` stands for itself.
-    fn fill_in(
+    /// The environment of all nodes and then `env`, which `place` is about, filled in.
+    fn fill_env(
         &mut self,
-        section: &Section,
-        key: &str,
-        text: &str,
-        variables: &[(&str, Option<String>)],
-    ) -> Option<String> {
+        common: &Common,
+        place: (&Section, &str),
+        env: &BTreeMap<String, String>,
+        variables: &Variables,
+    ) -> Option<BTreeMap<String, String>> {
+        let mut filled = BTreeMap::new();
+        let (section, key) = place;
+        for (section, key, env) in [(common.zeek, "env", &common.env), (section, key, env)] {
+            for (name, text) in env {
+                filled.insert(name.clone(), self.fill_in(section, key, text, variables)?);
+            }
+        }
+        Some(filled)
+    }
+
+    /// `text` with its `${variable}`s filled in; `\${` stands for itself.
+    fn fill_in(&mut self, section: &Section, key: &str, text: &str, variables: &Variables) -> Option<String> {
         let mut filled = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
@@ -448,7 +469,11 @@ impl Reader<'_, '_> {
                 let problem = format!("{} has a variable that is not known here", quoted(text));
                 let names: Vec<&str> =
                     variables.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| *name).collect();
-                self.error(section, key, &problem, &format!("there are {}", names.join(", ")));
+                let advice = match names.is_empty() {
+                    true => "only workers have variables; write \\${ for one that stands for itself".to_owned(),
+                    false => format!("there are {}", names.join(", ")),
+                };
+                self.error(section, key, &problem, &advice);
                 return None;
             };
             filled.push_str(value);
@@ -490,8 +515,9 @@ impl Reader<'_, '_> {
 
     /// The host's address, if it is given, with its place.
     fn address(&mut self, zeek: &Section) -> Option<(Host, Option<usize>, String)> {
-        let key = if value(zeek, "address").is_some() { "address" } else { "cluster_address" };
-        let host = value(zeek, key)?.trim_matches(['[', ']']).parse::<IpAddr>();
+        let key = if item(zeek, "address").is_some() { "address" } else { "cluster_address" };
+        let text = item(zeek, key)?.values.first().map(String::as_str).unwrap_or_default();
+        let host = text.trim_matches(['[', ']']).parse::<IpAddr>();
         let Ok(host) = host else {
             self.error(zeek, key, "is no IP address", "give the host's address, in brackets if it is IPv6");
             return None;
