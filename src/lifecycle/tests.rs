@@ -551,7 +551,7 @@ fn a_standby_that_takes_too_long_names_what_still_runs() {
 
 #[test]
 fn a_node_that_cannot_start_is_failed_with_the_reason() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
     assert_eq!(prepared(&effects), ["w1", "w2"]);
     let refused = NodeHappening::Exited {
@@ -590,7 +590,7 @@ fn a_node_that_cannot_start_is_failed_with_the_reason() {
 /// A process that does not end keeps the next from starting, and the answer says so.
 #[test]
 fn a_restart_of_what_does_not_end_says_what_it_waits_for() {
-    let mut bench = Bench::running(&["w1"]);
+    let mut bench = Bench::running(&["w1"]).over_broker();
     let effects = bench.ask("r", Request::Restart { nodes: names(&["w1"]) });
     assert_eq!(stopped(&effects), ["w1"]);
     let answer = only_response(&bench.pass(7_000));

@@ -496,7 +496,7 @@ settings! {
     node_user: UserName, "ZCA_NODE_USER", "as root `zeek` if this host has that user, else none" => surroundings.node_user();
     /// Their group, instead of the primary one of node_user.
     node_group: Group, "ZCA_NODE_GROUP", "" => Group::default();
-    /// How many files a node may have open (RLIMIT_NOFILE).
+    /// How many files a node may have open (RLIMIT_NOFILE); else as many as the agent when it was started.
     node_open_files: PerRole, "ZCA_NODE_OPEN_FILES", "[]" => PerRole::default();
     /// How large a core file of a node may get, in bytes (RLIMIT_CORE); 0 is none.
     node_core: PerRole, "ZCA_NODE_CORE", "[]" => PerRole::default();
@@ -538,14 +538,14 @@ settings! {
     backoff_min: Span, "ZCA_BACKOFF_MIN", "1s" => Span::seconds(1);
     /// The longest pause before a restart.
     backoff_max: Span, "ZCA_BACKOFF_MAX", "1min" => Span::seconds(60);
-    /// When a FAILED node is tried again; 0 is never.
+    /// When a FAILED node is tried again; 0 is never, but for one that cannot be started (5 min).
     failed_retry: Span, "ZCA_FAILED_RETRY", "5min" => Span::seconds(300);
-    /// Exit codes that make a node FAILED at once.
+    /// Exit codes that make a node FAILED after three of them in a row.
     permanent_exit_codes: ExitCodes, "ZCA_PERMANENT_EXIT_CODES", "[]" => ExitCodes::default();
 
     /// Who asks over Broker or WebSocket is told by then how far a change is. Controllers give up after 10 s.
     request_timeout: Span, "ZCA_REQUEST_TIMEOUT", "7s" => Span::seconds(7);
-    /// A commit of the journal that takes longer ends the agent; its nodes run on.
+    /// A commit of the journal that waits longer for the disk ends the agent; its nodes run on.
     commit_timeout: Span, "ZCA_COMMIT_TIMEOUT", "10s" => Span::seconds(10);
     /// The longest that opening the journal may take.
     journal_open_timeout: Span, "ZCA_JOURNAL_OPEN_TIMEOUT", "1min" => Span::seconds(60);

@@ -194,7 +194,7 @@ fn bad_frames_cost_their_own_connection_and_are_journaled_in_moderation() {
 #[test]
 fn a_node_program_that_cannot_run_is_told_with_the_reason_and_given_up_only_if_that_lasts() {
     let mut host = Host::new();
-    host.set("ZCA_REQUEST_TIMEOUT", "2");
+    host.set("ZCA_REQUEST_TIMEOUT", "2").set("ZCA_READY_TIMEOUT", "2");
     let plain_file = host.file("not-executable", "#!/bin/sh\n");
     let no_interpreter = host.file("no-interpreter", "#!/nonexistent/sh\n");
     fs::set_permissions(&no_interpreter, fs::Permissions::from_mode(0o755)).unwrap();

@@ -46,7 +46,7 @@ fn a_flood_of_large_requests_is_bounded_and_keeps_nobody_waiting() {
     let lasting = std::env::var("ZCA_TEST_FLOOD_SECS").map_or(6, |text| text.parse().unwrap());
     let lasting = Duration::from_secs(lasting);
     let mut host = Host::new();
-    host.set("ZCA_REQUEST_TIMEOUT", "2s");
+    host.set("ZCA_REQUEST_TIMEOUT", "2s").set("ZCA_READY_TIMEOUT", "2s");
     let agent = host.start();
     let before = bytes_on_disk(&host);
     let is_over = AtomicBool::new(false);
