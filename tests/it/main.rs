@@ -13,6 +13,7 @@ mod broker_network;
 mod broker_nodes;
 mod broker_replay;
 mod broker_tls;
+mod churn;
 mod clock;
 mod commands;
 mod compaction;
