@@ -327,7 +327,7 @@ impl World {
         for node in known {
             let finding = match self.host.nodes.get(&node) {
                 Some(_) if self.copied => {
-                    Finding::Foreign { reason: "another's".into(), state_dir: None, works_here: false }
+                    Finding::Foreign { pid: 1, reason: "another's".into(), state_dir: None, works_here: false }
                 }
                 _ if self.squatted.contains(&node) => Finding::Unprovable { reason: "somebody holds the lock".into() },
                 None => Finding::Absent,

@@ -120,6 +120,11 @@ pub enum Error {
     Lock(#[from] lock::LockError),
     #[error(transparent)]
     Identity(#[from] identity::IdentityError),
+    #[error(
+        "the state directory {dir} is a copy of {original} made of hard links: what is written here is written there; nothing was \
+         touched; run the agent on {original}, or make a copy that shares no files (cp -a)"
+    )]
+    SharedFiles { dir: String, original: String },
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
     #[error(transparent)]
@@ -157,6 +162,7 @@ impl Error {
             | Self::LogQueue { .. }
             | Self::Lock(_)
             | Self::Identity(_)
+            | Self::SharedFiles { .. }
             | Self::Journal(_)
             | Self::Control(_)
             | Self::WebSocket(_)
@@ -271,6 +277,8 @@ struct Started {
     supervisor: supervisor::Handle,
     /// Nodes that were found running.
     nodes: usize,
+    /// The state directory is held for a copy of another.
+    is_copy: bool,
     /// To be shown by `status`, beside what the options have.
     warnings: Vec<String>,
     _lock: lock::StateLock,
@@ -299,20 +307,22 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         let (dir, wait) = (options.state_dir.clone(), options.lock_wait);
         blocking("locking the state directory", move || lock_directory(&dir, wait)).await??
     };
-    let known = identity::check(&options.state_dir, name)?;
+    let place = match identity::check(&options.state_dir, name)? {
+        Some(known) => Some(look_for_place(options, known).await?),
+        None => None,
+    };
+    if let Some(original) = place.as_ref().and_then(Place::shares_files_with) {
+        let dir = options.state_dir.display().to_string();
+        return Err(Error::SharedFiles { dir, original: original.display().to_string() });
+    }
     let opened = {
         let (dir, options) = (options.state_dir.clone(), options.journal.clone());
         blocking("opening the journal", move || Journal::<Effect>::open(&dir, &options)).await??
     };
     let Opened { journal, recovered, condition } = opened;
-    let known = match known {
-        Some(known) => known,
-        None => identity::create(&options.state_dir, name)?,
-    };
-    let mut place = {
-        let dir = options.state_dir.clone();
-        let look = blocking("looking where the state directory is", move || Place::look(&dir, known)).await?;
-        look.map_err(|source| Error::System { what: "looking where the state directory is", source })?
+    let mut place = match place {
+        Some(place) => place,
+        None => look_for_place(options, identity::create(&options.state_dir, name)?).await?,
     };
     let hold = match &condition {
         Condition::Fresh | Condition::Intact => None,
@@ -385,7 +395,8 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         (place, copied, findings)
     })
     .await?;
-    if copied.is_some() {
+    let is_copy = copied.is_some();
+    if is_copy {
         supervisor.spare_all();
     }
     let nodes = findings.iter().filter(|(_, finding)| matches!(finding, Finding::Adopted { .. })).count();
@@ -456,9 +467,15 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         topics,
         supervisor,
         nodes,
+        is_copy,
         warnings: warnings.into_iter().collect(),
         _lock: lock,
     })
+}
+
+async fn look_for_place(options: &Options, known: identity::Identity) -> Result<Place, Error> {
+    let (what, dir) = ("looking where the state directory is", options.state_dir.clone());
+    blocking(what, move || Place::look(&dir, known)).await?.map_err(|source| Error::System { what, source })
 }
 
 /// As whom a node was started that was found running.
@@ -504,7 +521,8 @@ impl Started {
         let (websocket_server, websocket) = self.websocket.take().unzip();
         let (broker_server, broker) = self.broker.take().unzip();
         let (orders, queued) = mpsc::channel(ORDERS);
-        let archive = options.archive.clone().map(|archive| {
+        // A copy's log queue has the original's logs.
+        let archive = options.archive.clone().filter(|_| !self.is_copy).map(|archive| {
             let user = options.node_user.clone();
             let (archive, report) =
                 Archive::new(archive, &options.state_dir, user, &self.supervisor, self.inputs.clone());

@@ -13,6 +13,7 @@ use crate::api::ids::NodeName;
 use crate::api::report::chain;
 use crate::api::supervision::Finding;
 use crate::journal::identity::{self, Identity};
+use crate::journal::lock;
 use crate::supervisor::{self, Home};
 
 /// What a directory's recorded path says about it.
@@ -43,6 +44,7 @@ pub(super) struct Place {
 
 #[derive(Debug, Clone)]
 struct Foreigner {
+    pid: u32,
     reason: String,
     state_dir: Option<PathBuf>,
     works_here: bool,
@@ -76,6 +78,13 @@ impl Place {
     /// Known to be a copy before any process was looked at: none must be signalled.
     pub fn is_copy(&self) -> bool {
         self.identity.copied.is_some() || matches!(self.found, Found::CopyOf(_))
+    }
+
+    /// The original whose files this copy has under second names: opening the journal here would write to the original's.
+    pub fn shares_files_with(&self) -> Option<&Path> {
+        let Found::CopyOf(original) = &self.found else { return None };
+        let has_second_name = |file: &str| fs::metadata(self.state_dir.join(file)).is_ok_and(|file| file.nlink() > 1);
+        [lock::FILE, identity::FILE].into_iter().any(has_second_name).then_some(original.as_path())
     }
 
     /// Takes in what was found of the nodes, and writes down where the directory is, or that it is a copy: why, if so.
@@ -114,13 +123,14 @@ impl Place {
             (None, false) => "another state directory, which could not be found out".to_owned(),
             (None, true) => return None,
         };
+        let named = self.foreign.iter().take(PROCESSES_NAMED);
         let mut processes: Vec<String> =
-            self.foreign.iter().take(PROCESSES_NAMED).map(|(node, one)| format!("{node}: {}", one.reason)).collect();
+            named.map(|(node, one)| format!("process {} is its {node}", one.pid)).collect();
         let more = self.foreign.len().saturating_sub(PROCESSES_NAMED);
         if more > 0 {
-            processes.push(format!("{more} more"));
+            processes.push(format!("{more} more run"));
         }
-        let processes = if processes.is_empty() { String::new() } else { format!(" ({})", processes.join("; ")) };
+        let processes = if processes.is_empty() { String::new() } else { format!(" ({})", processes.join(", ")) };
         Some(format!(
             "this state directory, {}, is a copy of {original}{processes}; nothing is started, stopped or signalled from it: \
              run the agent on the original, or make this a directory of its own with `zeek-cluster-agent state adopt`",
@@ -166,9 +176,9 @@ const PROCESSES_NAMED: usize = 3;
 
 fn foreigner((node, finding): &(NodeName, Finding)) -> Option<(NodeName, Foreigner)> {
     match finding {
-        Finding::Foreign { reason, state_dir, works_here } => {
+        Finding::Foreign { pid, reason, state_dir, works_here } => {
             let (reason, state_dir) = (reason.clone(), state_dir.clone());
-            Some((node.clone(), Foreigner { reason, state_dir, works_here: *works_here }))
+            Some((node.clone(), Foreigner { pid: *pid, reason, state_dir, works_here: *works_here }))
         }
         Finding::Absent | Finding::Adopted { .. } | Finding::Exited { .. } | Finding::Unprovable { .. } => None,
     }

@@ -103,6 +103,7 @@ pub enum Finding {
     },
     /// A process that is on record for it lives and belongs to another state directory, of which this one is a copy.
     Foreign {
+        pid: u32,
         reason: String,
         /// That directory, if it could be found out.
         state_dir: Option<PathBuf>,

@@ -112,7 +112,7 @@ impl Lifecycle {
             Finding::Unprovable { reason } => Decision::default()
                 .note(Note::Blocked { node: name.clone(), by: Obstacle::Lock, reason: reason.clone(), at: now.boot })
                 .and(self.notify_error(name, reason)),
-            Finding::Foreign { reason, state_dir: _, works_here: _ } => self.found_foreign(now, name, reason),
+            Finding::Foreign { pid: _, reason, state_dir: _, works_here: _ } => self.found_foreign(now, name, reason),
         }
     }
 }

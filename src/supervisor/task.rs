@@ -234,6 +234,7 @@ impl NodeTask {
             Look::Absent => Finding::Absent,
             Look::Unprovable(reason) => Finding::Unprovable { reason },
             Look::Foreign(foreign) => Finding::Foreign {
+                pid: foreign.pid,
                 reason: foreign.to_string(),
                 state_dir: foreign.state_dir,
                 works_here: foreign.works_here,

@@ -38,6 +38,7 @@ mod order;
 mod output;
 mod peers;
 mod place;
+mod place_kills;
 mod plan;
 mod power_loss;
 mod progress;

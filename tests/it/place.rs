@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use zeek_cluster_agent::api::event::Request;
 
 use crate::small::Small;
-use crate::support::{Host, cluster, errors, eventually, is_alive, kill, set};
+use crate::support::{Host, cluster, errors, eventually, is_alive, kill, run_to_end, set};
 
 const NODES: usize = 4;
 
@@ -142,6 +142,25 @@ fn a_copy_by_rsync_holds_and_names_the_original() {
 #[test]
 fn a_copy_on_another_file_system_holds_and_names_the_original() {
     copied(&["cp", "-a"], |copy| Small::mount(copy.state_dir(), "256m").map(Some));
+}
+
+/// Its files are the original's, under second names.
+#[test]
+fn a_copy_of_hard_links_is_not_opened() {
+    let (host, copy) = (Host::new(), Host::new());
+    let agent = host.start();
+    let original = Original::of(&host);
+    plain_directory(&copy);
+    copy_with(&["cp", "-al"], &host.state_dir(), &copy.state_dir());
+    agent.kill();
+    for said in [copy.run(&["shutdown", "--nodes"]), run_to_end(&copy, &[])] {
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stderr.contains(&host.state_dir().canonicalize().unwrap().display().to_string()), "{said:?}");
+        assert!(said.stderr.contains("hard links") && said.stderr.contains("cp -a"), "{said:?}");
+    }
+    original.is_untouched();
+    // Nor is the original disturbed by the second names of its files.
+    original.goes_on();
 }
 
 /// Writes go to a layer of the copy's own, so every file has its own numbers once it was opened for writing, and most never are.

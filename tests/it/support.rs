@@ -206,6 +206,11 @@ impl Host {
         self.client().status(within_ms(10_000)).unwrap()
     }
 
+    /// `None`: no agent answers.
+    pub fn try_status(&self) -> Option<StatusReport> {
+        Client::connect(&self.socket(), "test").ok()?.status(within_ms(10_000)).ok()
+    }
+
     pub fn nodes(&self) -> BTreeMap<String, NodeReport> {
         self.status().nodes.into_iter().map(|node| (node.node.clone(), node)).collect()
     }

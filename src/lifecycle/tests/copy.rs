@@ -3,7 +3,7 @@
 use super::*;
 
 fn foreign() -> Finding {
-    Finding::Foreign { reason: "process 17 belongs to /original".into(), state_dir: None, works_here: false }
+    Finding::Foreign { pid: 17, reason: "process 17 belongs to /original".into(), state_dir: None, works_here: false }
 }
 
 /// A run on a copy of the directory in which `nodes` run.

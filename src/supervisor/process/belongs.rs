@@ -299,3 +299,169 @@ fn is_shim_of(pid: u32, home: &Home, node: &NodeName) -> bool {
     };
     pid > 1 && real_uid(pid).is_ok_and(|uid| uid == own_uid()) && works_there().is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{boot_id, identify};
+    use super::*;
+    use rustix::fs::FlockOperation;
+    use std::collections::BTreeSet;
+    use std::fs::File;
+    use std::process::{Child, Command, Stdio};
+
+    /// A process that has these files open and works there; killed at the end.
+    struct Process(Child);
+
+    impl Process {
+        fn with(lock: Option<&File>, directory: &Path) -> Self {
+            let stdin = lock.map_or_else(Stdio::null, |lock| Stdio::from(lock.try_clone().unwrap()));
+            Self(Command::new("sleep").arg("60").current_dir(directory).stdin(stdin).spawn().unwrap())
+        }
+
+        /// Whose it is, shortly: `ours`, or the other directory and whether it works here.
+        fn owner(&self, node: &NodeHome<'_>) -> String {
+            let boot = boot_id().unwrap();
+            let live = Live::find(&identify(self.0.id(), &boot).unwrap(), &boot).unwrap().unwrap();
+            match live.owner(node) {
+                Owner::Ours(proven) => {
+                    assert_eq!(proven.pid, self.0.id());
+                    "ours".to_owned()
+                }
+                Owner::Another(Foreign { state_dir, works_here, .. }) => format!("{state_dir:?}, {works_here}"),
+                Owner::Hidden(error) => format!("hidden: {error}"),
+                Owner::Gone => "gone".to_owned(),
+            }
+        }
+    }
+
+    impl Drop for Process {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    /// Two state directories, `a` and `b`, in which `w` has its directories.
+    struct Two {
+        scratch: tempfile::TempDir,
+        node: NodeName,
+    }
+
+    impl Two {
+        fn new() -> Self {
+            let two = Self { scratch: tempfile::tempdir().unwrap(), node: NodeName::new("w").unwrap() };
+            for directory in ["a/run/w", "a/nodes/w", "b/run/w", "b/nodes/w", "shared/w"] {
+                fs::create_dir_all(two.path(directory)).unwrap();
+            }
+            two
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.scratch.path().canonicalize().unwrap().join(name)
+        }
+
+        fn lock(&self, name: &str) -> File {
+            let lock = File::create(self.path(name).join("run/w/lock")).unwrap();
+            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+            lock
+        }
+
+        fn home(&self, paths: &[&str], is_confirmed: bool) -> Home {
+            Home { paths: paths.iter().map(|path| self.path(path)).collect(), is_confirmed }
+        }
+
+        /// Whose the process is, asked by `a`.
+        fn asked_by_a(&self, process: &Process) -> String {
+            let home = self.home(&["a"], false);
+            let lock = fs::metadata(self.path("a/run/w/lock")).ok();
+            let directory = self.path("a/nodes/w");
+            process.owner(&NodeHome { home: &home, node: &self.node, lock: lock.as_ref(), directory: &directory })
+        }
+
+        fn b(&self, works_here: bool) -> String {
+            format!("{:?}, {works_here}", Some(self.path("b")))
+        }
+    }
+
+    #[test]
+    fn the_lock_tells_first_and_the_working_directory_where_there_is_none() {
+        let two = Two::new();
+        let (a, b) = (two.lock("a"), two.lock("b"));
+        let elsewhere = two.path("shared");
+        assert_eq!(two.asked_by_a(&Process::with(Some(&a), &elsewhere)), "ours");
+        assert_eq!(two.asked_by_a(&Process::with(Some(&a), &two.path("b/nodes/w"))), "ours");
+        assert_eq!(two.asked_by_a(&Process::with(Some(&b), &elsewhere)), two.b(false));
+        assert_eq!(two.asked_by_a(&Process::with(Some(&b), &two.path("a/nodes/w"))), two.b(true));
+        assert_eq!(two.asked_by_a(&Process::with(None, &two.path("a/nodes/w"))), "ours");
+        assert_eq!(two.asked_by_a(&Process::with(None, &two.path("b/nodes/w"))), two.b(false));
+        assert_eq!(two.asked_by_a(&Process::with(None, &elsewhere)), "None, false");
+    }
+
+    #[test]
+    fn a_deleted_lock_is_ours_if_it_was_at_a_path_of_ours() {
+        let two = Two::new();
+        let (a, b) = (two.lock("a"), two.lock("b"));
+        let (of_a, of_b) = (Process::with(Some(&a), &two.path("")), Process::with(Some(&b), &two.path("")));
+        for name in ["a", "b"] {
+            fs::remove_file(two.path(name).join("run/w/lock")).unwrap();
+        }
+        let new = two.lock("a");
+        assert_eq!(two.asked_by_a(&of_a), "ours");
+        assert_eq!(two.asked_by_a(&of_b), two.b(false));
+        // Moved here from b.
+        let home = two.home(&["a", "b"], true);
+        let (lock, directory) = (new.metadata().unwrap(), two.path("a/nodes/w"));
+        let node = NodeHome { home: &home, node: &two.node, lock: Some(&lock), directory: &directory };
+        assert_eq!(of_b.owner(&node), "ours");
+        let found: BTreeSet<u32> = lingering(&home).unwrap().into_iter().map(|one| one.pid).collect();
+        // This process has them open as well, and is not looked at.
+        assert_eq!(found, [of_a.0.id(), of_b.0.id()].into());
+        let by = |uid| Proven::by_deleted_lock(of_a.0.id(), &home, &two.node, uid).unwrap().is_some();
+        assert!(by(Some(own_uid())));
+        // Whoever has a descriptor can hand it to anybody: another user's run proves nothing about this process.
+        assert!(!by(Some(own_uid() + 1)) && !by(None));
+        let other = NodeName::new("other").unwrap();
+        assert!(Proven::by_deleted_lock(of_a.0.id(), &home, &other, Some(own_uid())).unwrap().is_none());
+        let unlocked = File::create(two.path("b/run/w/lock")).unwrap();
+        let opener = Process::with(Some(&unlocked), &two.path(""));
+        fs::remove_file(two.path("b/run/w/lock")).unwrap();
+        assert!(!lingering(&home).unwrap().iter().any(|one| one.pid == opener.0.id()), "open, and not locked");
+    }
+
+    #[test]
+    fn a_lock_with_a_second_name_proves_nothing() {
+        let two = Two::new();
+        let lock = two.lock("b");
+        fs::hard_link(two.path("b/run/w/lock"), two.path("a/run/w/lock")).unwrap();
+        let process = Process::with(Some(&lock), &two.path("b/nodes/w"));
+        assert_eq!(two.asked_by_a(&process), two.b(false));
+        assert_eq!(two.asked_by_a(&Process::with(Some(&lock), &two.path("a/nodes/w"))), "ours");
+    }
+
+    #[test]
+    fn a_shared_working_directory_proves_nothing_to_what_may_be_a_copy() {
+        let two = Two::new();
+        let process = Process::with(None, &two.path("shared/w"));
+        let directory = two.path("shared/w");
+        for (is_confirmed, owner) in [(true, "ours"), (false, "None, true")] {
+            let home = two.home(&["a"], is_confirmed);
+            let node = NodeHome { home: &home, node: &two.node, lock: None, directory: &directory };
+            assert_eq!(process.owner(&node), owner);
+        }
+    }
+
+    #[test]
+    fn paths_of_locks_are_read_whole() {
+        let two = Two::new();
+        let home = two.home(&["a"], true);
+        let node = |path: &str| home.node_of_lock(&two.path(path)).map(|node| node.to_string());
+        assert_eq!(node("a/run/w/lock").as_deref(), Some("w"));
+        for other in
+            ["a/run/lock", "a/run/w/lock/x", "a/run/w/status", "b/run/w/lock", "a/nodes/w/lock", "a/run/../lock"]
+        {
+            assert_eq!(node(other), None, "{other}");
+        }
+        assert_eq!(without_name(Path::new("/s/run/w/lock (deleted)")), Some(Path::new("/s/run/w/lock")));
+        assert_eq!(without_name(Path::new("/s/run/w/lock")), None);
+    }
+}
