@@ -27,10 +27,10 @@ pub fn run(context: &Context, command: Nodes) -> Outcome {
     match command {
         Nodes::List => status::list(context),
         Nodes::Start(NodesChange { which, sending }) => {
-            operator(Request::StartNodes { nodes: named(context, which)? }, sending)
+            operator(Request::StartNodes { nodes: named(context, which, &sending)? }, sending)
         }
         Nodes::Stop(NodesChange { which, sending }) => {
-            operator(Request::StopNodes { nodes: named(context, which)? }, sending)
+            operator(Request::StopNodes { nodes: named(context, which, &sending)? }, sending)
         }
         // None named: all that are not stopped by command.
         Nodes::Restart(NodesChange { which, sending }) => {
@@ -45,11 +45,11 @@ pub fn run(context: &Context, command: Nodes) -> Outcome {
 }
 
 /// The nodes that were named, or all that the agent has.
-fn named(context: &Context, which: Which) -> Result<BTreeSet<String>, Failure> {
+fn named(context: &Context, which: Which, sending: &Sending) -> Result<BTreeSet<String>, Failure> {
     if !which.all {
         return Ok(which.nodes.into_iter().collect());
     }
-    let report = status::ask(&mut connect::connect(context)?)?;
+    let report = status::ask(&mut connect::connect_by(context, waiting::patience(sending.timeout))?)?;
     let nodes: BTreeSet<String> = report.nodes.into_iter().map(|node| node.node).collect();
     match nodes.is_empty() {
         true => Err(Failure::new(Exit::Failed, "this host has no nodes; a configuration gives it some")),
