@@ -14,6 +14,7 @@ use zeek_cluster_agent::api::event::{Dialect, Incoming, Request, Response, Route
 use zeek_cluster_agent::api::ids::{Incarnation, InstanceName, NodeName, ReqId, Seq};
 use zeek_cluster_agent::api::launch::{ExitCause, LaunchSpec, ProcessId, Program, Readiness};
 use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
+use zeek_cluster_agent::api::survivors::{Survivor, Survivors};
 use zeek_cluster_agent::api::time::{BootTime, Now, Timestamp};
 use zeek_cluster_agent::journal::entry::{Digest, Entry, Numbered, Recovered, Verdict, Want, WantChange, digest};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
@@ -73,6 +74,12 @@ enum Op {
     ShimDies {
         which: usize,
     },
+    /// A node starts a process that its shim cannot end.
+    Lingers {
+        which: usize,
+    },
+    /// All such processes end.
+    Vanish,
     Subscribe,
     Disconnect,
     Crash,
@@ -101,6 +108,11 @@ enum Op {
     },
 }
 
+fn left() -> NodeHappening {
+    let helper = Survivor { pid: 78, uid: Some(0), command: "helper".into() };
+    NodeHappening::Left { survivors: Survivors { named: vec![helper], ..Survivors::default() } }
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (0..TRANSPORTS.len(), 0..REQUESTS, prop::bool::weighted(0.1))
@@ -120,6 +132,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (1..4usize).prop_map(|count| Op::Answers { count }),
         3 => (any::<usize>(), 0..3).prop_map(|(which, code)| Op::NodeExit { which, code }),
         1 => any::<usize>().prop_map(|which| Op::ShimDies { which }),
+        1 => any::<usize>().prop_map(|which| Op::Lingers { which }),
+        1 => Just(Op::Vanish),
         1 => Just(Op::Subscribe),
         1 => Just(Op::Disconnect),
         3 => Just(Op::Crash),
@@ -231,6 +245,10 @@ struct OnHost {
     ready: bool,
     /// The shim's report that nobody has acknowledged.
     exit: Option<ExitCause>,
+    /// It has a process that its shim cannot end.
+    lingers: bool,
+    /// It ended so, and that process is left.
+    left: Option<ExitCause>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -348,7 +366,14 @@ impl World {
                     },
                 },
             };
-            self.step(Input::Found { node, finding });
+            let lingering = matches!(finding, Finding::Adopted { .. })
+                .then(|| self.host.nodes.get(&node).filter(|found| found.left.is_some()))
+                .flatten()
+                .map(|found| found.incarnation);
+            self.step(Input::Found { node: node.clone(), finding });
+            if let Some(incarnation) = lingering {
+                self.report(node, incarnation, left());
+            }
         }
         self.step(Input::Adopted);
         self.tell_peers();
@@ -601,7 +626,15 @@ impl World {
                     pid: self.host.next_pid,
                     start_time: self.now.boot.0 / 10_000,
                 };
-                let started = OnHost { incarnation, spec, process: process.clone(), ready: false, exit: None };
+                let started = OnHost {
+                    incarnation,
+                    spec,
+                    process: process.clone(),
+                    ready: false,
+                    exit: None,
+                    lingers: false,
+                    left: None,
+                };
                 self.host.nodes.insert(node.clone(), started);
                 self.report(node, incarnation, NodeHappening::Started { process });
             }
@@ -689,6 +722,13 @@ impl World {
         if found.exit.is_some() {
             return;
         }
+        if found.lingers {
+            found.left.get_or_insert(cause);
+            let incarnation = found.incarnation;
+            let gone = node.clone();
+            self.report(node.clone(), incarnation, left());
+            return self.lose(|_, node| *node == gone);
+        }
         found.exit = Some(cause.clone());
         // The kernel closes its sockets; the agent hears of both in either order.
         let gone = node.clone();
@@ -697,6 +737,18 @@ impl World {
         let what = NodeHappening::Exited { cause, process, stdout, stderr, is_lasting };
         self.report(node.clone(), incarnation, what);
         self.lose(|_, node| *node == gone);
+    }
+
+    /// What could not be ended has ended by itself.
+    fn vanish(&mut self) {
+        let mut ended = Vec::new();
+        for (name, found) in &mut self.host.nodes {
+            found.lingers = false;
+            ended.extend(found.left.take().map(|cause| (name.clone(), cause)));
+        }
+        for (name, cause) in ended {
+            self.exit(&name, cause);
+        }
     }
 
     /// These peerings are over.
@@ -787,7 +839,7 @@ impl World {
             Op::NodeReady { which } => self.node_ready(*which),
             Op::NodePeers { which } => {
                 if let Some(node) = self.pick(*which)
-                    && self.host.nodes.get(&node).is_some_and(|found| found.exit.is_none())
+                    && self.host.nodes.get(&node).is_some_and(|found| found.exit.is_none() && found.left.is_none())
                 {
                     self.call += 1;
                     self.peerings.insert(1_000_000 + self.call, node);
@@ -806,6 +858,14 @@ impl World {
                     self.exit(&node, ExitCause::Code(*code));
                 }
             }
+            Op::Lingers { which } => {
+                if !self.copied
+                    && let Some(found) = self.pick(*which).and_then(|node| self.host.nodes.get_mut(&node))
+                {
+                    found.lingers = true;
+                }
+            }
+            Op::Vanish => self.vanish(),
             Op::ShimDies { which } => {
                 if let Some(node) = self.pick(*which)
                     && let Some(found) = self.host.nodes.remove(&node)
@@ -861,7 +921,9 @@ impl World {
             Op::CrashIntoCopy => {
                 self.crash();
                 self.copied = true;
-                self.host.nodes.retain(|_, found| found.exit.is_none());
+                // Their ends are the original's to see.
+                self.host.nodes.retain(|_, found| found.exit.is_none() && found.left.is_none());
+                self.host.nodes.values_mut().for_each(|found| found.lingers = false);
                 self.start(None);
             }
             Op::Break { lasting, at_launch } => self.fault = Some(Fault { lasting: *lasting, at_launch: *at_launch }),
@@ -909,6 +971,7 @@ impl World {
         if let Some(node) = self.pick(which)
             && let Some(found) = self.host.nodes.get_mut(&node)
             && found.exit.is_none()
+            && found.left.is_none()
             && !found.ready
         {
             found.ready = true;
@@ -922,6 +985,7 @@ impl World {
     fn settle(&mut self) {
         self.squatted.clear();
         self.fault = None;
+        self.vanish();
         self.run(&Op::Subscribe);
         let end = self.now.boot.plus_ms(1_000_000);
         loop {
