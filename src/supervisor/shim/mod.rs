@@ -20,6 +20,7 @@
 //! It is started with the lock's descriptor as standard input and the listening socket as standard output, in the
 //! node's run directory; see [`launch`](super::launch).
 
+mod agent;
 mod clearing;
 mod descendants;
 mod log;
@@ -27,9 +28,9 @@ mod start;
 mod streams;
 
 use std::ffi::{CString, OsString};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -39,15 +40,16 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::fault::Fault;
-use super::files::{self, Durability, Exit, SOCKET, STATUS, Status};
+use super::files::{self, Durability, Exit, Status};
 use super::notify::Notification;
-use super::protocol::{self, Decoder, FrameError, Hello, ToAgent, ToShim};
+use super::protocol::ToAgent;
 use super::{process, sys};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
 use crate::api::report::chain;
 use crate::crash_point;
 
+use agent::Agent;
 use clearing::{Clearing, Lock, Step};
 use log::Log;
 use start::{Exec, Running, Stop, start};
@@ -58,13 +60,8 @@ pub const NAME: &str = "zca-shim";
 
 /// One read from a pipe: as much as a pipe holds unless told otherwise.
 const READ_SIZE: usize = 64 << 10;
-/// What may wait for an agent that does not read; then it is taken for dead.
-const BACKLOG_LIMIT: usize = 1 << 20;
 /// Datagrams taken in before anything else has its turn.
 const NOTIFICATIONS: u32 = 64;
-
-/// The pause after a connection that could not be accepted.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// The run directory, which is the shim's working directory.
 const HERE: &str = ".";
@@ -173,14 +170,6 @@ impl Phase {
         let cause = ExitCause::NotStarted(reason);
         Self::Exited { process: None, exit: Exit { cause, ran_ms: 0, stdout, stderr, is_lasting: false } }
     }
-}
-
-/// The agent's connection; a newer one takes its place.
-struct Agent {
-    stream: UnixStream,
-    decoder: Decoder,
-    /// Bytes that its socket did not take yet.
-    backlog: Vec<u8>,
 }
 
 struct Shim {
@@ -579,122 +568,6 @@ impl Shim {
             running.stop = Stop::Killed;
         }
     }
-
-    fn accept(&mut self) -> Next {
-        loop {
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    if let Err(error) = stream.set_nonblocking(true) {
-                        self.log.line(format_args!("cannot use an agent's connection: {error}"));
-                        continue;
-                    }
-                    self.agent = Some(Agent { stream, decoder: Decoder::default(), backlog: Vec::new() });
-                    let (process, exit, left) = match &self.phase {
-                        Phase::Running(Running { exec: Exec::Done, process, .. }) => {
-                            (Some(process.clone()), None, None)
-                        }
-                        Phase::Running(_) => (None, None, None),
-                        Phase::Clearing(clearing) => (clearing.process.clone(), None, clearing.told.clone()),
-                        Phase::Exited { process, exit } => (process.clone(), Some(exit.clone()), None),
-                    };
-                    self.tell(&ToAgent::Hello(Hello {
-                        version: protocol::VERSION,
-                        node: self.node.clone(),
-                        incarnation: self.incarnation,
-                        process,
-                        ready: self.ready,
-                        exit,
-                        dropped: self.streams.dropped().0,
-                        left: left.unwrap_or_default(),
-                        subreaper: self.signals.is_some(),
-                    }));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Wait,
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    self.log.line(format_args!("cannot accept an agent's connection: {error}"));
-                    // Out of descriptors or memory, and the connection still waits: not to spin until that is over.
-                    std::thread::sleep(ACCEPT_AGAIN);
-                    return Next::Wait;
-                }
-            }
-        }
-    }
-
-    /// Sends a message, if there is somebody to read it; `Hello` tells it to whoever comes later.
-    fn tell(&mut self, message: &ToAgent) {
-        let Some(agent) = &mut self.agent else { return };
-        agent.backlog.extend_from_slice(&protocol::encode(message));
-        if agent.flush().is_err() || agent.backlog.len() > BACKLOG_LIMIT {
-            self.agent = None;
-        }
-    }
-
-    fn serve_agent(&mut self, buffer: &mut [u8]) -> Next {
-        let Some(agent) = &mut self.agent else { return Next::Wait };
-        let is_open = match agent.flush().and_then(|()| agent.stream.read(buffer)) {
-            Ok(0) => false,
-            Ok(count) => {
-                agent.decoder.push(buffer.get(..count).unwrap_or_default());
-                true
-            }
-            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
-        };
-        // What came before the end still counts.
-        while let Some(agent) = &mut self.agent {
-            match agent.decoder.next(protocol::TO_SHIM_LIMIT) {
-                Ok(Some(message)) => match self.obey(&message) {
-                    Next::Wait => {}
-                    Next::Leave => return Next::Leave,
-                },
-                Ok(None) => break,
-                Err(FrameError::Unknown(error)) => self.log.line(format_args!("skipped an agent's message: {error}")),
-                Err(error @ FrameError::TooLong { .. }) => {
-                    self.log.line(format_args!("dropped an agent's connection: {error}"));
-                    self.agent = None;
-                }
-            }
-        }
-        if !is_open {
-            self.agent = None;
-        }
-        Next::Wait
-    }
-
-    fn obey(&mut self, message: &ToShim) -> Next {
-        match message {
-            ToShim::Stop { incarnation, timeout_ms } if *incarnation == self.incarnation => self.stop(*timeout_ms),
-            ToShim::Acknowledge { incarnation } if *incarnation == self.incarnation => {
-                if let Phase::Exited { .. } = self.phase {
-                    return self.leave();
-                }
-                self.log.line("an exit was acknowledged that has not happened");
-            }
-            ToShim::Stop { incarnation, .. } | ToShim::Acknowledge { incarnation } => {
-                self.log.line(format_args!("ignored an order for incarnation {incarnation}"));
-            }
-            ToShim::Ping { token } => {
-                if self.streams.dropped().0 != self.told_dropped {
-                    self.tell_dropped();
-                }
-                self.tell(&ToAgent::Pong { token: *token });
-            }
-        }
-        Next::Wait
-    }
-
-    /// The exit is somebody else's to remember now.
-    fn leave(&mut self) -> Next {
-        crash_point!("shim_before_ack", self.node.as_str());
-        for name in [STATUS, SOCKET] {
-            if let Err(error) = files::remove(&Path::new(HERE).join(name)) {
-                self.log.line(chain(&error));
-            }
-        }
-        crash_point!("shim_after_ack", self.node.as_str());
-        self.log.line("acknowledged, leaving");
-        Next::Leave
-    }
 }
 
 /// Signals the node's group, or the node alone if it has not come to lead one.
@@ -702,20 +575,5 @@ fn signal_all(pid: Pid, signal: Signal) {
     if rustix::process::kill_process_group(pid, signal).is_err() {
         // Not reaped yet, so the number is still its own.
         let _ = rustix::process::kill_process(pid, signal);
-    }
-}
-
-impl Agent {
-    fn flush(&mut self) -> io::Result<()> {
-        while !self.backlog.is_empty() {
-            match self.stream.write(&self.backlog) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => drop(self.backlog.drain(..count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }
