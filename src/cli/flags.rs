@@ -402,6 +402,9 @@ pub enum Journal {
         /// Overwrite FILE if there is one
         #[arg(long)]
         force: bool,
+        /// For `journal import` of this earlier release (1): without what it does not know, and with hashes of its own
+        #[arg(long = "for", value_name = "RELEASE", value_parser = clap::value_parser!(u8).range(1..=1))]
+        release: Option<u8>,
         #[command(flatten)]
         from: JournalFrom,
     },

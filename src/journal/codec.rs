@@ -245,6 +245,13 @@ pub(super) fn flat(head: &Head, stored: &[u8]) -> Vec<u8> {
     Head { in_pieces: false, ..*head }.store(stored).value
 }
 
+/// An entry that was just encoded, in one piece, as it is exported.
+pub(super) fn joined(encoded: &Encoded) -> Vec<u8> {
+    let Ok((head, inline)) = head(&encoded.value) else { return encoded.value.clone() };
+    let stored = if encoded.pieces.is_empty() { inline.to_vec() } else { encoded.pieces.concat() };
+    flat(&head, &stored)
+}
+
 /// An entry that was exported, as it is to be stored.
 pub(super) fn decode_flat(seq: Seq, value: &[u8]) -> Result<(Numbered, Option<Link>, Head, Vec<u8>), DecodeError> {
     let (head, stored) = head(value)?;

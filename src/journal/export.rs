@@ -8,6 +8,8 @@
 //! [`chunk`] writes a stretch, [`Unpacker`] takes a stream apart as its bytes come. Nothing is allocated for a length that
 //! a stream claims.
 
+pub mod older;
+
 use serde::{Deserialize, Serialize};
 
 use super::codec::{self, Hash};

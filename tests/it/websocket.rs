@@ -26,7 +26,7 @@ use crate::support::{AGENT, Host, PATIENCE, cluster, eventually, set};
 
 const MANAGEMENT: &str = "zeek/management/agent/a1";
 const CLUSTER_AGENT: &str = "zeek/cluster-control/agent/a1";
-const BOTH: [&str; 2] = [MANAGEMENT, CLUSTER_AGENT];
+pub const BOTH: [&str; 2] = [MANAGEMENT, CLUSTER_AGENT];
 
 fn host() -> Host {
     let mut host = Host::new();
@@ -35,7 +35,7 @@ fn host() -> Host {
 }
 
 /// Where the agent that was started last listens; `starts` is how many there were.
-fn address(host: &Host, starts: usize) -> SocketAddr {
+pub fn address(host: &Host, starts: usize) -> SocketAddr {
     eventually("the WebSocket listener", || {
         let log = host.read_log();
         let mut places = log.lines().filter_map(|line| line.split_once("are served at ws://"));
@@ -44,7 +44,7 @@ fn address(host: &Host, starts: usize) -> SocketAddr {
     })
 }
 
-struct Ws {
+pub struct Ws {
     socket: WebSocket<TcpStream>,
 }
 
@@ -67,7 +67,7 @@ impl Ws {
         Self::upgrade(address, "/v1/messages/json", &[]).unwrap()
     }
 
-    fn connect(address: SocketAddr, topics: &[&str]) -> Self {
+    pub fn connect(address: SocketAddr, topics: &[&str]) -> Self {
         let mut ws = Self::raw(address);
         ws.send(&json::write_subscriptions(topics));
         match json::read_message(ws.text().as_bytes(), &Limits::default()).unwrap() {
@@ -87,7 +87,7 @@ impl Ws {
         self.send(&json::write_data_message(topic, &event.into_data()).unwrap());
     }
 
-    fn ask(&mut self, dialect: Dialect, reqid: &str, request: &Request) {
+    pub fn ask(&mut self, dialect: Dialect, reqid: &str, request: &Request) {
         let event = dialect::request(dialect, &ReqId::new(reqid).unwrap(), request).unwrap();
         self.publish(&dialect::agent_topic(dialect, AGENT).unwrap(), event);
     }
@@ -127,7 +127,7 @@ impl Ws {
     }
 
     /// The response to a request, as it came and as it is understood.
-    fn response(&mut self, reqid: &str) -> (String, Dialect, Response) {
+    pub fn response(&mut self, reqid: &str) -> (String, Dialect, Response) {
         self.until(&format!("the response to {reqid}"), |text| match decoded(text)? {
             Decoded::Response { dialect, response } if response.reqid.as_str() == reqid => {
                 Some((text.to_owned(), dialect, response))

@@ -88,3 +88,34 @@ fn a_journal_of_the_second_format_opens_and_reads_as_it_was_written() {
         assert_eq!((report.problems, report.anchor.as_deref()), (Vec::<String>::new(), Some(noted)));
     }
 }
+
+/// That journal was pruned; two changes of it were answered at their deadlines, and one of these has no outcome.
+#[test]
+fn a_journal_of_the_third_format_opens_and_reads_as_it_was_written() {
+    let dir = unpacked("0003_answers");
+    let written = written("0003_answers");
+    for _ in 0..2 {
+        let opened = open(dir.path());
+        assert_eq!(opened.condition, Condition::Intact);
+        let recovered = &opened.recovered;
+        assert_eq!(recovered.last, Seq(35), "opening adds nothing");
+        assert_eq!(recovered.desired.config.as_ref().unwrap().0.nodes.len(), 3);
+        let (received, record) = &recovered.unfinished[&Seq(24)];
+        assert_eq!(received.reqid, reqid("restart-2"));
+        assert!(matches!(&record.stage, Stage::Waiting { targets, .. } if targets.len() == 2), "{record:?}");
+        assert!(record.extras.0.asked.is_some() && record.extras.0.deadline.is_some(), "{record:?}");
+        let known = |id| opened.journal.lookup(&reqid(id)).unwrap().unwrap();
+        let under_way = known("restart-2");
+        assert!(under_way.deadline.is_some() && under_way.outcome.is_none());
+        let both = known("deploy-1");
+        let (told, outcome) = (both.deadline.unwrap(), both.outcome.unwrap());
+        assert!(told.seq < outcome.seq && told.answer != outcome.answer);
+        let reader = opened.journal.reader();
+        let filter = Filter { kind: Kind::All, as_lines: true, ..Filter::default() };
+        let page = reader.page(&filter, None).unwrap();
+        assert_eq!(page.lines.lines().collect::<Vec<_>>(), written);
+        let report = reader.verify(None).unwrap();
+        assert_eq!(report.problems, Vec::<String>::new());
+        assert_eq!(report.head, "35:71377516a85bec50c5459b1bc0df0cdd84e38ab5d88cb02eeb485b6c880d62c1");
+    }
+}

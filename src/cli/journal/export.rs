@@ -10,14 +10,25 @@ use serde_json::json;
 use super::source::{self, Source};
 use super::{Context, print_json};
 use crate::api::export::ExportCursor;
+use crate::api::head::Head;
+use crate::api::ids::Seq;
 use crate::cli::flags::JournalFrom;
 use crate::cli::outcome::{Exit, Failure, Outcome};
 use crate::cli::output::plain;
 use crate::cli::progress::Progress;
+use crate::journal::export::older::{ForRelease1, Rewritten};
 use crate::journal::import::{self, Imported};
 use crate::terminal::{self, to_stderr};
 
-pub(super) fn export(context: &Context, file: &Path, force: bool, from: &JournalFrom) -> Outcome {
+/// What is exported, and whether a file that is there may go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    pub(super) force: bool,
+    pub(super) for_release_1: bool,
+}
+
+pub(super) fn export(context: &Context, file: &Path, how: How, from: &JournalFrom) -> Outcome {
+    let How { force, for_release_1 } = how;
     let to_stdout = file == Path::new("-");
     if to_stdout && io::stdout().is_terminal() {
         let what = "an export is no text for a terminal; give a FILE, or send standard output somewhere";
@@ -27,22 +38,32 @@ pub(super) fn export(context: &Context, file: &Path, force: bool, from: &Journal
         may_replace(file)?;
     }
     let mut source = Source::open(context, from)?;
-    let cursor = if to_stdout {
+    let exported = if to_stdout {
         let mut out = terminal::out();
-        let cursor = write(&mut source, |bytes| Ok(out.write_all(bytes)?))?;
+        let exported = write(&mut source, for_release_1, |bytes| Ok(out.write_all(bytes)?))?;
         out.flush()?;
-        cursor
+        exported
     } else {
-        to_file(&mut source, file)?
+        to_file(&mut source, for_release_1, file)?
     };
-    let (entries, first, head) = (cursor.entries, cursor.first, cursor.head().to_string());
+    let Exported { entries, first, head, left_out } = exported;
+    let last = head.seq;
     if context.screen().json && !to_stdout {
-        print_json(&json!({ "entries": entries, "first": first, "last": cursor.last, "head": head }))?;
+        let mut told = json!({ "entries": entries, "first": first, "last": last, "head": head.to_string() });
+        if let (Some(left_out), Some(told)) = (left_out, told.as_object_mut()) {
+            told.insert("left_out".to_owned(), left_out.into());
+        }
+        print_json(&told)?;
         return Ok(Exit::Done);
     }
     let told = match entries {
         0 => "the journal has no entries".to_owned(),
-        _ => format!("{entries} entries, {first} to {}\nhead {head}", cursor.last),
+        _ => format!("{entries} entries, {first} to {last}\nhead {head}"),
+    };
+    let told = match left_out {
+        None | Some(0) => told,
+        Some(1) => format!("{told}\nnote: 1 entry is left out, of a kind that release 1 does not know"),
+        Some(count) => format!("{told}\nnote: {count} entries are left out, of kinds that release 1 does not know"),
     };
     if to_stdout {
         to_stderr!("{told}");
@@ -71,15 +92,38 @@ fn may_replace(file: &Path) -> Result<(), Failure> {
     Err(Failure::new(Exit::Failed, what))
 }
 
-/// Writes the whole stream; returns where it ended.
-fn write(source: &mut Source, mut out: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<ExportCursor, Failure> {
+/// What an export holds.
+struct Exported {
+    entries: u64,
+    first: Seq,
+    head: Head,
+    /// Of one for an earlier release.
+    left_out: Option<u64>,
+}
+
+/// Writes the whole stream.
+fn write(
+    source: &mut Source,
+    for_release_1: bool,
+    mut out: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<Exported, Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::because(Exit::Failed, "rewriting for release 1", error);
+    let mut older = for_release_1.then(ForRelease1::default);
     let mut progress = Progress::new("exporting");
     let mut cursor = None;
     loop {
         let chunk = source.export(cursor.as_ref())?;
-        out(&chunk.bytes)?;
+        match &mut older {
+            Some(older) => out(&older.push(&chunk.bytes).map_err(|error| failed(&error))?)?,
+            None => out(&chunk.bytes)?,
+        }
         if chunk.end {
-            return Ok(chunk.cursor);
+            let Some(older) = older else {
+                let ExportCursor { entries, first, .. } = chunk.cursor;
+                return Ok(Exported { entries, first, head: chunk.cursor.head(), left_out: None });
+            };
+            let Rewritten { entries, first, head, left_out } = older.finish().map_err(|error| failed(&error))?;
+            return Ok(Exported { entries, first, head, left_out: Some(left_out) });
         }
         progress.tell(|| format!("entry {} of {}", chunk.cursor.last, chunk.newest));
         cursor = Some(chunk.cursor);
@@ -87,7 +131,7 @@ fn write(source: &mut Source, mut out: impl FnMut(&[u8]) -> Result<(), Failure>)
 }
 
 /// All of it, or no file of this name that was not there before.
-fn to_file(source: &mut Source, file: &Path) -> Result<ExportCursor, Failure> {
+fn to_file(source: &mut Source, for_release_1: bool, file: &Path) -> Result<Exported, Failure> {
     let mut aside = file.as_os_str().to_owned();
     aside.push(".partial");
     let aside = PathBuf::from(aside);
@@ -101,14 +145,15 @@ fn to_file(source: &mut Source, file: &Path) -> Result<ExportCursor, Failure> {
         .mode(0o600)
         .open(&aside)
         .map_err(|error| failed("cannot create", &error))?;
-    let written = write(source, |bytes| out.write_all(bytes).map_err(|error| failed("cannot write", &error)));
-    let done = written.and_then(|cursor| {
+    let written =
+        write(source, for_release_1, |bytes| out.write_all(bytes).map_err(|error| failed("cannot write", &error)));
+    let done = written.and_then(|exported| {
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         out.sync_all()
             .and_then(|()| fs::rename(&aside, file))
             .and_then(|()| File::open(directory)?.sync_all())
             .map_err(|error| failed("cannot write", &error))?;
-        Ok(cursor)
+        Ok(exported)
     });
     if done.is_err() {
         // What matters has been said already.

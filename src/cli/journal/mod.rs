@@ -38,7 +38,9 @@ pub fn run(context: &Context, command: flags::Journal) -> Outcome {
         flags::Journal::Stats { from } => stats::run(context, &from),
         flags::Journal::Compact { force } => compact(context, force),
         flags::Journal::Verify { anchor, from } => verify(context, anchor, &from),
-        flags::Journal::Export { file, force, from } => export::export(context, &file, force, &from),
+        flags::Journal::Export { file, release, force, from } => {
+            export::export(context, &file, export::How { force, for_release_1: release.is_some() }, &from)
+        }
         flags::Journal::Import { salvage: Some(dir), .. } => export::import_salvage(context, &dir),
         flags::Journal::Import { file, salvage: None } => export::import(context, &file.unwrap_or_default()),
     }
