@@ -102,8 +102,11 @@ fn a_failure_is_told_once_until_it_ends_otherwise() {
     assert!(told(&mut client).contains("(exit code 2)"));
     let last = wait_run(&host, "failed");
     assert_eq!((&last["exit_code"], &last["last_words"]), (&json!(2), &json!("no space [2J")));
-    let shown = host.run(&["status"]);
-    assert!(shown.stdout.contains("exit code 2") && shown.stdout.contains(": no space"), "{shown:?}");
+    // While the next run lasts, it tells of that one.
+    eventually("status to tell of the last run", || {
+        let shown = host.run(&["status"]).stdout;
+        (shown.contains("exit code 2") && shown.contains(": no space")).then_some(())
+    });
     // Nor is it news to the next agent.
     stop(agent);
     let _agent = host.start();

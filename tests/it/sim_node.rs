@@ -66,7 +66,7 @@ fn they_check_in_over_broker_answer_and_come_back_to_the_next_agent() {
 #[test]
 fn they_misbehave_when_they_are_told_to() {
     let mut host = host("true");
-    host.set("ZCA_REQUEST_TIMEOUT", "3s");
+    host.set("ZCA_REQUEST_TIMEOUT", "3s").set("ZCA_READY_TIMEOUT", "3s");
     let _agent = host.start();
     let nodes = [
         ("bye", "env = SIM_DROP_PEERING_MS=100"),

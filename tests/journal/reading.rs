@@ -28,6 +28,8 @@ fn nodes(names: &[&str]) -> BTreeSet<String> {
 /// A day in the life: each kind of row at a known place, a second apart.
 fn day() -> MemoryJournal<u64> {
     let restart = Request::Restart { nodes: nodes(&["w1"]) };
+    let mut restarted = response("r1", true);
+    restarted.results[0].node = Some("w1".to_owned());
     let conflicting = Request::GetNodes {};
     let mut rejection = response("bad", false);
     rejection.results[0].error = Some("no such instance".to_owned());
@@ -47,7 +49,7 @@ fn day() -> MemoryJournal<u64> {
         Entry::AgentStarted { boot_id: "b".to_owned(), version: "0.1.0".to_owned(), pid: 1 },
         received("r1", restart, 4242),
         Entry::RequestBegun { of: Seq(2), attempt: 1 },
-        completed(Seq(2), response("r1", true)),
+        completed(Seq(2), restarted),
         Entry::DuplicateSeen { of: Seq(2), source: source(77) },
         Entry::RequestConflicted {
             reqid: reqid("r1"),
@@ -142,7 +144,7 @@ fn a_row_has_the_shape_of_the_contract() {
                 "event": "deploy_response",
                 "reqid": "r1",
                 "results": [{
-                    "reqid": "r1", "success": true, "instance": "agent-1", "data": null, "error": null, "node": null,
+                    "reqid": "r1", "success": true, "instance": "agent-1", "data": null, "error": null, "node": "w1",
                 }],
             },
         }])
