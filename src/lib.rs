@@ -16,6 +16,7 @@ pub mod identify;
 pub mod journal;
 pub mod lifecycle;
 pub mod peers;
+pub mod regular_file;
 pub mod settings;
 pub mod sim_node;
 pub mod supervisor;

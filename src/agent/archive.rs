@@ -21,6 +21,7 @@ use crate::api::report::{ArchiveReport, ArchiveRun, ArchiveState, chain};
 use crate::api::rights::User;
 use crate::api::time::{Now, Timestamp};
 use crate::lifecycle::Input;
+use crate::regular_file;
 use crate::supervisor::{self, job};
 use crate::tasks::blocking;
 
@@ -390,7 +391,7 @@ fn make_directory(directory: &Path, user: Option<&User>) -> io::Result<()> {
 
 fn read(path: &Path) -> Option<Remembered> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(LAST_LIMIT).read_to_end(&mut bytes)) {
+    match regular_file::read(path).and_then(|file| file.take(LAST_LIMIT).read_to_end(&mut bytes)) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {

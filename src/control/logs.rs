@@ -24,6 +24,12 @@ pub enum Error {
     Absent { path: PathBuf },
     #[error("{} is not a regular file", path.display())]
     NotAFile { path: PathBuf },
+    #[error(
+        "{} is not read: the file has a second name (a hard link), so it may be another's; remove that name, or the file (the \
+         node's next start makes it anew)",
+        path.display()
+    )]
+    SecondName { path: PathBuf },
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
 }
@@ -70,6 +76,9 @@ fn open_parts(directory: &Path, stream: Stream) -> Result<Vec<Part>, Error> {
         let metadata = file.metadata().map_err(|source| Error::Read { path: path.clone(), source })?;
         if !metadata.is_file() {
             return Err(Error::NotAFile { path });
+        }
+        if metadata.nlink() > 1 {
+            return Err(Error::SecondName { path });
         }
         // A rotation between two opens shows one file twice, under its old and its new name.
         if parts.iter().all(|part| part.inode != metadata.ino()) {

@@ -1,15 +1,15 @@
 //! `IDENTITY`: which agent a state directory belongs to, and where it is. Written after the directory's journal was first
 //! opened, and again when the directory was moved, is found to be a copy, or stops being one.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::store;
 use crate::api::ids::InstanceName;
+use crate::regular_file;
 
 pub const FILE: &str = "IDENTITY";
 
@@ -87,7 +87,10 @@ pub enum IdentityError {
          release again; nothing was touched"
     )]
     Newer { dir: String, found: u32 },
-    #[error("{path} is not readable as an agent's identity ({problem}): restore it, or use another --state-dir")]
+    #[error(
+        "{path} is not readable as an agent's identity ({problem}): restore it from a backup, or remove it and start the agent \
+         with the --name that this directory had: it is made anew then, and the journal stays"
+    )]
     Malformed { path: String, problem: String },
     #[error("{what} {path} failed")]
     Io { what: &'static str, path: String, source: io::Error },
@@ -111,7 +114,7 @@ pub(super) fn exists(state_dir: &Path) -> io::Result<bool> {
 pub fn read(state_dir: &Path) -> Result<Option<Identity>, IdentityError> {
     let path = path(state_dir);
     let malformed = |problem: String| IdentityError::Malformed { path: path.display().to_string(), problem };
-    let length = match fs::metadata(&path) {
+    let length = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("looking at", &path)(error)),
@@ -119,7 +122,9 @@ pub fn read(state_dir: &Path) -> Result<Option<Identity>, IdentityError> {
     if length > LIMIT {
         return Err(malformed(format!("it has {length} bytes")));
     }
-    let bytes = fs::read(&path).map_err(failed("reading", &path))?;
+    let mut bytes = Vec::new();
+    let read = regular_file::read(&path).and_then(|file| file.take(LIMIT).read_to_end(&mut bytes));
+    read.map_err(failed("reading", &path))?;
     let text = String::from_utf8(bytes).map_err(|_| malformed("it is not text".to_owned()))?;
     // The format first: a newer one may say the rest differently.
     #[derive(Deserialize)]
@@ -157,7 +162,7 @@ pub fn write(state_dir: &Path, identity: &Identity) -> Result<(), IdentityError>
     let text = identity.to_text();
     let aside = state_dir.join("IDENTITY.new");
     let write = || -> io::Result<()> {
-        let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&aside)?;
+        let mut file: File = regular_file::rewrite(&aside, 0o644)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&aside, path(state_dir))?;

@@ -236,7 +236,7 @@ fn put_in_place(state_dir: &Path, options: &Options) -> Result<(), OpenError> {
         side.set_sent(history.last)?;
         side.sync()
     };
-    marked().map_err(OpenError::io("writing the journal's side file in", state_dir))?;
+    marked().map_err(OpenError::io("writing the journal's side file journal.mark in", state_dir))?;
     crash_point!("after_import_marked");
     let dir = place::current(state_dir)?.dir(state_dir);
     remove(&dir)?;
@@ -246,7 +246,8 @@ fn put_in_place(state_dir: &Path, options: &Options) -> Result<(), OpenError> {
 
 /// Refuses a state directory whose journal has any entries.
 fn refuse_entries(state_dir: &Path, options: &Options) -> Result<(), ImportError> {
-    let known = mark::read(state_dir).map_err(OpenError::io("reading the journal's side file in", state_dir))?;
+    let known =
+        mark::read(state_dir).map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
     let dir = place::found(state_dir)?.dir(state_dir);
     if let Some(mark) = known
         && mark.format > versions::FORMAT
@@ -298,7 +299,8 @@ impl Building {
         let failed = |error| OpenError::storage(&dir, error);
         let database = Database::open(&dir, options.store()).map_err(failed)?;
         open::write_format(&database).map_err(failed)?;
-        let known = mark::read(state_dir).map_err(OpenError::io("reading the journal's side file in", state_dir))?;
+        let known = mark::read(state_dir)
+            .map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
         Ok(Self {
             database,
             noted: known.map_or(Seq(0), |mark| mark.high),

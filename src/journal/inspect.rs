@@ -105,7 +105,8 @@ fn inspect(
     lock: Option<StateLock>,
     options: &Options,
 ) -> Result<Inspection, InspectError> {
-    let known = mark::read(state_dir).map_err(OpenError::io("reading the journal's side file in", state_dir))?;
+    let known =
+        mark::read(state_dir).map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
     if let Some(mark) = known
         && mark.format > versions::FORMAT
     {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use crate::regular_file;
+
 pub const FILE: &str = "agent.lock";
 
 /// How often a held lock is tried again. The holder's end cannot be waited for: flock has no timeout of its own.
@@ -41,14 +43,9 @@ impl StateLock {
     pub fn acquire(state_dir: &Path, wait: Duration) -> Result<Self, LockError> {
         let path = state_dir.join(FILE);
         let failed = |source| LockError::Io { path: path.display().to_string(), source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .open(&path)
-            .map_err(failed)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o644);
+        let mut file = regular_file::open(&path, &mut options).map_err(failed)?;
         let deadline = Instant::now() + wait;
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

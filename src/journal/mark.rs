@@ -24,6 +24,7 @@ use super::place::Generation;
 use super::store;
 use super::versions;
 use crate::api::ids::Seq;
+use crate::regular_file;
 
 pub(super) const FILE: &str = "journal.mark";
 
@@ -124,7 +125,7 @@ fn decode(slot: &[u8; SLOT]) -> Option<Mark> {
 
 /// The newest valid slot; `None` if the file is missing, or torn in both.
 pub(super) fn read(state_dir: &Path) -> io::Result<Option<Mark>> {
-    let file = match File::open(state_dir.join(FILE)) {
+    let file = match regular_file::read(&state_dir.join(FILE)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -169,7 +170,9 @@ impl MarkFile {
     ) -> io::Result<Self> {
         let path = state_dir.join(FILE);
         let created = !path.exists();
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = regular_file::open(&path, &mut options)?;
         let (generation, sent) = known.map_or((0, Seq(0)), |mark| (mark.generation, mark.sent));
         let mark = Mark { format: versions::FORMAT, generation, high, sent: sent.min(high), head, extent };
         let mut side = Self { file, mark };

@@ -28,6 +28,7 @@ use super::versions::{self, records::FormatRecord};
 use super::writer::{Journal, Parts};
 use crate::api::ids::Seq;
 use crate::api::report::chain;
+use crate::regular_file;
 
 /// Its presence makes the next start read the whole journal.
 const SUSPECT: &str = "journal.suspect";
@@ -268,7 +269,8 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
     let started = Instant::now();
     let generation = place::current(state_dir)?;
     let dir = generation.dir(state_dir);
-    let known = mark::read(state_dir).map_err(OpenError::io("reading the journal's side file in", state_dir))?;
+    let known =
+        mark::read(state_dir).map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
     if let Some(Mark { format, .. }) = known
         && format > versions::FORMAT
     {
@@ -286,7 +288,7 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
         // From here on the release before must not touch it any more, however far the migration comes.
         MarkFile::open(state_dir, known, mark.high, mark.head, mark.extent)
             .and_then(|side| side.sync())
-            .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
+            .map_err(OpenError::io("writing the journal's side file journal.mark in", state_dir))?;
     }
     let existed = store::main_file(&dir).exists();
     let high = known.map_or(Seq(0), |mark| mark.high);
@@ -297,7 +299,7 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
         None if !existed && !initialised => MarkFile::open(state_dir, None, Seq(0), None, None)
             .and_then(|side| side.sync())
             .and_then(|()| mark::read(state_dir))
-            .map_err(OpenError::io("writing the journal's side file in", state_dir))?,
+            .map_err(OpenError::io("writing the journal's side file journal.mark in", state_dir))?,
         known => known,
     };
     // A start was killed, or lost power, before its first commit; or this is the first.
@@ -317,7 +319,7 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
         }
     };
     if deep {
-        fs::remove_file(suspect_path(state_dir)).map_err(OpenError::io("removing a marker in", state_dir))?;
+        fs::remove_file(suspect_path(state_dir)).map_err(OpenError::io("removing", &suspect_path(state_dir)))?;
     }
 
     let last = usable.recovered.last;
@@ -339,7 +341,7 @@ pub(super) fn open<E>(state_dir: &Path, options: &Options, given_back: bool) -> 
         .database
         .extent()
         .and_then(|extent| MarkFile::open(state_dir, known, last, head, extent))
-        .map_err(OpenError::io("writing the journal's side file in", state_dir))?;
+        .map_err(OpenError::io("writing the journal's side file journal.mark in", state_dir))?;
     let floors = Floors { requests: options.request_floor, facts: options.fact_floor, ballast: options.ballast_bytes };
     let place = Place::new(&dir);
     let journal = Journal::new(Parts {
@@ -528,6 +530,6 @@ fn suspect_path(state_dir: &Path) -> PathBuf {
 
 /// Makes the next start read the whole journal, because a read met damage.
 pub(super) fn suspect(state_dir: &Path) -> io::Result<()> {
-    fs::write(suspect_path(state_dir), b"")?;
+    regular_file::rewrite(&suspect_path(state_dir), 0o600)?;
     store::sync_dir(state_dir)
 }

@@ -12,9 +12,8 @@
 //!
 //! A start removes what the pointer says, and nothing else.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,6 +22,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxAttributes, StatxFlags};
 use super::open::OpenError;
 use super::store;
 use crate::crash_point;
+use crate::regular_file;
 
 /// The journal's directory inside the state directory, as long as it was never compacted.
 const DIR: &str = "journal";
@@ -107,7 +107,7 @@ impl Pointer {
     fn read(state_dir: &Path) -> Result<Option<Self>, OpenError> {
         let path = state_dir.join(POINTER);
         let mut text = String::new();
-        let read = fs::File::open(&path).and_then(|file| file.take(POINTER_LIMIT).read_to_string(&mut text));
+        let read = regular_file::read(&path).and_then(|file| file.take(POINTER_LIMIT).read_to_string(&mut text));
         match read {
             Ok(_) => match Self::parse(&text) {
                 Some(pointer) => Ok(Some(pointer)),
@@ -125,7 +125,7 @@ impl Pointer {
     fn write(&self, state_dir: &Path) -> io::Result<()> {
         let aside = state_dir.join(POINTER_NEW);
         let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+            let mut file = regular_file::rewrite(&aside, 0o600)?;
             file.write_all(self.text().as_bytes())?;
             file.sync_all()?;
             crash_point!("during_pointer_write");

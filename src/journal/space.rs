@@ -8,14 +8,14 @@
 //! The last quarter is for opening the journal, which needs space too. When there is space for it again, the ballast is
 //! made anew.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, StatVfsMountFlags};
 
 use super::place::Place;
+use crate::regular_file;
 
 pub(super) const BALLAST: &str = "journal.ballast";
 
@@ -164,7 +164,7 @@ impl Gauge {
 
 fn create_ballast(state_dir: &Path, bytes: u64) -> io::Result<()> {
     let path = state_dir.join(BALLAST);
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    let file = regular_file::rewrite(&path, 0o600)?;
     // Allocated, not only declared: a sparse file would give nothing back.
     if let Err(error) = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         fs::remove_file(&path)?;

@@ -14,9 +14,8 @@
 //! Written aside, synced, renamed, the directory synced: a reader sees the old file or the new one. What a reader cannot
 //! verify it does not believe, and never signals a process because of it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -26,6 +25,7 @@ use serde_bytes::ByteBuf;
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
 use crate::api::rights::OpenFiles;
+use crate::regular_file;
 
 /// The files' names in a run directory.
 pub const LOCK: &str = "lock";
@@ -166,7 +166,7 @@ pub fn read<T: Checked>(directory: &Path) -> Result<Option<T>, FileError> {
         let path = path.clone();
         move |source| FileError::Io { operation, path, source }
     };
-    let file = match File::open(&path) {
+    let file = match regular_file::read(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("open")(error)),
@@ -192,13 +192,7 @@ pub fn write<T: Checked>(directory: &Path, value: &T, durability: Durability) ->
         move |source| FileError::Io { operation, path, source }
     };
     // 0600: an environment holds secrets.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&aside)
-        .map_err(failed("create", &aside))?;
+    let mut file = regular_file::rewrite(&aside, 0o600).map_err(failed("create", &aside))?;
     file.write_all(&bytes).map_err(failed("write", &aside))?;
     match durability {
         Durability::PowerCut => file.sync_all().map_err(failed("sync", &aside))?,

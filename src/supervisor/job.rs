@@ -31,6 +31,7 @@ use super::process::{self, Holders, Proven};
 use super::{Context, create_private, rights, sys};
 use crate::api::launch::ExitCause;
 use crate::api::rights::{OpenFiles, Rights, User};
+use crate::regular_file;
 
 /// What the process is called until it becomes the program.
 pub const NAME: &str = "zca-job";
@@ -198,8 +199,8 @@ impl Job {
     /// For reading: it goes to another user's process.
     fn open(&self) -> io::Result<File> {
         create_private(&self.options.directory)?;
-        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(self.options.directory.join("lock"), flags, Mode::RUSR | Mode::WUSR)?.into())
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        regular_file::check(rustix::fs::open(self.options.directory.join("lock"), flags, Mode::RUSR | Mode::WUSR)?)
     }
 
     /// The lock, unless a run has it.

@@ -28,6 +28,7 @@ use super::{Context, create_private, node_files, ownership, ports, shim, simulat
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
+use crate::regular_file;
 
 /// How long a lock may be held by what is just going away: an acknowledged shim, a killed node.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -75,8 +76,8 @@ impl RunDir {
 
     /// The lock's file, not locked. Not to be written to: the node inherits the descriptor.
     pub fn open_lock(&self) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.directory, LOCK, flags, Mode::from_raw_mode(0o600))?.into())
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        regular_file::check(rustix::fs::openat(&self.directory, LOCK, flags, Mode::from_raw_mode(0o600))?)
     }
 
     /// The lock, taken; `None` if it is held.

@@ -35,6 +35,7 @@ mod health;
 mod limits;
 mod migrations;
 mod newcomer;
+mod odd_files;
 mod order;
 mod output;
 mod peers;

@@ -383,6 +383,12 @@ impl Agent {
         kill(self.pid(), signal, None);
     }
 
+    /// Its exit code, if it has ended.
+    pub fn exited(&mut self) -> Option<i32> {
+        let status = self.child.try_wait().unwrap()?;
+        Some(status.code().unwrap_or_else(|| panic!("it ended with {status}")))
+    }
+
     /// Waits for it to end by itself.
     pub fn wait(mut self) -> ExitStatus {
         eventually("the agent to end", || self.child.try_wait().unwrap())

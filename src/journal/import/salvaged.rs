@@ -35,7 +35,8 @@ impl Building {
         let (damaged, owner) =
             inspect::places(dir)?.ok_or_else(|| ImportError::NoJournal(dir.display().to_string()))?;
         let _lock = lock_owner(state_dir, &owner)?;
-        let high = mark::read(&owner).map_err(OpenError::io("reading the journal's side file in", &owner))?;
+        let high =
+            mark::read(&owner).map_err(OpenError::io("reading the journal's side file journal.mark in", &owner))?;
         let high = high.map_or(Seq(0), |mark| mark.high);
         let sources = Sources::open(&damaged, state_dir, options)?;
         let taken = self.take_from(&sources, high, progress);

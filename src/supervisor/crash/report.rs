@@ -1,7 +1,7 @@
 //! The file of a crash bundle, and how bundles are found again.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use serde_bytes::ByteBuf;
 use super::{Crash, mask};
 use crate::api::ids::NodeName;
 use crate::api::launch::ExitCause;
+use crate::regular_file;
 
 pub(super) const REPORT: &str = "crash.json";
 pub(super) const CORE: &str = "core";
@@ -187,7 +188,7 @@ pub fn read(state_dir: &Path, node: &NodeName, bundle: &str) -> Result<CrashRepo
 fn read_report(of_node: &Path, name: &str) -> Result<CrashReport, ReadError> {
     let path = of_node.join(name).join(REPORT);
     let mut bytes = Vec::new();
-    File::open(&path)
+    regular_file::read(&path)
         .and_then(|file| file.take(FILE_LIMIT).read_to_end(&mut bytes))
         .map_err(|source| unread(&path, source))?;
     let report: CrashReport = serde_json::from_slice(&bytes).map_err(|source| ReadError::Damaged { path, source })?;

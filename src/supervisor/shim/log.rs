@@ -3,8 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use super::super::files::SHIM_LOG;
+use crate::regular_file;
 
 /// The log and its predecessor have at most this size each.
 const LOG_LIMIT: u64 = 64 << 10;
@@ -17,7 +19,8 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn open() -> Self {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(SHIM_LOG).ok();
+        let file =
+            regular_file::open(Path::new(SHIM_LOG), OpenOptions::new().append(true).create(true).mode(0o600)).ok();
         let size = file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len());
         Self { file, size }
     }
