@@ -16,7 +16,9 @@ use zeek_cluster_agent::api::launch::{ExitCause, LaunchSpec, ProcessId, Program,
 use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
 use zeek_cluster_agent::api::survivors::{Survivor, Survivors};
 use zeek_cluster_agent::api::time::{BootTime, Now, Timestamp};
-use zeek_cluster_agent::journal::entry::{Digest, Entry, Numbered, Recovered, Verdict, Want, WantChange, digest};
+use zeek_cluster_agent::journal::entry::{
+    ConfigChange, Digest, Entry, Numbered, Recovered, Verdict, Want, WantChange, digest,
+};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
 use zeek_cluster_agent::lifecycle::{
     DeployStrategy, Durable, Effect, Input, Lifecycle, Options, Peers, Profile, RestartOptions,
@@ -96,10 +98,19 @@ enum Op {
         at_launch: bool,
     },
     Mend,
+    /// The same, and what runs there lives on behind it.
+    HideBehind {
+        which: usize,
+    },
     /// The agent dies, and its next run is told to hold.
     CrashIntoHold,
     /// The agent's next run is on a copy of its directory, beside the original's nodes.
     CrashIntoCopy,
+    /// An operator has a request taken up, or dropped, that waits since before hold mode; or one that does not.
+    Word {
+        which: usize,
+        resume: bool,
+    },
     Unsubscribe,
     Malformed,
     /// All that is under way gets done, and nodes die of it.
@@ -143,7 +154,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::LetGo),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(lasting, at_launch)| Op::Break { lasting, at_launch }),
         1 => Just(Op::Mend),
-        1 => Just(Op::CrashIntoHold),
+        1 => any::<usize>().prop_map(|which| Op::HideBehind { which }),
+        2 => Just(Op::CrashIntoHold),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, resume)| Op::Word { which, resume }),
         1 => Just(Op::CrashIntoCopy),
         1 => Just(Op::Unsubscribe),
         1 => Just(Op::Malformed),
@@ -589,7 +602,24 @@ impl World {
                 _ if self.squatted.contains(&node) => {
                     self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() });
                 }
-                Some(_) => self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() }),
+                Some(found) => {
+                    let (there, process) = (found.incarnation, found.process.clone());
+                    let exit = found.exit.clone();
+                    let blocked = NodeHappening::Blocked { reason: "the lock is held".into() };
+                    self.report(node.clone(), incarnation, blocked);
+                    // As the look at it finds out.
+                    let what = match exit {
+                        None => NodeHappening::Started { process },
+                        Some(cause) => NodeHappening::Exited {
+                            cause,
+                            is_lasting: false,
+                            process: Some(process),
+                            stdout: String::new(),
+                            stderr: String::new(),
+                        },
+                    };
+                    self.report(node, there, what);
+                }
                 None if self.fault.is_some_and(|fault| !fault.at_launch) => {
                     self.prepared.remove(&node);
                     self.not_started(node, incarnation, None);
@@ -917,6 +947,15 @@ impl World {
                 }
                 self.run(&Op::NodeExit { which: *which, code: 1 });
             }
+            Op::HideBehind { which } => {
+                if let Some(node) = self.pick(*which)
+                    && self.core.as_ref().is_some_and(|core| core.durable().nodes.contains_key(&node))
+                {
+                    self.crash();
+                    self.squatted.insert(node);
+                    self.start(None);
+                }
+            }
             Op::LetGo => self.squatted.clear(),
             Op::CrashIntoCopy => {
                 self.crash();
@@ -928,6 +967,12 @@ impl World {
             }
             Op::Break { lasting, at_launch } => self.fault = Some(Fault { lasting: *lasting, at_launch: *at_launch }),
             Op::Mend => self.fault = None,
+            Op::Word { which, resume } => {
+                let waiting: Vec<Seq> =
+                    self.core.iter().flat_map(|core| core.waiting_requests().map(|one| one.seq)).collect();
+                let seq = which.checked_rem(waiting.len()).map_or(Seq(1), |index| waiting[index]);
+                self.say(seq, *resume);
+            }
             Op::CrashIntoHold => {
                 self.crash();
                 self.start(Some("told to".into()));
@@ -967,6 +1012,41 @@ impl World {
         }
     }
 
+    /// An operator's word about a waiting request.
+    fn say(&mut self, about: Seq, resume: bool) {
+        let reqid = ReqId::new(format!("w{}", self.asked.len())).expect("short");
+        let request = format!("#{about}");
+        let word = if resume { Request::ResumeWaiting { request } } else { Request::DropWaiting { request } };
+        self.asked.push((reqid.clone(), word.clone()));
+        self.ask(0, reqid, word);
+    }
+
+    /// What was accepted before hold mode ends it, and changes what is wanted, only on an operator's word.
+    fn check_hold(&self) {
+        let mut entered = Seq(0);
+        let mut resumed = BTreeSet::new();
+        for one in self.entries() {
+            match &one.entry {
+                Entry::HoldEntered { .. } => {
+                    entered = one.seq;
+                    resumed.clear();
+                }
+                Entry::RequestReceived { request, .. } => {
+                    if let Request::ResumeWaiting { request } = &request.0 {
+                        resumed.insert(request.clone());
+                    }
+                }
+                Entry::HoldEnded { by } => {
+                    assert!(*by > entered || resumed.contains(&format!("#{by}")), "hold mode ended by {by}");
+                }
+                Entry::DesiredChanged { by, config: ConfigChange::Set(_) | ConfigChange::Forget, .. } => {
+                    assert!(*by > entered || resumed.contains(&format!("#{by}")), "{by} changed what is wanted");
+                }
+                _ => {}
+            }
+        }
+    }
+
     fn node_ready(&mut self, which: usize) {
         if let Some(node) = self.pick(which)
             && let Some(found) = self.host.nodes.get_mut(&node)
@@ -981,14 +1061,31 @@ impl World {
     }
 
     /// Nothing goes wrong any more: everything that is under way comes to its end. Time passes only to where the core
-    /// asks to be woken: a deadline that it forgets to name is never met.
+    /// asks to be woken: a deadline that it forgets to name is never met. What waits for an operator's word gets one.
     fn settle(&mut self) {
         self.squatted.clear();
         self.fault = None;
         self.vanish();
         self.run(&Op::Subscribe);
+        for round in 0.. {
+            assert!(round < 100, "requests go on waiting");
+            self.come_to_rest();
+            let core = self.core.as_ref().expect("running");
+            let waiting: Vec<Seq> = core.waiting_requests().map(|one| one.seq).collect();
+            let unfinished: Vec<Seq> = core.durable().unfinished.keys().copied().collect();
+            assert_eq!(unfinished, waiting, "unanswered: {:?}", core.durable().unfinished);
+            match waiting.get(round % waiting.len().max(1)) {
+                Some(seq) => self.say(*seq, round % 3 != 2),
+                None => break,
+            }
+        }
+        self.check_end();
+    }
+
+    fn come_to_rest(&mut self) {
         let end = self.now.boot.plus_ms(1_000_000);
-        loop {
+        for turn in 0.. {
+            assert!(turn < 1_000, "it does not come to rest");
             if self.ended {
                 self.crash();
                 self.start(None);
@@ -1020,9 +1117,12 @@ impl World {
             }
             self.run(&Op::Pass { ms: (at.0 - self.now.boot.0).div_ceil(1000) });
         }
+    }
+
+    fn check_end(&self) {
+        self.check_hold();
         let core = self.core.as_ref().expect("running");
         let durable = core.durable();
-        assert!(durable.unfinished.is_empty(), "unanswered: {:?}", durable.unfinished);
         let wanted: BTreeSet<&NodeName> =
             durable.nodes.iter().filter(|(_, record)| record.want == Want::Up).map(|(name, _)| name).collect();
         let held = core.hold().is_some() || core.copied().is_some();
@@ -1032,7 +1132,9 @@ impl World {
             assert_eq!(running, wanted, "wanted nodes run, and no others; {durable:?}");
         }
         for (name, found) in &self.host.nodes {
-            assert!(found.exit.is_none(), "{name}: its exit was never acknowledged");
+            // One that could not be seen when its configuration went is found by the next start.
+            let is_known = durable.nodes.contains_key(name);
+            assert!(found.exit.is_none() || !is_known, "{name}: its exit was never acknowledged");
         }
         for (reqid, request) in self.asked.clone() {
             let accepted = self.is_durable(|one| {

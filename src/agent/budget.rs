@@ -105,6 +105,8 @@ pub(super) fn decoded_size(request: &Request) -> usize {
         | Request::AgentStandby {}
         | Request::GetNodes {}
         | Request::AdoptState {}
+        | Request::ResumeWaiting { .. }
+        | Request::DropWaiting { .. }
         | Request::Shutdown { .. } => encoded,
     }
 }

@@ -15,7 +15,8 @@ use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{
-    ArchiveReport, CompactReport, JournalReport, PeerReport, SettingReport, StatusReport, VerifyReport, chain,
+    ArchiveReport, CompactReport, JournalReport, PeerReport, SettingReport, StatusReport, VerifyReport, WaitingRequest,
+    chain,
 };
 use crate::api::stats::JournalStats;
 use crate::api::time::{Now, Timestamp};
@@ -23,6 +24,7 @@ use crate::control::logs;
 use crate::control::message::{self, LogChunk, LogQuery, REQUEST_LIMIT};
 use crate::control::server::{self, Credentials, Refusal};
 use crate::hub;
+use crate::journal::entry::Received;
 use crate::journal::{Compactor, Journal, Reader};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::peers;
@@ -371,7 +373,18 @@ fn status(
         nodes: core.node_reports(now),
         // Durably accepted, that is: whoever sees the number may rely on it.
         unfinished: core.durable().unfinished.range(..=stats.last).count() as u64,
+        waiting_requests: core.waiting_requests().filter(|one| one.seq <= stats.last).map(waiting_request).collect(),
         ..stopping(about, refused)
+    }
+}
+
+fn waiting_request(received: &Received) -> WaitingRequest {
+    WaitingRequest {
+        seq: received.seq.0,
+        reqid: received.reqid.to_string(),
+        event: received.request.event().to_owned(),
+        accepted_at: clock::rfc3339(received.at),
+        source: format!("{} {}", received.source.transport, received.source.peer),
     }
 }
 
@@ -398,6 +411,7 @@ fn stopping(about: &About, refused: u64) -> StatusReport {
         },
         nodes: Vec::new(),
         unfinished: 0,
+        waiting_requests: Vec::new(),
         refused,
         may_ask: about.may_ask.clone(),
         listen: None,

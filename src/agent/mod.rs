@@ -326,7 +326,14 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     };
     let hold = match &condition {
         Condition::Fresh | Condition::Intact => None,
-        Condition::Missing | Condition::LostTail { .. } | Condition::Salvaged { .. } | Condition::Imported { .. } => {
+        Condition::Salvaged { is_lossless: true, .. } => {
+            tracing::warn!("{condition}; nothing was lost, so the agent goes on as before");
+            None
+        }
+        Condition::Missing
+        | Condition::LostTail { .. }
+        | Condition::Salvaged { is_lossless: false, .. }
+        | Condition::Imported { .. } => {
             tracing::error!("{condition}");
             Some(condition.to_string())
         }

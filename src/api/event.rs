@@ -63,6 +63,14 @@ pub enum Request {
     StopNodes {
         nodes: BTreeSet<String>,
     },
+    /// Operator: take up a request that waits since before hold mode; `request` is its reqid, or `#` and its number.
+    ResumeWaiting {
+        request: String,
+    },
+    /// Operator: answer such a request as dropped.
+    DropWaiting {
+        request: String,
+    },
     /// Operator: end the agent, with or without its nodes; the desired state stays.
     Shutdown {
         nodes: bool,
@@ -84,6 +92,8 @@ impl Request {
             Self::NodeDispatch { .. } => "node_dispatch_request",
             Self::StartNodes { .. } => "start_nodes_request",
             Self::StopNodes { .. } => "stop_nodes_request",
+            Self::ResumeWaiting { .. } => "resume_waiting_request",
+            Self::DropWaiting { .. } => "drop_waiting_request",
             Self::Shutdown { .. } => "shutdown_request",
             Self::AdoptState {} => "adopt_state_request",
         }
@@ -101,6 +111,8 @@ impl Request {
             Self::NodeDispatch { .. } => "node_dispatch_response",
             Self::StartNodes { .. } => "start_nodes_response",
             Self::StopNodes { .. } => "stop_nodes_response",
+            Self::ResumeWaiting { .. } => "resume_waiting_response",
+            Self::DropWaiting { .. } => "drop_waiting_response",
             Self::Shutdown { .. } => "shutdown_response",
             Self::AdoptState {} => "adopt_state_response",
         }
@@ -118,6 +130,8 @@ impl Request {
             | Self::AgentWelcome {}
             | Self::AgentStandby {}
             | Self::GetNodes {}
+            | Self::ResumeWaiting { .. }
+            | Self::DropWaiting { .. }
             | Self::Shutdown { .. }
             | Self::AdoptState {} => None,
         }
@@ -135,6 +149,8 @@ impl Request {
             | Self::NodeDispatch { .. }
             | Self::StartNodes { .. }
             | Self::StopNodes { .. }
+            | Self::ResumeWaiting { .. }
+            | Self::DropWaiting { .. }
             | Self::Shutdown { .. }
             | Self::AdoptState {} => self,
         }

@@ -27,6 +27,9 @@ pub struct StatusReport {
     pub nodes: Vec<NodeReport>,
     /// Requests accepted and without an outcome.
     pub unfinished: u64,
+    /// Those of them that were accepted before hold mode and wait for `requests resume` or `requests drop`, by age.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_requests: Vec<WaitingRequest>,
     /// Requests refused without being journaled: busy, stopping, no space.
     pub refused: u64,
     /// Who may ask the agent for something, one clause each.
@@ -45,6 +48,19 @@ pub struct StatusReport {
     #[serde(default)]
     pub archive: Option<ArchiveReport>,
     pub warnings: Vec<String>,
+}
+
+/// A change that was asked for before hold mode began and has done nothing yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingRequest {
+    /// Its number in the journal: `#17` names it as well as its reqid does.
+    pub seq: u64,
+    pub reqid: String,
+    pub event: String,
+    /// RFC 3339, UTC.
+    pub accepted_at: String,
+    /// Who asked: the transport, and who that is within it.
+    pub source: String,
 }
 
 /// How rotated logs are archived.

@@ -46,6 +46,16 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         "request get-id-value",
         &[("request get-id-value Cluster::node --nodes worker-1,worker-2", "what two nodes have in a variable")],
     ),
+    ("requests", &[("requests list", "what was asked before hold mode and waits for a word")]),
+    ("requests list", &[("requests list --json", "for a script")]),
+    (
+        "requests resume",
+        &[
+            ("requests resume monday-1", "it is still wanted"),
+            ("requests resume '#17'", "one that has no reqid, by its number in the list"),
+        ],
+    ),
+    ("requests drop", &[("requests drop monday-1", "it is not wanted any more")]),
     ("nodes", &[("nodes list", "this host's nodes and how they are")]),
     ("nodes list", &[("nodes list --json", "for a script")]),
     ("nodes start", &[("nodes start worker-1", "one that was stopped, or has FAILED")]),

@@ -65,6 +65,9 @@ pub enum Command {
     /// Send a request as a controller would, and print the response
     #[command(subcommand, after_help = EXIT_CODES)]
     Request(Request),
+    /// Requests that wait since before hold mode: list them, take them up, or drop them
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Requests(Requests),
     /// Look after this host's nodes
     #[command(subcommand)]
     Nodes(Nodes),
@@ -253,6 +256,25 @@ pub enum Request {
         #[command(flatten)]
         asking: Asking,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Requests {
+    /// What waits, oldest first
+    List,
+    /// Take a request up as if it was made now; this ends hold mode if the request does
+    Resume(Word),
+    /// Answer a request as dropped; nothing else is done
+    Drop(Word),
+}
+
+#[derive(Debug, Args)]
+pub struct Word {
+    /// The waiting request's reqid, or # and its number in the list
+    #[arg(value_name = "REQID|#NUMBER")]
+    pub request: String,
+    #[command(flatten)]
+    pub sending: Sending,
 }
 
 #[derive(Debug, Subcommand)]
@@ -584,6 +606,9 @@ mod tests {
             "request restart w1 w2",
             "request restart",
             "request get-id-value x --nodes a,b",
+            "requests list --json",
+            "requests resume r --reqid s",
+            "requests drop #17",
             "nodes list",
             "nodes start a b",
             "nodes start --all",

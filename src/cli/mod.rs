@@ -22,6 +22,7 @@ mod outcome;
 mod output;
 mod progress;
 mod request;
+mod requests;
 mod run;
 mod settings;
 mod status;
@@ -77,6 +78,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Failure> {
     let outcome = match command {
         Command::Run(flags) => return run::run(context, flags),
         Command::Request(request) => request::run(context, request),
+        Command::Requests(command) => requests::run(context, command),
         Command::Nodes(command) => nodes::run(context, command),
         Command::Status => status::run(context),
         Command::State(flags::StateDir::Adopt { sending }) => {

@@ -213,6 +213,8 @@ fn named_nodes(request: &Request) -> BTreeSet<String> {
         | Request::AgentWelcome {}
         | Request::AgentStandby {}
         | Request::GetNodes {}
+        | Request::ResumeWaiting { .. }
+        | Request::DropWaiting { .. }
         | Request::Shutdown { .. }
         | Request::AdoptState {} => BTreeSet::new(),
     }

@@ -78,6 +78,16 @@ fn no_nodes(report: &StatusReport) -> &'static str {
     }
 }
 
+/// How many of the unfinished requests do nothing before an operator says so.
+fn waiting(report: &StatusReport) -> String {
+    let wait = match report.waiting_requests.len() {
+        0 => return String::new(),
+        1 => "1 of them waits".to_owned(),
+        count => format!("{count} of them wait"),
+    };
+    format!(" ({wait} since before hold mode: `requests list`)")
+}
+
 fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) -> std::io::Result<()> {
     let state = match (&report.hold, report.serving) {
         (_, false) => screen.paint("33", "starting"),
@@ -107,7 +117,7 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
         let told = format!("{name} ended {} times in a row{last}; `nodes crash {name} last` says more", node.deaths);
         line("crash loop", screen.paint("31", &told))?;
     }
-    line("requests", format!("{} unfinished, {} refused", report.unfinished, report.refused))?;
+    line("requests", format!("{} unfinished{}, {} refused", report.unfinished, waiting(report), report.refused))?;
     let journal = &report.journal;
     line(
         "journal",
@@ -263,7 +273,7 @@ fn note(node: &NodeReport) -> String {
 mod tests {
     use super::*;
     use crate::api::configuration::ClusterRole;
-    use crate::api::report::{ControllerReport, JournalReport};
+    use crate::api::report::{ControllerReport, JournalReport, WaitingRequest};
 
     fn node(name: &str, state: NodeState) -> NodeReport {
         NodeReport {
@@ -306,6 +316,13 @@ mod tests {
             },
             nodes: vec![node("w1", NodeState::Running), node("w2", NodeState::Crashed)],
             unfinished: 1,
+            waiting_requests: vec![WaitingRequest {
+                seq: 13,
+                reqid: "r".into(),
+                event: "agent_standby_request".into(),
+                accepted_at: "2026-11-22T08:30:00Z".into(),
+                source: "control uid=0 pid=7".into(),
+            }],
             refused: 2,
             may_ask: vec!["root".into(), "members of ops".into()],
             listen: Some("127.0.0.1:2151".into()),
@@ -338,7 +355,7 @@ agent-1: serving, on hold, pid 99, release 0.1.0
   on hold        five early deaths; nothing is started or stopped until a configuration, standby or `nodes` command
   configuration  c1
   nodes          1 RUNNING, 1 CRASHED
-  requests       1 unfinished, 2 refused
+  requests       1 unfinished (1 of them waits since before hold mode: `requests list`), 2 refused
   journal        18 entries, 4.0 KiB on disk, 1.0 TiB free, commits p99 1.6 ms
   refusing       the disk is full
   who may ask    root, members of ops

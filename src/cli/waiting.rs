@@ -46,9 +46,12 @@ fn waits_for(request: &Request) -> Wait {
         | Request::Deploy { .. }
         | Request::Restart { .. }
         | Request::StartNodes { .. } => Wait::Starts,
-        Request::AgentWelcome {} | Request::GetNodes {} | Request::NodeDispatch { .. } | Request::AdoptState {} => {
-            Wait::Nothing
-        }
+        Request::AgentWelcome {}
+        | Request::GetNodes {}
+        | Request::NodeDispatch { .. }
+        | Request::ResumeWaiting { .. }
+        | Request::DropWaiting { .. }
+        | Request::AdoptState {} => Wait::Nothing,
     }
 }
 
@@ -89,6 +92,8 @@ impl Waiting {
             | Request::GetNodes {}
             | Request::NodeDispatch { .. }
             | Request::AdoptState {}
+            | Request::ResumeWaiting { .. }
+            | Request::DropWaiting { .. }
             | Request::Shutdown { .. } => BTreeSet::new(),
         };
         let longest_ms = match wait {

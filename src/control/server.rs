@@ -726,6 +726,8 @@ impl<A: Agent> Peer<A> {
         match request {
             Request::StartNodes { .. }
             | Request::StopNodes { .. }
+            | Request::ResumeWaiting { .. }
+            | Request::DropWaiting { .. }
             | Request::Shutdown { .. }
             | Request::AdoptState {} => {
                 if dialect != Dialect::Operator {

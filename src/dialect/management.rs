@@ -122,6 +122,8 @@ pub(super) fn request(reqid: &ReqId, request: &Request) -> Result<Event, EncodeE
         Request::SetConfiguration { .. }
         | Request::StartNodes { .. }
         | Request::StopNodes { .. }
+        | Request::ResumeWaiting { .. }
+        | Request::DropWaiting { .. }
         | Request::Shutdown { .. }
         | Request::AdoptState {} => return Err(not_in(DIALECT, request.event())),
     };

@@ -324,7 +324,22 @@ pub struct AgentRecord {
 /// while it has that (`skip_serializing_if`), and gets a row in the newest `FORMAT.md` and a sample of its own in `samples.rs`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct AgentExtras {}
+pub struct AgentExtras {
+    /// The entry with which hold mode was entered last. Changes that were accepted before it and have done nothing yet wait
+    /// for an operator's word, also after its end.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub held_before: Seq,
+    /// When the newest boots were first seen, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub boots: Vec<Timestamp>,
+    /// The newest salvage by which nothing was lost, if there was one: the number of its entry.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lossless_salvage: Seq,
+}
+
+fn is_zero(seq: &Seq) -> bool {
+    *seq == Seq::default()
+}
 
 /// The running configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -410,6 +425,9 @@ pub struct UnfinishedExtras {
     /// The entry with what they were told at the deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Seq>,
+    /// The entry with which handling began again on an operator's word, after hold mode was entered.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub resumed: Seq,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Opening the journal: what is checked, in which order, and what each finding means (the table of failures, P11).
 //!
-//! Nothing here decides about nodes or requests. It reports a [`Condition`]; the agent makes hold mode of every one but
-//! `Fresh` and `Intact`. Such a condition is itself an entry, and as long as nothing was committed after it, each start
+//! Nothing here decides about nodes or requests. It reports a [`Condition`]; the agent makes hold mode of every one by which
+//! something is missing. Such a condition is itself an entry, and as long as nothing was committed after it, each start
 //! reports it again: a crash on the way into hold mode changes nothing.
 
 use std::fs::{self, DirBuilder};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::batch::{Builder, State};
-use super::entry::{Entry, Numbered, Recovered};
+use super::entry::{AgentRecord, Entry, Numbered, Recovered};
 use super::identity;
 use super::import;
 use super::keys;
@@ -90,6 +90,8 @@ pub enum Condition {
     Salvaged {
         aside: PathBuf,
         summary: String,
+        /// All of it: every entry up to where it is known to have come, and what they sum up to.
+        is_lossless: bool,
     },
     /// It was taken over from somewhere else, and says nothing about what this host should run.
     Imported {
@@ -102,8 +104,11 @@ impl Condition {
     /// Nothing is known to be missing.
     pub fn is_whole(&self) -> bool {
         match self {
-            Self::Fresh | Self::Intact => true,
-            Self::Missing | Self::LostTail { .. } | Self::Salvaged { .. } | Self::Imported { .. } => false,
+            Self::Fresh | Self::Intact | Self::Salvaged { is_lossless: true, .. } => true,
+            Self::Missing
+            | Self::LostTail { .. }
+            | Self::Salvaged { is_lossless: false, .. }
+            | Self::Imported { .. } => false,
         }
     }
 }
@@ -117,7 +122,7 @@ impl std::fmt::Display for Condition {
             Self::LostTail { expected, found } => {
                 write!(f, "the journal has lost its newest entries: it ends at {found} and had come to {expected}")
             }
-            Self::Salvaged { aside, summary } => {
+            Self::Salvaged { aside, summary, .. } => {
                 write!(f, "the journal was damaged and is set aside at {}; {summary}", aside.display())
             }
             Self::Imported { from, summary } => {
@@ -520,7 +525,14 @@ fn newest_salvage(table: &impl Table, last: Seq) -> Result<Option<Condition>, Re
     Ok(Some(match from.as_str() {
         FROM_NOTHING => Condition::Missing,
         FROM_ITSELF => Condition::LostTail { expected: Seq(seq.0 - 1), found: Seq(recovered) },
-        aside => Condition::Salvaged { aside: PathBuf::from(aside), summary: salvage::summary(recovered, &missing) },
+        aside => {
+            let agent: Option<AgentRecord> = table.record(keys::AGENT)?;
+            Condition::Salvaged {
+                aside: PathBuf::from(aside),
+                summary: salvage::summary(recovered, &missing),
+                is_lossless: agent.is_some_and(|agent| agent.extras.0.lossless_salvage == seq),
+            }
+        }
     }))
 }
 

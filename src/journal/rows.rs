@@ -101,7 +101,7 @@ fn any<T>(one: Option<&T>, one_of: &[T], holds: impl Fn(&T) -> bool) -> bool {
 }
 
 /// The event of requests, and everything else that has a row.
-const EVENTS: [&str; 27] = [
+const EVENTS: [&str; 29] = [
     "set_configuration_request",
     "deploy_request",
     "agent_welcome_request",
@@ -111,6 +111,8 @@ const EVENTS: [&str; 27] = [
     "node_dispatch_request",
     "start_nodes_request",
     "stop_nodes_request",
+    "resume_waiting_request",
+    "drop_waiting_request",
     "shutdown_request",
     "adopt_state_request",
     "agent_started",
@@ -222,6 +224,8 @@ fn nodes_of<'a>(request: &'a Request, response: Option<&'a Response>) -> Vec<&'a
         Request::AgentWelcome {}
         | Request::AgentStandby {}
         | Request::GetNodes {}
+        | Request::ResumeWaiting { .. }
+        | Request::DropWaiting { .. }
         | Request::Shutdown { .. }
         | Request::AdoptState {} => Vec::new(),
     };

@@ -24,6 +24,7 @@ use std::time::UNIX_EPOCH;
 use super::batch::{self, BatchError, Builder, State};
 use super::entry::{
     AgentRecord, Answer, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Packed, Record, Stage, UnfinishedRecord,
+    WantChange,
 };
 use super::keys::{self, Family, Key};
 use super::open::{self, OpenError, Options};
@@ -168,8 +169,15 @@ pub(super) fn salvage(state_dir: &Path, options: &Options, high: Seq, is_new: bo
 
     let tag = tag(state_dir);
     let aside = state_dir.join(format!("{DAMAGED}{tag}"));
-    let mut rebuild =
-        Rebuild { sources: &sources, target: &database, state: State::default(), recovered: 0, older: None };
+    let mut rebuild = Rebuild {
+        sources: &sources,
+        target: &database,
+        state: State::default(),
+        recovered: 0,
+        older: None,
+        sum: Sum::default(),
+        has_lost_records: false,
+    };
     let missing = rebuild.run(&aside, high, is_new).map_err(|error| match error {
         RebuildError::Batch(BatchError::Read(source)) => OpenError::read(&damaged, source),
         RebuildError::Batch(BatchError::Encode(source)) => failed(StorageError::Store(chain(&source))),
@@ -438,6 +446,35 @@ pub(super) struct Pending {
     pub(super) attempts: u32,
 }
 
+/// What the entries tell of the records that sum them up: enough to see that one is missing, or was written over since.
+#[derive(Default)]
+struct Sum {
+    /// The request that changed the desired state last.
+    desired_by: Option<Seq>,
+    /// Nodes that there have to be, with the newest incarnation that was to be launched.
+    nodes: BTreeMap<NodeName, Incarnation>,
+}
+
+impl Sum {
+    fn add(&mut self, entry: &Entry) {
+        if let Entry::DesiredChanged { by, nodes, .. } = entry {
+            self.desired_by = Some(*by);
+            for (name, change) in nodes {
+                match change {
+                    WantChange::Up { .. } => _ = self.nodes.entry(name.clone()).or_default(),
+                    WantChange::Gone => _ = self.nodes.remove(name),
+                    WantChange::Retry | WantChange::Stopped => {}
+                }
+            }
+        }
+        if let Entry::LaunchIntended { node, incarnation, .. } = entry
+            && let Some(newest) = self.nodes.get_mut(node)
+        {
+            *newest = *incarnation;
+        }
+    }
+}
+
 struct Rebuild<'a> {
     sources: &'a Sources,
     target: &'a Database,
@@ -445,6 +482,9 @@ struct Rebuild<'a> {
     recovered: u64,
     /// The format of entries that get their place in the chain only now.
     older: Option<u32>,
+    sum: Sum,
+    /// A record that sums history up does not read, or not as the entries tell.
+    has_lost_records: bool,
 }
 
 impl Rebuild<'_> {
@@ -453,7 +493,7 @@ impl Rebuild<'_> {
         let mut pending = BTreeMap::new();
         let (missing, last) = self.entries(high, &mut pending)?;
         self.sources.keep_lost_requests(self.target, &mut self.state)?;
-        let records = self.records(&mut pending)?;
+        let mut records = self.records(&mut pending)?;
         if is_new && last == Seq(0) && records.is_empty() {
             return Ok(missing);
         }
@@ -466,6 +506,13 @@ impl Rebuild<'_> {
         if let Some(from) = self.older {
             seq = seq.next();
             closing.push(Numbered { seq, at: now(), entry: Entry::FormatChanged { from, to: versions::FORMAT } });
+        }
+        if high > Seq(0)
+            && missing.is_empty()
+            && closing.len() == usize::from(self.older.is_some())
+            && !self.has_lost_records
+        {
+            note_lossless(&mut records, seq.next());
         }
         let from = aside.display().to_string();
         let entry = Entry::Salvaged { from, recovered: self.recovered, missing: missing.clone() };
@@ -489,6 +536,7 @@ impl Rebuild<'_> {
                 self.state.history.retention_came_to(*upto, *trimmed);
             }
             follow(pending, &whole.numbered);
+            self.sum.add(&whole.numbered.entry);
             if whole.link.is_none() {
                 self.older = Some(u32::from(whole.head.version));
             }
@@ -506,17 +554,28 @@ impl Rebuild<'_> {
     }
 
     /// The records that sum history up. Requests that are known to be unfinished leave `pending`.
-    fn records(&self, pending: &mut BTreeMap<Seq, Pending>) -> Result<Vec<Record>, ReadError> {
+    fn records(&mut self, pending: &mut BTreeMap<Seq, Pending>) -> Result<Vec<Record>, ReadError> {
         let mut records = Vec::new();
+        let mut lost = false;
         match self.sources.record::<AgentRecord>(keys::AGENT)? {
             Found::Record(agent) => records.push(Record::Agent(agent)),
             Found::Absent => {}
-            Found::Unreadable => tracing::error!("the agent record of the damaged journal is lost"),
+            Found::Unreadable => {
+                lost = true;
+                tracing::error!("the agent record of the damaged journal is lost");
+            }
         }
         match self.sources.record::<DesiredRecord>(keys::DESIRED)? {
-            Found::Record(desired) => records.push(Record::Desired(desired)),
-            Found::Absent => {}
-            Found::Unreadable => tracing::error!("the running configuration of the damaged journal is lost"),
+            Found::Record(desired) => {
+                // Pages read that were written over since; what was wanted then is not what is wanted.
+                lost |= self.sum.desired_by.is_some_and(|by| by != desired.by);
+                records.push(Record::Desired(desired));
+            }
+            Found::Absent => lost |= self.sum.desired_by.is_some(),
+            Found::Unreadable => {
+                lost = true;
+                tracing::error!("the running configuration of the damaged journal is lost");
+            }
         }
         for key in self.sources.keys(Family::Node) {
             let name = match keys::parse(&key) {
@@ -524,9 +583,13 @@ impl Rebuild<'_> {
                 Some(_) | None => None,
             };
             match (name, self.sources.record::<NodeRecord>(&key)?) {
-                (Some(name), Found::Record(node)) => records.push(Record::Node(name, Some(Box::new(node)))),
+                (Some(name), Found::Record(node)) => {
+                    lost |= self.sum.nodes.remove(&name).is_some_and(|newest| newest > node.incarnation);
+                    records.push(Record::Node(name, Some(Box::new(node))));
+                }
                 (_, Found::Absent) => {}
                 (None, Found::Record(_)) | (_, Found::Unreadable) => {
+                    lost = true;
                     tracing::error!("{} of the damaged journal is lost", keys::describe(&key));
                 }
             }
@@ -546,6 +609,14 @@ impl Rebuild<'_> {
             };
             records.push(Record::Unfinished(seq, Some(record)));
         }
+        lost |= !self.sum.nodes.is_empty();
+        let history = self.sources.record::<HistoryRecord>(keys::HISTORY)?;
+        let newest = match history {
+            Found::Record(history) => Some(history.last),
+            Found::Absent | Found::Unreadable => None,
+        };
+        // Written with the newest entry: what is older than that may go for the records, too.
+        self.has_lost_records = lost || newest != Some(self.state.history.last);
         Ok(records)
     }
 
@@ -569,6 +640,15 @@ impl Rebuild<'_> {
         }
         let writes = batch::build(self.target, &mut self.state, entries, records)?;
         Ok(self.target.write(writes)?)
+    }
+}
+
+/// Has the agent's record say that the salvage with this number lost nothing.
+fn note_lossless(records: &mut [Record], salvaged: Seq) {
+    for record in records {
+        if let Record::Agent(agent) = record {
+            agent.extras.0.lossless_salvage = salvaged;
+        }
     }
 }
 
@@ -633,6 +713,8 @@ pub(super) fn abandoned(of: Seq, lost: Pending, why: &str) -> Entry {
         | Request::NodeDispatch { .. }
         | Request::StartNodes { .. }
         | Request::StopNodes { .. }
+        | Request::ResumeWaiting { .. }
+        | Request::DropWaiting { .. }
         | Request::Shutdown { .. }
         | Request::AdoptState {} => None,
     };

@@ -231,6 +231,14 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ),
         ("request_received-start_nodes", received(Dialect::Operator, Request::StartNodes { nodes: nodes() })),
         ("request_received-stop_nodes", received(Dialect::Operator, Request::StopNodes { nodes: nodes() })),
+        (
+            "request_received-resume_waiting",
+            received(Dialect::Operator, Request::ResumeWaiting { request: "r-0".to_owned() }),
+        ),
+        (
+            "request_received-drop_waiting",
+            received(Dialect::Operator, Request::DropWaiting { request: "#16".to_owned() }),
+        ),
         ("request_received-shutdown", received(Dialect::Operator, Request::Shutdown { nodes: true })),
         ("request_received-adopt_state", received(Dialect::Operator, Request::AdoptState {})),
         (
@@ -363,6 +371,19 @@ fn samples(format: u32) -> Vec<(String, Vec<u8>, Sample)> {
         newest_gone: Incarnation(5),
         extras: Packed::default(),
     };
+    let held = AgentRecord {
+        extras: Packed(AgentExtras {
+            held_before: Seq(15),
+            boots: vec![AT, Timestamp(AT.0 + 1)],
+            lossless_salvage: Seq(12),
+        }),
+        ..agent.clone()
+    };
+    let resumed = UnfinishedRecord {
+        lost_attempts: 1,
+        stage: Stage::Accepted,
+        extras: Packed(UnfinishedExtras { resumed: Seq(16), ..UnfinishedExtras::default() }),
+    };
     let up = Life::Up { process: process(), since: BootTime(9), ready: true };
     let waiting = Stage::Waiting { goal: Goal::Ready, targets: vec![(name("worker-1"), Incarnation(3))] };
     let duplicates = DuplicatesRecord {
@@ -381,6 +402,8 @@ fn samples(format: u32) -> Vec<(String, Vec<u8>, Sample)> {
     let records = [
         ("record-format", keys::FORMAT.to_vec(), Sample::Format(FormatRecord { version: format })),
         ("record-agent", keys::AGENT.to_vec(), Sample::Agent(agent)),
+        ("record-agent-extras", keys::AGENT.to_vec(), Sample::Agent(held)),
+        ("record-unfinished-resumed", keys::unfinished(Seq(16)), Sample::Unfinished(resumed)),
         ("record-desired", keys::DESIRED.to_vec(), Sample::Desired(desired(1))),
         ("record-desired-in_pieces", keys::DESIRED.to_vec(), Sample::Desired(desired(9000))),
         ("record-node-up", worker.clone(), Sample::Node(Box::new(node_record(up, Want::Up)))),
@@ -394,7 +417,11 @@ fn samples(format: u32) -> Vec<(String, Vec<u8>, Sample)> {
             Sample::Unfinished(UnfinishedRecord {
                 lost_attempts: 0,
                 stage: Stage::Accepted,
-                extras: Packed(UnfinishedExtras { asked: Some(AT), deadline: Some(Seq(17)) }),
+                extras: Packed(UnfinishedExtras {
+                    asked: Some(AT),
+                    deadline: Some(Seq(17)),
+                    ..UnfinishedExtras::default()
+                }),
             }),
         ),
         ("record-deadline", keys::deadline(Seq(16)), Sample::Deadline(DeadlineRecord { answered: Seq(17) })),

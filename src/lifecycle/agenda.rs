@@ -191,9 +191,12 @@ impl Lifecycle {
             facts.lost.insert(seq);
         }
         match &one.record.stage {
-            // These change nothing that a restart would have to know, so they stay accepted until they are answered.
+            // A dispatch changes nothing that a restart would have to know, so it stays accepted until it is answered; what waits
+            // for an operator is not begun.
             Progress::Accepted
-                if self.seen.dispatches.contains_key(&seq) || self.seen.adopting_state.contains(&seq) =>
+                if self.seen.dispatches.contains_key(&seq)
+                    || self.seen.adopting_state.contains(&seq)
+                    || self.durable.waits_for_word(seq) =>
             {
                 facts.accepted.remove(&seq);
             }

@@ -58,6 +58,8 @@ impl Lifecycle {
             Request::StopNodes { nodes } => self.plan_stop(now, received, nodes),
             Request::Shutdown { nodes } => self.plan_shutdown(now, received, *nodes),
             Request::AdoptState {} => self.plan_adopt_state(received),
+            Request::ResumeWaiting { request } => self.plan_resume(now, received, request),
+            Request::DropWaiting { request } => self.plan_drop(received, request),
             Request::NodeDispatch { action, nodes } => self.plan_dispatch(received, action, nodes),
             Request::AgentWelcome {} | Request::GetNodes {} => {
                 // Accepted by a release that could not answer it at once; there is nothing to prepare.
@@ -98,6 +100,7 @@ impl Lifecycle {
         let changes = planned.into_iter().filter_map(Planned::change).collect();
         let decision = self
             .supersede(received, None)
+            .and(self.replace_waiting(received))
             .and(self.desire(received, ConfigChange::Set(Packed(config)), changes))
             .and(self.doubts(&report));
         if targets.is_empty() {
@@ -121,10 +124,14 @@ impl Lifecycle {
         }
         let decision = if retried.is_empty() {
             let resumed = if self.seen.winding_down { self.supersede(received, None) } else { Decision::default() };
-            resumed.and(self.end_hold(received))
+            resumed.and(self.replace_waiting(received)).and(self.end_hold(received))
         } else {
             let retries = retried.iter().map(|(name, _)| (name.clone(), WantChange::Retry)).collect();
-            self.supersede(received, Some(&retried)).and(self.desire(received, ConfigChange::Keep, retries))
+            self.supersede(received, Some(&retried)).and(self.replace_waiting(received)).and(self.desire(
+                received,
+                ConfigChange::Keep,
+                retries,
+            ))
         };
         targets.append(&mut retried);
         if targets.is_empty() {
@@ -138,12 +145,10 @@ impl Lifecycle {
         let targets = self.all_nodes();
         let known = targets.iter().filter(|(name, _)| self.durable.nodes.contains_key(name));
         let changes = known.map(|(name, _)| (name.clone(), WantChange::Gone)).collect();
-        self.supersede(received, None).and(self.desire(received, ConfigChange::Forget, changes)).and(self.wait(
-            now,
-            received,
-            Goal::Down,
-            targets,
-        ))
+        self.supersede(received, None)
+            .and(self.replace_waiting(received))
+            .and(self.desire(received, ConfigChange::Forget, changes))
+            .and(self.wait(now, received, Goal::Down, targets))
     }
 
     fn plan_restart(&self, now: Now, received: &Received, names: &BTreeSet<String>) -> Decision {
@@ -297,14 +302,6 @@ impl Lifecycle {
         })
     }
 
-    /// Somebody said what they want: the agent may start and stop nodes again.
-    fn end_hold(&self, received: &Received) -> Decision {
-        match self.durable.agent.hold {
-            Some(_) => Decision::default().entry(Entry::HoldEnded { by: received.seq }),
-            None => Decision::default(),
-        }
-    }
-
     fn wait(&self, now: Now, received: &Received, goal: Goal, targets: Targets) -> Decision {
         let by = now.boot.plus_ms(self.settles_within_ms(goal, &targets));
         let again = match goal {
@@ -340,19 +337,27 @@ impl Lifecycle {
         let mut decision = Decision::default();
         for seq in self.agenda.facts.waits.waiting_for(targets.map(Vec::as_slice)) {
             let Some(one) = self.durable.unfinished.get(&seq).filter(|_| seq != by.seq) else { continue };
-            let error = if by.reqid.is_empty() {
-                format!("superseded by request {}", by.seq)
-            } else {
-                format!("superseded by request {} (reqid {})", by.seq, by.reqid)
-            };
+            if self.durable.waits_for_word(seq) {
+                continue;
+            }
             let received = &one.received;
-            let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
-            decision = decision.and(self.complete(received, Outcome::Completed, response));
+            decision = decision.and(self.superseded(received, by));
             if let Request::Shutdown { .. } = received.request {
                 decision = decision.note(Note::NotWindingDown);
             }
         }
         decision
+    }
+
+    /// Its answer to a change whose place another has taken.
+    pub(super) fn superseded(&self, received: &Received, by: &Received) -> Decision {
+        let error = if by.reqid.is_empty() {
+            format!("superseded by request {}", by.seq)
+        } else {
+            format!("superseded by request {} (reqid {})", by.seq, by.reqid)
+        };
+        let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
+        self.complete(received, Outcome::Completed, response)
     }
 
     fn refuse_unknown(&self, received: &Received, names: &BTreeSet<String>) -> Option<Decision> {

@@ -39,8 +39,10 @@ impl Lifecycle {
             | Request::Restart { .. }
             | Request::StartNodes { .. }
             | Request::StopNodes { .. }
+            | Request::ResumeWaiting { .. }
             | Request::Shutdown { nodes: true } => true,
             Request::Shutdown { nodes: false }
+            | Request::DropWaiting { .. }
             | Request::AdoptState {}
             | Request::AgentWelcome {}
             | Request::GetNodes {}

@@ -197,4 +197,8 @@ pub(super) enum Note {
     HelloSent,
     HeadTold,
     Settled,
+    /// Nodes are started one after the other, with pauses.
+    SpreadingStarts,
+    /// One was.
+    SpreadStart,
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::api::event::Source;
+use crate::api::event::{Request, Source};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
 use crate::api::time::{BootTime, Timestamp};
@@ -16,6 +16,9 @@ use crate::journal::entry::{
 
 /// A node that ran this long had a proper life: its next death is the first in a row again.
 pub const PROPER_LIFE_MS: u64 = 60_000;
+
+/// Boots remembered: as many as have to be close together for starts to be spread out.
+pub const BOOTS_KEPT: usize = 3;
 
 /// Deaths remembered per node: more than any `max_restarts` that the settings allow.
 pub const DEATHS_KEPT: usize = 64;
@@ -97,6 +100,14 @@ impl Durable {
         self.unfinished.get(seq).map(|one| (*seq, one))
     }
 
+    /// Whether this request changes something, was accepted before hold mode, and has done nothing yet: then it does nothing
+    /// before an operator has resumed it.
+    pub fn waits_for_word(&self, seq: Seq) -> bool {
+        let before = self.agent.extras.0.held_before;
+        let waits = |one: &Unfinished| one.record.extras.0.resumed < before && waits_in_hold(one);
+        seq < before && self.unfinished.get(&seq).is_some_and(waits)
+    }
+
     /// The records that changed since the last call, to be committed with the entries that changed them.
     pub fn take_records(&mut self) -> Vec<Record> {
         let dirty = std::mem::take(&mut self.dirty);
@@ -126,13 +137,18 @@ impl Durable {
     pub fn apply(&mut self, numbered: &Numbered) {
         self.last = numbered.seq;
         match &numbered.entry {
-            Entry::AgentStarted { boot_id, .. } => self.agent_started(boot_id),
+            Entry::AgentStarted { boot_id, .. } => self.agent_started(boot_id, numbered.at),
             Entry::AgentStopped { .. } => self.change_agent(|agent| {
                 agent.stopped = true;
                 agent.unsettled_starts = 0;
             }),
             Entry::AgentSettled => self.change_agent(|agent| agent.unsettled_starts = 0),
-            Entry::HoldEntered { reason } => self.change_hold(Some(reason.clone())),
+            Entry::HoldEntered { reason } => {
+                self.change_hold(Some(reason.clone()));
+                self.agent.extras.0.held_before = numbered.seq;
+                // Some of them wait from here on.
+                self.changed.requests.extend(self.unfinished.keys().copied());
+            }
             Entry::HoldEnded { .. } => self.change_hold(None),
             Entry::Salvaged { .. } | Entry::Imported { .. } | Entry::FormatChanged { .. } | Entry::Pruned { .. } => {}
             Entry::RequestAnswered { .. } | Entry::RequestConflicted { .. } | Entry::InputRejected { .. } => {}
@@ -140,6 +156,11 @@ impl Durable {
             Entry::RequestReceived { .. } => self.request_received(numbered),
             Entry::RequestBegun { of, .. } => {
                 // The attempt is told by how many were lost before; the entry is for the audit.
+                if self.waits_for_word(*of)
+                    && let Some(one) = self.unfinished.get_mut(of)
+                {
+                    one.record.extras.0.resumed = numbered.seq;
+                }
                 self.touch_unfinished(*of);
             }
             Entry::RequestWaits { of, goal, targets } => {
@@ -216,10 +237,11 @@ impl Durable {
         self.changed.requests.insert(seq);
     }
 
-    fn agent_started(&mut self, boot_id: &str) {
+    fn agent_started(&mut self, boot_id: &str, at: Timestamp) {
         let crashed = !self.agent.boot_id.is_empty() && !self.agent.stopped;
         if crashed {
-            let seqs: Vec<Seq> = self.unfinished.keys().copied().collect();
+            // What only waits has no part in a crash.
+            let seqs: Vec<Seq> = self.unfinished.keys().copied().filter(|seq| !self.waits_for_word(*seq)).collect();
             for seq in seqs {
                 if let Some(one) = self.unfinished.get_mut(&seq) {
                     one.record.lost_attempts += 1;
@@ -227,7 +249,8 @@ impl Durable {
                 self.touch_unfinished(seq);
             }
         }
-        if self.agent.boot_id != boot_id {
+        let is_new_boot = self.agent.boot_id != boot_id;
+        if is_new_boot {
             // Deaths and delays are measured in the time of a boot that is over.
             for (name, record) in &mut self.nodes {
                 record.deaths.clear();
@@ -239,6 +262,13 @@ impl Durable {
             self.changed.all = true;
         }
         self.change_agent(|agent| {
+            if is_new_boot {
+                // A power cut soon after a start is no death of the agent's own.
+                agent.unsettled_starts = 0;
+                let boots = &mut agent.extras.0.boots;
+                boots.push(at);
+                boots.drain(..boots.len().saturating_sub(BOOTS_KEPT));
+            }
             agent.boot_id = boot_id.to_owned();
             agent.stopped = false;
             agent.unsettled_starts += 1;
@@ -389,6 +419,30 @@ fn targets_of(stage: Stage) -> Option<Targets> {
     match stage {
         Stage::Waiting { targets, .. } => Some(targets),
         Stage::Accepted => None,
+    }
+}
+
+/// Whether a request that was accepted before hold mode would do something that it has not done yet.
+pub(super) fn waits_in_hold(one: &Unfinished) -> bool {
+    match (&one.received.request, &one.record.stage) {
+        (
+            Request::NodeDispatch { .. } | Request::AgentWelcome {} | Request::GetNodes {} | Request::AdoptState {},
+            _,
+        ) => false,
+        // Its nodes are wanted, and it stops them all the same.
+        (Request::Shutdown { nodes: true }, _) => true,
+        (
+            Request::SetConfiguration { .. }
+            | Request::Deploy { .. }
+            | Request::AgentStandby {}
+            | Request::Restart { .. }
+            | Request::StartNodes { .. }
+            | Request::StopNodes { .. }
+            | Request::ResumeWaiting { .. }
+            | Request::DropWaiting { .. }
+            | Request::Shutdown { nodes: false },
+            stage,
+        ) => *stage == Stage::Accepted,
     }
 }
 

@@ -24,6 +24,7 @@ mod dispatch;
 mod durable;
 mod effect;
 mod health;
+mod hold;
 mod input;
 mod nodes;
 mod outcome;
@@ -467,6 +468,8 @@ impl Lifecycle {
             Note::HelloSent => self.seen.last_hello = Some(now.boot),
             Note::HeadTold => self.seen.head_told = Some(now.boot),
             Note::Settled => self.seen.settled = true,
+            Note::SpreadingStarts => self.seen.spreading_starts = true,
+            Note::SpreadStart => self.seen.last_start = Some(now.boot),
         }
     }
 

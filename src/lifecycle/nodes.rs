@@ -462,6 +462,7 @@ impl Lifecycle {
         if let Some(blocked) = &node.blocked
             && (blocked.by != Obstacle::Port || self.wants_up(name, record))
         {
+            // In a directory that is a copy nothing is touched.
             if self.copied().is_some() {
                 return None;
             }
@@ -496,10 +497,12 @@ impl Lifecycle {
         if self.next_try(name, record).is_some_and(|at| !wake.due(at)) || !self.has_turn(name) {
             return None;
         }
-        if self.port_taken(name, record).is_some() {
+        if self.port_taken(name, record).is_some() || !self.may_start_another(now.boot, wake) {
             return None;
         }
-        Some(self.prepare(name, record))
+        let decision = self.prepare(name, record);
+        // How it is to be run may have to be journaled first.
+        Some(if decision.entries.is_empty() { decision.note(Note::SpreadStart) } else { decision })
     }
 
     /// Whether a node that was given up is to be tried again, the last time being `at`.

@@ -108,6 +108,8 @@ impl Lifecycle {
             | Request::AgentWelcome {}
             | Request::GetNodes {}
             | Request::AdoptState {}
+            | Request::ResumeWaiting { .. }
+            | Request::DropWaiting { .. }
             | Request::NodeDispatch { .. } => {
                 let unknown = self.unknown_nodes(received);
                 answer::response(reqid, request, nodes.into_iter().chain(unknown).collect())
@@ -209,6 +211,8 @@ impl Lifecycle {
             | Request::AdoptState {}
             | Request::StartNodes { .. }
             | Request::StopNodes { .. }
+            | Request::ResumeWaiting { .. }
+            | Request::DropWaiting { .. }
             | Request::Shutdown { .. } => &none,
         };
         let is_known = |name: &str| self.durable.nodes.get(name).is_some_and(|record| record.want != Want::Gone);

@@ -29,6 +29,8 @@ impl Lifecycle {
             | Request::Restart { .. }
             | Request::StartNodes { .. }
             | Request::StopNodes { .. }
+            | Request::ResumeWaiting { .. }
+            | Request::DropWaiting { .. }
             | Request::Shutdown { .. }
             | Request::AdoptState {} => None,
         }

@@ -120,9 +120,11 @@ impl Lifecycle {
     /// Why this node, which is to be down, is not.
     pub(super) fn why_not_down(&self, name: &NodeName) -> String {
         let remains = self.seen.nodes.get(name).and_then(NodeSeen::remains);
+        let held = self.durable.agent.hold.is_some() && !self.seen.winding_down;
+        let then = if held { "nothing is stopped in hold mode" } else { "it is being stopped" };
         remains.unwrap_or_else(|| match self.durable.nodes.get(name).map(|record| &record.life) {
-            Some(Life::Up { process, .. }) => format!("still running (pid {}); it is being stopped", process.pid),
-            Some(Life::Intended | Life::Down) | None => "still running; it is being stopped".to_owned(),
+            Some(Life::Up { process, .. }) => format!("still running (pid {}); {then}", process.pid),
+            Some(Life::Intended | Life::Down) | None => format!("still running; {then}"),
         })
     }
 

@@ -164,6 +164,8 @@ impl Lifecycle {
                     | Request::Restart { .. }
                     | Request::StartNodes { .. }
                     | Request::StopNodes { .. }
+                    | Request::ResumeWaiting { .. }
+                    | Request::DropWaiting { .. }
                     | Request::AdoptState {}
                     | Request::Shutdown { .. } => waits,
                 }

@@ -61,6 +61,10 @@ pub(super) struct Seen {
     /// When the journal's head was told because it was time.
     pub head_told: Option<BootTime>,
     pub rejections: BTreeMap<String, Rejections>,
+    /// The host boots too often: nodes are started with pauses for a while.
+    pub spreading_starts: bool,
+    /// When the last of these starts began.
+    pub last_start: Option<BootTime>,
 }
 
 /// What is known of each node's process. Whoever changes that is noted.

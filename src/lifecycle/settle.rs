@@ -20,6 +20,9 @@ impl Lifecycle {
     pub(super) fn settle(&self, now: Now, wake: &Wake, seq: Seq) -> Option<Decision> {
         let one = self.durable.unfinished.get(&seq)?;
         let Stage::Waiting { goal, targets } = &one.record.stage else { return self.meet_deadline(wake, seq, one) };
+        if self.durable.waits_for_word(seq) {
+            return self.meet_deadline(wake, seq, one);
+        }
         let settle_by = self.seen.waiting.get(&seq).and_then(|waiting| waiting.settle_by).unwrap_or(now.boot);
         if !self.agenda.facts.waits.is_met(seq) && !wake.due(settle_by) {
             return self.meet_deadline(wake, seq, one);
@@ -69,6 +72,9 @@ impl Lifecycle {
     /// Whether an answer to the request is due for the time that has passed.
     pub(super) fn is_due(&self, now: Now, one: &Unfinished) -> bool {
         let Some(waiting) = self.seen.waiting.get(&one.received.seq) else { return false };
+        if self.durable.waits_for_word(one.received.seq) {
+            return false;
+        }
         let is_due = |at: Option<BootTime>| at.is_some_and(|at| at <= now.boot);
         let is_untold = one.record.extras.0.asked.is_some() && one.record.extras.0.deadline.is_none();
         is_due(waiting.settle_by) || is_untold && is_due(waiting.deadline)

@@ -8,8 +8,9 @@ use crate::api::time::Now;
 use crate::journal::entry::{Entry, Life, Packed, Stage};
 
 use super::decision::{Decision, Note};
+use super::durable::waits_in_hold;
 use super::seen::{Obstacle, Place};
-use super::{ATTEMPTS, EARLY_DEATHS, Lifecycle};
+use super::{ATTEMPTS, Lifecycle};
 
 impl Lifecycle {
     /// The run begins. Requests left unfinished get a new attempt and a new deadline; who asked is gone, and gets the
@@ -17,20 +18,13 @@ impl Lifecycle {
     pub(super) fn start(&self, now: Now, boot_id: &str, version: &str, pid: u32, hold: Option<&str>) -> Decision {
         let started = Entry::AgentStarted { boot_id: boot_id.to_owned(), version: version.to_owned(), pid };
         let mut decision = Decision::default().entry(started);
-        let deaths = self.durable.agent.unsettled_starts;
-        let hold = match hold {
-            Some(reason) => Some(reason.to_owned()),
-            None if deaths >= EARLY_DEATHS && self.durable.agent.hold.is_none() => {
-                Some(format!("the agent died {deaths} times in a row within 60 s of its start"))
-            }
-            None => None,
-        };
+        let hold = self.hold_reason(boot_id, hold);
+        let is_entered = hold.is_some();
         if let Some(reason) = hold {
-            let message = format!(
-                "hold mode: {reason}; running nodes are supervised, nothing else is started or stopped until a \
-                 configuration, standby or nodes command"
-            );
-            decision = decision.entry(Entry::HoldEntered { reason }).and(self.notify_trouble(&message));
+            decision = decision.and(self.enter_hold(reason));
+        }
+        if self.boots_too_often(now.wall, boot_id) {
+            decision = decision.and(self.spread_starts());
         }
         if let Some(config) = &self.durable.desired.config {
             decision = decision.and(self.doubts(&self.check(&config.0)));
@@ -49,7 +43,8 @@ impl Lifecycle {
             // enough.
             let crashed = !self.durable.agent.stopped && !self.durable.agent.boot_id.is_empty();
             let attempt = one.record.lost_attempts + u32::from(crashed) + 1;
-            if one.record.stage == Stage::Accepted || attempt > ATTEMPTS {
+            let waits = if is_entered { waits_in_hold(one) } else { self.durable.waits_for_word(*seq) };
+            if one.record.stage == Stage::Accepted || attempt > ATTEMPTS || waits {
                 continue;
             }
             decision = decision.entry(Entry::RequestBegun { of: *seq, attempt });
@@ -74,7 +69,13 @@ impl Lifecycle {
                     .note(Note::Adopted { node: name.clone(), ports: spec.ports.clone() });
                 let Some(process) = process else { return decision };
                 let known = record.is_some_and(|record| {
-                    record.incarnation == *incarnation && record.life != Life::Down || record.incarnation > *incarnation
+                    // A journal that lost its newest entries may know an earlier process under the same number.
+                    let is_same = match &record.life {
+                        Life::Up { process: known, .. } => known == process,
+                        Life::Intended => true,
+                        Life::Down => false,
+                    };
+                    record.incarnation > *incarnation || record.incarnation == *incarnation && is_same
                 });
                 let decision = if known {
                     decision.and(self.started(name, *incarnation, process))
@@ -86,8 +87,10 @@ impl Lifecycle {
                         spec: Packed((**spec).clone()),
                     })
                 };
-                let was_ready = record
-                    .is_some_and(|r| r.incarnation == *incarnation && matches!(r.life, Life::Up { ready: true, .. }));
+                let was_ready = known
+                    && record.is_some_and(|r| {
+                        r.incarnation == *incarnation && matches!(r.life, Life::Up { ready: true, .. })
+                    });
                 if *ready && !was_ready && record.is_none_or(|record| record.incarnation <= *incarnation) {
                     decision.entry(Entry::NodeReady { node: name.clone(), incarnation: *incarnation })
                 } else {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 mod copy;
 mod costs;
 mod health;
+mod hold;
 mod preview;
 mod remains;
 mod settle;

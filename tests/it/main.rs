@@ -32,6 +32,7 @@ mod flood;
 mod full_disk;
 mod head;
 mod health;
+mod hold;
 mod limits;
 mod migrations;
 mod newcomer;

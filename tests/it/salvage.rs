@@ -32,12 +32,16 @@ fn dump(host: &Host) -> Vec<Value> {
 
 /// A snapshot that does not read, so that the journal is set aside, and zeros in the middle of the store's file.
 fn damage(journal: &Path) {
-    let mut files = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path());
-    let snapshot = files.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("snap.")).unwrap();
-    fs::write(snapshot, b"damaged").unwrap();
+    damage_snapshot(journal);
     let file = OpenOptions::new().write(true).open(journal.join("db")).unwrap();
     let middle = file.metadata().unwrap().len() / 2 / 4096 * 4096;
     file.write_all_at(&[0; 8192], middle).unwrap();
+}
+
+fn damage_snapshot(journal: &Path) {
+    let mut files = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path());
+    let snapshot = files.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("snap.")).unwrap();
+    fs::write(snapshot, b"damaged").unwrap();
 }
 
 fn set_aside(host: &Host) -> Option<PathBuf> {
@@ -111,6 +115,23 @@ fn what_reads_of_a_set_aside_journal_is_a_journal_again() {
     assert_eq!(third.run(&["journal", "verify", "--anchor", head]).code, 0);
     let text = third.run(&["journal", "import", "--salvage", &whole.display().to_string()]);
     assert!(text.code == 1 && text.stderr.contains("there is a journal with entries"), "{text:?}");
+}
+
+/// The store's snapshot does not read, and its log has everything: set aside, and no doubt about anything.
+#[test]
+fn a_salvage_that_lost_nothing_is_no_reason_to_hold() {
+    let host = lived();
+    let nodes = ["w1", "w2"].map(|node| host.node_processes(node));
+    let newest = dump(&host).last().unwrap()["seq"].as_u64().unwrap();
+    damage_snapshot(&host.state_dir().join("journal"));
+    let agent = host.start();
+    assert!(set_aside(&host).is_some(), "{}", host.read_log());
+    assert_eq!(host.status().hold, None, "{}", host.read_log());
+    assert!(host.read_log().contains("nothing was lost"), "{}", host.read_log());
+    assert!(host.status().journal.last > newest);
+    assert_eq!(["w1", "w2"].map(|node| host.node_processes(node)), nodes, "the same processes");
+    agent.kill();
+    assert_eq!(host.run(&["journal", "verify"]).code, 0);
 }
 
 /// An open writes to what it opens, and of a cut file it loses what could be read before.

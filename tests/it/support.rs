@@ -487,9 +487,12 @@ pub fn set(config: Configuration) -> Request {
 /// A dialect that has this request.
 pub fn dialect(request: &Request) -> Dialect {
     match request {
-        Request::StartNodes { .. } | Request::StopNodes { .. } | Request::Shutdown { .. } | Request::AdoptState {} => {
-            Dialect::Operator
-        }
+        Request::StartNodes { .. }
+        | Request::StopNodes { .. }
+        | Request::ResumeWaiting { .. }
+        | Request::DropWaiting { .. }
+        | Request::Shutdown { .. }
+        | Request::AdoptState {} => Dialect::Operator,
         Request::SetConfiguration { .. } => Dialect::ClusterAgent,
         Request::Deploy { .. }
         | Request::AgentWelcome {}

@@ -74,6 +74,7 @@ pub fn full_status(state_dir: &Path) -> StatusReport {
     of(json!({
         "name": "x", "version": "x", "pid": 1, "state_dir": state_dir, "started_at": "2026-11-22T08:31:00Z", "serving": true,
         "hold": "x", "configuration": "x", "nodes": [node("RUNNING"), node("CRASHED")], "unfinished": 1, "refused": 1,
+        "waiting_requests": [{"seq": 1, "reqid": "x", "event": "x", "accepted_at": "x", "source": "x"}],
         "journal": {"last": 3, "commits": 1, "commit_ms_p99": 1.0, "open_ms": 1.0, "bytes_on_disk": 1, "free_bytes": 1,
             "refusing": "x"},
         "listen": "x", "controller": {"address": "x", "state": "x", "problem": "x"}, "peers": [peer], "archive": archive,
@@ -185,7 +186,7 @@ fn leaves(command: &clap::Command, above: &str, found: &mut BTreeSet<String>) {
 }
 
 /// Commands as a shell runs them, and whether they have to show something of what was said to them.
-const LINES: [(&str, bool); 63] = [
+const LINES: [(&str, bool); 67] = [
     ("request set-configuration good.json --reqid \"$EVIL\"", false),
     ("request set-configuration bad.ini", true),
     ("request set-configuration good.json --json", true),
@@ -201,6 +202,10 @@ const LINES: [(&str, bool); 63] = [
     ("request restart w1 --json", true),
     ("request get-id-value \"$EVIL\" --reqid failed", true),
     ("request \"$EVIL\"", false),
+    ("requests list", true),
+    ("requests list --json", true),
+    ("requests resume \"$EVIL\" --reqid failed", true),
+    ("requests drop \"$EVIL\" --reqid failed", true),
     ("nodes list", true),
     ("nodes list --json", true),
     ("nodes start w1 \"$EVIL\"", true),

@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn commands_are_offered_on_each_level() {
-        assert_eq!(offered("re"), ["request"]);
+        assert_eq!(offered("re"), ["request", "requests"]);
         assert!(offered("").contains(&"journal".to_owned()) && !offered("").contains(&"complete".to_owned()));
         assert_eq!(offered("request set"), ["set-configuration"]);
         assert_eq!(offered("--state-dir /s journal ver"), ["verify"]);

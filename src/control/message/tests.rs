@@ -253,6 +253,7 @@ fn server_frames() -> Vec<ServerFrame> {
                 },
                 nodes: vec![node],
                 unfinished: 1,
+                waiting_requests: Vec::new(),
                 refused: 2,
                 may_ask: Vec::new(),
                 listen: Some("127.0.0.1:2151".into()),

@@ -80,6 +80,7 @@ impl Agent for Fake {
             },
             nodes: Vec::new(),
             unfinished: 0,
+            waiting_requests: Vec::new(),
             refused: 0,
             may_ask: Vec::new(),
             listen: None,

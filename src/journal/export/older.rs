@@ -188,7 +188,7 @@ impl ForRelease1 {
 /// Whether release 1 has such a request.
 fn is_known(request: &Request) -> bool {
     match request {
-        Request::AdoptState {} => false,
+        Request::AdoptState {} | Request::ResumeWaiting { .. } | Request::DropWaiting { .. } => false,
         Request::SetConfiguration { .. }
         | Request::Deploy { .. }
         | Request::AgentWelcome {}
