@@ -191,8 +191,7 @@ fn a_journal_with_entries_is_left_alone_and_so_is_one_in_use() {
     for node in ["w1", "w2"] {
         host.wait_state(node, NodeState::Running);
     }
-    let pids = host.pids();
-    assert_eq!(pids.len(), 3);
+    let pids = eventually("a process of the third, too", || Some(host.pids()).filter(|pids| pids.len() == 3));
     let newest = host.status().journal.last;
     agent.kill();
     fs::remove_dir_all(host.state_dir().join("journal")).unwrap();
