@@ -515,6 +515,8 @@ fn no_connection_costs_a_look_through_proc() {
     eventually("the agent to serve", || TcpStream::connect(address).ok());
     let lines = || fs::read_to_string(&trace).unwrap_or_default();
     let asked = |text: &str| text.matches("NETLINK_SOCK_DIAG").count();
+    // A start looks through /proc once, for what the run before left.
+    eventually("the start to be over", || host.try_status().filter(|status| status.serving));
     // With what the agent asks of itself at its start.
     let before = eventually("the first connection to be asked about", || Some(lines()).filter(|text| asked(text) > 1));
     let (mut peers, port) = (Peers::start(), port(&host));
