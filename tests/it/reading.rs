@@ -35,7 +35,7 @@ fn what_went_wrong_is_found_whether_it_was_a_request_or_a_node() {
     kill(pid, Signal::KILL, Some(&host.mark));
     eventually("w1 again", || host.pids().get("w1").copied().filter(|now| *now != pid));
 
-    // As README has it.
+    // As docs/COMMANDS.md has it.
     let wrong = host.run(&["journal", "dump", "--failed", "--since", "yesterday 18:00"]).lines();
     let requests: Vec<&str> = wrong.iter().filter_map(|row| row["reqid"].as_str()).collect();
     assert_eq!(requests, ["restart", "stop", "half"]);
