@@ -23,6 +23,7 @@ mod completion;
 mod crash;
 mod crashes;
 mod damage;
+mod documents;
 mod dump;
 mod export;
 mod failures;
