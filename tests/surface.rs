@@ -23,7 +23,7 @@ use zeek_cluster_agent::api::report::{CompactReport, JournalReport, SettingRepor
 use zeek_cluster_agent::api::stats::JournalStats;
 use zeek_cluster_agent::control::logs;
 use zeek_cluster_agent::control::message::{LogChunk, LogQuery, VERSION, Welcome};
-use zeek_cluster_agent::control::server::{self, Credentials, Handle, Patience, Refusal, Server};
+use zeek_cluster_agent::control::server::{self, Credentials, Handle, Refusal, Server, Timeouts};
 use zeek_cluster_agent::identify::{self, Gate};
 
 #[path = "../fuzz/properties/control_frame.rs"]
@@ -257,7 +257,7 @@ impl Served {
             ready_timeout_ms: 0,
         };
         let options =
-            server::Options { path: scratch.path().join("control.sock"), group: None, patience: Patience::default() };
+            server::Options { path: scratch.path().join("control.sock"), group: None, timeouts: Timeouts::default() };
         let gate = Gate::new(identify::Options::only(rustix::process::geteuid().as_raw()));
         let (server, handle) = Server::bind(&options, Arc::new(AtomicU64::new(1)), welcome, gate).unwrap();
         fake.handle.set(handle).ok().unwrap();

@@ -6,11 +6,12 @@
 mod archive;
 mod budget;
 mod clock;
-mod door;
+
 mod driver;
 mod effects;
 mod place;
 mod retention;
+mod service;
 mod slow_disk;
 
 use std::fs::{DirBuilder, File, Permissions};
@@ -45,11 +46,11 @@ use crate::websocket;
 
 use archive::Archive;
 use budget::{Budget, Shares};
-use door::{About, Door};
 use driver::{Driver, Inbox, Refusing};
 use effects::{OWN_CONNECTION, Performer};
 use place::Place;
 use retention::Retention;
+use service::{About, AgentService};
 use slow_disk::slow_disk;
 
 pub use archive::Options as ArchiveOptions;
@@ -536,7 +537,7 @@ impl Started {
             self.tasks.spawn("archival of logs", Death::FatalByPanic, |token| archive.run(token));
             report
         });
-        let door = Arc::new(Door {
+        let service = Arc::new(AgentService {
             archive,
             inputs: self.inputs.clone(),
             questions: self.questions.clone(),
@@ -576,17 +577,17 @@ impl Started {
         let serving = tokio::spawn(async move {
             let websocket = async {
                 match websocket_server {
-                    Some(server) => server.run(Arc::clone(&door), websocket_stop).await,
+                    Some(server) => server.run(Arc::clone(&service), websocket_stop).await,
                     None => Ok(()),
                 }
             };
             let broker = async {
                 match broker_server {
-                    Some(server) => server.run(Arc::clone(&door), broker_stop).await,
+                    Some(server) => server.run(Arc::clone(&service), broker_stop).await,
                     None => Ok(()),
                 }
             };
-            let control = server.run(Arc::clone(&door), control_stop);
+            let control = server.run(Arc::clone(&service), control_stop);
             tokio::try_join!(control, websocket, broker).map(|((), (), ())| ())
         });
         self.drive(serving, stop)

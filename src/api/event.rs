@@ -137,7 +137,7 @@ impl Request {
         }
     }
 
-    /// Brings what Zeek holds as sets into one order; every door calls it before the digest is taken.
+    /// Brings what Zeek holds as sets into one order; every transport calls it before the digest is taken.
     pub fn canonical(self) -> Self {
         match self {
             Self::SetConfiguration { config } => Self::SetConfiguration { config: config.canonical() },

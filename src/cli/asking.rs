@@ -214,7 +214,7 @@ mod tests {
             tls,
             insecure,
             notify: Vec::new(),
-            patience: peers::Patience::default(),
+            timeouts: peers::Timeouts::default(),
         };
         transports(&settings(""), None, Some(&options))
     }

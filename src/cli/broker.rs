@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use super::outcome::{Exit, Failure};
-use crate::peers::{Options, Patience};
+use crate::peers::{Options, Timeouts};
 use crate::settings::{Address, Set, Setting, Settings};
 use crate::tls::{BrokerOptions, Passphrase};
 
@@ -31,7 +31,7 @@ pub fn options(settings: &Settings) -> Result<Option<Options>, Failure> {
     };
     let notify = settings.notify_dialects.value.0.clone();
     let insecure = *settings.broker_insecure;
-    Ok(Some(Options { listen, controller, tls, insecure, notify, patience: Patience::default() }))
+    Ok(Some(Options { listen, controller, tls, insecure, notify, timeouts: Timeouts::default() }))
 }
 
 fn wrong(address: &Set<Address>, key: &str, problem: &str) -> Failure {

@@ -156,7 +156,7 @@ fn websocket(settings: &Settings) -> Result<Option<websocket_server::Options>, F
         addresses,
         notify: settings.notify_dialects.value.0.clone(),
         connecting: settings.controller.value != Address::Off,
-        patience: websocket_server::Patience::default(),
+        timeouts: websocket_server::Timeouts::default(),
         tls,
         insecure: *settings.websocket_insecure,
     }))
@@ -262,7 +262,7 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
         control: server::Options {
             path: settings.control_socket.value.clone(),
             group,
-            patience: server::Patience::default(),
+            timeouts: server::Timeouts::default(),
         },
         asking: identify::Options::only(rustix::process::geteuid().as_raw()),
         may_ask: Vec::new(),

@@ -30,7 +30,7 @@ use crate::api::stats::JournalStats;
 use crate::api::time::Timestamp;
 
 /// For connecting, for the agent's welcome, and for it to take a frame.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -87,9 +87,9 @@ impl Client {
         Self::connect_by(path, client, None)
     }
 
-    /// The same, for somebody who waits no longer than `patience`.
-    pub fn connect_by(path: &Path, client: &str, patience: Deadline) -> Result<Self, Error> {
-        let greeted_by = Instant::now().checked_add(PATIENCE).into_iter().chain(patience).min();
+    /// The same, for somebody who waits no longer than `deadline`.
+    pub fn connect_by(path: &Path, client: &str, deadline: Deadline) -> Result<Self, Error> {
+        let greeted_by = Instant::now().checked_add(CONNECT_TIMEOUT).into_iter().chain(deadline).min();
         let stream = open(path).map_err(|source| Error::Unreachable { path: path.to_owned(), source })?;
         let nobody = Welcome {
             version: message::VERSION,
@@ -337,7 +337,7 @@ impl Client {
         match self.stream.write_all(&bytes) {
             Ok(()) => Ok(()),
             // An agent that hangs up has usually said why.
-            Err(error) => match self.read_frame(Instant::now().checked_add(PATIENCE)) {
+            Err(error) => match self.read_frame(Instant::now().checked_add(CONNECT_TIMEOUT)) {
                 Ok(ServerFrame::Error { code, message, .. }) => Err(Error::Agent { code, message }),
                 Ok(_) | Err(_) => Err(Error::Connection(error)),
             },
@@ -405,7 +405,7 @@ fn open(path: &Path) -> io::Result<UnixStream> {
     let address = Address::of(path)?;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // Bounds connecting too: a listener that does not accept lets its backlog fill up.
-    rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(CONNECT_TIMEOUT))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(address.path())?)?;
     Ok(UnixStream::from(socket))
 }

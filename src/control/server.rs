@@ -44,7 +44,7 @@ use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyRepor
 use crate::api::stats::JournalStats;
 use crate::api::time::Timestamp;
 use crate::identify::Gate;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::LogThrottle;
 
 /// More than the people and tools of one host open; each costs two tasks.
 const CONNECTIONS_LIMIT: usize = 256;
@@ -66,9 +66,9 @@ const RECEIVE_KIB: u32 = 32 * 1024;
 /// Frames up to this size need no share of that budget.
 const SMALL_FRAME: usize = 64 << 10;
 
-/// How long peers may take. Tests shorten them.
+/// Timeouts of peers. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     /// From connecting to the whole `Hello`.
     pub hello: Duration,
     /// From the first byte of a frame to its last.
@@ -79,7 +79,7 @@ pub struct Patience {
     pub flush: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             hello: Duration::from_secs(10),
@@ -95,7 +95,7 @@ pub struct Options {
     pub path: PathBuf,
     /// The group that may connect beside the owner.
     pub group: Option<u32>,
-    pub patience: Patience,
+    pub timeouts: Timeouts,
 }
 
 /// Why a request is not taken in: busy, stopping, no space. It is not journaled and does not use up its reqid.
@@ -200,18 +200,18 @@ impl Connection {
     }
 }
 
-/// Writes some frames, each and then all of them within `patience`.
+/// Writes some frames, each and then all of them within `limit`.
 async fn write(
     writing: &mut BufWriter<OwnedWriteHalf>,
     frames: &[Queued],
-    patience: Duration,
+    limit: Duration,
 ) -> Result<io::Result<()>, Elapsed> {
     for frame in frames {
-        if let Err(error) = timeout(patience, writing.write_all(&frame.bytes)).await? {
+        if let Err(error) = timeout(limit, writing.write_all(&frame.bytes)).await? {
             return Ok(Err(error));
         }
     }
-    timeout(patience, writing.flush()).await
+    timeout(limit, writing.flush()).await
 }
 
 fn kib(bytes: usize) -> u32 {
@@ -223,7 +223,7 @@ struct Shared {
     /// Numbers of connections over all transports.
     ids: Arc<AtomicU64>,
     receiving: Semaphore,
-    patience: Patience,
+    timeouts: Timeouts,
     welcome: Welcome,
     gate: Gate,
 }
@@ -321,7 +321,7 @@ impl Server {
             connections: Mutex::new(BTreeMap::new()),
             ids,
             receiving: Semaphore::new(RECEIVE_KIB as usize),
-            patience: options.patience,
+            timeouts: options.timeouts,
             welcome,
             gate,
         });
@@ -334,7 +334,7 @@ impl Server {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let tracker = TaskTracker::new();
-        let mut turned_away = Seldom::new(TURNED_AWAY_EVERY);
+        let mut turned_away = LogThrottle::new(TURNED_AWAY_EVERY);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
@@ -372,17 +372,17 @@ impl Server {
     }
 }
 
-fn say_how_many(turned_away: &mut Seldom) {
-    if let Some(more) = turned_away.take(Instant::now()) {
+fn say_how_many(turned_away: &mut LogThrottle) {
+    if let Some(more) = turned_away.take_suppressed(Instant::now()) {
         tracing::warn!(
             "{more} more control connections were turned away: the most that may be open is {CONNECTIONS_LIMIT}"
         );
     }
 }
 
-fn turn_away(stream: &UnixStream, turned_away: &mut Seldom) {
+fn turn_away(stream: &UnixStream, turned_away: &mut LogThrottle) {
     let message = format!("{CONNECTIONS_LIMIT} control connections are open, which is the most; try again later");
-    if turned_away.happened(Instant::now()) {
+    if turned_away.should_log(Instant::now()) {
         tracing::warn!("control connection turned away: {message}");
     }
     let frame = ServerFrame::Error { call: None, code: ErrorCode::Busy, message };
@@ -436,14 +436,14 @@ impl<A: Agent> Peer<A> {
         let (queue, mut queued) = mpsc::channel::<Queued>(QUEUE_FRAMES);
         let room = Arc::new(Semaphore::new(QUEUE_KIB as usize));
         let cut = CancellationToken::new();
-        let (patience, writer_cut, writer_agent) = (shared.patience, cut.clone(), Arc::clone(agent));
+        let (timeouts, writer_cut, writer_agent) = (shared.timeouts, cut.clone(), Arc::clone(agent));
         let writer = tokio::spawn(async move {
             // Answers come in batches, as commits do, and go so.
             let mut writing = BufWriter::with_capacity(WRITE_BYTES, writing);
             let mut frames: Vec<Queued> = Vec::with_capacity(WRITE_FRAMES);
             let write_all = async {
                 while queued.recv_many(&mut frames, WRITE_FRAMES).await > 0 {
-                    match write(&mut writing, &frames, patience.write).await {
+                    match write(&mut writing, &frames, timeouts.write).await {
                         Ok(Ok(())) => {
                             frames.drain(..).filter_map(|frame| frame.route).for_each(|route| {
                                 writer_agent.delivered(route);
@@ -492,7 +492,7 @@ impl<A: Agent> Peer<A> {
         let Self { id, agent, queue, mut writer, shared, .. } = self;
         drop(queue);
         // With the last sender gone the writer ends by itself once the queue is empty.
-        if timeout(shared.patience.flush, &mut writer).await.is_err() {
+        if timeout(shared.timeouts.flush, &mut writer).await.is_err() {
             cut.cancel();
             // It has nothing left to wait for; a panic of it has been reported by the runtime.
             let _ = writer.await;
@@ -502,13 +502,13 @@ impl<A: Agent> Peer<A> {
     }
 
     async fn talk(&mut self) {
-        match timeout(self.shared.patience.hello, self.hello()).await {
+        match timeout(self.shared.timeouts.hello, self.hello()).await {
             Ok(true) => {}
             Ok(false) => return,
             Err(_) => return self.fail(&ReadError::TooSlow).await,
         }
         loop {
-            let (body, share) = match read_frame(&mut self.reading, &self.shared.receiving, self.shared.patience).await
+            let (body, share) = match read_frame(&mut self.reading, &self.shared.receiving, self.shared.timeouts).await
             {
                 Ok(frame) => frame,
                 Err(error) => return self.fail(&error).await,
@@ -535,7 +535,7 @@ impl<A: Agent> Peer<A> {
 
     /// The first frame. `false`: the connection is over.
     async fn hello(&mut self) -> bool {
-        let body = match read_frame(&mut self.reading, &self.shared.receiving, self.shared.patience).await {
+        let body = match read_frame(&mut self.reading, &self.shared.receiving, self.shared.timeouts).await {
             Ok((body, _share)) => body,
             Err(error) => {
                 self.fail(&error).await;
@@ -795,7 +795,7 @@ fn invalid(call: u64, message: String) -> ServerFrame {
 async fn read_frame<'a>(
     stream: &mut BufReader<OwnedReadHalf>,
     receiving: &'a Semaphore,
-    patience: Patience,
+    timeouts: Timeouts,
 ) -> Result<(Vec<u8>, Option<SemaphorePermit<'a>>), ReadError> {
     let first = stream.read_u8().await.map_err(|_| ReadError::Closed)?;
     let rest = async {
@@ -817,7 +817,7 @@ async fn read_frame<'a>(
         }
         Ok((body, share))
     };
-    timeout(patience.frame, rest).await.unwrap_or(Err(ReadError::TooSlow))
+    timeout(timeouts.frame, rest).await.unwrap_or(Err(ReadError::TooSlow))
 }
 
 fn cut_short(error: io::Error) -> ReadError {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 /// Users who are remembered. A host where more come and go within a minute asks more often.
 const REMEMBERED: usize = 4096;
@@ -26,19 +26,19 @@ pub type GroupsOf = fn(uid: u32) -> io::Result<Option<Vec<u32>>>;
 pub struct Members {
     gid: u32,
     groups_of: GroupsOf,
-    patience: Duration,
+    time_limit: Duration,
     at_once: Arc<Semaphore>,
     known: Mutex<BTreeMap<u32, (Instant, bool)>>,
 }
 
 impl Members {
     pub fn new(gid: u32, groups_of: GroupsOf) -> Self {
-        Self::with_patience(gid, groups_of, PATIENCE)
+        Self::with_timeout(gid, groups_of, LOOKUP_TIMEOUT)
     }
 
-    fn with_patience(gid: u32, groups_of: GroupsOf, patience: Duration) -> Self {
+    fn with_timeout(gid: u32, groups_of: GroupsOf, time_limit: Duration) -> Self {
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
-        Self { gid, groups_of, patience, at_once, known: Mutex::new(BTreeMap::new()) }
+        Self { gid, groups_of, time_limit, at_once, known: Mutex::new(BTreeMap::new()) }
     }
 
     /// Whether this user is one, or why that cannot be known.
@@ -46,8 +46,8 @@ impl Members {
         if let Some(is_member) = self.remembered(uid, Instant::now()) {
             return Ok(is_member);
         }
-        let found = timeout(self.patience, self.ask(uid)).await;
-        let groups = found.map_err(|_| format!("the name service did not answer within {:?}", self.patience))??;
+        let found = timeout(self.time_limit, self.ask(uid)).await;
+        let groups = found.map_err(|_| format!("the name service did not answer within {:?}", self.time_limit))??;
         let is_member = groups.is_some_and(|groups| groups.contains(&self.gid));
         self.remember(uid, is_member, Instant::now());
         Ok(is_member)
@@ -134,7 +134,7 @@ mod tests {
             }
             Ok(None)
         };
-        let members = Arc::new(Members::with_patience(60, hangs, Duration::from_millis(50)));
+        let members = Arc::new(Members::with_timeout(60, hangs, Duration::from_millis(50)));
         let asking: Vec<_> = (0..50)
             .map(|uid| {
                 let members = Arc::clone(&members);

@@ -18,7 +18,7 @@ use super::diag::{self, Reply};
 use super::owner::{Ends, Unidentified, judge};
 
 /// How long it may take until it is known whose a connection is.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between looks at a connection that nobody has accepted yet: from the one, doubling, to the other.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
@@ -59,10 +59,10 @@ impl LookUps {
 
     /// Whose the other end is. Waits, within limits, for whoever still has to accept it.
     pub async fn owner(&self, ends: Ends) -> Result<u32, Unidentified> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LOOKUP_TIMEOUT;
         let mut pause = PAUSE_MIN;
         loop {
-            let answer = timeout(PATIENCE, self.once(ends)).await;
+            let answer = timeout(LOOKUP_TIMEOUT, self.once(ends)).await;
             let answer = answer.unwrap_or_else(|_| Err(Unidentified::Unasked("it did not answer in time".to_owned())));
             if answer != Err(Unidentified::NotAccepted) || Instant::now() + pause > deadline {
                 return answer;

@@ -187,14 +187,14 @@ impl<A: Agent> Link<A> {
     /// TLS and Broker's handshake, together within one deadline.
     async fn begin(&mut self, tcp: TcpStream) -> Result<(Socket, FrameReader, Established), Ending> {
         let begun = self.shared.now();
-        let patience = self.shared.patience.handshake;
+        let limit = self.shared.timeouts.handshake;
         let mut subject = None;
         let mut socket: Socket = match &self.shared.tls {
             None => Box::new(tcp),
             Some(context) => {
                 let done = match self.direction {
-                    Direction::Accepted => context.accept(tcp, patience).await,
-                    Direction::Dialled => context.connect(tcp, patience).await,
+                    Direction::Accepted => context.accept(tcp, limit).await,
+                    Direction::Dialled => context.connect(tcp, limit).await,
                 };
                 let stream = done.map_err(|error| {
                     let hint = match error {
@@ -214,7 +214,7 @@ impl<A: Agent> Link<A> {
         if let Err(reason) = self.identify(subject.as_deref()).await {
             if self.direction == Direction::Accepted {
                 let refusal = handshake::refusal(self.shared.local, &reason);
-                let deadline = self.shared.at(begun.saturating_add(patience));
+                let deadline = self.shared.at(begun.saturating_add(limit));
                 if self.write(&mut socket, &refusal, deadline).await.is_ok() {
                     take_leave(&mut socket).await;
                 }
@@ -256,7 +256,7 @@ impl<A: Agent> Link<A> {
             Direction::Accepted => Handshake::accept(self.id, local, filter, begun),
             Direction::Dialled => Handshake::dial(self.id, local, filter, begun),
         };
-        let deadline = self.shared.at(handshake.deadline().min(begun.saturating_add(self.shared.patience.handshake)));
+        let deadline = self.shared.at(handshake.deadline().min(begun.saturating_add(self.shared.timeouts.handshake)));
         let mut settled = self.shared.settled.subscribe();
         let mut reader = FrameReader::default();
         let mut buffer = vec![0; BUFFER];
@@ -373,7 +373,7 @@ impl<A: Agent> Link<A> {
         let shared = Arc::clone(&self.shared);
         let doubt = self.announce(established.remote);
         let mut outbox = Outbox::default();
-        let options = shared.patience.peering.clone();
+        let options = shared.timeouts.peering.clone();
         let (mut peering, update) = Peering::new(established, shared.filter.clone(), options, shared.now());
         if let Some(update) = update {
             outbox.push(&update, shared.now());
@@ -390,7 +390,7 @@ impl<A: Agent> Link<A> {
             }
             let may_read = !outbox.is_full();
             let needs_share = receiving.needs_share(&reader);
-            let due = [outbox.stalls(shared.patience.write), receiving.deadline].into_iter().flatten();
+            let due = [outbox.stalls(shared.timeouts.write), receiving.deadline].into_iter().flatten();
             let due = due.fold(peering.next_timeout(), Duration::min);
             tokio::select! {
                 () = receiving.take_share(), if may_read && needs_share => {}
@@ -425,7 +425,7 @@ impl<A: Agent> Link<A> {
                 }
                 () = sleep_until(shared.at(due)) => {
                     let now = shared.now();
-                    if outbox.stalls(shared.patience.write).is_some_and(|at| at <= now) {
+                    if outbox.stalls(shared.timeouts.write).is_some_and(|at| at <= now) {
                         break Ending::Peering("it does not read what it is sent".to_owned());
                     }
                     if receiving.deadline.is_some_and(|at| at <= now) {
@@ -543,7 +543,7 @@ impl<A: Agent> Link<A> {
                 Received::Skipped(why) => self.reject(String::new(), chain(&why)),
             }
         }
-        receiving.taken(reader, whole, self.shared.now().saturating_add(self.shared.patience.frame));
+        receiving.taken(reader, whole, self.shared.now().saturating_add(self.shared.timeouts.frame));
         None
     }
 

@@ -115,16 +115,16 @@ impl<A: Agent> Dialler<A> {
     }
 
     async fn connect(&self) -> Result<(TcpStream, SocketAddr), String> {
-        let patience = self.shared.patience.connect;
-        let found = timeout(patience, lookup_host((self.host.as_str(), self.port))).await;
-        let found = found.map_err(|_| format!("{} was not resolved within {patience:?}", self.host))?;
+        let limit = self.shared.timeouts.connect;
+        let found = timeout(limit, lookup_host((self.host.as_str(), self.port))).await;
+        let found = found.map_err(|_| format!("{} was not resolved within {limit:?}", self.host))?;
         let found = found.map_err(|error| format!("{} cannot be resolved: {error}", self.host))?;
         let mut problem = format!("{} has no address", self.host);
         for address in found {
-            match timeout(patience, TcpStream::connect(address)).await {
+            match timeout(limit, TcpStream::connect(address)).await {
                 Ok(Ok(tcp)) => return Ok((tcp, address)),
                 Ok(Err(error)) => problem = error.to_string(),
-                Err(_) => problem = format!("no connection within {patience:?}"),
+                Err(_) => problem = format!("no connection within {limit:?}"),
             }
         }
         Err(problem)

@@ -58,9 +58,9 @@ const RECEIVE_BYTES: usize = 64 << 20;
 /// What a frame may have without a share of that budget, and the size of a share.
 const SHARE: usize = 64 << 10;
 
-/// How long peers may take. Tests shorten them.
+/// Timeouts of peers. Tests shorten them.
 #[derive(Debug, Clone)]
-pub struct Patience {
+pub struct Timeouts {
     /// For a TCP connection to an address of the controller.
     pub connect: Duration,
     /// From the connection to the end of the handshakes of TLS and Broker.
@@ -72,7 +72,7 @@ pub struct Patience {
     pub peering: peering::Options,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
@@ -95,7 +95,7 @@ pub struct Options {
     pub insecure: bool,
     /// The dialects of what the agent says unasked.
     pub notify: Vec<Dialect>,
-    pub patience: Patience,
+    pub timeouts: Timeouts,
 }
 
 /// What this transport asks of the agent, beside what all do.
@@ -174,7 +174,7 @@ struct Shared {
     gate: Gate,
     /// Everybody is let in.
     is_open: bool,
-    patience: Patience,
+    timeouts: Timeouts,
     budget: Arc<Semaphore>,
     /// The time that the state machines are told is counted from here.
     began: Instant,

@@ -58,8 +58,8 @@ impl Outbox {
     }
 
     /// When something has waited for this long without a byte of it being taken.
-    pub fn stalls(&self, patience: Duration) -> Option<Duration> {
-        (!self.is_empty()).then(|| self.since.saturating_add(patience))
+    pub fn stalls(&self, limit: Duration) -> Option<Duration> {
+        (!self.is_empty()).then(|| self.since.saturating_add(limit))
     }
 
     /// So many bytes were taken. Gives the requests whose responses have gone with them.

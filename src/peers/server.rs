@@ -25,7 +25,7 @@ use crate::broker::wire::{EndpointId, Filter};
 use crate::dialect::node;
 use crate::hub::{self, Direction, Hub};
 use crate::identify::Gate;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::LogThrottle;
 use crate::tls;
 
 /// The least between log lines about peers that are turned away.
@@ -72,7 +72,7 @@ impl Server {
             tls,
             gate,
             is_open: options.insecure,
-            patience: options.patience.clone(),
+            timeouts: options.timeouts.clone(),
             budget: Arc::new(Semaphore::new(RECEIVE_BYTES / SHARE)),
             began: Instant::now(),
             registry: Mutex::new(Registry::default()),
@@ -136,7 +136,7 @@ async fn accept<A: Agent>(
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) {
-    let mut turned_away = Seldom::new(TURNED_AWAY_EVERY);
+    let mut turned_away = LogThrottle::new(TURNED_AWAY_EVERY);
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return say_how_many(&mut turned_away),
@@ -148,7 +148,8 @@ async fn accept<A: Agent>(
         };
         match accepted {
             Ok((tcp, address)) => {
-                if !take(tcp, address, shared, agent, tracker, stop) && turned_away.happened(std::time::Instant::now())
+                if !take(tcp, address, shared, agent, tracker, stop)
+                    && turned_away.should_log(std::time::Instant::now())
                 {
                     tracing::warn!(
                         %address,
@@ -168,8 +169,8 @@ async fn accept<A: Agent>(
     }
 }
 
-fn say_how_many(turned_away: &mut Seldom) {
-    if let Some(more) = turned_away.take(std::time::Instant::now()) {
+fn say_how_many(turned_away: &mut LogThrottle) {
+    if let Some(more) = turned_away.take_suppressed(std::time::Instant::now()) {
         tracing::warn!("{more} more Broker peers were turned away: {CONNECTIONS_LIMIT} connections are the most");
     }
 }

@@ -1,10 +1,11 @@
 //! The log: what the agent tells people while it runs, on stderr, and what it tells systemd ([`systemd`]).
 //!
 //! Text for people and for the system journal, JSON for collectors. Colours appear only on a terminal. The durable record
-//! of requests is the journal, not the log. What others could fill it with is said [`seldom`].
+//! of requests is the journal, not the log. Lines that others could cause thousands of times a second are
+//! rate-limited ([`LogThrottle`]).
 
-pub mod seldom;
 pub mod systemd;
+mod throttle;
 
 use std::io::IsTerminal;
 
@@ -14,6 +15,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::terminal;
+
+pub use throttle::LogThrottle;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {

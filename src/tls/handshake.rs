@@ -23,24 +23,24 @@ const SUBJECT_LIMIT: usize = 256;
 
 impl Context {
     /// The server's side of the handshake.
-    pub async fn accept<S>(&self, stream: S, patience: Duration) -> Result<Stream<S>, HandshakeError>
+    pub async fn accept<S>(&self, stream: S, limit: Duration) -> Result<Stream<S>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut stream = SslStream::new(Ssl::new(&self.ssl)?, stream)?;
-        let outcome = timeout(patience, Pin::new(&mut stream).accept()).await;
-        finish(outcome.map_err(|_| HandshakeError::TimedOut(patience))?, stream.ssl())?;
+        let outcome = timeout(limit, Pin::new(&mut stream).accept()).await;
+        finish(outcome.map_err(|_| HandshakeError::TimedOut(limit))?, stream.ssl())?;
         Ok(stream)
     }
 
     /// The client's side of the handshake, for whoever asks for no name.
-    pub async fn connect<S>(&self, stream: S, patience: Duration) -> Result<Stream<S>, HandshakeError>
+    pub async fn connect<S>(&self, stream: S, limit: Duration) -> Result<Stream<S>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut stream = SslStream::new(Ssl::new(&self.ssl)?, stream)?;
-        let outcome = timeout(patience, Pin::new(&mut stream).connect()).await;
-        finish(outcome.map_err(|_| HandshakeError::TimedOut(patience))?, stream.ssl())?;
+        let outcome = timeout(limit, Pin::new(&mut stream).connect()).await;
+        finish(outcome.map_err(|_| HandshakeError::TimedOut(limit))?, stream.ssl())?;
         Ok(stream)
     }
 }

@@ -22,7 +22,7 @@ use crate::dialect::{self, Decoded};
 use crate::tls;
 
 /// For connecting, for the ack and for the agent's hello.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least that a wait is cut to: a socket takes no timeout of zero.
 const LEAST: Duration = Duration::from_millis(1);
 /// Responses are larger in JSON than the megabyte that is stored of them.
@@ -131,19 +131,19 @@ fn certificate_wanted(error: &tungstenite::Error) -> Option<String> {
 impl Client {
     /// Connects, subscribes to the topics of agents, and waits for the hello of the one that is there.
     /// `tls` is for `wss://`.
-    /// Waits no longer than `patience`, if that is given.
-    pub fn connect(url: &str, tls: &tls::ClientOptions, patience: Option<Instant>) -> Result<Self, Error> {
-        let deadline = Instant::now() + PATIENCE;
-        let deadline = patience.map_or(deadline, |patience| patience.min(deadline));
+    /// `deadline` may shorten the wait for that.
+    pub fn connect(url: &str, tls: &tls::ClientOptions, deadline: Option<Instant>) -> Result<Self, Error> {
+        let longest = Instant::now() + CONNECT_TIMEOUT;
+        let deadline = deadline.map_or(longest, |deadline| deadline.min(longest));
         // A socket's timeout of 0 means none.
-        let patience = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let timeout = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let Url { is_tls, authority, host, path } = parse(url)?;
         let tls = if is_tls { Some(tls::client(tls)?) } else { None };
         let unreachable = |source| Error::Unreachable { url: url.to_owned(), source };
         let stream = open(authority, deadline).map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        stream.set_write_timeout(Some(patience)).map_err(unreachable)?;
-        stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
+        stream.set_write_timeout(Some(timeout)).map_err(unreachable)?;
+        stream.set_read_timeout(Some(timeout)).map_err(unreachable)?;
         let upgrade = |source| match certificate_wanted(&source).filter(|_| is_tls) {
             Some(said) => Error::Certificate { url: url.to_owned(), said },
             None => Error::Upgrade { url: url.to_owned(), source: Box::new(source) },

@@ -29,7 +29,7 @@ use crate::broker::wire::Filter;
 use crate::hub::intake::Publisher;
 use crate::hub::{Agent, Direction, Place, Queued};
 use crate::identify::{self, Caller, Ends, Verdict};
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::LogThrottle;
 use crate::tls;
 
 /// The prefixes of one subscription, and the bytes of each.
@@ -75,7 +75,7 @@ impl<A: Agent> Client<A> {
         agent: &Arc<A>,
         tcp: &TcpStream,
         peer: SocketAddr,
-        turned_away: &mut Seldom,
+        turned_away: &mut LogThrottle,
     ) -> Option<Self> {
         let ends = match tcp.local_addr().and_then(|local| identify::ends(tcp, local, peer)) {
             Ok(ends) => ends,
@@ -114,7 +114,7 @@ impl<A: Agent> Client<A> {
         }
         let begun = tokio::select! {
             () = stop.cancelled() => return,
-            begun = timeout(self.shared.patience.hello, self.begin(tcp)) => begun,
+            begun = timeout(self.shared.timeouts.hello, self.begin(tcp)) => begun,
         };
         let Ok(Some((mut socket, ending))) = begun else { return };
         let ending = match ending {
@@ -141,7 +141,7 @@ impl<A: Agent> Client<A> {
         let (wire, subject) = self.secure(tcp).await?;
         let refusal = self.identify(subject.as_deref()).await.err();
         let is_refused = refusal.is_some();
-        let metered = Metered::new(wire, Arc::clone(&self.shared.budget), self.shared.patience.message);
+        let metered = Metered::new(wire, Arc::clone(&self.shared.budget), self.shared.timeouts.message);
         let mut objection = None;
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
@@ -223,7 +223,7 @@ impl<A: Agent> Client<A> {
             }
             return Some((Wire::Plain(tcp), None));
         };
-        match context.accept(tcp, self.shared.patience.hello).await {
+        match context.accept(tcp, self.shared.timeouts.hello).await {
             Ok(stream) => {
                 let subject = tls::subject(stream.ssl());
                 Some((Wire::Tls(Box::new(stream)), subject))
@@ -243,7 +243,7 @@ impl<A: Agent> Client<A> {
 
     /// Receives and sends until one side ends it. `None`: there is nobody left to be told.
     async fn talk(&mut self, socket: &mut Socket) -> Option<Ending> {
-        let mut pings = interval(self.shared.patience.ping);
+        let mut pings = interval(self.shared.timeouts.ping);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pings.tick().await;
         let mut heard = true;
@@ -282,7 +282,7 @@ impl<A: Agent> Client<A> {
                         return Some(Ending { error: None, code: CloseCode::Error, reason: "Ping timeout" });
                     }
                     heard = false;
-                    if timeout(self.shared.patience.write, socket.send(Message::Ping(Vec::new().into()))).await.is_err() {
+                    if timeout(self.shared.timeouts.write, socket.send(Message::Ping(Vec::new().into()))).await.is_err() {
                         return None;
                     }
                 }
@@ -389,7 +389,7 @@ impl<A: Agent> Client<A> {
 
     /// Sends and waits until the kernel has it. `false`: the connection is over.
     async fn send(&self, socket: &mut Socket, text: Utf8Bytes) -> bool {
-        match timeout(self.shared.patience.write, socket.send(Message::Text(text))).await {
+        match timeout(self.shared.timeouts.write, socket.send(Message::Text(text))).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 tracing::debug!(connection = self.id, %error, "WebSocket connection lost");
@@ -404,7 +404,7 @@ impl<A: Agent> Client<A> {
 
     /// Gives the client what is queued for it, in the time there is for it.
     async fn flush(&mut self, socket: &mut Socket) {
-        let patience = self.shared.patience.flush;
+        let limit = self.shared.timeouts.flush;
         let all = async {
             while let Ok(queued) = self.place.queue.try_recv() {
                 if !self.deliver(socket, queued).await {
@@ -413,7 +413,7 @@ impl<A: Agent> Client<A> {
             }
         };
         // What did not go in time is sent again by the next start.
-        let _ = timeout(patience, all).await;
+        let _ = timeout(limit, all).await;
     }
 
     /// Tells the client why, and reads what it still sends until it has seen that: data left unread would make the
@@ -426,12 +426,12 @@ impl<A: Agent> Client<A> {
             }
             socket.close(Some(CloseFrame { code: ending.code, reason: ending.reason.into() })).await
         };
-        if let Ok(Ok(())) = timeout(self.shared.patience.flush, farewell).await {
+        if let Ok(Ok(())) = timeout(self.shared.timeouts.flush, farewell).await {
             let wire = socket.get_mut().wire();
             let mut waste = [0; BUFFER];
             let all = async { while wire.read(&mut waste).await.is_ok_and(|read| read > 0) {} };
             // Who goes on sending is cut off.
-            let _ = timeout(self.shared.patience.flush, all).await;
+            let _ = timeout(self.shared.timeouts.flush, all).await;
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Metered {
     /// Bytes of the message that is being received.
     unfinished: usize,
     deadline: Option<Pin<Box<Sleep>>>,
-    patience: Duration,
+    limit: Duration,
     in_head: bool,
 }
 
@@ -42,14 +42,14 @@ pub(super) fn budget(bytes: usize) -> Arc<Semaphore> {
 }
 
 impl Metered {
-    pub fn new(wire: Wire, budget: Arc<Semaphore>, patience: Duration) -> Self {
+    pub fn new(wire: Wire, budget: Arc<Semaphore>, limit: Duration) -> Self {
         Self {
             wire,
             budget: PollSemaphore::new(budget),
             shares: None,
             unfinished: 0,
             deadline: None,
-            patience,
+            limit,
             in_head: true,
         }
     }
@@ -105,7 +105,7 @@ impl AsyncRead for Metered {
         ready!(Pin::new(&mut this.wire).poll_read(cx, buf))?;
         this.unfinished += buf.filled().len().saturating_sub(before);
         if this.deadline.is_none() {
-            this.deadline = Some(Box::pin(sleep(this.patience)));
+            this.deadline = Some(Box::pin(sleep(this.limit)));
         }
         Poll::Ready(Ok(()))
     }

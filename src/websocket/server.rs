@@ -31,7 +31,7 @@ use crate::broker::json::{self, ErrorCode};
 use crate::dialect::event::Event;
 use crate::hub::{self, Agent, Hub};
 use crate::identify::Gate;
-use crate::telemetry::seldom::Seldom;
+use crate::telemetry::LogThrottle;
 use crate::tls;
 
 /// More than the controllers and tools of one agent; each costs a task and two small buffers.
@@ -41,9 +41,9 @@ const RECEIVE_BYTES: usize = 64 << 20;
 /// The least between log lines about connections that are turned away.
 const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
 
-/// How long clients may take. Tests shorten them.
+/// Timeouts of clients. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     /// From connecting to the whole subscription.
     pub hello: Duration,
     /// From the first byte of a message to its last.
@@ -56,7 +56,7 @@ pub struct Patience {
     pub ping: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             hello: Duration::from_secs(10),
@@ -76,7 +76,7 @@ pub struct Options {
     pub notify: Vec<Dialect>,
     /// A controller is configured, which this agent dials.
     pub connecting: bool,
-    pub patience: Patience,
+    pub timeouts: Timeouts,
     /// `None`: plain TCP.
     pub tls: Option<tls::Context>,
     /// Everybody who reaches it is let in.
@@ -115,7 +115,7 @@ impl hub::Wire for Json {
 pub(super) struct Shared {
     pub hub: Hub<Json>,
     pub budget: Arc<Semaphore>,
-    pub patience: Patience,
+    pub timeouts: Timeouts,
     pub tls: Option<tls::Context>,
     pub gate: Gate,
     /// Everybody is let in.
@@ -162,7 +162,7 @@ impl Server {
         let shared = Arc::new(Shared {
             hub: hub.clone(),
             budget,
-            patience: options.patience,
+            timeouts: options.timeouts,
             tls: options.tls.clone(),
             gate,
             is_open: options.insecure,
@@ -177,7 +177,7 @@ impl Server {
         let scheme = if shared.tls.is_some() { "wss" } else { "ws" };
         tracing::info!("WebSocket clients are served at {scheme}://{}{PATH}", listener.local_addr()?);
         let tracker = TaskTracker::new();
-        let mut turned_away = Seldom::new(TURNED_AWAY_EVERY);
+        let mut turned_away = LogThrottle::new(TURNED_AWAY_EVERY);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
@@ -212,8 +212,8 @@ impl Server {
 }
 
 /// Tells a client in HTTP that there is no place for it. One that begins with TLS would not understand that.
-pub(super) fn turn_away(tcp: &TcpStream, is_tls: bool, turned_away: &mut Seldom) {
-    if turned_away.happened(Instant::now()) {
+pub(super) fn turn_away(tcp: &TcpStream, is_tls: bool, turned_away: &mut LogThrottle) {
+    if turned_away.should_log(Instant::now()) {
         tracing::warn!("WebSocket connection turned away: {CONNECTIONS_LIMIT} are open, which is the most");
     }
     if is_tls {
@@ -225,8 +225,8 @@ pub(super) fn turn_away(tcp: &TcpStream, is_tls: bool, turned_away: &mut Seldom)
     let _ = rustix::net::send(tcp, answer, SendFlags::NOSIGNAL);
 }
 
-fn say_how_many(turned_away: &mut Seldom) {
-    if let Some(more) = turned_away.take(Instant::now()) {
+fn say_how_many(turned_away: &mut LogThrottle) {
+    if let Some(more) = turned_away.take_suppressed(Instant::now()) {
         tracing::warn!(
             "{more} more WebSocket connections were turned away: the most that may be open is {CONNECTIONS_LIMIT}"
         );

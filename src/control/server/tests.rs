@@ -142,10 +142,10 @@ struct Served {
 
 impl Served {
     fn start() -> Self {
-        Self::with(Patience::default())
+        Self::with(Timeouts::default())
     }
 
-    fn with(patience: Patience) -> Self {
+    fn with(timeouts: Timeouts) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("control.sock");
         let welcome = Welcome {
@@ -158,7 +158,7 @@ impl Served {
             stop_timeout_ms: 20_000,
             ready_timeout_ms: 0,
         };
-        let options = Options { path: path.clone(), group: None, patience };
+        let options = Options { path: path.clone(), group: None, timeouts };
         let gate = Gate::new(identify::Options::only(rustix::process::geteuid().as_raw()));
         let (server, handle) = Server::bind(&options, Arc::new(AtomicU64::new(1)), welcome, gate).unwrap();
         let fake = Arc::new(Fake::default());
@@ -375,9 +375,9 @@ fn a_client_that_sends_too_much_learns_why() {
 
 #[test]
 fn slow_greetings_and_slow_frames_end_their_connection() {
-    let patience =
-        Patience { hello: Duration::from_millis(50), frame: Duration::from_millis(50), ..Patience::default() };
-    let served = Served::with(patience);
+    let timeouts =
+        Timeouts { hello: Duration::from_millis(50), frame: Duration::from_millis(50), ..Timeouts::default() };
+    let served = Served::with(timeouts);
     ends_with(served.silent(), ErrorCode::TooSlow);
     let mut stream = served.raw();
     stream.write_all(&[0, 0]).unwrap();

@@ -1,4 +1,4 @@
-//! The server by itself, with an agent that answers nothing and little patience.
+//! The server by itself, with an agent that answers nothing and short timeouts.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, PATH, Patience, Server};
+use super::{Options, PATH, Server, Timeouts};
 use crate::api::event::{Dialect, Incoming, Route, Source};
 use crate::api::ids::InstanceName;
 use crate::broker::json;
@@ -33,12 +33,12 @@ impl Agent for Fake {
 }
 
 /// Runs a server as long as `client` needs.
-fn serve(patience: Patience, client: impl FnOnce(SocketAddr)) {
+fn serve(timeouts: Timeouts, client: impl FnOnce(SocketAddr)) {
     let options = Options {
         addresses: vec!["127.0.0.1:0".parse().unwrap()],
         notify: vec![Dialect::Management],
         connecting: false,
-        patience,
+        timeouts,
         tls: None,
         insecure: false,
     };
@@ -66,9 +66,9 @@ fn subscribed(address: SocketAddr) -> WebSocket<TcpStream> {
 
 #[test]
 fn a_client_that_leaves_pings_unanswered_is_told_so_and_one_that_answers_stays() {
-    let patience =
-        Patience { ping: Duration::from_millis(500), flush: Duration::from_millis(100), ..Patience::default() };
-    serve(patience, |address| {
+    let timeouts =
+        Timeouts { ping: Duration::from_millis(500), flush: Duration::from_millis(100), ..Timeouts::default() };
+    serve(timeouts, |address| {
         let (mut silent, mut alive) = (subscribed(address), subscribed(address));
         let alive = std::thread::spawn(move || {
             // It answers as it reads.

@@ -1,4 +1,4 @@
-//! What the transports ask, the agent answers here: requests become inputs, questions are put to the driver.
+//! The agent as its transports see it: requests become inputs, questions are put to the driver.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,8 +37,8 @@ use super::driver::{Question, Refusing};
 use super::effects::Topics;
 use super::retention::Order;
 
-/// The agent, as its transports see it.
-pub(super) struct Door {
+/// Serves the transports: cheap calls that never block the driver.
+pub(super) struct AgentService {
     /// How logs are archived, if they are.
     pub archive: Option<watch::Receiver<ArchiveReport>>,
     pub inputs: mpsc::Sender<Input>,
@@ -72,7 +72,7 @@ pub(super) struct About {
     pub may_ask: Vec<String>,
 }
 
-impl Door {
+impl AgentService {
     /// Puts a question to the driver; `None` if the agent is ending.
     async fn ask<T: Send + 'static>(
         &self,
@@ -126,7 +126,7 @@ impl Door {
     }
 }
 
-impl server::Agent for Door {
+impl server::Agent for AgentService {
     fn request(&self, incoming: Incoming) -> Result<(), Refusal> {
         let refusal = |reason: &str| {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -293,7 +293,7 @@ impl server::Agent for Door {
     }
 }
 
-impl hub::Agent for Door {
+impl hub::Agent for AgentService {
     fn request(&self, incoming: Incoming) -> Result<(), hub::Refusal> {
         let size = message::request_size(&incoming.request);
         if size > REQUEST_LIMIT {
@@ -330,7 +330,7 @@ impl hub::Agent for Door {
     }
 }
 
-impl peers::Agent for Door {
+impl peers::Agent for AgentService {
     async fn answered(&self, of: Seq, connection: u64, answer: Result<Option<String>, String>) {
         // Waits for room: nobody would say it again. If the agent is ending, its next run asks again.
         let _ = self.inputs.send(Input::NodeAnswered { of, connection, answer }).await;
