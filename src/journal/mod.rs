@@ -11,49 +11,27 @@
 //!
 //! Not its business: what entries mean, when to commit, what to do about a condition that it reports.
 
-mod batch;
-#[cfg(test)]
-mod beside;
-mod codec;
-mod compact;
-mod disk;
-pub mod entry;
-pub mod export;
-pub mod identity;
-pub mod import;
-pub mod inspect;
-mod keys;
-pub mod lock;
-mod mark;
-pub mod memory;
-mod migrate;
-pub mod open;
-mod place;
-mod probe;
-pub mod prune;
-pub mod reader;
-mod recover;
-pub mod retention;
-mod rows;
-mod salvage;
-#[cfg(test)]
-mod samples;
-mod space;
-mod stats;
+mod format;
+mod open;
+mod read;
 mod store;
-mod table;
-mod verify;
-mod versions;
-mod writer;
+mod tests;
+mod tree;
+mod write;
 
-pub use codec::{DecodeError, EncodeError, Hash, try_decode};
-pub use compact::{CompactError, Compactor, offline as compact_offline};
-pub use disk::{Disk, Waiting};
-pub use open::{Condition, OpenError, Opened, Options};
-pub use place::is_there;
-pub use reader::Reader;
-pub use rows::check_event;
-pub use space::{Floors, Space};
-pub use store::StorageError;
-pub use table::ReadError;
-pub use writer::{CommitError, Journal, Stats, Step};
+pub use format::codec::{DecodeError, EncodeError, Hash, try_decode};
+pub use format::entry;
+pub use open::opening::{Condition, OpenError, Opened, Options};
+pub use open::{import, inspect, prune};
+pub use read::reader::Reader;
+pub use store::database::StorageError;
+pub use store::disk::{Disk, Waiting};
+pub use store::location::is_there;
+pub use store::space::{Floors, Space};
+pub use store::{identity, lock};
+pub use tests::memory;
+pub use tree::rows::check_event;
+pub use tree::table::ReadError;
+pub use tree::{export, retention};
+pub use write::compact::{CompactError, Compactor, offline as compact_offline};
+pub use write::writer::{CommitError, Journal, Stats, Step};

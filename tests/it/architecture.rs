@@ -96,10 +96,10 @@ fn imports_follow_the_arrows() {
 fn pure_modules_are_pure() {
     let modules = modules();
     let pure_files = [
-        "journal/entry.rs",
-        "journal/codec.rs",
-        "journal/keys.rs",
-        "journal/export.rs",
+        "journal/format/entry.rs",
+        "journal/format/codec.rs",
+        "journal/format/keys.rs",
+        "journal/tree/export.rs",
         "control/message.rs",
         "identify/diag.rs",
         "identify/owner.rs",

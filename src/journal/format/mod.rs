@@ -1,0 +1,6 @@
+//! What is stored, as bytes: entries and records, the keys they stand under, and every version of their encoding. Pure.
+
+pub(in crate::journal) mod codec;
+pub mod entry;
+pub(in crate::journal) mod keys;
+pub(in crate::journal) mod versions;

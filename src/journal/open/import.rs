@@ -1,0 +1,544 @@
+//! A journal taken in from a stream into a state directory that has none.
+//!
+//! Entries keep their numbers and their places in the chain, so that heads that were noted before prove as much as they
+//! did; the rows by which they are found are made anew by the code that makes them in a commit. What this host is to run is
+//! no part of history and does not come along: requests without an outcome get one, and the newest entry says that all
+//! before it were imported, which makes the next start one in hold mode.
+//!
+//! ```text
+//! stream ──checked, in batches──► journal.importing ──verified as a whole, then one rename──► journal.imported
+//! journal.imported ──the side file written, then one rename──► journal
+//! ```
+//!
+//! An import that is interrupted has done nothing, or is finished by the next start. Memory is that of one batch and of
+//! one number for each request without an outcome, of which there may be [`UNFINISHED_LIMIT`].
+//!
+//! What reads of a damaged journal is taken in the same way ([`import_salvage`]), only that it may have gaps.
+
+mod salvaged;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::opening::{self, OpenError, Options};
+use super::salvage::{self, Pending};
+use crate::api::head::Head;
+use crate::api::ids::{Incarnation, Seq};
+use crate::crash_point;
+use crate::journal::format::codec::{self, DecodeError, Hash};
+use crate::journal::format::entry::{AgentRecord, Entry, Numbered, Record};
+use crate::journal::format::keys;
+use crate::journal::format::versions;
+use crate::journal::store::database::{self, Database, StorageError};
+use crate::journal::store::location;
+use crate::journal::store::lock::{LockError, StateLock};
+use crate::journal::store::watermark::{self, MarkFile};
+use crate::journal::tree::batch::{BatchError, Builder, State};
+use crate::journal::tree::export::{End, Frame, UnpackError, Unpacker};
+use crate::journal::tree::recover;
+use crate::journal::tree::rows;
+use crate::journal::tree::table::{ReadError, Table, Whole};
+use crate::journal::tree::verify;
+
+const IMPORTING: &str = "journal.importing";
+const IMPORTED: &str = "journal.imported";
+
+/// A batch ends with so many entries, or …
+const ENTRIES: usize = 256;
+/// … so many bytes of them.
+const BYTES: usize = 256 << 10;
+/// What is read from the stream at once.
+const READ: usize = 64 << 10;
+
+/// What the requester of a request without an outcome is told.
+const EXPORTED: &str =
+    "this request had no outcome when the agent's journal was exported, and was given up by the import";
+const SALVAGED: &str =
+    "this request has no outcome in what could be read of the agent's damaged journal, and was given up by its import";
+
+/// An agent has far fewer.
+const UNFINISHED_LIMIT: usize = 64 << 10;
+/// Numbers without an entry. A journal may have lost many; each of them is looked at when its time comes to be removed.
+const GAPS_LIMIT: u64 = 16 << 20;
+/// Retention removes a few hundred entries at once.
+const REMOVED_LIMIT: u64 = 16 << 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error("an agent uses this state directory: stop it first")]
+    InUse(#[source] LockError),
+    #[error("the state directory cannot be locked")]
+    Lock(#[source] LockError),
+    #[error("there is a journal with entries in {dir} already: import into another --state-dir, or move it away")]
+    NotEmpty { dir: String },
+    #[error("the stream cannot be read")]
+    Input(#[source] io::Error),
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    #[error("it is of a journal of format {found}, and this release knows formats up to {known}: use a newer release", known = versions::FORMAT)]
+    Newer { found: u32 },
+    #[error("entry {seq} does not read")]
+    Entry { seq: Seq, source: DecodeError },
+    #[error("entry {seq} does not continue entry {before}: one of them was altered, or is of another journal")]
+    Chain { seq: Seq, before: Seq },
+    #[error("entry {seq} {what}, which no journal comes to")]
+    Impossible { seq: Seq, what: &'static str },
+    #[error("its end names another head than its newest entry has")]
+    Head,
+    #[error("what it holds is no whole journal: {}", .0.join("; "))]
+    Problems(Vec<String>),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the journal that was built cannot be read")]
+    Read(#[from] ReadError),
+    #[error("an entry cannot be stored")]
+    Encode(#[from] codec::EncodeError),
+    #[error("there is no journal in {0}; name a copy of a state directory, or a journal that was set aside")]
+    NoJournal(String),
+    #[error("nothing of it reads: its store opens in no way, or has no entry that is whole")]
+    NothingReads,
+}
+
+impl From<BatchError> for ImportError {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Encode(error) => Self::Encode(error),
+            BatchError::Read(error) => Self::Read(error),
+        }
+    }
+}
+
+/// What an import came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    pub entries: u64,
+    pub first: Seq,
+    /// The newest entry that was imported, and its hash.
+    pub exported_head: Head,
+    /// Requests that had no outcome.
+    pub abandoned: u64,
+    /// The newest entry now.
+    pub head: Head,
+    /// Numbers whose entries are lost: first and last of each range.
+    pub missing: Vec<(Seq, Seq)>,
+    /// What `verify` will go on to find wrong with what was salvaged. A stream with any is refused.
+    pub problems: Vec<String>,
+}
+
+impl Imported {
+    /// How much was taken over and what is lost, in words for people.
+    pub fn summary(&self) -> String {
+        rows::recovery_summary(self.entries, &self.missing)
+    }
+}
+
+/// Takes in a stream. `from`: what the journal is to say about where it came from. `progress` is told of the newest entry
+/// now and then. On an error nothing has changed.
+pub fn import(
+    state_dir: &Path,
+    options: &Options,
+    stream: &mut impl Read,
+    from: &str,
+    mut progress: impl FnMut(Seq),
+) -> Result<Imported, ImportError> {
+    build(state_dir, options, |building| {
+        let (imported, problems) = building.run(from, EXPORTED, |building| building.read(stream, &mut progress))?;
+        match problems.is_empty() {
+            true => Ok(imported),
+            false => Err(ImportError::Problems(problems.into_iter().take(5).collect())),
+        }
+    })
+}
+
+/// Takes in what reads of the damaged journal in `dir`, a state directory or a journal's directory that was set aside.
+/// Nobody may be writing to it; it is only copied. `progress` and errors as with [`import`].
+pub fn import_salvage(
+    state_dir: &Path,
+    options: &Options,
+    dir: &Path,
+    mut progress: impl FnMut(Seq),
+) -> Result<Imported, ImportError> {
+    let from = dir.display().to_string();
+    build(state_dir, options, |building| {
+        let take = |building: &mut Building| building.take_salvaged(state_dir, options, dir, &mut progress);
+        let (imported, problems) = building.run(&from, SALVAGED, take)?;
+        Ok(Imported { problems, ..imported })
+    })
+}
+
+/// Builds a journal beside the place for one, and puts it there when it is complete.
+fn build(
+    state_dir: &Path,
+    options: &Options,
+    work: impl FnOnce(Building) -> Result<Imported, ImportError>,
+) -> Result<Imported, ImportError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(OpenError::io("creating", state_dir))?;
+    let _lock = StateLock::acquire(state_dir, Duration::ZERO).map_err(|error| match error {
+        LockError::Held { .. } => ImportError::InUse(error),
+        LockError::Io { .. } => ImportError::Lock(error),
+    })?;
+    salvage::finish_interrupted(state_dir)?;
+    finish_interrupted(state_dir, options)?;
+    refuse_entries(state_dir, options)?;
+    let building = Building::begin(state_dir, options)?;
+    let dir = building.dir.clone();
+    match work(building) {
+        Ok(imported) => {
+            let complete = state_dir.join(IMPORTED);
+            fs::rename(&dir, &complete).map_err(OpenError::io("completing", &dir))?;
+            sync(state_dir)?;
+            crash_point!("after_import_built");
+            put_in_place(state_dir, options)?;
+            Ok(imported)
+        }
+        Err(error) => {
+            remove(&dir)?;
+            Err(error)
+        }
+    }
+}
+
+fn sync(dir: &Path) -> Result<(), OpenError> {
+    database::sync_dir(dir).map_err(OpenError::io("syncing", dir))
+}
+
+fn remove(dir: &Path) -> Result<(), OpenError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(OpenError::io("removing", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Clears up after an import that was killed, and puts a complete one in its place.
+pub(in crate::journal) fn finish_interrupted(state_dir: &Path, options: &Options) -> Result<(), OpenError> {
+    remove(&state_dir.join(IMPORTING))?;
+    match state_dir.join(IMPORTED).exists() {
+        true => put_in_place(state_dir, options),
+        false => Ok(()),
+    }
+}
+
+/// The lock is held, so that the journal whose place it takes is as empty as it was found.
+fn put_in_place(state_dir: &Path, options: &Options) -> Result<(), OpenError> {
+    let complete = state_dir.join(IMPORTED);
+    let database = Database::open(&complete, options.store()).map_err(|error| OpenError::storage(&complete, error))?;
+    let history = recover::history(&database).map_err(|error| OpenError::read(&complete, error))?;
+    drop(database);
+    let marked = || {
+        let known = watermark::read(state_dir)?;
+        let mut side = MarkFile::open(state_dir, known, history.last, Some(history.hash), None)?;
+        // What was answered once somewhere else is not sent again.
+        side.set_sent(history.last)?;
+        side.sync()
+    };
+    marked().map_err(OpenError::io("writing the journal's side file journal.mark in", state_dir))?;
+    crash_point!("after_import_marked");
+    let dir = location::current(state_dir)?.dir(state_dir);
+    remove(&dir)?;
+    fs::rename(&complete, &dir).map_err(OpenError::io("putting in place", &complete))?;
+    sync(state_dir)
+}
+
+/// Refuses a state directory whose journal has any entries.
+fn refuse_entries(state_dir: &Path, options: &Options) -> Result<(), ImportError> {
+    let known = watermark::read(state_dir)
+        .map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
+    let dir = location::found(state_dir)?.dir(state_dir);
+    if let Some(mark) = known
+        && mark.format > versions::FORMAT
+    {
+        let dir = dir.display().to_string();
+        return Err(OpenError::NewerFormat { dir, found: mark.format, known: versions::FORMAT }.into());
+    }
+    if !database::main_file(&dir).exists() {
+        return Ok(());
+    }
+    let failed = |error| OpenError::storage(&dir, error);
+    database::remove_unfinished_snapshots(&dir).map_err(OpenError::io("clearing up in", &dir))?;
+    let database = Database::open(&dir, options.store()).map_err(failed)?;
+    for row in database.range(keys::everything()) {
+        let (key, _) = row.map_err(|error| OpenError::read(&dir, error))?;
+        if key != keys::FORMAT {
+            return Err(ImportError::NotEmpty { dir: dir.display().to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// A journal under construction.
+struct Building {
+    dir: PathBuf,
+    database: Database,
+    /// How far the journal that was here had come, if that is known: its numbers are not given out again.
+    noted: Seq,
+    state: State,
+    batch: Vec<Whole>,
+    bytes: usize,
+    before: Option<(Seq, Hash)>,
+    first: Option<Seq>,
+    entries: u64,
+    gaps: u64,
+    /// Requests without an outcome, and how often they were begun.
+    unfinished: BTreeMap<Seq, u32>,
+    newest_incarnation: Incarnation,
+    /// Ranges of lost numbers before the newest entry.
+    missing: Vec<(Seq, Seq)>,
+    /// The format of entries that got their place in the chain only now.
+    older: Option<u32>,
+}
+
+impl Building {
+    fn begin(state_dir: &Path, options: &Options) -> Result<Self, OpenError> {
+        let dir = state_dir.join(IMPORTING);
+        DirBuilder::new().mode(0o700).create(&dir).map_err(OpenError::io("creating", &dir))?;
+        let failed = |error| OpenError::storage(&dir, error);
+        let database = Database::open(&dir, options.store()).map_err(failed)?;
+        opening::write_format(&database).map_err(failed)?;
+        let known = watermark::read(state_dir)
+            .map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
+        Ok(Self {
+            database,
+            noted: known.map_or(Seq(0), |mark| mark.high),
+            dir,
+            state: State::default(),
+            batch: Vec::new(),
+            bytes: 0,
+            before: None,
+            first: None,
+            entries: 0,
+            gaps: 0,
+            unfinished: BTreeMap::new(),
+            newest_incarnation: Incarnation::default(),
+            missing: Vec::new(),
+            older: None,
+        })
+    }
+
+    /// Takes in all that `take` does, closes it, and gives what is wrong with it. `why`: of requests that are closed.
+    fn run(
+        mut self,
+        from: &str,
+        why: &str,
+        take: impl FnOnce(&mut Self) -> Result<(), ImportError>,
+    ) -> Result<(Imported, Vec<String>), ImportError> {
+        take(&mut self)?;
+        let (last, hash) = self.before.unwrap_or_default();
+        let abandoned = self.unfinished.len() as u64;
+        let missing = self.close(from, why)?;
+        let report = verify::verify(&self.database, None, None)?;
+        let head = Head { seq: self.state.history.last, hash: self.state.history.hash };
+        let imported = Imported {
+            entries: self.entries,
+            first: self.first.unwrap_or_default(),
+            exported_head: Head { seq: last, hash },
+            abandoned,
+            head,
+            missing,
+            problems: Vec::new(),
+        };
+        drop(self.database);
+        sync(&self.dir)?;
+        Ok((imported, report.problems))
+    }
+
+    fn read(&mut self, stream: &mut impl Read, progress: &mut impl FnMut(Seq)) -> Result<(), ImportError> {
+        let mut unpacker = Unpacker::default();
+        let mut bytes = vec![0; READ];
+        loop {
+            let count = match stream.read(&mut bytes) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(ImportError::Input(error)),
+            };
+            unpacker.push(bytes.get(..count).unwrap_or_default());
+            while let Some(frame) = unpacker.next()? {
+                self.frame(frame)?;
+            }
+            if count == 0 {
+                unpacker.finish()?;
+                return Ok(());
+            }
+            if let Some((seq, _)) = self.before {
+                progress(seq);
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: Frame) -> Result<(), ImportError> {
+        match frame {
+            Frame::Header(header) if header.format > versions::FORMAT => {
+                Err(ImportError::Newer { found: header.format })
+            }
+            Frame::Header(header) => {
+                self.state.history.first = header.first;
+                self.state.history.trimmed = header.trimmed;
+                Ok(())
+            }
+            Frame::Entry { seq, value } => {
+                let (numbered, link, head, stored) =
+                    codec::decode_flat(seq, &value).map_err(|source| ImportError::Entry { seq, source })?;
+                self.take(Whole { numbered, link, head, stored })
+            }
+            Frame::End(End { hash, .. }) => {
+                let newest = self.before.map_or_else(Hash::default, |(_, hash)| hash);
+                if hash != newest {
+                    return Err(ImportError::Head);
+                }
+                self.write_batch()
+            }
+        }
+    }
+
+    fn take(&mut self, whole: Whole) -> Result<(), ImportError> {
+        let seq = whole.numbered.seq;
+        let impossible = |what| Err(ImportError::Impossible { seq, what });
+        let Some(link) = whole.link else { return impossible("has no hash") };
+        match self.before {
+            Some((before, hash)) if before.next() == seq && hash != link.previous => {
+                return Err(ImportError::Chain { seq, before });
+            }
+            _ => {}
+        }
+        let expected = self.before.map_or(self.state.history.first, |(before, _)| before.next());
+        self.gaps = self.gaps.saturating_add(seq.0.saturating_sub(expected.0));
+        if self.gaps > GAPS_LIMIT {
+            return impossible("comes after more numbers without an entry");
+        }
+        self.before = Some((seq, link.hash));
+        self.first.get_or_insert(seq);
+        self.entries += 1;
+        self.bytes += whole.stored.len();
+        let removal = match &whole.numbered.entry {
+            Entry::Pruned { upto, trimmed, .. } => Some((*upto, *trimmed)),
+            _other => None,
+        };
+        self.follow(&whole.numbered)?;
+        self.batch.push(whole);
+        if let Some((upto, trimmed)) = removal {
+            self.remove(seq, upto, trimmed)?;
+        }
+        if self.batch.len() >= ENTRIES || self.bytes >= BYTES {
+            self.write_batch()?;
+        }
+        Ok(())
+    }
+
+    /// What retention removed while the stream was written is in it all the same.
+    fn remove(&mut self, seq: Seq, upto: Seq, trimmed: Seq) -> Result<(), ImportError> {
+        if upto >= seq || trimmed >= seq {
+            return Err(ImportError::Impossible { seq, what: "tells that later entries were removed" });
+        }
+        let history = &self.state.history;
+        let removed = (upto.0 + 1).saturating_sub(history.first.0);
+        let dropped = trimmed.0.saturating_sub(history.trimmed.0.max(history.first.0.saturating_sub(1)));
+        if removed > REMOVED_LIMIT || dropped > REMOVED_LIMIT {
+            return Err(ImportError::Impossible { seq, what: "tells that more entries were removed at once" });
+        }
+        self.write_batch()?;
+        let mut batch = Builder::new(&mut self.state);
+        batch.prune(&self.database, upto, trimmed)?;
+        let writes = batch.finish_with_history()?;
+        self.write(&writes)
+    }
+
+    /// Keeps track of what an import closes.
+    fn follow(&mut self, numbered: &Numbered) -> Result<(), ImportError> {
+        match &numbered.entry {
+            Entry::RequestReceived { .. } => {
+                self.unfinished.insert(numbered.seq, 0);
+                if self.unfinished.len() > UNFINISHED_LIMIT {
+                    let what = "is one more request without an outcome";
+                    return Err(ImportError::Impossible { seq: numbered.seq, what });
+                }
+            }
+            Entry::RequestBegun { of, attempt } => {
+                if let Some(attempts) = self.unfinished.get_mut(of) {
+                    *attempts = *attempt;
+                }
+            }
+            Entry::RequestCompleted { of, .. } => drop(self.unfinished.remove(of)),
+            Entry::LaunchIntended { incarnation, .. } | Entry::NodeAdopted { incarnation, .. } => {
+                self.newest_incarnation = self.newest_incarnation.max(*incarnation);
+            }
+            _other => {}
+        }
+        Ok(())
+    }
+
+    fn write_batch(&mut self) -> Result<(), ImportError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let first = self.state.history.first;
+        let mut batch = Builder::new(&mut self.state);
+        for whole in &self.batch {
+            batch.copied(whole)?;
+            match &whole.numbered.entry {
+                // Of requests that retention had removed, or that were lost before.
+                Entry::RequestCompleted { of, .. }
+                | Entry::DeadlineAnswered { of, .. }
+                | Entry::DuplicateSeen { of, .. }
+                    if *of < first => {}
+                _other => batch.index(&self.database, &whole.numbered)?,
+            }
+        }
+        let writes = batch.finish()?;
+        self.batch.clear();
+        self.bytes = 0;
+        self.write(&writes)
+    }
+
+    fn write(&self, writes: &[crate::journal::tree::batch::Write]) -> Result<(), ImportError> {
+        self.database.write(writes).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: StorageError) -> ImportError {
+        OpenError::storage(&self.dir, error).into()
+    }
+
+    /// Gives every request an outcome, and says where all of this came from and what of it is lost, which it returns.
+    fn close(&mut self, from: &str, why: &str) -> Result<Vec<(Seq, Seq)>, ImportError> {
+        let last = self.state.history.last;
+        let mut missing = std::mem::take(&mut self.missing);
+        missing.extend((self.noted > last).then_some((last.next(), self.noted)));
+        let mut seq = last.max(self.noted);
+        let unfinished = std::mem::take(&mut self.unfinished);
+        let mut closing = Vec::new();
+        for (of, attempts) in unfinished {
+            let Some(Numbered { entry: Entry::RequestReceived { reqid, request, .. }, .. }) =
+                self.database.entry(of)?
+            else {
+                continue;
+            };
+            seq = seq.next();
+            let pending = Pending { reqid, request: request.0, attempts };
+            closing.push(Numbered { seq, at: salvage::now(), entry: salvage::abandoned(of, pending, why) });
+            if closing.len() == ENTRIES {
+                self.append(&closing, &[])?;
+                closing.clear();
+            }
+        }
+        if let Some(from) = self.older {
+            seq = seq.next();
+            let entry = Entry::FormatChanged { from, to: versions::FORMAT };
+            closing.push(Numbered { seq, at: salvage::now(), entry });
+        }
+        let entry = Entry::Imported { from: from.to_owned(), entries: self.entries, missing: missing.clone() };
+        closing.push(Numbered { seq: seq.next(), at: salvage::now(), entry });
+        // So that no incarnation of a name is used twice.
+        let agent = AgentRecord { newest_gone: self.newest_incarnation, ..AgentRecord::default() };
+        self.append(&closing, &[Record::Agent(agent)])?;
+        Ok(missing)
+    }
+
+    fn append(&mut self, entries: &[Numbered], records: &[Record]) -> Result<(), ImportError> {
+        let writes = crate::journal::tree::batch::build(&self.database, &mut self.state, entries, records)?;
+        self.write(&writes)
+    }
+}

@@ -1,0 +1,263 @@
+//! Reading a journal that no agent has open: under the agent's lock in its state directory, or in a copy somewhere.
+//!
+//! sled writes when it opens, so what is read is always a copy of our own, made while nobody writes and removed
+//! afterwards. What is inspected stays as it is, damage included.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::migrate;
+use super::opening::{OpenError, Options};
+use super::salvage::{self, copy_dir};
+use crate::api::audit::{Filter, Page};
+use crate::api::export::{ExportChunk, ExportCursor};
+use crate::api::head::Anchor;
+use crate::api::ids::Seq;
+use crate::api::report::{VerifyReport, chain};
+use crate::api::stats::JournalStats;
+use crate::journal::format::codec::Hash;
+use crate::journal::format::versions;
+use crate::journal::read::reader::Reader;
+use crate::journal::store::database::{self, Database, Shared, StorageError};
+use crate::journal::store::location::{self, Place};
+use crate::journal::store::lock::{LockError, StateLock};
+use crate::journal::store::space;
+use crate::journal::store::watermark;
+use crate::journal::tree::export::ExportError;
+use crate::journal::tree::recover;
+use crate::journal::tree::retention::{Policy, Step};
+use crate::journal::tree::table::ReadError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    #[error("there is no journal in {0}; name an agent's state directory, or a copy of one")]
+    NoJournal(String),
+    /// An agent runs and did not answer, or this is not its control socket.
+    #[error("the journal is in use: ask the agent through its control socket, or inspect a copy with --dir")]
+    InUse(#[source] LockError),
+    #[error("the state directory cannot be locked")]
+    Lock(#[source] LockError),
+    #[error("the copy of the journal that is to be read could not be made or opened")]
+    Open(#[from] OpenError),
+    #[error(
+        "the journal in {dir} does not open, not even without its snapshots: it can only be salvaged as far as that"
+    )]
+    Damaged { dir: String, source: StorageError },
+}
+
+/// A copy of a journal, open for reading.
+#[derive(Debug)]
+pub struct Inspection {
+    reader: Option<Reader>,
+    noted: Option<(Seq, Option<Hash>)>,
+    dir: PathBuf,
+    /// What was copied.
+    original: PathBuf,
+    open_time: Duration,
+    how: Opening,
+    _lock: Option<StateLock>,
+}
+
+/// How the copy could be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    Whole,
+    /// Damaged: it opens without its snapshots only.
+    WithoutSnapshots,
+}
+
+/// Opens the journal of a state directory. Its agent must not run.
+pub fn state_dir(state_dir: &Path, options: &Options) -> Result<Inspection, InspectError> {
+    let journal = location::found(state_dir)?.dir(state_dir);
+    if !database::main_file(&journal).exists() {
+        return Err(InspectError::NoJournal(state_dir.display().to_string()));
+    }
+    let lock = StateLock::acquire(state_dir, Duration::ZERO).map_err(|error| match error {
+        LockError::Held { .. } => InspectError::InUse(error),
+        LockError::Io { .. } => InspectError::Lock(error),
+    })?;
+    inspect(&journal, state_dir, Some(lock), options)
+}
+
+/// Opens a copy of a state directory, or of the journal's directory alone, which nobody may be writing to.
+pub fn copied_dir(dir: &Path, options: &Options) -> Result<Inspection, InspectError> {
+    let (journal, state_dir) = places(dir)?.ok_or_else(|| InspectError::NoJournal(dir.display().to_string()))?;
+    inspect(&journal, &state_dir, None, options)
+}
+
+/// Where the journal's files are in a state directory or a journal's directory, and where its side file would be.
+pub(in crate::journal) fn places(dir: &Path) -> Result<Option<(PathBuf, PathBuf)>, OpenError> {
+    let inner = location::found(dir)?.dir(dir);
+    if database::main_file(&inner).exists() {
+        return Ok(Some((inner, dir.to_owned())));
+    }
+    // The side file lies beside the journal's directory; one that is set aside has it no more.
+    let beside = location::state_dir_of(dir).unwrap_or(dir).to_owned();
+    Ok(database::main_file(dir).exists().then(|| (dir.to_owned(), beside)))
+}
+
+fn inspect(
+    journal: &Path,
+    state_dir: &Path,
+    lock: Option<StateLock>,
+    options: &Options,
+) -> Result<Inspection, InspectError> {
+    let known = watermark::read(state_dir)
+        .map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
+    if let Some(mark) = known
+        && mark.format > versions::FORMAT
+    {
+        let dir = journal.display().to_string();
+        return Err(OpenError::NewerFormat { dir, found: mark.format, known: versions::FORMAT }.into());
+    }
+    let noted = known.map(|mark| (mark.high, mark.head));
+    let inspection = |copy: Copied, how| Inspection {
+        reader: Some(copy.reader),
+        noted,
+        dir: copy.dir,
+        original: journal.to_owned(),
+        open_time: copy.open_time,
+        how,
+        _lock: lock,
+    };
+    match open_copy(journal, options, &|_| true) {
+        Ok(copy) => Ok(inspection(copy, Opening::Whole)),
+        Err(Unopened::Storage(first)) if first.is_damage() => {
+            let snapshots = database::snapshots(journal).map_err(OpenError::io("listing", journal))?;
+            let wanted = |path: &Path| !snapshots.iter().any(|snapshot| snapshot == path);
+            match open_copy(journal, options, &wanted) {
+                Ok(copy) => Ok(inspection(copy, Opening::WithoutSnapshots)),
+                Err(Unopened::Storage(source)) if source.is_damage() => {
+                    Err(InspectError::Damaged { dir: journal.display().to_string(), source })
+                }
+                Err(error) => Err(error.into_error(journal).into()),
+            }
+        }
+        Err(error) => Err(error.into_error(journal).into()),
+    }
+}
+
+/// A copy that opened.
+struct Copied {
+    reader: Reader,
+    dir: PathBuf,
+    /// Without the copying.
+    open_time: Duration,
+}
+
+enum Unopened {
+    Storage(StorageError),
+    Other(OpenError),
+}
+
+impl Unopened {
+    fn into_error(self, dir: &Path) -> OpenError {
+        match self {
+            Self::Storage(source) => OpenError::storage(dir, source),
+            Self::Other(error) => error,
+        }
+    }
+}
+
+fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -> Result<Copied, Unopened> {
+    static COPIES: AtomicU32 = AtomicU32::new(0);
+    let number = COPIES.fetch_add(1, Ordering::Relaxed);
+    let parent = std::env::temp_dir();
+    let dir = parent.join(format!("zeek-cluster-agent-journal-{}-{number}", std::process::id()));
+    let opened = copy_dir(journal, &dir, with).map_err(Unopened::Other).and_then(|()| {
+        database::remove_unfinished_snapshots(&dir)
+            .map_err(|error| Unopened::Other(OpenError::io("clearing up in", &dir)(error)))?;
+        let started = Instant::now();
+        let database = Database::open(&dir, options.store()).map_err(Unopened::Storage)?;
+        let open_time = started.elapsed();
+        match recover::format(&database) {
+            Ok(Some(found)) if found > versions::FORMAT => {
+                let dir = journal.display().to_string();
+                Err(Unopened::Other(OpenError::NewerFormat { dir, found, known: versions::FORMAT }))
+            }
+            Ok(Some(found)) => {
+                // Entries of an older format read as well as new ones; the rest of this copy is brought up to date.
+                if let Err(error) = migrate::migrate_copy(&database, found) {
+                    tracing::warn!(error = %chain(&error), "the copy could not be brought to this release's format");
+                }
+                let reader = Reader::new(Arc::new(Shared::new(database, Place::new(&dir), options.store())));
+                Ok((reader, open_time))
+            }
+            // What is wrong with a damaged one is found by reading on.
+            Ok(None) | Err(_) => {
+                let reader = Reader::new(Arc::new(Shared::new(database, Place::new(&dir), options.store())));
+                Ok((reader, open_time))
+            }
+        }
+    });
+    match opened {
+        Ok((reader, open_time)) => Ok(Copied { reader, dir, open_time }),
+        Err(error) => {
+            discard(&dir);
+            Err(error)
+        }
+    }
+}
+
+fn discard(dir: &Path) {
+    if let Err(error) = fs::remove_dir_all(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, dir = %dir.display(), "a copy of the journal was left behind");
+    }
+}
+
+impl Inspection {
+    fn reader(&self) -> &Reader {
+        self.reader.as_ref().expect("only drop takes the reader")
+    }
+
+    /// See [`Reader::page`].
+    pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, ReadError> {
+        self.reader().page(filter, cursor)
+    }
+
+    /// Checks everything, against the side file too, and whether the journal continues `anchor`.
+    pub fn verify(&self, anchor: Option<&Anchor>) -> Result<VerifyReport, ReadError> {
+        self.reader().verify_to(self.noted, anchor)
+    }
+
+    /// See [`Reader::export`].
+    pub fn export(&self, cursor: Option<&ExportCursor>) -> Result<ExportChunk, ExportError> {
+        self.reader().export(cursor, salvage::now())
+    }
+
+    /// The journal in figures. Its size is that of what was copied.
+    pub fn stats(&self) -> Result<JournalStats, ReadError> {
+        let mut stats = self.reader().stats()?;
+        stats.bytes_on_disk = space::used(&self.original).unwrap_or(0);
+        stats.open_ms = self.open_time.as_secs_f64() * 1000.0;
+        Ok(stats)
+    }
+
+    /// What all steps of retention towards `policy` would come to, and whether the clock is believed.
+    pub fn preview_removal(&self, policy: &Policy) -> Result<(Step, bool), ReadError> {
+        let now = salvage::now();
+        Ok((self.reader().preview_removal(policy, now)?, self.reader().believes(now)?))
+    }
+
+    pub fn last(&self) -> Result<Seq, ReadError> {
+        self.reader().last()
+    }
+
+    pub fn opening(&self) -> Opening {
+        self.how
+    }
+}
+
+impl Drop for Inspection {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.abandon();
+        }
+        discard(&self.dir);
+    }
+}

@@ -1,0 +1,87 @@
+//! Whether the journal opens and what that costs it, found out on copies.
+//!
+//! To open is not to read. sled 0.34 ends its log where it meets a tear, fills with zeros what is left of that segment and
+//! every segment of which it found no page, and puts a new snapshot in the place of the one there was. From a whole journal
+//! this takes what nobody needs. From a damaged one it may take what a salvage would have read by opening the files in
+//! another way, and the next open may find less than this one did. So it happened with files that were cut, and with
+//! those alone: pages are missing then that later ones rely on. A file that is shorter than the side file says is therefore
+//! opened in place only when copies have shown that nothing is lost by it.
+
+use std::path::Path;
+
+use super::opening::{self, Failure, OpenError, Options, Usable};
+use super::salvage::{COPY, Sources, copy_dir, remove};
+use crate::api::ids::Seq;
+use crate::crash_point;
+use crate::journal::store::location;
+use crate::journal::tree::verify;
+
+/// Whether a copy of the journal opens.
+pub(in crate::journal) fn opens(state_dir: &Path, options: &Options, sent: Seq, deep: bool) -> Result<bool, OpenError> {
+    let copy = state_dir.join(format!("{COPY}probe"));
+    let opened = open_copy(&location::current(state_dir)?.dir(state_dir), &copy, options, sent, deep)?;
+    let opens = opened.is_some();
+    let_go(opened);
+    remove(&copy)?;
+    Ok(opens)
+}
+
+/// Whether an open in place loses nothing of what can be read: everything reads and is consistent, also when what such an
+/// open leaves is opened again, and no salvage would come further. `high`: how far the journal had come.
+pub(in crate::journal) fn loses_nothing(
+    state_dir: &Path,
+    options: &Options,
+    sent: Seq,
+    high: Seq,
+) -> Result<bool, OpenError> {
+    let journal = location::current(state_dir)?.dir(state_dir);
+    let (copy, again) = (state_dir.join(format!("{COPY}probe")), state_dir.join(format!("{COPY}again")));
+    let once = whole(open_copy(&journal, &copy, options, sent, true)?, &journal)?;
+    crash_point!("during_probe");
+    let twice = match &once {
+        Some(_) => whole(open_copy(&copy, &again, options, sent, true)?, &journal)?,
+        None => None,
+    };
+    let last = |usable: &Option<Usable>| usable.as_ref().map(|usable| usable.recovered.last);
+    let (found, found_again) = (last(&once), last(&twice));
+    let_go(once);
+    let_go(twice);
+    remove(&copy)?;
+    remove(&again)?;
+    match found {
+        // Taken for an empty database: its index is gone, and an open would overwrite all that is left.
+        Some(Seq(0)) if high > Seq(0) => Ok(false),
+        Some(found) if found_again == Some(found) => {
+            Ok(found >= high || Sources::open(&journal, state_dir, options)?.newest()? <= found)
+        }
+        Some(_) | None => Ok(false),
+    }
+}
+
+/// Copies `from` to `to` and opens that; `None`: it is damaged.
+fn open_copy(from: &Path, to: &Path, options: &Options, sent: Seq, deep: bool) -> Result<Option<Usable>, OpenError> {
+    remove(to)?;
+    copy_dir(from, to, &|_| true)?;
+    match opening::attempt(to, options, sent, deep) {
+        Ok(usable) => Ok(Some(usable)),
+        Err(Failure::Damage(_)) => Ok(None),
+        Err(Failure::Other(error)) => Err(error),
+    }
+}
+
+/// Only with nothing wrong about it.
+fn whole(opened: Option<Usable>, journal: &Path) -> Result<Option<Usable>, OpenError> {
+    let Some(usable) = opened else { return Ok(None) };
+    let report = verify::verify(&usable.database, None, None).map_err(|error| OpenError::read(journal, error))?;
+    if report.problems.is_empty() {
+        return Ok(Some(usable));
+    }
+    let_go(Some(usable));
+    Ok(None)
+}
+
+fn let_go(opened: Option<Usable>) {
+    if let Some(usable) = opened {
+        usable.database.abandon();
+    }
+}

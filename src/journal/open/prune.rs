@@ -1,0 +1,62 @@
+//! Pruning a journal that no agent has open.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::opening::{Condition, OpenError, Options};
+use super::salvage;
+use crate::journal::format::entry::{Entry, Numbered, Removal, Sealed};
+use crate::journal::store::database;
+use crate::journal::store::identity::{self, IdentityError};
+use crate::journal::store::location;
+use crate::journal::store::lock::{LockError, StateLock};
+use crate::journal::tree::retention::{Policy, Step};
+use crate::journal::tree::table::ReadError;
+use crate::journal::write::writer::{CommitError, Journal};
+
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    #[error("there is no journal in {0}; name an agent's state directory with --state-dir")]
+    NoJournal(String),
+    #[error("the journal is in use, and its agent does not answer at its control socket: its log says why")]
+    InUse(#[source] LockError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// An entry after the one that tells of the loss would hide it from the next start.
+    #[error("nothing was removed: {0}; start the agent first, it goes into hold mode and says so")]
+    Loss(Condition),
+    #[error("the journal's oldest entries cannot be read; `journal verify` tells what is wrong")]
+    Read(#[from] ReadError),
+    #[error("the journal could not be written")]
+    Commit(#[from] CommitError),
+}
+
+/// Removes all that `policy` lets go of, step by step, each told of by an entry (its anchor). Returned is the sum, and whether the clock was believed.
+pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(Step, bool), PruneError> {
+    if !database::main_file(&location::found(state_dir)?.dir(state_dir)).exists() {
+        return Err(PruneError::NoJournal(state_dir.display().to_string()));
+    }
+    let _lock = StateLock::acquire(state_dir, Duration::ZERO).map_err(PruneError::InUse)?;
+    identity::read(state_dir)?;
+    let opened = Journal::<()>::open(state_dir, options)?;
+    if !opened.condition.is_whole() {
+        return Err(PruneError::Loss(opened.condition));
+    }
+    let mut journal = opened.journal;
+    let reader = journal.reader();
+    let now = salvage::now();
+    let believed = reader.believes(now)?;
+    let mut sum = reader.preview_removal(policy, now)?.emptied();
+    while let Some(step) = reader.next_removal(policy, now)? {
+        let Removal { upto, hash, trimmed, entries, requests } = step.removal.clone();
+        let last = journal.durable();
+        let entry = Entry::Pruned { upto, hash, trimmed, entries, requests };
+        let numbered = Numbered { seq: last.next(), at: salvage::now(), entry };
+        drop(journal.stage(Sealed::new(last, vec![numbered], Vec::new())));
+        drop(journal.commit(Vec::new())?);
+        sum.add(&step);
+    }
+    Ok((sum, believed))
+}

@@ -1,0 +1,267 @@
+//! Free space: what is left, how much must be, and the ballast file that is given back when nothing is.
+//!
+//! ```text
+//! free space: ── request floor ── requests are refused ── fact floor ── the ballast is given back, and of it the journal
+//!             may use three quarters; then nothing is journaled
+//! ```
+//!
+//! The last quarter is for opening the journal, which needs space too. When there is space for it again, the ballast is
+//! made anew.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, StatVfsMountFlags};
+
+use super::location::Place;
+use crate::regular_file;
+
+pub(in crate::journal) const BALLAST: &str = "journal.ballast";
+
+/// The free space of the journal's file system, and what it is measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that this user may still write.
+    pub free: u64,
+    pub floors: Floors,
+    /// The size of the ballast, if it was given back. It was not for requests.
+    pub given_back: u64,
+    /// What the journal may still use of the ballast that was given back.
+    pub from_ballast: u64,
+    pub read_only: bool,
+}
+
+/// In bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Floors {
+    /// Below this, requests are refused.
+    pub requests: u64,
+    /// Below this, the ballast is given back; without one nothing is journaled any more, facts and launches included.
+    pub facts: u64,
+    /// The size of the ballast file; 0: none.
+    pub ballast: u64,
+}
+
+impl Space {
+    pub fn refuses_requests(&self) -> bool {
+        self.read_only || self.free < self.needed()
+    }
+
+    /// What has to be free for requests to be taken in.
+    pub fn needed(&self) -> u64 {
+        self.floors.requests.max(self.floors.facts).saturating_add(self.given_back)
+    }
+
+    pub fn refuses_facts(&self) -> bool {
+        self.read_only || (self.free < self.floors.facts && self.from_ballast == 0)
+    }
+}
+
+/// What has become of the ballast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ballast {
+    Kept,
+    /// `used`: what the journal occupied then.
+    GivenBack {
+        used: u64,
+    },
+    /// There was none when it was looked for.
+    None,
+}
+
+/// Measures the space of one journal, and keeps its ballast.
+#[derive(Debug)]
+pub(in crate::journal) struct Gauge {
+    state_dir: PathBuf,
+    place: Place,
+    floors: Floors,
+    ballast: Ballast,
+    told: bool,
+}
+
+impl Gauge {
+    /// For the journal of `state_dir`, in `place`. `given_back`: to open it.
+    pub(in crate::journal) fn new(state_dir: &Path, place: Place, floors: Floors, given_back: bool) -> Self {
+        let ballast = match given_back {
+            true => Ballast::GivenBack { used: used(&place.dir()).unwrap_or(0) },
+            false if state_dir.join(BALLAST).exists() => Ballast::Kept,
+            false => Ballast::None,
+        };
+        Self { state_dir: state_dir.to_owned(), place, floors, ballast, told: false }
+    }
+
+    /// What is to stay free for facts.
+    pub(in crate::journal) fn fact_floor(&self) -> u64 {
+        self.floors.facts
+    }
+
+    pub(in crate::journal) fn measure(&self) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(self.place.dir())?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let (given_back, from_ballast) = match self.ballast {
+            Ballast::Kept | Ballast::None => (0, 0),
+            Ballast::GivenBack { used: before } => {
+                let grown = used(&self.place.dir())?.saturating_sub(before);
+                let to_open = self.floors.ballast / 4;
+                let left = self.floors.ballast.saturating_sub(to_open + grown).min(free.saturating_sub(to_open));
+                (self.floors.ballast, left)
+            }
+        };
+        let read_only = stat.f_flag.contains(StatVfsMountFlags::RDONLY);
+        Ok(Space { free, floors: self.floors, given_back, from_ballast, read_only })
+    }
+
+    /// Measures, and gives the ballast back or makes it anew, as the space asks for it.
+    pub(in crate::journal) fn tend(&mut self) -> io::Result<Space> {
+        let space = self.measure()?;
+        if space.read_only {
+            return Ok(space);
+        }
+        if space.free < self.floors.facts && self.give_back()? {
+            return self.measure();
+        }
+        self.make(space.free);
+        Ok(space)
+    }
+
+    /// Gives the ballast back; whether there was any.
+    pub(in crate::journal) fn give_back(&mut self) -> io::Result<bool> {
+        if self.ballast != Ballast::Kept {
+            return Ok(false);
+        }
+        let before = used(&self.place.dir())?;
+        let given_back = release_ballast(&self.state_dir)?;
+        self.ballast = if given_back { Ballast::GivenBack { used: before } } else { Ballast::None };
+        if given_back {
+            tracing::warn!(bytes = self.floors.ballast, "the disk is full: the journal's ballast file was given back");
+        }
+        Ok(given_back)
+    }
+
+    /// Makes the ballast, if there is none and room for it above the floors.
+    pub(in crate::journal) fn make(&mut self, free: u64) {
+        let Floors { requests, facts, ballast } = self.floors;
+        if self.ballast == Ballast::Kept || ballast == 0 || free < requests.max(facts).saturating_add(ballast) {
+            return;
+        }
+        match create_ballast(&self.state_dir, ballast) {
+            Ok(()) => {
+                if matches!(self.ballast, Ballast::GivenBack { .. }) {
+                    tracing::info!(bytes = ballast, "there is space again: the journal's ballast file is made anew");
+                }
+                self.ballast = Ballast::Kept;
+                self.told = false;
+            }
+            Err(error) if !self.told => {
+                self.told = true;
+                tracing::warn!(%error, "the ballast file, kept to be given back on a full disk, cannot be created");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+fn create_ballast(state_dir: &Path, bytes: u64) -> io::Result<()> {
+    let path = state_dir.join(BALLAST);
+    let file = regular_file::rewrite(&path, 0o600)?;
+    // Allocated, not only declared: a sparse file would give nothing back.
+    if let Err(error) = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        fs::remove_file(&path)?;
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+/// Gives the ballast back; whether there was any.
+pub(in crate::journal) fn release_ballast(state_dir: &Path) -> io::Result<bool> {
+    match fs::remove_file(state_dir.join(BALLAST)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What this user may still write to the file system of `dir`.
+pub(in crate::journal) fn free(dir: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// What the files below `dir` occupy.
+pub(in crate::journal) fn used(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // sled renames and removes snapshots.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        bytes += if metadata.is_dir() { used(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn gauge(dir: &Path, floors: Floors) -> Gauge {
+        let journal = dir.join("journal");
+        fs::create_dir(&journal).unwrap();
+        Gauge::new(dir, Place::new(&journal), floors, false)
+    }
+
+    #[test]
+    fn ballast_occupies_space_until_it_is_given_back_and_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(BALLAST);
+        let mut gauge = gauge(dir.path(), Floors { requests: 0, facts: 0, ballast: MIB });
+        gauge.tend().unwrap();
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= MIB);
+        gauge.floors.facts = u64::MAX;
+        let space = gauge.tend().unwrap();
+        assert!(!path.exists() && space.refuses_requests() && !space.refuses_facts(), "{space:?}");
+        assert_eq!(space.from_ballast, MIB / 4 * 3);
+        gauge.floors.facts = 0;
+        let space = gauge.tend().unwrap();
+        assert!(path.exists() && !space.refuses_requests(), "{space:?}");
+    }
+
+    #[test]
+    fn what_was_given_back_is_used_up_by_the_journal_growing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut gauge = gauge(dir.path(), Floors { requests: 0, facts: 0, ballast: MIB });
+        gauge.tend().unwrap();
+        gauge.floors.facts = u64::MAX;
+        gauge.tend().unwrap();
+        fs::write(dir.path().join("journal/db"), vec![1; 700 << 10]).unwrap();
+        let space = gauge.tend().unwrap();
+        assert!(!space.refuses_facts() && space.from_ballast < MIB / 4, "{space:?}");
+        fs::write(dir.path().join("journal/db"), vec![1; 800 << 10]).unwrap();
+        assert!(gauge.tend().unwrap().refuses_facts());
+    }
+
+    #[test]
+    fn no_ballast_where_it_would_eat_the_floor() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut gauge = gauge(dir.path(), Floors { requests: u64::MAX, facts: 0, ballast: MIB });
+        let space = gauge.tend().unwrap();
+        assert!(!dir.path().join(BALLAST).exists());
+        assert!(space.free > 0 && space.refuses_requests() && !space.refuses_facts());
+    }
+
+    #[test]
+    fn without_ballast_nothing_is_journaled_below_the_floor_for_facts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut gauge = gauge(dir.path(), Floors { requests: 0, facts: u64::MAX, ballast: 0 });
+        let space = gauge.tend().unwrap();
+        assert!(space.refuses_requests() && space.refuses_facts());
+    }
+}

@@ -1,0 +1,203 @@
+//! An export rewritten for release 1, which knows format 2: its way back, beside a copy of the state directory.
+//!
+//! What that release has no kind for is left out, and one entry at the end tells which numbers: `Imported`, of a journal of
+//! this format. Every entry's hash is computed anew, since it covers the one before; heads that were noted hold for the
+//! journal that is exported and not for this copy of it. Memory is that of one entry and of the numbers left out.
+
+use std::collections::BTreeSet;
+
+use super::{Checksum, End, Frame, Header, UnpackError, Unpacker, end_frame, entry_frame, write_header};
+use crate::api::event::Request;
+use crate::api::head::Head;
+use crate::api::ids::Seq;
+use crate::api::launch::ExitCause;
+use crate::api::time::Timestamp;
+use crate::journal::format::codec::{self, DecodeError, EncodeError, Hash};
+use crate::journal::format::entry::{Entry, Goal, Numbered, Outcome, Verdict};
+use crate::journal::format::versions::{self, v2};
+
+/// Why an export cannot be rewritten.
+#[derive(Debug, thiserror::Error)]
+pub enum RewriteError {
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    #[error("entry {seq} cannot be read")]
+    Entry { seq: Seq, source: DecodeError },
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+/// What it came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewritten {
+    pub entries: u64,
+    pub first: Seq,
+    pub head: Head,
+    /// Entries that release 1 does not know.
+    pub left_out: u64,
+}
+
+/// Takes an export in as its bytes come, and gives those of the older one.
+#[derive(Debug, Default)]
+pub struct ForRelease1 {
+    unpacker: Unpacker,
+    checksum: Checksum,
+    /// The hash that the next entry continues, once there is one.
+    previous: Option<Hash>,
+    first: Seq,
+    last: Seq,
+    at: Timestamp,
+    entries: u64,
+    missing: Vec<(Seq, Seq)>,
+    left_out: u64,
+    /// Requests that were left out, with all that refers to them.
+    unknown: BTreeSet<Seq>,
+}
+
+impl ForRelease1 {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<u8>, RewriteError> {
+        self.unpacker.push(bytes);
+        let mut out = Vec::new();
+        while let Some(frame) = self.unpacker.next()? {
+            match frame {
+                Frame::Header(header) => {
+                    self.first = header.first;
+                    self.last = Seq(header.first.0.saturating_sub(1));
+                    self.checksum = write_header(&mut out, &Header { format: v2::FORMAT, ..header });
+                }
+                Frame::Entry { seq, value } => self.entry(&mut out, seq, &value)?,
+                Frame::End(_) => self.end(&mut out)?,
+            }
+        }
+        Ok(out)
+    }
+
+    pub fn finish(&self) -> Result<Rewritten, RewriteError> {
+        self.unpacker.finish()?;
+        let head = Head { seq: self.last, hash: self.previous.unwrap_or_default() };
+        Ok(Rewritten { entries: self.entries, first: self.first, head, left_out: self.left_out })
+    }
+
+    fn entry(&mut self, out: &mut Vec<u8>, seq: Seq, value: &[u8]) -> Result<(), RewriteError> {
+        let (numbered, link, ..) =
+            codec::decode_flat(seq, value).map_err(|source| RewriteError::Entry { seq, source })?;
+        let Numbered { at, entry, .. } = numbered;
+        let before = link.map(|link| link.previous).unwrap_or_default();
+        self.at = at;
+        match self.older(seq, entry) {
+            Some(entry) => self.write(out, &Numbered { seq, at, entry }, before)?,
+            None => {
+                self.left_out += 1;
+                self.previous.get_or_insert(before);
+                self.last = seq;
+                match self.missing.last_mut() {
+                    Some((_, last)) if last.next() == seq => *last = seq,
+                    Some(_) | None => self.missing.push((seq, seq)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `before`: what the first entry of all continues, as it stands.
+    fn write(&mut self, out: &mut Vec<u8>, numbered: &Numbered, before: Hash) -> Result<(), RewriteError> {
+        let previous = self.previous.unwrap_or(before);
+        let (encoded, hash) = codec::encode_entry(numbered, previous)?;
+        let (frame, checksum) = entry_frame(&self.checksum, numbered.seq, &codec::joined(&encoded));
+        out.extend_from_slice(&frame);
+        self.checksum = checksum;
+        self.previous = Some(hash);
+        self.last = numbered.seq;
+        self.entries += 1;
+        Ok(())
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>) -> Result<(), RewriteError> {
+        let missing = std::mem::take(&mut self.missing);
+        if !missing.is_empty() {
+            let from = format!("a journal of format {}, exported for release 1", versions::FORMAT);
+            let entry = Entry::Imported { from, entries: self.entries, missing };
+            let seq = self.last.next();
+            self.write(out, &Numbered { seq, at: self.at, entry }, Hash::default())?;
+        }
+        let end = End { entries: self.entries, last: self.last, hash: self.previous.unwrap_or_default() };
+        let (frame, checksum) = end_frame(&self.checksum, &end);
+        out.extend_from_slice(&frame);
+        self.checksum = checksum;
+        Ok(())
+    }
+
+    /// The entry as release 1 would have written it; `None`: it could not have.
+    fn older(&mut self, seq: Seq, entry: Entry) -> Option<Entry> {
+        match entry {
+            Entry::DeadlineAnswered { .. } => None,
+            Entry::RequestReceived { ref request, .. }
+            | Entry::RequestAnswered { ref request, .. }
+            | Entry::RequestConflicted { ref request, .. } => {
+                let known = is_known(&request.0);
+                if !known {
+                    self.unknown.insert(seq);
+                }
+                known.then_some(entry)
+            }
+            Entry::RequestBegun { of, .. } | Entry::DuplicateSeen { of, .. } => {
+                (!self.unknown.contains(&of)).then_some(entry)
+            }
+            Entry::RequestCompleted {
+                of,
+                outcome: Outcome::Completed | Outcome::Rejected | Outcome::Abandoned,
+                ..
+            } => (!self.unknown.contains(&of)).then_some(entry),
+            Entry::RequestWaits { of, goal, targets } => {
+                let goal = match goal {
+                    Goal::Kept => Goal::Ready,
+                    Goal::Ready | Goal::Restarted | Goal::Down => goal,
+                };
+                (!self.unknown.contains(&of)).then_some(Entry::RequestWaits { of, goal, targets })
+            }
+            Entry::NodeExited {
+                cause:
+                    ExitCause::Code(_)
+                    | ExitCause::Signal(_)
+                    | ExitCause::Lost
+                    | ExitCause::HostRestarted
+                    | ExitCause::NotStarted(_),
+                verdict: Verdict::Rest | Verdict::RestartAt(_) | Verdict::GiveUp { .. },
+                ..
+            } => Some(entry),
+            Entry::AgentStarted { .. }
+            | Entry::AgentStopped { .. }
+            | Entry::AgentSettled
+            | Entry::HoldEntered { .. }
+            | Entry::HoldEnded { .. }
+            | Entry::Salvaged { .. }
+            | Entry::Imported { .. }
+            | Entry::FormatChanged { .. }
+            | Entry::Pruned { .. }
+            | Entry::InputRejected { .. }
+            | Entry::DesiredChanged { .. }
+            | Entry::LaunchIntended { .. }
+            | Entry::NodeStarted { .. }
+            | Entry::NodeReady { .. }
+            | Entry::NodeAdopted { .. }
+            | Entry::NodeRetried { .. } => Some(entry),
+        }
+    }
+}
+
+/// Whether release 1 has such a request.
+fn is_known(request: &Request) -> bool {
+    match request {
+        Request::AdoptState {} | Request::ResumeWaiting { .. } | Request::DropWaiting { .. } => false,
+        Request::SetConfiguration { .. }
+        | Request::Deploy { .. }
+        | Request::AgentWelcome {}
+        | Request::AgentStandby {}
+        | Request::GetNodes {}
+        | Request::Restart { .. }
+        | Request::NodeDispatch { .. }
+        | Request::StartNodes { .. }
+        | Request::StopNodes { .. }
+        | Request::Shutdown { .. } => true,
+    }
+}

@@ -1,0 +1,342 @@
+//! A journal whose files have outgrown what it holds, copied into fresh ones while it is used.
+//!
+//! sled's files never shrink: what retention removes leaves holes that are used again at best. The copy takes the
+//! original's place in one step (see [`place`]):
+//!
+//! ```text
+//! the pointer says that a copy may be in the way
+//! every row is copied, then those that were written meanwhile, until they are few; all of it made durable and compared
+//! nobody commits: the last rows are copied and made durable, the pointer names the copy, everybody uses it
+//! the original is removed, and the pointer says nothing of it any more
+//! ```
+//!
+//! Entries and hashes are copied as they are, so the chain and its head stay the same. Whatever a crash leaves, the pointer
+//! names a journal that is whole, and what else there is goes at the next start. A compaction that fails leaves everything
+//! as it is and says why.
+
+use std::convert::Infallible;
+use std::fs::DirBuilder;
+use std::io::IsTerminal;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::api::report::{CompactReport, chain};
+use crate::crash_point;
+use crate::journal::format::keys;
+use crate::journal::format::versions::records::HistoryRecord;
+use crate::journal::open::opening::{self, OpenError, Options};
+use crate::journal::store::database::{self, Database, Shared, StorageError, Turn};
+use crate::journal::store::location::{self, Generation};
+use crate::journal::store::lock::{LockError, StateLock};
+use crate::journal::store::space;
+use crate::journal::tree::batch::Write;
+use crate::journal::tree::table::{ReadError, Row, Table};
+
+/// Files below this are left alone: there is nothing to gain, …
+const LEAST: u64 = 16 << 20;
+/// … and so are those that are not this many times as large as what they hold. sled settles at 3 to 5 times, and no more
+/// than 8 are to be seen, whatever is written while this is found out.
+const TIMES: u64 = 6;
+/// The copy takes at most so many times what it holds; with less free space than that, it is not begun. What is left over has
+/// to do for facts alone: on a disk that this journal has filled, the copy is what makes requests be taken in again.
+const COPY_TIMES: u64 = 4;
+
+/// A batch of the copy ends with so many rows, or …
+const ROWS: usize = 256;
+/// … so many bytes.
+const BYTES: u64 = 256 << 10;
+
+/// So many rows are copied in a few milliseconds: commits may wait for them.
+const FEW: usize = 512;
+/// Rounds of catching up with what is written. Each has less to do than the one before, if the disk is fast enough.
+const ROUNDS: usize = 16;
+
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+const TOLD_EVERY_ON_A_TERMINAL: Duration = Duration::from_millis(500);
+
+/// Why a journal was not compacted. It is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(
+        "{needed} MiB have to be free on its file system for the copy, which are {COPY_TIMES} times what it holds, with \
+         space_floor_facts left over, and {free} MiB are: free some space"
+    )]
+    Space { needed: u64, free: u64 },
+    #[error(
+        "{dir} is a mount of its own or a link, and the copy would lie outside of it: have the state directory there as a \
+         whole, with `{name}` as a plain directory in it, while no agent runs"
+    )]
+    Apart { dir: String, name: String },
+    #[error("the copy does not read back as it was written ({0})")]
+    Different(String),
+    #[error("more is written to it than can be copied meanwhile: try again at a quieter time")]
+    Busy,
+    #[error("the disk did not take in what was written to it meanwhile")]
+    Failing,
+    #[error("the disk failed as the copy took its place: the journal is closed, and the next start finds it whole")]
+    Unknown(#[source] std::io::Error),
+    #[error("it is being compacted already")]
+    UnderWay,
+}
+
+impl CompactError {
+    fn io(error: std::io::Error) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+fn length((key, value): &(Vec<u8>, Vec<u8>)) -> u64 {
+    (key.len() + value.len()) as u64
+}
+
+/// Compacts one journal, beside whoever uses it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Compactor {
+    pub(in crate::journal) database: Arc<Shared>,
+    pub(in crate::journal) state_dir: PathBuf,
+    /// What has to stay free.
+    pub(in crate::journal) floor: u64,
+}
+
+impl Compactor {
+    /// Compacts the journal if it has outgrown what it holds, and else, or if it cannot, leaves it as it is: that it is
+    /// large is a nuisance and no more.
+    pub fn if_outgrown(&self) {
+        match self.compact(false) {
+            Ok(_) | Err(CompactError::UnderWay) => {}
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "the journal was not compacted, and goes on as it is");
+            }
+        }
+    }
+
+    /// Compacts the journal if it has outgrown what it holds, or if `force`. Blocks for as long as the copy takes.
+    pub fn compact(&self, force: bool) -> Result<CompactReport, CompactError> {
+        let begun = Instant::now();
+        let dir = self.database.place().dir();
+        let size = space::used(&dir).map_err(CompactError::io)?;
+        let (live, outgrown) = self.measure(size, force)?;
+        let report =
+            CompactReport { compacted: false, bytes_before: size, bytes_after: size, bytes_live: live, ms: 0.0 };
+        if !outgrown && !force {
+            return Ok(report);
+        }
+        if !self.database.turn().begin_copy() {
+            return Err(CompactError::UnderWay);
+        }
+        let copied = self.copy_and_exchange(&dir, size, live);
+        self.database.turn().end_copy();
+        // Of two equal journals it is not for this run to say which goes.
+        if !matches!(copied, Err(CompactError::Unknown(_)))
+            && let Err(error) = location::clear_up(&self.state_dir)
+        {
+            tracing::warn!(error = %chain(&error), "what the compaction has left is removed by the next start");
+        }
+        let dir = copied?;
+        let after = space::used(&dir).map_err(CompactError::io)?;
+        let ms = begun.elapsed().as_secs_f64() * 1000.0;
+        tracing::info!(
+            "the journal takes {} KiB now, as {}; that took {:.1} s",
+            after >> 10,
+            dir.display(),
+            ms / 1000.0
+        );
+        Ok(CompactReport { compacted: true, bytes_after: after, ms, ..report })
+    }
+
+    /// What the journal holds, and whether its files are much larger. Reads no more of it than tells that they are not,
+    /// unless it is `wanted` anyway.
+    fn measure(&self, size: u64, wanted: bool) -> Result<(u64, bool), CompactError> {
+        let database = self.database.get()?;
+        let mut live = database.record::<HistoryRecord>(keys::HISTORY)?.map_or(0, |history| history.bytes);
+        let is_outgrown = |live: u64| size >= LEAST && size > live.saturating_mul(TIMES);
+        if !is_outgrown(live) && !wanted {
+            return Ok((live, false));
+        }
+        live = 0;
+        for row in database.range(keys::everything()) {
+            live += length(&row?);
+            if !is_outgrown(live) && !wanted {
+                return Ok((live, false));
+            }
+        }
+        Ok((live, is_outgrown(live)))
+    }
+
+    /// Returns the journal's new directory.
+    fn copy_and_exchange(&self, dir: &Path, size: u64, live: u64) -> Result<PathBuf, CompactError> {
+        let old = location::current(&self.state_dir)?;
+        if location::is_apart(&self.state_dir, dir).map_err(CompactError::io)? {
+            return Err(CompactError::Apart { dir: dir.display().to_string(), name: old.name() });
+        }
+        let needed = live.saturating_mul(COPY_TIMES).saturating_add(self.floor);
+        let free = space::free(&self.state_dir).map_err(CompactError::io)?;
+        if free < needed {
+            return Err(CompactError::Space { needed: needed.div_ceil(1 << 20), free: free >> 20 });
+        }
+        tracing::info!(
+            "the journal takes {} KiB and holds {} KiB: it is copied into fresh files",
+            size >> 10,
+            live >> 10
+        );
+        location::begin(&self.state_dir, old).map_err(CompactError::io)?;
+        let target = old.next().dir(&self.state_dir);
+        DirBuilder::new().mode(0o700).create(&target).map_err(CompactError::io)?;
+        let copy = Database::open(&target, self.database.options())?;
+        match self.fill(&copy, live).and_then(|()| self.take_over(&copy, old)) {
+            Ok(mut turn) => {
+                let old = self.database.exchange(&mut turn, copy, &target);
+                drop(turn);
+                database::close(old);
+                Ok(target)
+            }
+            Err(error) => {
+                copy.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies every row, and what is written meanwhile until that is little, makes it durable, and compares.
+    fn fill(&self, copy: &Database, live: u64) -> Result<(), CompactError> {
+        let mut progress = Progress::new(live);
+        let mut batch = Vec::<Write>::new();
+        let mut bytes = 0;
+        let source = self.database.get()?;
+        for row in source.range(keys::everything()) {
+            let row = row?;
+            bytes += length(&row);
+            batch.push((row.0, Some(row.1)));
+            if batch.len() == ROWS || bytes >= BYTES {
+                copy.apply(std::mem::take(&mut batch))?;
+                progress.tell(bytes);
+                bytes = 0;
+            }
+        }
+        copy.apply(batch)?;
+        crash_point!("during_compaction");
+        self.catch_up(source.as_ref(), copy)?;
+        self.compare(source.as_ref(), copy)?;
+        self.catch_up(source.as_ref(), copy)
+    }
+
+    /// Copies what was written meanwhile, and so on, until little is, and makes the copy durable.
+    fn catch_up(&self, source: &Database, copy: &Database) -> Result<(), CompactError> {
+        for _ in 0..ROUNDS {
+            let changed = self.database.turn().take_changed().ok_or(CompactError::Failing)?;
+            let few = changed.len() <= FEW;
+            copy_keys(source, copy, changed)?;
+            copy.sync()?;
+            if few {
+                return Ok(());
+            }
+        }
+        Err(CompactError::Busy)
+    }
+
+    /// Whether both hold the same, but for what is written at the moment.
+    fn compare(&self, source: &Database, copy: &Database) -> Result<(), CompactError> {
+        let mut written = copy.range(keys::everything());
+        let mut next = written.next().transpose()?;
+        let differs = |key: &[u8]| match self.database.turn().has_changed(key) {
+            true => Ok(()),
+            false => Err(CompactError::Different(keys::describe(key))),
+        };
+        for row in source.range(keys::everything()) {
+            let row = row?;
+            while let Some(other) = next.take_if(|other| other.0 < row.0) {
+                differs(&other.0)?;
+                next = written.next().transpose()?;
+            }
+            if next.as_ref() != Some(&row) {
+                differs(&row.0)?;
+            }
+            if next.take_if(|other| other.0 == row.0).is_some() {
+                next = written.next().transpose()?;
+            }
+        }
+        next.map(Ok).into_iter().chain(written).try_for_each(|row: Row| differs(&row?.0))
+    }
+
+    /// Copies the last rows and has the pointer name the copy. Until what is returned is let go nobody commits.
+    fn take_over(&self, copy: &Database, old: Generation) -> Result<MutexGuard<'_, Turn>, CompactError> {
+        let mut turn = self.database.turn();
+        let changed = turn.take_changed().ok_or(CompactError::Failing)?;
+        copy_keys(self.database.get()?.as_ref(), copy, changed)?;
+        copy.sync()?;
+        database::sync_dir(&old.next().dir(&self.state_dir)).map_err(CompactError::io)?;
+        crash_point!("before_compaction_swap");
+        if let Err(error) = location::replace(&self.state_dir, old) {
+            // If it names the copy all the same, a power cut may undo that: nothing is to be written to either any more.
+            return match location::current(&self.state_dir) {
+                Ok(current) if current == old => Err(CompactError::io(error)),
+                Ok(_) | Err(_) => {
+                    self.database.end(&mut turn);
+                    Err(CompactError::Unknown(error))
+                }
+            };
+        }
+        crash_point!("after_compaction_swap");
+        Ok(turn)
+    }
+}
+
+/// Compacts the journal of a state directory that no agent uses, as [`Compactor::compact`]. It is opened as by a start.
+pub fn offline(state_dir: &Path, options: &Options, force: bool) -> Result<CompactReport, CompactError> {
+    let _lock = StateLock::acquire(state_dir, Duration::ZERO)?;
+    let opened = opening::open::<Infallible>(state_dir, options, false)?;
+    if !opened.condition.is_whole() {
+        tracing::error!("{}", opened.condition);
+    }
+    opened.journal.compactor().compact(force)
+}
+
+/// Brings these keys of the copy up to date.
+fn copy_keys(
+    source: &Database,
+    copy: &Database,
+    changed: impl IntoIterator<Item = Vec<u8>>,
+) -> Result<(), CompactError> {
+    let mut batch = Vec::<Write>::new();
+    for key in changed {
+        let value = source.get(&key)?;
+        batch.push((key, value));
+        if batch.len() == ROWS {
+            copy.apply(std::mem::take(&mut batch))?;
+        }
+    }
+    Ok(copy.apply(batch)?)
+}
+
+/// Tells how far the copy is, now and then.
+struct Progress {
+    live: u64,
+    copied: u64,
+    told: Instant,
+    every: Duration,
+}
+
+impl Progress {
+    fn new(live: u64) -> Self {
+        let every = if std::io::stderr().is_terminal() { TOLD_EVERY_ON_A_TERMINAL } else { TOLD_EVERY };
+        Self { live, copied: 0, told: Instant::now(), every }
+    }
+
+    fn tell(&mut self, bytes: u64) {
+        self.copied += bytes;
+        if self.told.elapsed() >= self.every {
+            self.told = Instant::now();
+            tracing::info!("copying the journal: {} of {} MiB", self.copied >> 20, self.live >> 20);
+        }
+    }
+}
