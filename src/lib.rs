@@ -105,26 +105,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub mod agent;
+mod agent;
 pub mod api;
 pub mod broker;
 pub mod cli;
 pub mod cluster_file;
 pub mod control;
-pub mod crash_points;
+mod crash_points;
 pub mod dialect;
-pub mod hub;
+mod hub;
 pub mod identify;
 pub mod journal;
 pub mod lifecycle;
-pub mod peers;
-pub mod regular_file;
+mod peers;
+mod regular_file;
 pub mod settings;
 pub mod sim_node;
 pub mod supervisor;
 pub mod tasks;
-pub mod telemetry;
-pub mod terminal;
-pub mod tls;
+mod telemetry;
+mod terminal;
+mod tls;
 pub mod websocket;
-pub mod zeek;
+mod zeek;

@@ -31,10 +31,6 @@ impl Notifier {
         self.send(&format!("READY=1\nSTATUS={}\n", one_line(status)))
     }
 
-    pub fn status(&self, status: &str) -> io::Result<()> {
-        self.send(&format!("STATUS={}\n", one_line(status)))
-    }
-
     pub fn stopping(&self, status: &str) -> io::Result<()> {
         self.send(&format!("STOPPING=1\nSTATUS={}\n", one_line(status)))
     }
@@ -72,14 +68,12 @@ mod tests {
         let name = format!("zca-test-{}", std::process::id());
         let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let notifier = Notifier::to(&format!("@{name}")).unwrap();
-        notifier.status("on hold").unwrap();
-        assert_eq!(received(&manager), "STATUS=on hold\n");
         notifier.stopping("bye").unwrap();
         assert_eq!(received(&manager), "STOPPING=1\nSTATUS=bye\n");
     }
 
     #[test]
     fn a_manager_that_is_not_there_is_an_error() {
-        assert!(Notifier::to("/nonexistent/notify").unwrap().status("x").is_err());
+        assert!(Notifier::to("/nonexistent/notify").unwrap().stopping("x").is_err());
     }
 }
