@@ -11,9 +11,11 @@ use super::event::{Response, Source};
 use super::ids::Seq;
 use super::time::Timestamp;
 
+/// Which rows a reader of the journal wants to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
+    /// Requests, conflicts and rejected input, each a row with its outcome.
     #[default]
     Request,
     /// Starts, check-ins, exits, restarts and give-ups of nodes.
@@ -22,18 +24,26 @@ pub enum Kind {
     All,
 }
 
+/// What has become of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RequestState {
+    /// Durable, and not begun.
     Accepted,
+    /// Begun; the answer waits for nodes.
     Handling,
+    /// It has its outcome, be that a success or a failure.
     Completed,
+    /// Not handled: its reqid was another request's (P4).
     Conflict,
+    /// Refused: malformed or unknown input, or arguments that cannot be accepted, such as an invalid configuration.
     Rejected,
+    /// Answered as failed after three attempts, each ended by a crash (P6).
     Abandoned,
 }
 
 impl RequestState {
+    /// The word that stands in JSON and that `--state` takes.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -49,12 +59,17 @@ impl RequestState {
 /// Which rows are wanted, and how. Everything unset matches everything.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Filter {
+    /// Requests, nodes, or everything.
     pub kind: Kind,
+    /// Nothing before this moment.
     pub since: Option<Timestamp>,
+    /// Nothing at or after this moment.
     pub until: Option<Timestamp>,
+    /// The whole reqid. No row of a node or of the agent has one.
     pub reqid: Option<String>,
     /// With or without `_request`, with or without `agent_`, without module.
     pub event: Option<String>,
+    /// Leaves only rows of requests.
     pub state: Option<RequestState>,
     /// Words of the source, as it is printed: see [`names_source`].
     pub source: Option<String>,
@@ -62,7 +77,9 @@ pub struct Filter {
     pub failed: bool,
     /// Rows that concern this node.
     pub node: Option<String>,
+    /// The first entry that may be a row.
     pub from_seq: Option<Seq>,
+    /// The last entry that may be a row.
     pub to_seq: Option<Seq>,
     /// Newest first.
     pub reverse: bool,
@@ -78,19 +95,25 @@ pub struct Filter {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OneOf {
+    /// As [`Filter::reqid`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reqids: Vec<String>,
+    /// As [`Filter::event`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<String>,
+    /// As [`Filter::state`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<RequestState>,
+    /// As [`Filter::source`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
+    /// As [`Filter::node`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
 }
 
 impl OneOf {
+    /// No list asks for anything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -122,6 +145,7 @@ pub struct Page {
     /// Rows before `rows`, each a line of JSON, if [`Filter::as_lines`] asked for that.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub lines: String,
+    /// In the order that the filter asked for.
     pub rows: Vec<Row>,
     /// The filter was understood as a whole. Releases before this field skip what they do not know of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -131,11 +155,15 @@ pub struct Page {
     pub next: Option<Seq>,
 }
 
+/// A row, told apart in JSON by its fields alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Row {
+    /// A request, a conflict, or input that was no request.
     Request(Box<RequestRow>),
+    /// Something that happened to a node or to the agent.
     Event(Box<EventRow>),
+    /// An entry that is damaged, or of a kind that this release does not know.
     Unreadable(Unreadable),
 }
 
@@ -159,44 +187,62 @@ impl Row {
 /// A moment and a sender: one duplicate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sighting {
+    /// When it was received: RFC 3339, UTC.
     pub at: String,
+    /// Who sent it.
     pub source: Source,
 }
 
 /// One request, with what became of it. Times are RFC 3339, UTC, microseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RequestRow {
+    /// The number of the entry in which the request was received.
     pub seq: Seq,
+    /// Empty if the requester gave none.
     pub reqid: String,
+    /// The event's name without its module.
     pub event: String,
+    /// [`Dialect::as_str`](super::event::Dialect::as_str) of the request; empty for input that was no request.
     pub dialect: String,
+    /// Who sent it first.
     pub source: Source,
+    /// When it was received, by the wall clock.
     pub received_at: String,
+    /// What has become of it by now.
     pub state: RequestState,
+    /// How often its handling was begun.
     pub attempts: u32,
+    /// How often it came again and was not handled.
     pub duplicates: u64,
     /// The first 16 and the last 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub duplicates_first: Vec<Sighting>,
+    /// Up to 16 of those that came after [`duplicates_first`](Self::duplicates_first), the newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub duplicates_last: Vec<Sighting>,
     /// BLAKE3 of event and arguments, in hexadecimal; empty for input that was no request.
     pub digest: String,
     /// The event's arguments.
     pub request: Value,
+    /// When it had its outcome.
     pub completed_at: Option<String>,
+    /// From `received_at` to `completed_at`; 0 if the clock was set back in between.
     pub duration_ms: Option<f64>,
+    /// Whether every Result is a success and no named node is missing. `None` without an outcome, or when its body is gone.
     pub success: Option<bool>,
+    /// The outcome. `None` before there is one, and when retention has dropped its body.
     pub response: Option<Response>,
     /// BLAKE3 of a response whose body retention has dropped, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_digest: Option<String>,
+    /// Why it was not done, for states other than `completed`; also for a completed one that named nodes this host has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// When those who asked over Broker or WebSocket were told something because they wait no longer, and what: they get
     /// that for ever. `response` is the outcome, which the control socket gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_at: Option<String>,
+    /// What they were told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_response: Option<Response>,
     /// Of a request with a deadline: when each node concerned was where it should be, or would not get there in time.
@@ -207,12 +253,16 @@ pub struct RequestRow {
 /// Anything else that happened: to a node, or to the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EventRow {
+    /// The number of the entry.
     pub seq: Seq,
+    /// When it was journaled: RFC 3339, UTC, microseconds.
     pub at: String,
     /// The entry's name in snake case, for example `node_exited`.
     pub event: String,
+    /// The node it happened to; `None` for what happened to the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Which start of the node it concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<u64>,
     /// What else the entry says.
@@ -224,7 +274,9 @@ pub struct EventRow {
 /// A place where a record should be and cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreadable {
+    /// The number of the entry that should be there.
     pub seq: Seq,
+    /// Why it cannot be read.
     pub unreadable: String,
 }
 

@@ -20,6 +20,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
+    /// As `journal dump` prints it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ClusterAgent => "ClusterAgent",
@@ -36,43 +37,59 @@ impl Dialect {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
+    /// Run exactly the nodes that `config` gives this instance.
     SetConfiguration {
+        /// The topology of the whole cluster.
         config: Configuration,
     },
+    /// As `SetConfiguration`; nodes that run as they should are left alone unless `force` is set.
     Deploy {
+        /// The topology of the whole cluster.
         config: Configuration,
+        /// Restart what runs even if this configuration is the running one.
         force: bool,
     },
+    /// The controller counts this agent in; hellos become rare.
     AgentWelcome {},
+    /// Stop all nodes and drop the configuration, but keep the peerings.
     AgentStandby {},
+    /// Report the status of every node of this host.
     GetNodes {},
     /// No names: all that are not stopped by command.
     Restart {
+        /// Names that this host does not have are left out of the answer.
         nodes: BTreeSet<String>,
     },
     /// No names: all.
     NodeDispatch {
+        /// `get_id_value` and the identifier.
         action: Vec<String>,
+        /// Nodes of other hosts among them are left out of the answer.
         nodes: BTreeSet<String>,
     },
     /// Operator: start nodes that were stopped by command, or try FAILED ones again now.
     StartNodes {
+        /// No names: all. A name that this host does not have refuses the whole request.
         nodes: BTreeSet<String>,
     },
     /// Operator: stop nodes until `StartNodes` or a new configuration.
     StopNodes {
+        /// No names: all. A name that this host does not have refuses the whole request.
         nodes: BTreeSet<String>,
     },
     /// Operator: take up a request that waits since before hold mode; `request` is its reqid, or `#` and its number.
     ResumeWaiting {
+        /// Its reqid, or `#` and its number.
         request: String,
     },
     /// Operator: answer such a request as dropped.
     DropWaiting {
+        /// Its reqid, or `#` and its number.
         request: String,
     },
     /// Operator: end the agent, with or without its nodes; the desired state stays.
     Shutdown {
+        /// Stop the nodes first.
         nodes: bool,
     },
     /// Operator: this state directory, held for a copy of another, is one of its own from here on.
@@ -161,26 +178,37 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ResultData {
+    /// The answer to `get_nodes`.
     Nodes(Vec<NodeStatus>),
+    /// What a node wrote last that a change was to make ready and that is not.
     Outputs(NodeOutputs),
+    /// A dispatch's value, as the node gave it; or a remark on a success, for example what it does not promise.
     Text(String),
 }
 
 /// `Management::Result`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Result {
+    /// The reqid of the request that this answers.
     pub reqid: ReqId,
+    /// Whether it was done; if not, `error` says why.
     pub success: bool,
+    /// The name of the agent that answers.
     pub instance: Option<String>,
+    /// Depends on the request; see [`ResultData`].
     pub data: Option<ResultData>,
+    /// Why it failed; `None` on success.
     pub error: Option<String>,
+    /// The node that this Result is about; `None` if it is about the request as a whole.
     pub node: Option<String>,
 }
 
 /// The answer to a request, in the shape that `request --json` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
+    /// The response event's name without its module.
     pub event: String,
+    /// The reqid of the request; empty if it had none.
     pub reqid: ReqId,
     /// One element where the API has one Result.
     pub results: Vec<Result>,
@@ -208,24 +236,40 @@ impl Response {
 pub enum Notification {
     /// The agent's check-in; host and endpoint id are the transport's to fill in.
     NotifyAgentHello {
+        /// The agent's name.
         instance: String,
+        /// Of the management framework's API; see [`API_VERSION`](crate::dialect::API_VERSION).
         api_version: u64,
     },
+    /// A node went from one state to another.
     NotifyChange {
+        /// The agent's name.
         instance: String,
+        /// As the configuration describes it.
         node: Box<Node>,
+        /// The same as `new`: the ClusterAgent dialect carries it in the node's record.
         state: NodeState,
+        /// The state before.
         old: NodeState,
+        /// The state now.
         new: NodeState,
     },
+    /// Something is wrong that an operator should look at.
     NotifyError {
+        /// The agent's name.
         instance: String,
+        /// What happened, and to what.
         msg: String,
+        /// The node that it is about; empty for the agent itself.
         node: String,
     },
+    /// Something worth a line in the controller's log.
     NotifyLog {
+        /// The agent's name.
         instance: String,
+        /// What happened, and to what.
         msg: String,
+        /// The node that it is about; empty for the agent itself.
         node: String,
     },
 }
@@ -252,15 +296,20 @@ impl Source {
 pub struct Route {
     /// Unique over all transports while the agent runs.
     pub connection: u64,
+    /// The requester's number for it, echoed in the answer.
     pub call: u64,
 }
 
 /// A request as a transport hands it in: decoded, canonical, not yet journaled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming {
+    /// Empty if the requester gave none (P5).
     pub reqid: ReqId,
+    /// What is asked for, in canonical form.
     pub request: Request,
+    /// The form in which the response goes back.
     pub dialect: Dialect,
+    /// Who asks, as the journal will record it.
     pub source: Source,
     /// `None`: nobody waits on a connection; the response is only published.
     pub route: Option<Route>,

@@ -8,7 +8,9 @@ use super::ids::Seq;
 /// An entry and its hash, written `SEQ:HASH` with the hash in hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
+    /// The newest entry's number.
     pub seq: Seq,
+    /// Its hash, which covers every entry before it.
     pub hash: [u8; 32],
 }
 
@@ -22,7 +24,9 @@ impl fmt::Display for Head {
 /// A head as somebody noted it: `SEQ:HASH`, or the hash alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchor {
+    /// `None` if the hash alone was noted: it is then looked for among all entries.
     pub seq: Option<Seq>,
+    /// What the entry's hash has to be.
     pub hash: [u8; 32],
 }
 
@@ -39,6 +43,7 @@ fn hexadecimal(f: &mut fmt::Formatter<'_>, hash: &[u8; 32]) -> fmt::Result {
     hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
+/// The text is no head: neither `SEQ:HASH` nor a hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a noted head is SEQ:HASH as `journal verify` prints it, or the hash alone: 64 hexadecimal digits")]
 pub struct AnchorError;

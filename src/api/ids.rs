@@ -7,14 +7,40 @@ use serde::{Deserialize, Serialize};
 /// Why a text cannot be the identifier it was offered as.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
+    /// There is no text.
     #[error("{what} is empty")]
-    Empty { what: &'static str },
+    Empty {
+        /// Which identifier, for the message.
+        what: &'static str,
+    },
+    /// It has more bytes than the identifier may have.
     #[error("{what} has {length} bytes, {limit} is the most")]
-    TooLong { what: &'static str, length: usize, limit: usize },
+    TooLong {
+        /// Which identifier, for the message.
+        what: &'static str,
+        /// In bytes.
+        length: usize,
+        /// The most that is allowed, in bytes.
+        limit: usize,
+    },
+    /// It holds a `/`, a control character or a blank.
     #[error("{what} {text:?} contains {character:?}, which is not allowed in a name")]
-    Character { what: &'static str, text: String, character: char },
+    Character {
+        /// Which identifier, for the message.
+        what: &'static str,
+        /// As it was offered.
+        text: String,
+        /// The first one that is not allowed.
+        character: char,
+    },
+    /// It begins with a dot.
     #[error("{what} {text:?} would not be a plain directory name")]
-    Dots { what: &'static str, text: String },
+    Dots {
+        /// Which identifier, for the message.
+        what: &'static str,
+        /// As it was offered.
+        text: String,
+    },
 }
 
 /// The requester's identifier for a request, echoed in the response: the key of idempotence.
@@ -25,8 +51,10 @@ pub enum IdError {
 pub struct ReqId(String);
 
 impl ReqId {
+    /// The longest that is accepted, in bytes.
     pub const LIMIT: usize = 256;
 
+    /// Refuses what is longer than [`LIMIT`](Self::LIMIT), and nothing else.
     pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
         let text = text.into();
         if text.len() > Self::LIMIT {
@@ -35,6 +63,7 @@ impl ReqId {
         Ok(Self(text))
     }
 
+    /// The text, empty if there is no identifier.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -77,24 +106,28 @@ fn check_name(what: &'static str, text: &str) -> Result<(), IdError> {
 }
 
 impl NodeName {
+    /// Checks the text by the rules of the type.
     pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
         let text = text.into();
         check_name("node name", &text)?;
         Ok(Self(text))
     }
 
+    /// The text, safe as a single path component.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl InstanceName {
+    /// Checks the text by the rules of the type.
     pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
         let text = text.into();
         check_name("instance name", &text)?;
         Ok(Self(text))
     }
 
+    /// The text, safe as a single path component.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -133,6 +166,7 @@ text_conversions!(ReqId, NodeName, InstanceName);
 pub struct Seq(pub u64);
 
 impl Seq {
+    /// The number of the entry after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
@@ -150,6 +184,7 @@ impl fmt::Display for Seq {
 pub struct Incarnation(pub u64);
 
 impl Incarnation {
+    /// The start after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }

@@ -26,7 +26,10 @@ pub enum Readiness {
     /// When it checks in: its hello over Broker, or READY=1 on NOTIFY_SOCKET.
     Checkin,
     /// When it has run for so many milliseconds.
-    Alive { after_ms: u64 },
+    Alive {
+        /// How long it has to have run.
+        after_ms: u64,
+    },
 }
 
 /// The complete recipe of a launch, without the environment that the agent itself passes on.
@@ -34,13 +37,17 @@ pub enum Readiness {
 /// Stored in the journal as MessagePack with field names: fields added later need a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchSpec {
+    /// The node's program, without its arguments.
     pub program: Program,
+    /// The arguments, without the zeroth.
     pub args: Vec<String>,
     /// The configuration's and ours; laid over the agent's own.
     pub env: BTreeMap<String, String>,
+    /// The node's role in the cluster, from which its place in the order of starts follows.
     pub role: ClusterRole,
     /// TCP ports that the node will listen on; what else holds them delays its start.
     pub ports: Vec<u16>,
+    /// What makes it ready.
     pub readiness: Readiness,
     /// How long the node may take to end after SIGTERM.
     pub stop_timeout_ms: u64,
@@ -60,15 +67,18 @@ pub struct LaunchSpec {
 pub struct NodeFile {
     /// BLAKE3 of the content, in hexadecimal.
     pub digest: String,
+    /// `None` when it was read from the journal, which stores the digest alone.
     #[serde(skip)]
     pub content: Option<Arc<str>>,
 }
 
 impl NodeFile {
+    /// A file with this content; the digest is computed here.
     pub fn new(content: String) -> Self {
         Self { digest: Self::digest_of(content.as_bytes()), content: Some(content.into()) }
     }
 
+    /// The digest that a file with this content has.
     pub fn digest_of(content: &[u8]) -> String {
         blake3::hash(content).to_hex().to_string()
     }
@@ -92,7 +102,9 @@ impl fmt::Debug for NodeFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitCause {
+    /// It exited with this code.
     Code(i32),
+    /// This signal killed it.
     Signal(i32),
     /// It was running, and nobody was there to see its end.
     Lost,
@@ -117,7 +129,9 @@ impl fmt::Display for ExitCause {
 /// A process, told apart from every other that ever had its pid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
+    /// The kernel's id of the boot in which it was started (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
+    /// The kernel's number for it, which it gives to another process later.
     pub pid: u32,
     /// Clock ticks after boot (`/proc/PID/stat` field 22).
     pub start_time: u64,

@@ -2,28 +2,35 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What would happen to each node of this host, or why nothing would.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Plan {
     /// The id of the configuration that runs, and of the proposed one.
     pub running: Option<String>,
+    /// The id of the proposed configuration.
     pub proposed: String,
     /// They are the same, and nothing forces it: nodes that run are left alone.
     pub is_running: bool,
     /// Why it would be rejected. Then there is no plan for nodes.
     pub problems: Vec<String>,
+    /// What would work and may not be meant, one line each.
     pub warnings: Vec<String>,
     /// Nodes of this host, by name.
     pub nodes: Vec<NodePlan>,
 }
 
+/// What would happen to one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodePlan {
+    /// The node's name.
     pub node: String,
+    /// What would be done to its process.
     pub action: Action,
     /// What is different, or why there is no process to keep.
     pub why: Vec<String>,
 }
 
+/// What would be done to a node's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {

@@ -19,9 +19,11 @@ pub struct PruneOrder {
 /// What went, or would go.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PruneReport {
+    /// Nothing went: it was only asked what would.
     pub dry_run: bool,
     /// Entries, and how many of them were requests.
     pub entries: u64,
+    /// How many of the entries were requests.
     pub requests: u64,
     /// Responses of reads of which only digests are left.
     pub responses: u64,

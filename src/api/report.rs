@@ -6,11 +6,16 @@ use serde::{Deserialize, Serialize};
 use super::configuration::ClusterRole;
 use super::status::NodeState;
 
+/// The agent, its journal and its nodes, as `status` prints them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
+    /// The agent's name, which is that of its instance.
     pub name: String,
+    /// The agent's release.
     pub version: String,
+    /// The agent's own process id.
     pub pid: u32,
+    /// The state directory's path.
     pub state_dir: String,
     /// RFC 3339, UTC.
     pub started_at: String,
@@ -23,7 +28,9 @@ pub struct StatusReport {
     pub is_copy: bool,
     /// The id of the running configuration.
     pub configuration: Option<String>,
+    /// How the journal is doing.
     pub journal: JournalReport,
+    /// All nodes of this host, by name.
     pub nodes: Vec<NodeReport>,
     /// Requests accepted and without an outcome.
     pub unfinished: u64,
@@ -47,6 +54,7 @@ pub struct StatusReport {
     /// Archival of rotated logs, unless it is off.
     #[serde(default)]
     pub archive: Option<ArchiveReport>,
+    /// What an operator should mend, one line each.
     pub warnings: Vec<String>,
 }
 
@@ -55,7 +63,9 @@ pub struct StatusReport {
 pub struct WaitingRequest {
     /// Its number in the journal: `#17` names it as well as its reqid does.
     pub seq: u64,
+    /// Empty if the requester gave none.
     pub reqid: String,
+    /// The event's name without its module.
     pub event: String,
     /// RFC 3339, UTC.
     pub accepted_at: String,
@@ -66,11 +76,13 @@ pub struct WaitingRequest {
 /// How rotated logs are archived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchiveReport {
+    /// The program that archives, as the settings name it (`archive_command`).
     pub command: String,
     /// Where nodes put rotated logs.
     pub queue: String,
     /// Where archived logs go.
     pub directory: String,
+    /// From one look at the queue to the next, in milliseconds.
     pub interval_ms: u64,
     /// When the queue is looked at next (RFC 3339, UTC); absent while a run lasts.
     pub next_at: Option<String>,
@@ -83,9 +95,11 @@ pub struct ArchiveReport {
 pub struct ArchiveRun {
     /// RFC 3339, UTC.
     pub started_at: String,
+    /// How it went, or that it still runs.
     pub state: ArchiveState,
     /// For example `exit code 1`.
     pub result: String,
+    /// `None` while it runs, when a signal ended it, and when it was never started.
     pub exit_code: Option<i32>,
     /// From its start to its end, in milliseconds of a clock that nobody sets (it counts while the host sleeps). Absent while
     /// it runs, and if the agent that saw its end did not start it.
@@ -94,24 +108,34 @@ pub struct ArchiveRun {
     pub last_words: Option<String>,
 }
 
+/// How a run of the archival went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ArchiveState {
+    /// It has not ended yet.
     Running,
+    /// It exited with code 0.
     Ok,
+    /// It exited with another code, was killed, or could not be started.
     Failed,
     /// It was ended with the agent, or ended while none watched.
     Interrupted,
 }
 
+/// The journal's figures; all 0 while the agent ends and its journal cannot be asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JournalReport {
     /// The number of the newest durable entry.
     pub last: u64,
+    /// Commits since the journal was opened.
     pub commits: u64,
+    /// Milliseconds that all but the slowest hundredth of the last 1024 commits took at most; 0 before the first.
     pub commit_ms_p99: f64,
+    /// Milliseconds that opening the journal took.
     pub open_ms: f64,
+    /// What the journal's directory takes up.
     pub bytes_on_disk: u64,
+    /// What is left on its file system for the agent; 0 if that is not known.
     pub free_bytes: u64,
     /// Why new requests are refused, if they are.
     pub refusing: Option<String>,
@@ -122,21 +146,30 @@ pub struct JournalReport {
 pub struct CompactReport {
     /// Whether it was needed or wanted anyway.
     pub compacted: bool,
+    /// What the journal's directory took up before.
     pub bytes_before: u64,
+    /// What it takes up now; the same as before if nothing was done.
     pub bytes_after: u64,
     /// Keys and values alone; of the entries alone if that was enough to tell that there is nothing to do.
     pub bytes_live: u64,
+    /// How long it took, in milliseconds.
     pub ms: f64,
 }
 
+/// One node, as `nodes list` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeReport {
+    /// The node's name.
     pub node: String,
+    /// Its role in the cluster.
     pub role: ClusterRole,
+    /// The state that `get_nodes` reports, too.
     pub state: NodeState,
     /// `up`, `stopped` (by command) or `gone` (not in the configuration any more).
     pub want: String,
+    /// The node's own process, not its shim; `None` if it is down.
     pub pid: Option<u32>,
+    /// How often it has been started; the number of its current or last start.
     pub incarnation: u64,
     /// Milliseconds since the process started.
     pub up_ms: Option<u64>,
@@ -147,6 +180,7 @@ pub struct NodeReport {
     pub awaited_ms: Option<u64>,
     /// Milliseconds until the next start.
     pub next_start_ms: Option<u64>,
+    /// How its last process ended, in words; `None` if none has ended yet.
     pub last_exit: Option<String>,
     /// What keeps it from RUNNING, in words.
     pub note: Option<String>,
@@ -175,6 +209,7 @@ impl NodeReport {
 /// The controller that the agent dials.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControllerReport {
+    /// As set: host and port.
     pub address: String,
     /// `connected` or `connecting`.
     pub state: String,
@@ -187,6 +222,7 @@ pub struct ControllerReport {
 pub struct PeerReport {
     /// `accepted` or `dialled`.
     pub direction: String,
+    /// The address of the other end.
     pub address: String,
     /// Whose its end is, if it is on this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -209,7 +245,9 @@ pub struct PeerReport {
 /// A setting in effect (`settings`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SettingReport {
+    /// As it is written in the settings file.
     pub key: String,
+    /// As JSON.
     pub value: serde_json::Value,
     /// Where it comes from.
     pub source: String,
@@ -224,6 +262,7 @@ pub struct VerifyReport {
     pub entries: u64,
     /// The first and the newest entry; 0 in an empty journal.
     pub first: u64,
+    /// The newest entry; 0 in an empty journal.
     pub last: u64,
     /// The newest entry and its hash, as `SEQ:HASH`: who notes it elsewhere can prove later that nothing before it was
     /// altered. Empty in an empty journal.

@@ -17,11 +17,13 @@ pub struct Rights {
     /// The CPU that it is pinned to, counted from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<u32>,
+    /// Resource limits that are set for it.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
 }
 
 impl Rights {
+    /// Whether nothing differs from the agent's own.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -32,7 +34,9 @@ impl Rights {
 pub struct User {
     /// For messages; the numbers count.
     pub name: String,
+    /// The number of the user.
     pub uid: u32,
+    /// The number of its primary group.
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
@@ -55,11 +59,14 @@ pub struct Limits {
 /// The agent raises its own soft limit, since it has descriptors for each node; its nodes get what it was started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenFiles {
+    /// The limit in force, which a process may raise as far as the hard one.
     pub soft: u64,
+    /// The limit up to which the soft one may be raised.
     pub hard: u64,
 }
 
 impl Limits {
+    /// Whether no limit is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -9,12 +9,15 @@ use serde::{Deserialize, Serialize};
 pub struct JournalStats {
     /// How many there are, and the numbers of the oldest and the newest; 0 in an empty journal.
     pub entries: u64,
+    /// The number of the oldest entry; 0 in an empty journal.
     pub first: u64,
+    /// The number of the newest entry; 0 in an empty journal.
     pub last: u64,
     /// The newest entry and its hash, `SEQ:HASH`: to be noted elsewhere for `journal verify --anchor`.
     pub head: Option<String>,
     /// When the oldest and the newest thing that is told of happened: RFC 3339, UTC.
     pub oldest: Option<String>,
+    /// When the newest thing that is told of happened: RFC 3339, UTC.
     pub newest: Option<String>,
     /// Requests by state, conflicts and rejected ones included.
     pub states: BTreeMap<String, u64>,
@@ -38,6 +41,7 @@ pub struct JournalStats {
     pub sources: BTreeMap<String, u64>,
     /// What happened to nodes and to the agent, by the entry's name.
     pub events: BTreeMap<String, u64>,
+    /// What the journal's directory takes up.
     pub bytes_on_disk: u64,
     /// Keys and values alone; `None` if damage keeps them from being walked.
     pub bytes_live: Option<u64>,
@@ -48,16 +52,23 @@ pub struct JournalStats {
 /// The requests of one event.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EventStats {
+    /// How many there are, whatever became of them.
     pub count: u64,
+    /// Those that were answered with a failure, conflicts included.
     pub failed: u64,
+    /// From receipt to outcome, of the completed ones; `None` if there are none.
     pub latency: Option<Latency>,
 }
 
 /// Milliseconds; percentiles are exact to one percent, and the longest is exact.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Latency {
+    /// Half of the requests took no longer.
     pub p50_ms: f64,
+    /// Nine tenths took no longer.
     pub p90_ms: f64,
+    /// All but a hundredth took no longer.
     pub p99_ms: f64,
+    /// The longest.
     pub max_ms: f64,
 }

@@ -12,60 +12,101 @@ use super::survivors::Survivors;
 pub enum NodeOrder {
     /// Take the lock, bind the shim's socket, write the launch file. Answered by `Prepared`, `Blocked`, `PortTaken` or
     /// `Exited` with [`ExitCause::NotStarted`].
-    Prepare { incarnation: Incarnation, spec: Box<LaunchSpec>, by: Seq },
+    Prepare {
+        /// The start that is meant.
+        incarnation: Incarnation,
+        /// How to run it.
+        spec: Box<LaunchSpec>,
+        /// The entry that wanted this start.
+        by: Seq,
+    },
     /// Spawn the shim of the prepared incarnation; its intent is durable. Answered by `Started` or `Exited`.
-    Launch { incarnation: Incarnation },
+    Launch {
+        /// The start that is meant.
+        incarnation: Incarnation,
+    },
     /// TERM, after `timeout_ms` KILL, to the node and what descends from it; the shim sees to it. Answered by `Exited` when
     /// nothing is left, by `Left` when something could not be ended. Given again, it is tried again.
-    Stop { incarnation: Incarnation, timeout_ms: u64 },
+    Stop {
+        /// The start that is meant.
+        incarnation: Incarnation,
+        /// Milliseconds from TERM to KILL.
+        timeout_ms: u64,
+    },
     /// Nothing of this node is wanted, and something may have its lock: look again, and end what is provably the node's.
     /// Answered by `Cleared`, after an `Exited` if the end of this incarnation was not told before, or by `Blocked`.
-    Clear { incarnation: Incarnation },
+    Clear {
+        /// The last start on record.
+        incarnation: Incarnation,
+    },
     /// This incarnation ended unasked: keep a crash bundle of it.
-    KeepCrash { incarnation: Incarnation },
+    KeepCrash {
+        /// The start that ended.
+        incarnation: Incarnation,
+    },
     /// The exit of this incarnation is durable: the shim may go.
-    AcknowledgeExit { incarnation: Incarnation },
+    AcknowledgeExit {
+        /// The start that ended.
+        incarnation: Incarnation,
+    },
     /// What is on record of it is another state directory's: forget that.
     Disown,
     /// The node is gone for good: drop its run directory.
-    Forget { incarnation: Incarnation },
+    Forget {
+        /// The last start on record.
+        incarnation: Incarnation,
+    },
 }
 
 /// What became known about one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeEvent {
+    /// The node's name.
     pub node: NodeName,
+    /// The start that it is about.
     pub incarnation: Incarnation,
+    /// What happened.
     pub what: NodeHappening,
 }
 
+/// What can happen to one start of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeHappening {
+    /// As [`NodeOrder::Prepare`] ordered: lock, socket and launch file are there.
     Prepared,
     /// Nothing was started because something that is not proven ours holds the node's lock.
     Blocked {
+        /// Who holds the lock, as far as it is known.
         reason: String,
     },
     /// Nothing was started because somebody listens on a port that the node needs.
     PortTaken {
+        /// Which port, and who listens there.
         reason: String,
     },
+    /// The node's program runs.
     Started {
+        /// The node's own process, not its shim.
         process: ProcessId,
     },
     /// READY=1 on its NOTIFY_SOCKET.
     Ready,
     /// The process is gone and reaped, or proven gone; with the tail of its output.
     Exited {
+        /// How it ended.
         cause: ExitCause,
+        /// The process that ended; `None` if it never ran or is not on record.
         process: Option<ProcessId>,
+        /// The last of its standard output.
         stdout: String,
+        /// The last of its standard error.
         stderr: String,
         /// It was not started, and that will not pass by itself: rights, or a file that is no program.
         is_lasting: bool,
     },
     /// The node itself has ended, and these processes that it left could not be ended. `Exited` comes when they are gone.
     Left {
+        /// The processes that are left.
         survivors: Survivors,
     },
     /// Its shim is of the first release, which ends the node's process group alone. Comes before `Exited`; what else has the
@@ -75,13 +116,16 @@ pub enum NodeHappening {
     Cleared,
     /// So many bytes of this incarnation's output could not be written. With a reason when it begins.
     Dropped {
+        /// In all, for this incarnation.
         bytes: u64,
+        /// Why the first of them could not be; `None` in later reports.
         reason: Option<String>,
     },
     /// Nothing of it is left, as was ordered.
     Forgotten,
     /// The shim has not answered for 5 s, or answers again.
     Silent,
+    /// The shim answers again.
     Responsive,
 }
 
@@ -91,19 +135,36 @@ pub enum Finding {
     /// No process of it is left, and no exit report either.
     Absent,
     /// Its shim answered and is connected again; `process` is `None` while the shim has not forked yet.
-    Adopted { incarnation: Incarnation, process: Option<ProcessId>, ready: bool, spec: Box<LaunchSpec> },
+    Adopted {
+        /// Which start of the node runs.
+        incarnation: Incarnation,
+        /// The node's own process.
+        process: Option<ProcessId>,
+        /// It has told its shim that it is ready.
+        ready: bool,
+        /// How it was started.
+        spec: Box<LaunchSpec>,
+    },
     /// It ended and its shim left, or offers, a report nobody has acknowledged.
     Exited {
+        /// Which start of the node ended.
         incarnation: Incarnation,
+        /// The process that ended; `None` if it never ran.
         process: Option<ProcessId>,
+        /// How it ended.
         cause: ExitCause,
+        /// The last of its standard output.
         stdout: String,
+        /// The last of its standard error.
         stderr: String,
+        /// As in [`NodeHappening::Exited`].
         is_lasting: bool,
     },
     /// A process that is on record for it lives and belongs to another state directory, of which this one is a copy.
     Foreign {
+        /// The foreign process.
         pid: u32,
+        /// How that was found out, and what to do.
         reason: String,
         /// That directory, if it could be found out.
         state_dir: Option<PathBuf>,
@@ -111,5 +172,8 @@ pub enum Finding {
         works_here: bool,
     },
     /// The lock is held, by nobody that could be proven ours: hands off.
-    Unprovable { reason: String },
+    Unprovable {
+        /// Who holds the lock, as far as it is known, and what to do.
+        reason: String,
+    },
 }

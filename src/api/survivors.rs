@@ -10,6 +10,7 @@ pub const NAMED: usize = 16;
 /// What is left of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Survivors {
+    /// At most [`NAMED`] of them.
     pub named: Vec<Survivor>,
     /// How many more are known.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -22,13 +23,16 @@ pub struct Survivors {
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Survivor {
+    /// Its process id when it was found.
     pub pid: u32,
     /// Its real uid, if that can be read.
     pub uid: Option<u32>,
+    /// Its name as the kernel has it (`/proc/PID/comm`): at most 15 bytes.
     pub command: String,
 }
 
 impl Survivors {
+    /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
         self.named.is_empty() && self.more == 0 && !self.unseen
     }

@@ -14,6 +14,7 @@ pub struct Timestamp(pub u64);
 pub struct BootTime(pub u64);
 
 impl BootTime {
+    /// The moment so many milliseconds later, or the last one there is.
     pub fn plus_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms.saturating_mul(1000)))
     }
@@ -27,6 +28,8 @@ impl BootTime {
 /// Both clocks, read together at the edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Now {
+    /// What to record and print.
     pub wall: Timestamp,
+    /// What to measure with.
     pub boot: BootTime,
 }

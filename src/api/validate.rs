@@ -47,8 +47,11 @@ pub struct HostFacts<'a> {
 /// What a problem is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
+    /// The configuration as a whole.
     Configuration,
+    /// One instance, by its name as the configuration has it, shortened if it is long.
     Instance(String),
+    /// One node, by its name as the configuration has it, shortened if it is long.
     Node(String),
 }
 
@@ -66,7 +69,9 @@ impl fmt::Display for Subject {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{subject}: {text}")]
 pub struct Problem {
+    /// What it is about.
     pub subject: Subject,
+    /// What is wrong with it, and what to do.
     pub text: String,
 }
 
@@ -98,6 +103,7 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether there are no problems; warnings do not count.
     pub fn is_valid(&self) -> bool {
         self.problems.is_empty()
     }
