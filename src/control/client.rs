@@ -32,22 +32,41 @@ use crate::api::time::Timestamp;
 /// For connecting, for the agent's welcome, and for it to take a frame.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// There is no socket, nobody listens on it, or who listens does not greet.
     #[error("no agent answers at {}", path.display())]
-    Unreachable { path: PathBuf, source: io::Error },
+    Unreachable {
+        /// The socket's.
+        path: PathBuf,
+        /// What the kernel says, or what was missing.
+        source: io::Error,
+    },
+    /// The deadline has passed. The agent may still be at it: a request can be asked about again under its reqid.
     #[error("no answer came in time")]
     TimedOut,
+    /// The connection ended before the answer came.
     #[error("the agent closed the connection")]
     Closed,
+    /// The agent answered with an error.
     #[error("the agent says: {message}")]
-    Agent { code: ErrorCode, message: String },
+    Agent {
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        message: String,
+    },
+    /// The agent sent bytes that are no frame.
     #[error("the agent's frame cannot be read")]
     Decode(#[from] DecodeError),
+    /// What is asked does not fit into a frame.
     #[error("the request is too large: {0}")]
     Encode(#[from] EncodeError),
+    /// The answer's kind is not that of the call.
     #[error("the agent answered something else than was asked")]
     Mismatch,
+    /// Reading or writing failed.
     #[error("the connection failed")]
     Connection(#[source] io::Error),
 }
@@ -55,6 +74,7 @@ pub enum Error {
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
+    /// The outcome, be it a success or a failure.
     Response(Response),
     /// Not journaled, and the reqid is not used up.
     Refused(String),
@@ -68,6 +88,7 @@ pub fn within_ms(ms: u64) -> Deadline {
     Instant::now().checked_add(Duration::from_millis(ms))
 }
 
+/// A connection to an agent that has greeted.
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
@@ -165,6 +186,7 @@ impl Client {
         self.call(|call| ClientFrame::Request { call, reqid, dialect, timeout_ms, request })
     }
 
+    /// What became of the request that [`Client::submit`] sent.
     pub fn answer(&mut self, call: u64, deadline: Deadline) -> Result<Answer, Error> {
         match self.wait(call, deadline)? {
             ServerFrame::Response { response, replayed, .. } => {
@@ -176,6 +198,7 @@ impl Client {
         }
     }
 
+    /// How the agent, its journal and its nodes are.
     pub fn status(&mut self, deadline: Deadline) -> Result<StatusReport, Error> {
         let call = self.call(|call| ClientFrame::Status { call })?;
         match self.wait(call, deadline)? {
@@ -184,6 +207,7 @@ impl Client {
         }
     }
 
+    /// What deploying `config` would do.
     pub fn plan(&mut self, config: Configuration, force: bool, deadline: Deadline) -> Result<Plan, Error> {
         let call = self.call(|call| ClientFrame::Plan { call, config, force })?;
         match self.wait(call, deadline)? {
@@ -192,6 +216,7 @@ impl Client {
         }
     }
 
+    /// The page of the journal that begins at `cursor`, or at the first row.
     pub fn page(&mut self, filter: &Filter, cursor: Option<Seq>, deadline: Deadline) -> Result<Page, Error> {
         let call = self.ask_page(filter, cursor)?;
         self.take_page(call, deadline)
@@ -202,6 +227,7 @@ impl Client {
         self.call(|call| ClientFrame::JournalPage { call, filter: filter.clone(), cursor })
     }
 
+    /// The page that [`Client::ask_page`] asked for.
     pub fn take_page(&mut self, call: u64, deadline: Deadline) -> Result<Page, Error> {
         match self.wait(call, deadline)? {
             ServerFrame::Page { page, .. } => Ok(page),
@@ -228,6 +254,7 @@ impl Client {
         }
     }
 
+    /// Has the agent check its journal, and that it continues the head noted as `anchor`.
     pub fn verify(&mut self, anchor: Option<Anchor>, deadline: Deadline) -> Result<VerifyReport, Error> {
         let anchor = anchor.map(|anchor| anchor.to_string());
         let call = self.call(|call| ClientFrame::JournalVerify { call, anchor })?;
@@ -264,6 +291,7 @@ impl Client {
         }
     }
 
+    /// A stretch of a node's output.
     pub fn logs(&mut self, node: &str, query: LogQuery, deadline: Deadline) -> Result<LogChunk, Error> {
         let call = self.call(|call| ClientFrame::Logs { call, node: node.to_owned(), query })?;
         match self.wait(call, deadline)? {
@@ -279,6 +307,7 @@ impl Client {
         self.wait_done(call, deadline)
     }
 
+    /// Says that this node is ready.
     pub fn notify_ready(&mut self, node: &str, deadline: Deadline) -> Result<(), Error> {
         let call = self.call(|call| ClientFrame::NotifyReady { call, node: node.to_owned() })?;
         self.wait_done(call, deadline)

@@ -18,20 +18,39 @@ pub const CHUNK_LIMIT: u64 = 1 << 20;
 /// The most files of one stream that are looked for.
 const FILES_LIMIT: u32 = 16;
 
+/// Why a node's output cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The node has not written here yet.
     #[error("{} has no output of this node: it was never started here; `nodes list` shows the nodes of this host", path.display())]
-    Absent { path: PathBuf },
+    Absent {
+        /// The node's directory.
+        path: PathBuf,
+    },
+    /// A link, a pipe or a device is in the file's place.
     #[error("{} is not a regular file", path.display())]
-    NotAFile { path: PathBuf },
+    NotAFile {
+        /// The file's path.
+        path: PathBuf,
+    },
     #[error(
         "{} is not read: the file has a second name (a hard link), so it may be another's; remove that name, or the file (the \
          node's next start makes it anew)",
         path.display()
     )]
-    SecondName { path: PathBuf },
+    /// The file is a hard link, so it may be another user's.
+    SecondName {
+        /// The file's path.
+        path: PathBuf,
+    },
+    /// The file system refused.
     #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    Read {
+        /// The file's path.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
 }
 
 struct Part {

@@ -30,16 +30,19 @@ pub const REQUEST_LIMIT: usize = 4 << 20;
 pub const DEPTH_LIMIT: usize = 64;
 /// Topic prefixes of one subscription, and the length of each.
 pub const TOPICS_LIMIT: usize = 64;
+/// The longest topic prefix, in bytes.
 pub const TOPIC_LIMIT: usize = 512;
 
 /// The bytes of a frame's length.
 pub const HEADER: usize = 4;
 
+/// What a client sends. `call` is a number of its choice, which comes back in the answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientFrame {
     /// The first frame of every connection.
     Hello {
+        /// The protocol that the client speaks, [`VERSION`].
         version: u32,
         /// Who connects, for the log: a program's name and version.
         client: String,
@@ -47,73 +50,104 @@ pub enum ClientFrame {
     /// Answered by `Response`, `Refused` or `Error`. The reqid is checked when the frame is handled, so that a bad one costs
     /// only this call.
     Request {
+        /// Comes back in the answer.
         call: u64,
+        /// Empty for a request without one.
         reqid: String,
+        /// The dialect in which the request is journaled.
         dialect: Dialect,
         /// How long the requester waits; earlier releases answered by then. The outcome does not depend on it.
         #[serde(default)]
         timeout_ms: Option<u64>,
+        /// What is asked for.
         request: Request,
     },
+    /// How the agent, its journal and its nodes are.
     Status {
+        /// Comes back in the answer.
         call: u64,
     },
     /// A page of the journal that begins at `cursor`, or at the first row.
     JournalPage {
+        /// Comes back in the answer.
         call: u64,
+        /// Which rows are wanted.
         filter: Filter,
+        /// [`Page::next`] of the page before.
         #[serde(default)]
         cursor: Option<Seq>,
     },
     /// `anchor`: a head noted elsewhere, `SEQ:HASH` or `HASH`.
     JournalVerify {
+        /// Comes back in the answer.
         call: u64,
+        /// `None`: only what the journal itself proves.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         anchor: Option<String>,
     },
     /// A stretch of the journal as a stream (docs/EXPORT.md), from `cursor` or its beginning on.
     JournalExport {
+        /// Comes back in the answer.
         call: u64,
+        /// [`ExportChunk::cursor`] of the chunk before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cursor: Option<Box<ExportCursor>>,
     },
+    /// The journal in figures.
     JournalStats {
+        /// Comes back in the answer.
         call: u64,
     },
     /// The settings that the agent runs with.
     Settings {
+        /// Comes back in the answer.
         call: u64,
     },
     /// Remove the journal's oldest entries, or tell what would go.
     JournalPrune {
+        /// Comes back in the answer.
         call: u64,
+        /// What is to go.
         order: PruneOrder,
     },
     /// Makes the journal's files small if they have outgrown what they hold, or if `force`.
     JournalCompact {
+        /// Comes back in the answer.
         call: u64,
+        /// Compact even if it is not needed.
         force: bool,
     },
     /// What deploying this configuration would do; nothing is journaled.
     Plan {
+        /// Comes back in the answer.
         call: u64,
+        /// As a deploy would have it.
         config: Configuration,
+        /// As a deploy with `force` would.
         force: bool,
     },
+    /// A stretch of a node's output.
     Logs {
+        /// Comes back in the answer.
         call: u64,
+        /// The node's name.
         node: String,
+        /// Which stretch.
         query: LogQuery,
     },
     /// Receive, from now on, what is published under any of these topic prefixes; an empty prefix is all of it. Replaces an
     /// earlier subscription of this connection.
     Subscribe {
+        /// Comes back in the answer.
         call: u64,
+        /// At most [`TOPICS_LIMIT`] of at most [`TOPIC_LIMIT`] bytes each.
         topics: Vec<String>,
     },
     /// This node is ready: a check-in for node programs that have no other way to say so.
     NotifyReady {
+        /// Comes back in the answer.
         call: u64,
+        /// The node's name.
         node: String,
     },
 }
@@ -155,12 +189,17 @@ const SERVER_KINDS: [&str; 16] = [
     "error",
 ];
 
+/// What the agent sends. `call` is the number that the client gave the call it answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerFrame {
+    /// Answers `Hello`.
     Welcome(Welcome),
+    /// The outcome of a request.
     Response {
+        /// The client's number for the request.
         call: u64,
+        /// As it is stored.
         response: Response,
         /// When it was decided, if that was before this was asked: an answer to an earlier request with this reqid.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,61 +207,100 @@ pub enum ServerFrame {
     },
     /// Not journaled, and the reqid is not used up: the agent is busy, stopping, or has no space.
     Refused {
+        /// The client's number for the request.
         call: u64,
+        /// Why, and what to do.
         reason: String,
     },
+    /// Answers [`ClientFrame::Status`].
     Status {
+        /// The client's number for the call.
         call: u64,
+        /// As of now.
         report: Box<StatusReport>,
     },
+    /// Answers [`ClientFrame::JournalPage`].
     Page {
+        /// The client's number for the call.
         call: u64,
+        /// Rows, and where the next page begins.
         page: Page,
     },
+    /// Answers [`ClientFrame::JournalVerify`].
     Verified {
+        /// The client's number for the call.
         call: u64,
+        /// What was found, problems included.
         report: VerifyReport,
     },
+    /// Answers [`ClientFrame::JournalPrune`].
     Pruned {
+        /// The client's number for the call.
         call: u64,
+        /// What went, or would go.
         report: PruneReport,
     },
+    /// Answers [`ClientFrame::JournalExport`].
     Exported {
+        /// The client's number for the call.
         call: u64,
+        /// Bytes, and where the next chunk begins.
         chunk: Box<ExportChunk>,
     },
+    /// Answers [`ClientFrame::JournalStats`].
     Stats {
+        /// The client's number for the call.
         call: u64,
+        /// As of now.
         stats: Box<JournalStats>,
     },
+    /// Answers [`ClientFrame::Settings`].
     Settings {
+        /// The client's number for the call.
         call: u64,
+        /// One for each setting there is, defaults included.
         settings: Vec<SettingReport>,
     },
+    /// Answers [`ClientFrame::JournalCompact`].
     Compacted {
+        /// The client's number for the call.
         call: u64,
+        /// What it came to.
         report: CompactReport,
     },
+    /// Answers [`ClientFrame::Plan`].
     Plan {
+        /// The client's number for the call.
         call: u64,
+        /// What would happen to each node.
         plan: Plan,
     },
+    /// Answers [`ClientFrame::Logs`].
     Logs {
+        /// The client's number for the call.
         call: u64,
+        /// A stretch of output, and where the next begins.
         chunk: LogChunk,
     },
     /// Answers `Subscribe` and `NotifyReady`.
     Done {
+        /// The client's number for the call.
         call: u64,
     },
+    /// Something that went out under a topic this connection subscribed to.
     Published {
+        /// The whole topic.
         topic: String,
+        /// What went out.
         what: Publication,
     },
     /// With a call: that call failed. Without: the connection is closed after it.
     Error {
+        /// `None`: the connection failed, not a call.
         call: Option<u64>,
+        /// For programs.
         code: ErrorCode,
+        /// For people: what is wrong, and what to do.
         message: String,
     },
 }
@@ -253,12 +331,15 @@ impl ServerFrame {
 /// Who answers, and what a client has to know to wait long enough.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
+    /// The protocol that the agent speaks.
     pub version: u32,
     /// The agent's name, which is its instance's.
     pub agent: String,
     /// The release of the agent's binary.
     pub release: String,
+    /// The agent's process id.
     pub pid: u32,
+    /// The path of its state directory.
     pub state_dir: String,
     /// Reads are answered within this, and over Broker and WebSocket changes too.
     pub request_timeout_ms: u64,
@@ -278,10 +359,13 @@ fn is_zero(ms: &u64) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Publication {
+    /// To a request that nobody waits for on a connection any more.
     Response(Response),
+    /// Something that the agent says unasked.
     Notification(Notification),
 }
 
+/// What went wrong, for programs to tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
@@ -291,7 +375,9 @@ pub enum ErrorCode {
     CutShort,
     /// Not MessagePack, or not the fields of its kind.
     Malformed,
+    /// `Hello` names a version other than [`VERSION`].
     UnknownVersion,
+    /// A frame of a kind that this release does not know.
     UnknownKind,
     /// Something else came before `Hello`, or a second `Hello`.
     OutOfOrder,
@@ -305,10 +391,13 @@ pub enum ErrorCode {
     Failed,
 }
 
+/// One of a node's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stream {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
@@ -325,22 +414,28 @@ impl Stream {
 /// A place in a node's output: rotation renames files, so the file is told by its inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPosition {
+    /// Which file, whatever it is called by now.
     pub inode: u64,
+    /// Bytes from the beginning of that file.
     pub offset: u64,
 }
 
+/// Which stretch of a node's output is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogQuery {
+    /// One of the two.
     pub stream: Stream,
     /// Go on from here; `None`: the last `lines` lines.
     #[serde(default)]
     pub from: Option<LogPosition>,
+    /// How many of the last lines, if `from` does not say where to begin.
     pub lines: u64,
 }
 
 /// A stretch of a node's output. Not text: nodes write what they like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogChunk {
+    /// As they were written.
     #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
     /// Where the next stretch begins.
@@ -351,21 +446,42 @@ pub struct LogChunk {
     pub gap: bool,
 }
 
+/// Why bytes are no frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
+    /// Refused before anything is allocated for it.
     #[error("the frame claims {length} bytes, {limit} is the most")]
-    TooLong { length: u64, limit: usize },
+    TooLong {
+        /// What the header claims.
+        length: u64,
+        /// The most for this direction.
+        limit: usize,
+    },
+    /// Its length is 0.
     #[error("the frame is empty")]
     Empty,
+    /// It names a kind that this release does not know.
     #[error("unknown kind of frame {kind:?}")]
-    UnknownKind { kind: String },
+    UnknownKind {
+        /// The name, shortened if it is long.
+        kind: String,
+    },
+    /// Not MessagePack, nested too deeply, or not the fields of its kind.
     #[error("the frame cannot be read: {reason}")]
-    Malformed { reason: String },
+    Malformed {
+        /// What the decoder says.
+        reason: String,
+    },
+    /// More follows than the frame needs.
     #[error("{bytes} bytes follow the end of the frame's content")]
-    Trailing { bytes: usize },
+    Trailing {
+        /// How many bytes follow.
+        bytes: usize,
+    },
 }
 
 impl DecodeError {
+    /// What to answer a peer that sent such a frame.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::TooLong { .. } => ErrorCode::TooLong,
@@ -375,10 +491,15 @@ impl DecodeError {
     }
 }
 
+/// Why a frame cannot be sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
+    /// It is larger than the other side accepts.
     #[error("the frame would have more than {limit} bytes")]
-    TooLong { limit: usize },
+    TooLong {
+        /// The most for this direction.
+        limit: usize,
+    },
 }
 
 /// How many bytes of body a header announces.
@@ -393,18 +514,22 @@ pub fn body_length(header: [u8; HEADER], limit: usize) -> Result<usize, DecodeEr
     Ok(length)
 }
 
+/// The frame with its header, at most [`CLIENT_FRAME_LIMIT`] bytes of body.
 pub fn encode_client(frame: &ClientFrame) -> Result<Vec<u8>, EncodeError> {
     encode(frame, CLIENT_FRAME_LIMIT)
 }
 
+/// The frame with its header, at most [`SERVER_FRAME_LIMIT`] bytes of body.
 pub fn encode_server(frame: &ServerFrame) -> Result<Vec<u8>, EncodeError> {
     encode(frame, SERVER_FRAME_LIMIT)
 }
 
+/// Reads a body, without the header.
 pub fn decode_client(body: &[u8]) -> Result<ClientFrame, DecodeError> {
     decode(body, CLIENT_FRAME_LIMIT, &CLIENT_KINDS)
 }
 
+/// Reads a body, without the header.
 pub fn decode_server(body: &[u8]) -> Result<ServerFrame, DecodeError> {
     decode(body, SERVER_FRAME_LIMIT, &SERVER_KINDS)
 }

@@ -90,24 +90,30 @@ impl Default for Timeouts {
     }
 }
 
+/// Where to listen, and for whom.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The socket's path.
     pub path: PathBuf,
     /// The group that may connect beside the owner.
     pub group: Option<u32>,
+    /// How long a peer may take over what.
     pub timeouts: Timeouts,
 }
 
 /// Why a request is not taken in: busy, stopping, no space. It is not journaled and does not use up its reqid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    /// For whoever asked: why, and what to do.
     pub reason: String,
 }
 
 /// The other end of a connection, as the kernel knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credentials {
+    /// The user that it runs as.
     pub uid: u32,
+    /// That user's primary group.
     pub gid: u32,
     /// Absent where the peer lives in another pid namespace.
     pub pid: Option<i32>,
@@ -134,6 +140,7 @@ pub trait Agent: Send + Sync + 'static {
     fn room(&self, _connection: u64, _source: &Source, _bytes: usize) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
+    /// The message that [`Agent::room`] made room for has been taken in.
     fn room_over(&self, _connection: u64) {}
     /// Input that is no request, to be journaled as rejected; its sender has been told. `event` is empty if unknown.
     fn malformed(&self, source: Source, event: String, error: String);
@@ -145,12 +152,17 @@ pub trait Agent: Send + Sync + 'static {
     fn subscribed(&self, connection: u64, topics: &[String]);
     /// A node says, through the socket, that it is ready.
     fn check_in(&self, node: NodeName, credentials: Credentials) -> impl Future<Output = Result<(), String>> + Send;
+    /// How the agent, its journal and its nodes are.
     fn status(&self) -> impl Future<Output = StatusReport> + Send;
+    /// The page of the journal that begins at `cursor`, or at the first row.
     fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
+    /// Checks the journal, and that it continues the head noted as `anchor`.
     fn verify(&self, anchor: Option<Anchor>) -> impl Future<Output = Result<VerifyReport, String>> + Send;
+    /// A stretch of the journal as a stream, from `cursor` or its beginning on.
     fn export(&self, cursor: Option<Box<ExportCursor>>) -> impl Future<Output = Result<ExportChunk, String>> + Send;
     /// What it runs with.
     fn settings(&self) -> Vec<SettingReport>;
+    /// The journal in figures.
     fn stats(&self) -> impl Future<Output = Result<JournalStats, String>> + Send;
     /// Removes the journal's oldest entries, or tells what would go.
     fn prune(&self, order: PruneOrder, who: Credentials) -> impl Future<Output = Result<PruneReport, String>> + Send;
@@ -271,6 +283,7 @@ impl Handle {
         self.shared.connections().values().filter(|peer| matches(&peer.topics, topic)).count()
     }
 
+    /// How many connections are open.
     pub fn connections(&self) -> usize {
         self.shared.connections().len()
     }

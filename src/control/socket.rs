@@ -8,19 +8,42 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::address::Address;
 
+/// Why the agent cannot listen on its control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     #[error(
         "{} is in use: an agent already listens there; stop it, or give this one another --control-socket",
         path.display()
     )]
-    InUse { path: PathBuf },
+    /// Somebody listens there already.
+    InUse {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// Something else is in its place, and is left alone.
     #[error("{} is there and is not a socket; remove it, or choose another --control-socket", path.display())]
-    NotASocket { path: PathBuf },
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The kernel refused, for example since the directory is missing.
     #[error("cannot listen on the control socket {}", path.display())]
-    Bind { path: PathBuf, source: io::Error },
+    Bind {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The socket cannot be given to the control group.
     #[error("cannot give the control socket {} to group {group}", path.display())]
-    Group { path: PathBuf, group: u32, source: io::Error },
+    Group {
+        /// The socket's path.
+        path: PathBuf,
+        /// The group's number.
+        group: u32,
+        /// What the kernel says.
+        source: io::Error,
+    },
 }
 
 /// The socket in the file system, removed when dropped if it is still ours.
