@@ -30,14 +30,18 @@ pub enum Death {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("task {task} {how}; the agent cannot go on without it and has to be started again")]
 pub struct FatalDeath {
+    /// The task's name.
     pub task: String,
+    /// Whether it returned or panicked.
     pub how: How,
 }
 
 /// How a task died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
+    /// It returned, though nobody had asked it to.
     Ended,
+    /// It panicked; the log has the message.
     Panicked,
 }
 
@@ -61,6 +65,7 @@ pub struct Tasks {
 }
 
 impl Tasks {
+    /// Tasks will run on `runtime`.
     pub fn new(runtime: runtime::Handle) -> Self {
         Self {
             runtime,
@@ -75,6 +80,7 @@ impl Tasks {
         Self { token: self.token.child_token(), ..self.clone() }
     }
 
+    /// The runtime on which they run.
     pub fn runtime(&self) -> &runtime::Handle {
         &self.runtime
     }

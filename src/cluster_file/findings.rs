@@ -9,11 +9,13 @@ use crate::api::configuration::Configuration;
 /// One thing that is wrong in a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct FileError {
+    /// What the caller calls the file: its path, or `standard input`.
     pub file: String,
     /// From 1. None: it is about the file as a whole.
     pub line: Option<usize>,
     /// The section and key of an INI file (`[worker-1] port`), the path in a JSON file (`nodes[3].port`), or empty.
     pub place: String,
+    /// What is wrong, without place and advice.
     pub problem: String,
     /// What to do about it.
     pub advice: String,

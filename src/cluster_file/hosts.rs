@@ -15,7 +15,7 @@ const LABEL_LIMIT: usize = 63;
 pub const HOSTS: &str = "give the host's IPv4 or IPv6 address, or its name";
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Host {
+pub(crate) enum Host {
     /// The file does not say where it is.
     Unknown,
     Address(IpAddr),

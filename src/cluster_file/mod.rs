@@ -40,9 +40,12 @@ pub const SIZE_LIMIT: usize = 4 * 1024 * 1024;
 /// The most errors, and the most warnings, that reading reports one by one.
 pub const LISTED_LIMIT: usize = 100;
 
+/// The formats that are read and written, both zeek-client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
+    /// Sections of keys and values, as Python's configparser reads them.
     Ini,
+    /// What `zeek-client get-config --as-json` prints.
     Json,
 }
 
@@ -92,7 +95,9 @@ impl std::fmt::Display for Foreign {
 /// A configuration and what its file says that has no effect (an unknown key, say).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
+    /// Canonical, with an id and with ports.
     pub configuration: Configuration,
+    /// What the file says that has no effect or may not be meant.
     pub warnings: Vec<FileError>,
     /// Names of hosts that are not among those [`Known`]. Their instances have no address yet: look the names up and
     /// read the file again.
@@ -113,6 +118,7 @@ pub struct Known<'a> {
 pub enum Kind {
     /// As a cluster file; without a format, by what it looks like.
     Cluster(Option<Format>),
+    /// As a file of another tool.
     Foreign(Foreign),
 }
 
@@ -138,6 +144,7 @@ pub fn read_as(text: &[u8], name: &str, kind: Kind, known: &Known) -> Result<Rea
 pub struct HostFile {
     /// Its path; it ends in `HOST.zeek.conf`.
     pub name: String,
+    /// Its content.
     pub bytes: Vec<u8>,
 }
 
@@ -213,12 +220,28 @@ fn plain_text<'a>(text: &'a [u8], findings: &mut Findings) -> Option<&'a str> {
 /// Why a configuration cannot be written in a format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
+    /// A port is not a TCP port, or is 0.
     #[error("{place} is {port}, and cluster files have TCP ports only: correct it first")]
-    NotTcp { place: String, port: Port },
+    NotTcp {
+        /// Whose port, and which.
+        place: String,
+        /// The port as it is.
+        port: Port,
+    },
+    /// An INI file has no way to say it.
     #[error("{place} cannot be written in an INI file: {why}; write JSON instead")]
-    NotInIni { place: String, why: &'static str },
+    NotInIni {
+        /// Whose value, and which.
+        place: String,
+        /// What about it cannot be written.
+        why: &'static str,
+    },
+    /// The text is longer than [`SIZE_LIMIT`].
     #[error("the file would have {bytes} bytes, and {SIZE_LIMIT} is the most that a reader takes")]
-    TooLarge { bytes: usize },
+    TooLarge {
+        /// How long it is.
+        bytes: usize,
+    },
 }
 
 /// Writes `config` so that [`read`] gives it back: equal, if its ports are all there and it is canonical. An INI file has

@@ -24,6 +24,7 @@ pub const METRICS_START: u16 = 9000;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no port is left for node {node}: name fewer ports in the configuration")]
 pub struct NoneLeft {
+    /// The first node that got none.
     pub node: String,
 }
 

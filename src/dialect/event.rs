@@ -13,21 +13,28 @@ const BATCH: u64 = 5;
 /// A Zeek event: its name with the module, and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
+    /// The event's name with its module, for example `Management::Agent::API::deploy_request`.
     pub name: String,
+    /// In the order of the event's declaration.
     pub args: Vec<Data>,
 }
 
 /// Why data is no message of Zeek's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
+    /// It is not a vector of at least three, with a version and a type in front. Holds the type of what it is.
     #[error("a Zeek message is a vector of version, type and content; this is {0}")]
     NoMessage(&'static str),
+    /// A version of the form that is not known.
     #[error("a Zeek message of version {0}, only {VERSION} is known")]
     Version(u64),
+    /// A type of message that is not known.
     #[error("a Zeek message of unknown type {0}")]
     Type(u64),
+    /// The content of an event is not a name and arguments, or the name is not UTF-8.
     #[error("an event is a vector of its name and the vector of its arguments")]
     Event,
+    /// The content of a batch is no vector.
     #[error("a batch is a vector of messages")]
     Batch,
 }
@@ -42,6 +49,7 @@ pub struct Unpacked {
 }
 
 impl Event {
+    /// The event `name`, which includes the module.
     pub fn new(name: impl Into<String>, args: Vec<Data>) -> Self {
         Self { name: name.into(), args }
     }

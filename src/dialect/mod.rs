@@ -9,9 +9,9 @@
 //! where that is safe and written in the longest form any Zeek knows. Pure: decisions are `lifecycle`'s, connections the
 //! transports'.
 
-pub mod cluster_agent;
+pub(crate) mod cluster_agent;
 pub mod event;
-pub mod management;
+pub(crate) mod management;
 pub mod node;
 mod record;
 
@@ -32,21 +32,32 @@ pub const API_VERSION: u64 = 1;
 /// What an event says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded {
+    /// Something is asked of an agent.
     Request {
+        /// The dialect of the event's module.
         dialect: Dialect,
+        /// Empty if the requester gave none.
         reqid: ReqId,
+        /// In canonical form.
         request: Request,
     },
+    /// An agent's answer.
     Response {
+        /// The dialect of the event's module.
         dialect: Dialect,
+        /// Its Results, in the order in which they came.
         response: Response,
     },
+    /// An agent says something unasked.
     Notification {
+        /// The dialect of the event's module.
         dialect: Dialect,
+        /// What it says.
         notification: Notification,
         /// With a hello only.
         whereabouts: Option<Whereabouts>,
     },
+    /// What agents and nodes say to each other.
     Node(node::NodeEvent),
 }
 
@@ -56,7 +67,12 @@ pub enum Whereabouts {
     /// `ClusterAgent::API`: the agent's address.
     Host(IpAddr),
     /// `Management::Agent::API`: the agent's Broker endpoint, and whether it is the one who dials.
-    Endpoint { id: String, connecting: bool },
+    Endpoint {
+        /// The id in text form.
+        id: String,
+        /// The agent dials the controller.
+        connecting: bool,
+    },
 }
 
 /// What a connection knows of itself and a hello has to say.
@@ -73,12 +89,30 @@ pub struct Local {
 /// Why an event cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
+    /// No dialect has this event.
     #[error("there is no event {event:?} in the APIs of Zeek's cluster agents")]
-    UnknownEvent { event: String },
+    UnknownEvent {
+        /// Its name, cut after 128 characters.
+        event: String,
+    },
+    /// The event has more or fewer arguments than its declaration.
     #[error("{event} takes {expected} arguments and {found} were given")]
-    ArgumentCount { event: String, expected: usize, found: usize },
+    ArgumentCount {
+        /// The event's full name.
+        event: String,
+        /// How many its declaration has.
+        expected: usize,
+        /// How many came.
+        found: usize,
+    },
+    /// An argument is not of its declared type, or its value is not acceptable.
     #[error("{event}: {mismatch}")]
-    Argument { event: String, mismatch: Mismatch },
+    Argument {
+        /// The event's full name.
+        event: String,
+        /// Which argument, where in it, and what is wrong.
+        mismatch: Mismatch,
+    },
 }
 
 /// An event that was refused, with what is needed to say so to whoever sent it.
@@ -90,6 +124,7 @@ pub struct Rejection {
     /// If it was a request and could be read so far.
     pub reqid: Option<ReqId>,
     response_event: Option<&'static str>,
+    /// What is wrong with the event.
     pub error: DecodeError,
 }
 
@@ -112,10 +147,22 @@ impl Rejection {
 /// Why something of ours has no form in a dialect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
+    /// The event is none of this dialect's, for example an operator's command.
     #[error("the dialect {} has no event {event}", dialect.as_str())]
-    NotInDialect { dialect: Dialect, event: String },
+    NotInDialect {
+        /// The dialect that was to be spoken.
+        dialect: Dialect,
+        /// The event's name without its module.
+        event: String,
+    },
+    /// A response with one Result has none or several.
     #[error("{event} carries one Result and {found} are to be sent")]
-    ResultCount { event: String, found: usize },
+    ResultCount {
+        /// The event's name without its module.
+        event: String,
+        /// How many there are.
+        found: usize,
+    },
 }
 
 /// The topic on which the agent of an instance is spoken to and answers, compared in full and byte for byte.

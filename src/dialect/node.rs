@@ -21,14 +21,30 @@ const HELLO: &str = "notify_node_hello";
 const DISPATCH_REQUEST: &str = "node_dispatch_request";
 const DISPATCH_RESPONSE: &str = "node_dispatch_response";
 
+/// An event of `Management::Node::API`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeEvent {
     /// From a node: it is up and checks in. The name is empty if it was started without one.
-    Hello { node: String },
+    Hello {
+        /// The node's name, as it was started.
+        node: String,
+    },
     /// From the agent.
-    DispatchRequest { reqid: ReqId, action: Vec<String>, nodes: BTreeSet<String> },
+    DispatchRequest {
+        /// The agent's, which the response echoes.
+        reqid: ReqId,
+        /// What to do, and its arguments: `get_id_value` and an identifier.
+        action: Vec<String>,
+        /// Who is to answer; empty means all.
+        nodes: BTreeSet<String>,
+    },
     /// From a node. Its Result names the node and no instance.
-    DispatchResponse { reqid: ReqId, result: ApiResult },
+    DispatchResponse {
+        /// That of the dispatch.
+        reqid: ReqId,
+        /// The value, or why there is none.
+        result: ApiResult,
+    },
 }
 
 pub(super) fn decode(name: &str, event: &Event) -> Result<NodeEvent, DecodeError> {

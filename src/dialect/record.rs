@@ -19,6 +19,7 @@ use crate::broker::data::{self, Data, Set, Table};
 pub struct Mismatch {
     /// For example `config.nodes[2].p`.
     pub at: String,
+    /// What is wrong with it, for example that it is of another type.
     pub problem: String,
 }
 

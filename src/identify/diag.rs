@@ -39,6 +39,7 @@ pub const ESTABLISHED: u8 = 1;
 pub struct Socket {
     /// The end that is its own, and the other one. An IPv4 address in IPv6's form is shown as what it is.
     pub local: SocketAddr,
+    /// The other end.
     pub remote: SocketAddr,
     /// As the kernel counts them; [`ESTABLISHED`] is 1.
     pub state: u8,
@@ -48,8 +49,10 @@ pub struct Socket {
     pub inode: u32,
 }
 
+/// What the kernel answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
+    /// There is such a socket, or a listener at its port: its state tells which.
     Found(Socket),
     /// There is no such socket, and nobody listens there either.
     Nothing,
@@ -60,14 +63,24 @@ pub enum Reply {
 /// The answer is none, or none to this question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
+    /// It ends before its header does. Holds its length.
     #[error("an answer of {0} bytes, which is too short")]
     Short(usize),
+    /// Its header claims another length than it has.
     #[error("an answer that claims {claimed} of {length} bytes")]
-    Length { claimed: u32, length: usize },
+    Length {
+        /// The length in the header.
+        claimed: u32,
+        /// The bytes that there are.
+        length: usize,
+    },
+    /// It carries another question's number.
     #[error("an answer to question {0}")]
     Number(u32),
+    /// It is neither a socket nor an error.
     #[error("a message of type {0}")]
     Type(u16),
+    /// The socket is neither IPv4's nor IPv6's.
     #[error("a socket of address family {0}")]
     Family(u8),
 }

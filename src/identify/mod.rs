@@ -14,7 +14,7 @@
 pub mod diag;
 mod groups;
 mod lookup;
-pub mod owner;
+mod owner;
 mod refusals;
 
 use std::collections::BTreeSet;
@@ -24,8 +24,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 pub use groups::GroupsOf;
-pub use lookup::{ends, overflow_uid, works};
-pub use owner::{Ends, Unidentified};
+pub(crate) use lookup::{ends, overflow_uid, works};
+pub(crate) use owner::{Ends, Unidentified};
 
 use groups::Members;
 use lookup::LookUps;
@@ -34,6 +34,7 @@ use refusals::{Refusals, Who};
 /// Who may ask.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The uids that may ask, whatever their groups.
     pub users: BTreeSet<u32>,
     /// Members of this group may ask, too.
     pub group: Option<u32>,
@@ -63,7 +64,7 @@ impl Options {
 
 /// A connection whose other end asks to be let in.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller<'a> {
+pub(crate) struct Caller<'a> {
     pub ends: Ends,
     /// The subject of its certificate, if that was verified.
     pub subject: Option<&'a str>,
@@ -75,7 +76,7 @@ pub struct Caller<'a> {
 
 /// What is known of the other end of a connection, and what it may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admitted {
+pub(crate) struct Admitted {
     pub uid: Option<u32>,
     /// As the journal records it.
     pub peer: String,
@@ -83,7 +84,7 @@ pub struct Admitted {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     MayAsk,
     /// It may not ask, for this reason, but runs as nodes do, which check in and answer whoever may ask.
     OnlyAsNode(String),
@@ -110,6 +111,7 @@ struct Inner {
 }
 
 impl Gate {
+    /// A gate for these rules. Cheap: nobody is asked yet.
     pub fn new(options: Options) -> Self {
         let Options { users, group, words, nodes, groups_of, overflow_uid } = options;
         Self(Arc::new(Inner {
@@ -128,7 +130,7 @@ impl Gate {
     }
 
     /// Finds out who is at the other end of a TCP connection, within a few seconds, and what it may do.
-    pub async fn admit(&self, caller: Caller<'_>) -> Admitted {
+    pub(crate) async fn admit(&self, caller: Caller<'_>) -> Admitted {
         let Caller { ends, subject, is_open, advice } = caller;
         let is_here = ends.are_of_this_host();
         let (uid, verdict) = if subject.is_some() || is_open {
@@ -199,7 +201,7 @@ impl Gate {
 }
 
 /// A peer, as the journal records it: where it is, who it is on this host, and what its certificate says.
-pub fn peer(address: SocketAddr, uid: Option<u32>, subject: Option<&str>) -> String {
+pub(crate) fn peer(address: SocketAddr, uid: Option<u32>, subject: Option<&str>) -> String {
     let mut text = format!("{} port={}", address.ip().to_canonical(), address.port());
     if let Some(uid) = uid {
         text.push_str(&format!(" uid={uid}"));

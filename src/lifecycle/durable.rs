@@ -33,10 +33,15 @@ pub struct Unfinished {
 /// The agent's memory across its own death.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Durable {
+    /// The newest entry taken in.
     pub last: Seq,
+    /// What is remembered of the agent itself: runs, boots, hold mode.
     pub agent: AgentRecord,
+    /// The configuration that is wanted, if there is one.
     pub desired: DesiredRecord,
+    /// Every node that is wanted, or of which something is left.
     pub nodes: BTreeMap<NodeName, NodeRecord>,
+    /// Requests without an outcome, by their numbers.
     pub unfinished: BTreeMap<Seq, Unfinished>,
     by_reqid: BTreeMap<ReqId, Seq>,
     dirty: Dirty,
@@ -70,6 +75,7 @@ struct Dirty {
 }
 
 impl Durable {
+    /// The state that the journal's records describe; all of it counts as changed.
     pub fn new(recovered: Recovered) -> Self {
         let Recovered { last, agent, desired, nodes, unfinished, unsent: _ } = recovered;
         let unfinished: BTreeMap<_, _> =

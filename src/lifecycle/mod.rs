@@ -77,11 +77,13 @@ pub use restart::RestartOptions;
 /// What the core needs to know of the settings. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
+    /// The agent's own instance, of which its nodes are.
     pub instance: InstanceName,
     /// CPUs of this host, for checking affinities.
     pub cpus: u32,
     /// Ports that the agent itself listens on, where its nodes would.
     pub agent_ports: Vec<u16>,
+    /// The node program.
     pub program: Program,
     /// Given to every node program.
     pub args: Vec<String>,
@@ -89,11 +91,13 @@ pub struct Options {
     pub profile: Profile,
     /// Which nodes a configuration with another id replaces.
     pub deploy_strategy: DeployStrategy,
+    /// When a node counts as ready.
     pub readiness: Readiness,
     /// User and limits, where a role has any of its own.
     pub rights: BTreeMap<ClusterRole, Rights>,
     /// Not ready after this: said once, as notify_error. From when its turn to start came, no change waits longer for it.
     pub ready_timeout_ms: u64,
+    /// From TERM to KILL, for all roles but those below.
     pub stop_timeout_ms: u64,
     /// For loggers and managers, which have more to write.
     pub stop_timeout_writers_ms: u64,
@@ -101,6 +105,7 @@ pub struct Options {
     pub stage_wait_ms: u64,
     /// Who asks for a change over Broker or WebSocket is told by then how far it is; dispatches have their outcome.
     pub request_timeout_ms: u64,
+    /// When a node that ended is started again.
     pub restart: RestartOptions,
 }
 
@@ -109,6 +114,7 @@ pub struct Options {
 pub enum Profile {
     /// It gets its environment and its name in it.
     Plain,
+    /// It is Zeek, and gets Zeek's command line, environment and layout.
     Zeek(zeek::Options),
 }
 

@@ -23,7 +23,7 @@ impl Lifecycle {
         self.seen.adopted && !self.seen.stopping
     }
 
-    pub fn node_reports(&self, now: Now) -> Vec<NodeReport> {
+    pub(crate) fn node_reports(&self, now: Now) -> Vec<NodeReport> {
         let mut reports = Vec::with_capacity(self.durable.nodes.len());
         for (name, record) in &self.durable.nodes {
             let fallback = NodeSeen::default();

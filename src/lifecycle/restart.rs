@@ -10,10 +10,13 @@ use super::durable::PROPER_LIFE_MS;
 /// The settings of the policy; times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestartOptions {
+    /// The first pause between two starts.
     pub backoff_min_ms: u64,
+    /// The pause up to which pauses grow.
     pub backoff_max_ms: u64,
     /// More deaths than this within `window_ms`: FAILED.
     pub max_restarts: u32,
+    /// How far back deaths count.
     pub window_ms: u64,
     /// Exit codes that mean "do not try again".
     pub permanent_exit_codes: Vec<i32>,

@@ -5,11 +5,11 @@
 //! options.
 
 pub mod accounts;
-pub mod file;
+pub(crate) mod file;
 mod listening;
 mod per_role;
 mod users;
-pub mod value;
+pub(crate) mod value;
 mod zeek;
 
 use std::collections::BTreeMap;
@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use file::File;
-pub use per_role::PerRole;
-pub use users::RequestUsers;
-pub use value::{
+pub(crate) use file::File;
+pub(crate) use per_role::PerRole;
+pub(crate) use users::RequestUsers;
+pub(crate) use value::{
     Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, NodeScripts, OptionalAddress, OptionalPath,
     ProgramName, Ready, Secret, Setting, Size, Span, Strategy, UserName,
 };
@@ -34,16 +34,16 @@ use crate::api::words;
 use zeek::Pair;
 
 /// The state directory of an agent that runs as root.
-pub const SYSTEM_STATE_DIR: &str = "/var/lib/zeek-cluster-agent";
+pub(crate) const SYSTEM_STATE_DIR: &str = "/var/lib/zeek-cluster-agent";
 /// The control socket's name in the state directory.
-pub const SOCKET_NAME: &str = "control.sock";
+pub(crate) const SOCKET_NAME: &str = "control.sock";
 
 /// The user whom packages of Zeek make for it.
 const ZEEK_USER: &str = "zeek";
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     Flag(String),
     Environment(&'static str),
     File { path: PathBuf, line: usize },
@@ -63,7 +63,7 @@ impl fmt::Display for Origin {
 
 /// A value, and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Set<T> {
+pub(crate) struct Set<T> {
     pub value: T,
     pub origin: Origin,
 }
@@ -77,7 +77,7 @@ impl<T> Deref for Set<T> {
 
 /// Something wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub(crate) enum Problem {
     #[error("{}{}: {problem}", path.display(), line.map_or_else(String::new, |line| format!(":{line}")))]
     File { path: PathBuf, line: Option<usize>, problem: String },
     #[error("{}:{line}: unknown setting `{key}`; the nearest known one is `{nearest}`", path.display())]
@@ -96,7 +96,7 @@ fn place(origin: &Origin) -> String {
 
 /// Everything that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
+pub(crate) struct Problems(pub Vec<Problem>);
 
 impl Problems {
     /// The command line alone is to blame.
@@ -120,11 +120,11 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// Flags that were given: a setting's key and the text.
-pub type Flags = Vec<(&'static str, String)>;
+pub(crate) type Flags = Vec<(&'static str, String)>;
 
 /// What of the process and its host goes into the settings.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     pub environment: BTreeMap<String, String>,
     pub is_root: bool,
     pub hostname: String,
@@ -176,7 +176,7 @@ impl Surroundings {
 
 /// One row of the table of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
+pub(crate) struct Key {
     pub name: &'static str,
     pub variable: &'static str,
     /// Variables of Zeek's own that are read if that is not set.
@@ -189,7 +189,7 @@ pub struct Key {
 
 /// A setting as `settings` prints it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shown {
+pub(crate) struct Shown {
     pub key: &'static str,
     pub value: String,
     pub json: Value,
@@ -366,7 +366,7 @@ impl Settings {
 }
 
 /// Names another settings file than [`file::DEFAULT_PATH`].
-pub const CONFIG_VARIABLE: &str = "ZCA_CONFIG";
+pub(crate) const CONFIG_VARIABLE: &str = "ZCA_CONFIG";
 
 macro_rules! settings {
     (
@@ -377,7 +377,7 @@ macro_rules! settings {
         )*
     ) => {
         /// Every setting, in the order of the table.
-        pub const KEYS: &[Key] = &[$(Key {
+        pub(crate) const KEYS: &[Key] = &[$(Key {
             name: stringify!($key),
             variable: $variable,
             zeek: settings!(@variables $($zeek)?),
@@ -388,7 +388,7 @@ macro_rules! settings {
 
         /// Resolved settings.
         #[derive(Debug, Clone, PartialEq, Eq)]
-        pub struct Settings {
+        pub(crate) struct Settings {
             $($(#[doc = $doc])* pub $key: Set<$type>,)*
         }
 

@@ -124,7 +124,7 @@ impl Handle {
     }
 
     /// A job of this host. There must not be two with one directory.
-    pub fn job(&self, options: job::Options) -> Job {
+    pub(crate) fn job(&self, options: job::Options) -> Job {
         Job::new(Arc::clone(&self.shared.context), options)
     }
 

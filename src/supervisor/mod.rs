@@ -22,24 +22,24 @@
 //! - [`simulated`] is what a stand-in for Zeek is started as, and what it needs of the kernel.
 
 mod adopt;
-pub mod crash;
+pub(crate) mod crash;
 mod fault;
 mod files;
 mod handle;
-pub mod job;
+pub(crate) mod job;
 mod launch;
 mod link;
 mod node_files;
 mod notify;
-pub mod output;
+pub(crate) mod output;
 mod ownership;
 mod ports;
-pub mod probe;
+pub(crate) mod probe;
 mod process;
 mod protocol;
 mod rights;
 mod shim;
-pub mod simulated;
+pub(crate) mod simulated;
 mod sys;
 mod task;
 
@@ -76,7 +76,7 @@ pub struct Options {
     pub executable: PathBuf,
     /// What nodes inherit, before anything is taken away or laid over.
     pub environment: Vec<(OsString, OsString)>,
-    pub crash: crash::Options,
+    pub(crate) crash: crash::Options,
     /// The nodes' file mode creation mask; the agent's own if there is none.
     pub umask: Option<u32>,
     /// The nodes' limit, where they are given no other; the agent's own if there is none.
@@ -111,16 +111,42 @@ impl Options {
 /// Why there is no supervision at all. What concerns one node is a [`NodeEvent`](crate::api::supervision::NodeEvent).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The agent's executable cannot be opened.
     #[error("cannot open the agent's own executable {path}, from which shims are started")]
-    Executable { path: PathBuf, source: io::Error },
+    Executable {
+        /// As [`Options::executable`] has it.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The id of this boot cannot be read, without which no process can be told from its successor.
     #[error("cannot read this boot's id; is /proc mounted?")]
     BootId(#[source] io::Error),
+    /// `run/` or the nodes' directory cannot be made.
     #[error("cannot create the directory {path}")]
-    CreateDirectory { path: PathBuf, source: io::Error },
+    CreateDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The state directory has no canonical path.
     #[error("cannot tell where the state directory {path} is")]
-    Home { path: PathBuf, source: io::Error },
+    Home {
+        /// As [`Options::state_dir`] has it.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// It cannot be found out which nodes there were.
     #[error("cannot list the nodes' run directories in {path}")]
-    ListRun { path: PathBuf, source: io::Error },
+    ListRun {
+        /// The `run` directory.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// It cannot be found out which processes there are.
     #[error("cannot look through /proc for processes of nodes; is it mounted?")]
     ListProcesses(#[source] io::Error),
 }

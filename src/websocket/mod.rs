@@ -3,10 +3,10 @@
 //! Answers for connections, their limits and their topics. Leaves to others: the JSON (`broker::json`), the events
 //! (`dialect`), and what a request leads to.
 
-pub mod client;
+pub(crate) mod client;
 mod connection;
 mod metered;
-pub mod server;
+pub(crate) mod server;
 mod wire;
 
 /// The path of the API.
