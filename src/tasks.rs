@@ -2,7 +2,10 @@
 //!
 //! Answers for: no task dies unnoticed. A panic is logged under the task's name; where the process cannot do without the
 //! task, its end (panic or plain return before anybody asked for it) is handed to [`Tasks::fatal`], whose caller ends the
-//! process. Leaves to others: the order of shutdown, and what a task does when its token is cancelled.
+//! process. [`progress`] tells a thread that hangs from one that is slow. Leaves to others: the order of shutdown, and what a task
+//! does when its token is cancelled.
+
+pub mod progress;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -25,6 +25,7 @@ use crate::journal::entry::Entry;
 use crate::journal::entry::{Record, Sealed};
 use crate::journal::{CommitError, Journal, ReadError, Step};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
+use crate::tasks::progress::Progress;
 
 mod space;
 
@@ -123,7 +124,9 @@ pub(super) struct Driver {
     began: Option<Instant>,
     /// Until when rows that nobody waits for are gathered.
     gathering: Option<Instant>,
-    /// Numbers of commits, odd while one is under way, for the watchdog.
+    /// Watched from beside: a turn that hangs ends the agent.
+    progress: Progress,
+    /// Numbers of commits, odd while one is under way.
     commits: watch::Sender<u64>,
     #[cfg(feature = "crash-points")]
     staged: Vec<&'static str>,
@@ -172,6 +175,7 @@ impl Driver {
             gathered: 0,
             began: None,
             gathering: None,
+            progress: Progress::default(),
             commits,
             #[cfg(feature = "crash-points")]
             staged: Vec::new(),
@@ -180,17 +184,30 @@ impl Driver {
         }
     }
 
+    /// What of its turns a watch looks at.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Does a part of a turn under the watch.
+    fn watched<T>(&mut self, part: impl FnOnce(&mut Self) -> T) -> T {
+        let progress = self.progress.clone();
+        progress.during(|| part(self))
+    }
+
     /// Takes in what is known at the start, and makes it durable, and all that follows from that. Blocks.
     pub fn begin(&mut self, inputs: Vec<Input>) -> Result<(), Error> {
         for input in inputs {
-            self.take(input)?;
+            self.watched(|driver| driver.take(input))?;
         }
         loop {
-            let records = self.hand_over();
-            self.commits.send_modify(|commit| *commit += 1);
-            self.pass_before();
+            let records = self.watched(|driver| {
+                driver.commits.send_modify(|commit| *commit += 1);
+                driver.pass_before();
+                driver.hand_over()
+            });
             let effects = self.journal.commit(records).or_else(|error| self.commit_again(error))?;
-            self.committed(effects);
+            self.watched(|driver| driver.committed(effects));
             if self.journal.staged() == self.journal.durable() {
                 break;
             }
@@ -203,28 +220,30 @@ impl Driver {
     pub async fn run(mut self, mut inbox: Inbox) -> Result<(), Error> {
         loop {
             match self.next(&mut inbox).await {
-                Next::Input(input) => self.take(input)?,
-                Next::Committed(step) => self.finished(step)?,
+                Next::Input(input) => self.watched(|driver| driver.take(input))?,
+                Next::Committed(step) => self.watched(|driver| driver.finished(step))?,
                 Next::Nothing => {}
                 Next::End => break,
             }
             while self.takes_inputs() {
                 let event = inbox.events.try_recv().map(Input::Node);
                 let Ok(input) = event.or_else(|_| inbox.inputs.try_recv()) else { break };
-                self.take(input)?;
+                self.watched(|driver| driver.take(input))?;
             }
-            if !self.gathers() {
-                self.submit()?;
-            }
-            // Facts come without requests, too; what a crash loop writes has to stop at the floor.
-            self.look_at_space_now_and_then();
+            self.watched(|driver| {
+                if !driver.gathers() {
+                    driver.submit()?;
+                }
+                // Facts come without requests, too; what a crash loop writes has to stop at the floor.
+                driver.look_at_space_now_and_then();
+                Ok::<(), Error>(())
+            })?;
         }
         // What was gathered last.
-        self.submit()?;
+        self.watched(Self::submit)?;
         while self.journal.is_committing() {
             let step = self.journal.committed().await;
-            self.finished(step)?;
-            self.submit()?;
+            self.watched(|driver| driver.finished(step).and_then(|()| driver.submit()))?;
         }
         Ok(())
     }
@@ -267,7 +286,7 @@ impl Driver {
             biased;
             step = self.journal.committed(), if self.journal.is_committing() => Next::Committed(step),
             Some(question) = inbox.questions.recv() => {
-                question(&self.core, &self.journal, clock::now());
+                self.watched(|driver| question(&driver.core, &driver.journal, clock::now()));
                 Next::Nothing
             }
             Ok(()) = inbox.peers.changed() => {
@@ -279,13 +298,13 @@ impl Driver {
                 if self.journal.is_stalled() {
                     // Once more, whatever the floors say; the outcome is the end.
                     self.attempts = Attempts::default();
-                    self.look_at_space();
+                    self.watched(Self::look_at_space);
                 }
                 Next::Input(Input::Stop { reason })
             }
             () = gathered => Next::Nothing,
             () = pause => {
-                self.look_at_space();
+                self.watched(Self::look_at_space);
                 if self.takes_nothing() { Next::Nothing } else { Next::Input(Input::Tick) }
             }
             Some(event) = inbox.events.recv(), if takes_inputs => Next::Input(Input::Node(event)),

@@ -6,13 +6,12 @@
 mod archive;
 mod budget;
 mod clock;
-
 mod driver;
 mod effects;
+mod hangs;
 mod place;
 mod retention;
 mod service;
-mod slow_disk;
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
@@ -48,13 +47,14 @@ use archive::Archive;
 use budget::{Budget, Shares};
 use driver::{Driver, Inbox, Refusing};
 use effects::{OWN_CONNECTION, Performer};
+use hangs::{Watched, hang};
 use place::Place;
 use retention::Retention;
 use service::{About, AgentService};
-use slow_disk::slow_disk;
 
 pub use archive::Options as ArchiveOptions;
 pub use effects::Topics;
+pub use hangs::Hang;
 
 /// Requests and marks that wait for the driver: several batches. Full: requests are refused as busy.
 const INPUTS: usize = 2048;
@@ -91,7 +91,7 @@ pub struct Options {
     pub broker: Option<peers::Options>,
     /// How long another agent's hold of the state directory is waited for.
     pub lock_wait: Duration,
-    /// A commit that waits longer for the disk ends the agent.
+    /// A commit that waits longer for the disk ends the agent, as does a driver or a commit that hangs so long.
     pub commit_timeout: Duration,
     /// Shown by `status`.
     pub warnings: Vec<String>,
@@ -144,12 +144,8 @@ pub enum Error {
     Driver(#[from] driver::Error),
     #[error(transparent)]
     Task(#[from] FatalDeath),
-    #[error(
-        "a commit to the journal takes longer than {} s, in which the disk did not answer; nodes run on, and a restart finds out what was \
-         stored; see to the disk",
-        .0.as_secs()
-    )]
-    SlowCommit(Duration),
+    #[error(transparent)]
+    Hang(#[from] Hang),
 }
 
 impl Error {
@@ -173,7 +169,7 @@ impl Error {
             | Self::System { .. }
             | Self::Driver(_)
             | Self::Task(_)
-            | Self::SlowCommit(_) => 1,
+            | Self::Hang(_) => 1,
         }
     }
 }
@@ -263,7 +259,7 @@ struct Started {
     peers: watch::Sender<Peers>,
     exit: watch::Receiver<Option<String>>,
     commits: watch::Receiver<u64>,
-    disk: journal::Disk,
+    watched: Watched,
     tasks: Tasks,
     server: Option<(server::Server, server::Handle)>,
     websocket: Option<(websocket::server::Server, websocket::server::Handle)>,
@@ -427,11 +423,13 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         place: Mutex::new(place),
     };
     let refusing = Refusing::default();
-    let (reader, compactor, disk) = (journal.reader(), journal.compactor(), journal.disk());
+    let (reader, compactor) = (journal.reader(), journal.compactor());
     let core = Lifecycle::new(options.lifecycle.clone(), recovered);
     let (budget, shares) = (Budget::default(), Shares::default());
     let room = (budget.clone(), shares.clone());
+    let commits_progress = journal.progress();
     let mut driver = Driver::new(core, journal, performer, refusing.clone(), commits_tx, room);
+    let watched = Watched { commits: commits_progress, driver: driver.progress() };
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let mut first = vec![Input::Started { boot_id, version, pid: std::process::id(), hold }];
     first.extend(copied.map(|reason| Input::Copied { reason }));
@@ -441,9 +439,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let begun = blocking("starting the driver", move || driver.begin(first).map(|()| driver));
     let driver = tokio::select! {
         begun = begun => begun??,
-        () = slow_disk(commits.clone(), disk.clone(), options.commit_timeout) => {
-            return Err(Error::SlowCommit(options.commit_timeout));
-        }
+        hang = hang(&watched, options.commit_timeout) => return Err(hang.into()),
     };
 
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
@@ -461,7 +457,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         peers,
         exit,
         commits,
-        disk,
+        watched,
         tasks,
         server,
         websocket,
@@ -514,8 +510,7 @@ struct Agent {
     inputs: mpsc::Sender<Input>,
     stops: mpsc::Sender<String>,
     exit: watch::Receiver<Option<String>>,
-    commits: watch::Receiver<u64>,
-    disk: journal::Disk,
+    watched: Watched,
     tasks: Tasks,
     server: tokio::task::JoinHandle<io::Result<()>>,
     stop_serving: CancellationToken,
@@ -609,7 +604,7 @@ impl Started {
         server: tokio::task::JoinHandle<io::Result<()>>,
         stop_serving: CancellationToken,
     ) -> Result<Agent, Error> {
-        let Self { driver, inbox, inputs, stops, exit, commits, disk, tasks, _lock, .. } = self;
+        let Self { driver, inbox, inputs, stops, exit, watched, tasks, _lock, .. } = self;
         let (ended, outcome) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -622,7 +617,7 @@ impl Started {
                 let _ = ended.send(runtime.block_on(driver.run(inbox)));
             })
             .map_err(|source| Error::System { what: "starting the driver's thread", source })?;
-        Ok(Agent { driver: outcome, inputs, stops, exit, commits, disk, tasks, server, stop_serving, _lock })
+        Ok(Agent { driver: outcome, inputs, stops, exit, watched, tasks, server, stop_serving, _lock })
     }
 }
 
@@ -638,9 +633,7 @@ impl Agent {
                     Err(_) => return Err(ended_early(self.driver.await)),
                 },
                 outcome = &mut self.driver => return Err(ended_early(outcome)),
-                () = slow_disk(self.commits.clone(), self.disk.clone(), options.commit_timeout) => {
-                    return Err(Error::SlowCommit(options.commit_timeout));
-                }
+                hang = hang(&self.watched, options.commit_timeout) => return Err(hang.into()),
                 death = self.tasks.fatal() => return Err(death.into()),
                 served = &mut self.server => return match served {
                     Ok(Ok(())) => Err(gone("the servers of the agent's clients ended by themselves")),

@@ -545,7 +545,7 @@ settings! {
 
     /// Who asks over Broker or WebSocket is told by then how far a change is. Controllers give up after 10 s.
     request_timeout: Span, "ZCA_REQUEST_TIMEOUT", "7s" => Span::seconds(7);
-    /// A commit of the journal that waits longer for the disk ends the agent; its nodes run on.
+    /// A commit of the journal that waits longer for the disk ends the agent, as does a thread of it that hangs so long; its nodes run on.
     commit_timeout: Span, "ZCA_COMMIT_TIMEOUT", "10s" => Span::seconds(10);
     /// The longest that opening the journal may take.
     journal_open_timeout: Span, "ZCA_JOURNAL_OPEN_TIMEOUT", "1min" => Span::seconds(60);

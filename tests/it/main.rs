@@ -31,6 +31,7 @@ mod faults;
 mod files;
 mod flood;
 mod full_disk;
+mod hangs;
 mod head;
 mod health;
 mod hold;

@@ -2,7 +2,6 @@
 //! and the space that it has.
 
 pub(in crate::journal) mod database;
-pub(in crate::journal) mod disk;
 pub mod identity;
 pub(in crate::journal) mod location;
 pub mod lock;

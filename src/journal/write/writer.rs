@@ -17,12 +17,12 @@ use crate::journal::format::entry::{Entry, Known, Numbered, Record, Sealed};
 use crate::journal::format::versions::records::HistoryRecord;
 use crate::journal::read::reader::Reader;
 use crate::journal::store::database::{Database, Shared, StorageError};
-use crate::journal::store::disk::Disk;
 use crate::journal::store::space::{self, Gauge, Space};
 use crate::journal::store::watermark::MarkFile;
 use crate::journal::tree::batch::{self, BatchError, State, Write};
 use crate::journal::tree::recover;
 use crate::journal::tree::table::ReadError;
+use crate::tasks::progress::Progress;
 
 /// Commits over which the 99th percentile is taken.
 const MEASURED: usize = 1024;
@@ -108,6 +108,15 @@ pub struct Stats {
     pub bytes_on_disk: u64,
 }
 
+/// What a commit is doing, for a watch over it.
+#[derive(Debug, Clone, Default)]
+pub struct Watched {
+    /// Writing and syncing.
+    pub disk: Progress,
+    /// All else.
+    pub thread: Progress,
+}
+
 /// The journal, open for writing. One owner stages what is decided and has it committed: at once, blocking
 /// ([`Journal::commit`]), or beside further staging ([`Journal::submit`], then [`Journal::committed`]). One commit is under
 /// way at a time; what is staged meanwhile shares the next. [`Journal::lookup`] sees what is committed, and may see what is
@@ -119,7 +128,7 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Journal<E> {
     database: Arc<Shared>,
-    disk: Disk,
+    progress: Watched,
     state_dir: PathBuf,
     gauge: Gauge,
     /// The hash of the newest durable entry.
@@ -229,10 +238,10 @@ impl<E> Journal<E> {
     pub(in crate::journal) fn new(parts: Parts) -> Self {
         let database = Arc::new(parts.database);
         let HistoryRecord { last, hash, .. } = parts.state.history;
-        let disk = Disk::default();
+        let progress = Watched::default();
         let committer = Committer {
             database: Arc::clone(&database),
-            disk: disk.clone(),
+            progress: progress.clone(),
             state_dir: parts.state_dir.clone(),
             mark: parts.mark,
             mark_failed: false,
@@ -241,7 +250,7 @@ impl<E> Journal<E> {
         };
         Self {
             database,
-            disk,
+            progress,
             state_dir: parts.state_dir,
             gauge: parts.gauge,
             queue: Queue::new(last),
@@ -477,9 +486,9 @@ impl<E> Journal<E> {
         Reader::new(Arc::clone(&self.database))
     }
 
-    /// For how long the disk keeps commits waiting.
-    pub fn disk(&self) -> Disk {
-        self.disk.clone()
+    /// What a watch over commits looks at.
+    pub fn progress(&self) -> Watched {
+        self.progress.clone()
     }
 
     /// A handle for making its files small, on another thread.
@@ -531,7 +540,7 @@ fn start_writer() -> Result<mpsc::SyncSender<Job>, CommitError> {
 #[derive(Debug)]
 struct Committer {
     database: Arc<Shared>,
-    disk: Disk,
+    progress: Watched,
     state_dir: PathBuf,
     mark: MarkFile,
     mark_failed: bool,
@@ -547,8 +556,11 @@ impl Batch {
         let outcome = committer.write(content);
         match &outcome {
             Ok(()) => {
-                let (hash, extent) = (committer.state.history.hash, committer.database.extent());
-                committer.mark(|mark| mark.set_high(upto, hash, extent?));
+                let progress = committer.progress.thread.clone();
+                progress.during(|| {
+                    let (hash, extent) = (committer.state.history.hash, committer.database.extent());
+                    committer.mark(|mark| mark.set_high(upto, hash, extent?));
+                });
             }
             Err(Unwritten { error, .. }) if error.is_damage() => suspect(&committer.state_dir),
             Err(_) => {}
@@ -587,14 +599,18 @@ impl Committer {
             Content::Built(writes) => writes,
             Content::Decided { entries, records } => {
                 self.before = (self.state.history.last, self.state.history.hash);
-                batch::build(database.as_ref(), &mut self.state, &entries, &records).map_err(|error| match error {
+                let built = self.progress.thread.during(|| {
+                    crash_point!("during_build");
+                    batch::build(database.as_ref(), &mut self.state, &entries, &records)
+                });
+                built.map_err(|error| match error {
                     BatchError::Encode(error) => CommitError::Encode(error),
                     BatchError::Read(error) => CommitError::Read(error),
                 })?
             }
         };
         drop(database);
-        let written = self.disk.call(|| {
+        let written = self.progress.disk.during(|| {
             crash_point!("during_commit");
             self.database.write(&writes)
         });
