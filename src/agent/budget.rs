@@ -75,13 +75,30 @@ pub(super) struct Share {
     pub bytes: usize,
 }
 
-/// Whose a request is: a certificate's, a user's, or an address's, over any port and from any process.
-pub(super) fn owner(source: &Source) -> String {
-    let peer = source.peer.as_str();
-    let certificate = peer.find("subject=").and_then(|at| peer.get(at..));
-    let uid = || peer.split_whitespace().find(|word| word.starts_with("uid="));
-    let first = || peer.split_whitespace().next().unwrap_or_default();
-    format!("{} {}", source.transport, certificate.or_else(uid).unwrap_or_else(first))
+/// Whose a request is, and whether it may have what is reserved for the control socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asker {
+    /// A user, a certificate of one who has none, or an address: the same over whichever transport, port and process.
+    owner: String,
+    has_reserve: bool,
+}
+
+impl Asker {
+    pub fn of(source: &Source) -> Self {
+        // What a certificate says comes last, and may say anything.
+        let (known, subject) = source
+            .peer
+            .split_once(" subject=")
+            .map_or((source.peer.as_str(), None), |(known, subject)| (known, Some(subject)));
+        let uid = known.split_whitespace().find(|word| word.starts_with("uid="));
+        let address = || known.split_whitespace().next().unwrap_or_default().to_owned();
+        let owner = match (uid, subject) {
+            (Some(uid), _) => uid.to_owned(),
+            (None, Some(subject)) => format!("subject={subject}"),
+            (None, None) => address(),
+        };
+        Self { owner, has_reserve: matches!(source.transport.as_str(), "control" | "offline") }
+    }
 }
 
 /// What a request takes in memory, about.
@@ -111,10 +128,6 @@ pub(super) fn decoded_size(request: &Request) -> usize {
     }
 }
 
-fn is_reserved_for(owner: &str) -> bool {
-    owner.starts_with("control ") || owner.starts_with("offline ")
-}
-
 impl State {
     fn owner(&mut self, name: &str, now: Instant) -> &mut Owner {
         if self.owners.len() >= OWNERS && !self.owners.contains_key(name) {
@@ -133,11 +146,11 @@ impl State {
     }
 
     /// The first of a kind always finds room: a request is far smaller than any of the limits.
-    fn take(&mut self, name: &str, bytes: usize, now: Instant) -> Result<(), Full> {
-        let limit = if is_reserved_for(name) { ALL } else { ALL - RESERVE };
+    fn take(&mut self, asker: &Asker, bytes: usize, now: Instant) -> Result<(), Full> {
+        let limit = if asker.has_reserve { ALL } else { ALL - RESERVE };
         let left = if bytes <= SMALL { 0 } else { LEFT_FOR_SMALL };
         let all = self.all;
-        let owner = self.owner(name, now);
+        let owner = self.owner(&asker.owner, now);
         if owner.waiting > 0 && owner.waiting + bytes + left > OF_ONE {
             return Err(Full::Owner);
         }
@@ -160,24 +173,24 @@ impl Budget {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn share(&self, owner: &str, bytes: usize) -> Share {
-        Share { budget: self.clone(), owner: owner.to_owned(), bytes }
+    fn share(&self, asker: &Asker, bytes: usize) -> Share {
+        Share { budget: self.clone(), owner: asker.owner.clone(), bytes }
     }
 
-    pub fn try_take(&self, owner: &str, bytes: usize) -> Result<Share, Full> {
-        self.state().take(owner, bytes, Instant::now())?;
-        Ok(self.share(owner, bytes))
+    pub fn try_take(&self, asker: &Asker, bytes: usize) -> Result<Share, Full> {
+        self.state().take(asker, bytes, Instant::now())?;
+        Ok(self.share(asker, bytes))
     }
 
     /// As [`Budget::try_take`], and waits for room for a while.
-    pub async fn take(&self, owner: &str, bytes: usize) -> Result<Share, Full> {
+    pub async fn take(&self, asker: &Asker, bytes: usize) -> Result<Share, Full> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let freed = self.0.freed.notified();
             tokio::pin!(freed);
             // From here on nothing that is freed is missed.
             freed.as_mut().enable();
-            let full = match self.try_take(owner, bytes) {
+            let full = match self.try_take(asker, bytes) {
                 Ok(share) => return Ok(share),
                 Err(full) => full,
             };
@@ -191,18 +204,18 @@ impl Budget {
                 () = tokio::time::sleep_until(again.min(deadline)) => {}
             }
             if tokio::time::Instant::now() >= deadline {
-                return self.try_take(owner, bytes);
+                return self.try_take(asker, bytes);
             }
         }
     }
 
     /// What an earlier run has taken in counts whether there is room or not.
-    pub fn force(&self, owner: &str, bytes: usize) -> Share {
+    pub fn force(&self, asker: &Asker, bytes: usize) -> Share {
         let mut state = self.state();
-        state.owner(owner, Instant::now()).waiting += bytes;
+        state.owner(&asker.owner, Instant::now()).waiting += bytes;
         state.all += bytes;
         drop(state);
-        self.share(owner, bytes)
+        self.share(asker, bytes)
     }
 }
 
@@ -273,10 +286,16 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn all_of(budget: &Budget, owner: &str, bytes: usize) -> (Vec<Share>, Full) {
+    /// Over this transport.
+    fn asker(text: &str) -> Asker {
+        let (transport, peer) = text.split_once(' ').unwrap();
+        Asker::of(&Source { transport: transport.into(), peer: peer.into() })
+    }
+
+    fn all_of(budget: &Budget, text: &str, bytes: usize) -> (Vec<Share>, Full) {
         let mut shares = Vec::new();
         loop {
-            match budget.try_take(owner, bytes) {
+            match budget.try_take(&asker(text), bytes) {
                 Ok(share) => shares.push(share),
                 Err(full) => return (shares, full),
             }
@@ -287,19 +306,22 @@ mod tests {
     fn one_owner_gets_a_quarter_and_all_leave_a_reserve_to_the_control_socket() {
         let budget = Budget::default();
         let mut taken = Vec::new();
-        for peer in ["broker uid=1", "broker uid=2", "websocket uid=1"] {
+        for peer in ["broker uid=1", "broker uid=2", "websocket uid=3"] {
             let (shares, full) = all_of(&budget, peer, 2 * MIB);
             assert_eq!((shares.len(), full), (7, Full::Owner), "{peer}");
             taken.extend(shares);
         }
-        let (shares, full) = all_of(&budget, "websocket uid=2", 2 * MIB);
+        // The same user over another transport.
+        let (more, full) = all_of(&budget, "websocket uid=1", 2 * MIB);
+        assert_eq!((more.len(), full), (0, Full::Owner));
+        let (shares, full) = all_of(&budget, "websocket uid=4", 2 * MIB);
         assert_eq!((shares.len(), full), (6, Full::All));
         taken.extend(shares);
         let (reserved, full) = all_of(&budget, "control uid=0", 2 * MIB);
         assert_eq!((reserved.len(), full), (4, Full::All));
-        assert!(budget.try_take("control uid=0", 100).is_ok(), "small ones have what is left");
+        assert!(budget.try_take(&asker("control uid=0"), 100).is_ok(), "small ones have what is left");
         drop(taken);
-        assert!(budget.try_take("broker uid=3", 2 * MIB).is_ok());
+        assert!(budget.try_take(&asker("broker uid=5"), 2 * MIB).is_ok());
         drop(reserved);
         assert_eq!(budget.state().all, 0);
     }
@@ -310,36 +332,42 @@ mod tests {
         let begun = Instant::now();
         let fill = |at: Duration| {
             let mut taken = 0;
-            while budget.state().take("broker uid=1", MIB, begun + at).is_ok() {
+            while budget.state().take(&asker("broker uid=1"), MIB, begun + at).is_ok() {
                 taken += 1;
                 let mut state = budget.state();
                 state.all -= MIB;
-                state.owner("broker uid=1", begun + at).waiting -= MIB;
+                state.owner("uid=1", begun + at).waiting -= MIB;
             }
             taken
         };
         assert_eq!(fill(Duration::ZERO), 62);
         assert_eq!(fill(Duration::from_secs(15)), 16);
         assert_eq!(fill(Duration::from_secs(600)), 62);
-        assert!(budget.state().take("broker uid=1", 100, begun + Duration::from_secs(600)).is_ok());
-        assert!(budget.try_take("broker uid=2", MIB).is_ok());
+        assert!(budget.state().take(&asker("broker uid=1"), 100, begun + Duration::from_secs(600)).is_ok());
+        assert!(budget.try_take(&asker("broker uid=2"), MIB).is_ok());
     }
 
     #[test]
     fn an_owner_is_a_user_or_a_certificate_whatever_port_it_has() {
-        let of = |peer: &str| owner(&Source { transport: "broker".into(), peer: peer.into() });
+        let of = |peer: &str| Asker::of(&Source { transport: "broker".into(), peer: peer.into() });
         assert_eq!(of("127.0.0.1 port=1 uid=7"), of("127.0.0.1 port=2 uid=7"));
         assert_eq!(of("192.0.2.1 port=1 subject=CN=a b"), of("192.0.2.2 port=2 subject=CN=a b"));
         assert_ne!(of("192.0.2.1 port=1 subject=CN=a b"), of("192.0.2.1 port=1 subject=CN=a c"));
         assert_ne!(of("127.0.0.1 port=1 uid=7"), of("127.0.0.1 port=1 uid=8"));
-        assert_eq!(of("uid=7 pid=1"), of("uid=7 pid=2"));
+        assert_eq!(of("127.0.0.1 port=1 uid=7 subject=CN=a"), of("127.0.0.1 port=1 uid=7 subject=CN=b"));
+        assert_ne!(of("192.0.2.1 port=1 subject=CN=a uid=7"), of("127.0.0.1 port=1 uid=7"));
+        let over_control = asker("control uid=7 pid=1");
+        assert_eq!(over_control, asker("control uid=7 pid=2"));
+        assert_eq!(over_control.owner, of("127.0.0.1 port=1 uid=7").owner);
+        assert!(over_control.has_reserve && !of("127.0.0.1 port=1 uid=7").has_reserve);
     }
 
     #[tokio::test]
     async fn who_waits_gets_what_is_freed() {
         let budget = Budget::default();
         let (mut shares, _) = all_of(&budget, "broker uid=1", 2 * MIB);
-        let waiting = budget.take("broker uid=1", 2 * MIB);
+        let asker = asker("broker uid=1");
+        let waiting = budget.take(&asker, 2 * MIB);
         tokio::pin!(waiting);
         assert!(futures_util::poll!(waiting.as_mut()).is_pending());
         shares.pop();

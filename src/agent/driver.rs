@@ -29,7 +29,7 @@ use crate::tasks::progress::Progress;
 
 mod space;
 
-use super::budget::{self, Budget, Share, Shares};
+use super::budget::{self, Asker, Budget, Share, Shares};
 use super::clock;
 use super::effects::Performer;
 use space::Attempts;
@@ -156,7 +156,7 @@ impl Driver {
     ) -> Self {
         let unfinished = core.durable().unfinished.iter().map(|(seq, one)| {
             let bytes = budget::decoded_size(&one.received.request);
-            (*seq, budget.force(&budget::owner(&one.received.source), bytes))
+            (*seq, budget.force(&Asker::of(&one.received.source), bytes))
         });
         Self {
             held_shares: unfinished.collect(),

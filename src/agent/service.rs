@@ -31,7 +31,7 @@ use crate::peers;
 use crate::supervisor;
 use crate::websocket;
 
-use super::budget::{self, Budget, Full, Share, Shares};
+use super::budget::{self, Asker, Budget, Full, Share, Shares};
 use super::clock;
 use super::driver::{Question, Refusing};
 use super::effects::Topics;
@@ -103,7 +103,7 @@ impl AgentService {
                 share.resize(bytes);
                 Ok(share)
             }
-            None => self.budget.try_take(&budget::owner(&incoming.source), bytes),
+            None => self.budget.try_take(&Asker::of(&incoming.source), bytes),
         }
     }
 
@@ -159,7 +159,7 @@ impl server::Agent for AgentService {
 
     async fn room(&self, connection: u64, source: &Source, bytes: usize) {
         // Without room it is refused once it is known what it is.
-        if let Ok(share) = self.budget.take(&budget::owner(source), bytes).await {
+        if let Ok(share) = self.budget.take(&Asker::of(source), bytes).await {
             self.shares.reserve(connection, share);
         }
     }

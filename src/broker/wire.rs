@@ -179,12 +179,26 @@ impl FrameReader {
                         self.compact();
                         return Ok(None);
                     };
-                    let payload = payload.to_vec();
-                    self.start += 4 + length;
-                    return Ok(Some(Frame::Payload(payload)));
+                    if length <= HANDSHAKE_FRAME_LIMIT {
+                        let payload = payload.to_vec();
+                        self.start += 4 + length;
+                        return Ok(Some(Frame::Payload(payload)));
+                    }
+                    return Ok(Some(Frame::Payload(self.take_long(length))));
                 }
             }
         }
+    }
+
+    /// The next frame, which is there and long: whoever waits with it has it once, and not in this buffer too.
+    fn take_long(&mut self, length: usize) -> Vec<u8> {
+        let begin = self.start + 4;
+        let rest = self.buffer.split_off(begin + length);
+        let mut payload = std::mem::replace(&mut self.buffer, rest);
+        self.start = 0;
+        payload.drain(..begin);
+        payload.shrink_to_fit();
+        payload
     }
 
     /// A stream that does not begin as Broker's does usually belongs to TLS: its records begin with their type (0x15
@@ -600,6 +614,28 @@ mod tests {
             let expected = [vec![12], vec![1, 2, 3], vec![9]].map(Frame::Payload);
             assert_eq!(frames, expected, "in pieces of {size}");
             assert_eq!(reader.pending(), 0);
+        }
+    }
+
+    #[test]
+    fn a_long_frame_is_held_once_by_who_took_it() {
+        let long = vec![7; HANDSHAKE_FRAME_LIMIT + 1];
+        let head = u32::try_from(long.len()).unwrap().to_be_bytes();
+        let stream = [&[0, 0, 0, 1, 12][..], &head, &long, &[0, 0, 0, 3, 1, 2]].concat();
+        for size in [1_000, stream.len()] {
+            let mut reader = FrameReader::default();
+            reader.established(1 << 20);
+            let mut frames = Vec::new();
+            for piece in stream.chunks(size) {
+                reader.feed(piece);
+                while let Some(frame) = reader.take().unwrap() {
+                    let is_long = matches!(&frame, Frame::Payload(payload) if payload.len() == long.len());
+                    assert!(!is_long || reader.buffer.capacity() < HANDSHAKE_FRAME_LIMIT, "{size}");
+                    frames.push(frame);
+                }
+            }
+            assert_eq!(frames, [vec![12], long.clone()].map(Frame::Payload), "in pieces of {size}");
+            assert_eq!(reader.pending(), 6);
         }
     }
 

@@ -47,6 +47,7 @@ mod place_kills;
 mod plan;
 mod power_loss;
 mod progress;
+mod raw_peer;
 mod reading;
 mod requests;
 mod retention;
