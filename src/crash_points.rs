@@ -8,6 +8,8 @@
 //! - `ZCA_HANG_AT=…`, in the same form: never return from that place, as if the disk did not answer.
 //! - `ZCA_WAIT_AT=…`, in the same form, with `ZCA_WAIT_FILE=file`: create the file at that place, and go on once it is
 //!   removed. So a test does what it wants to do there for as long as it likes.
+//! - `ZCA_FAIL_FILE=file`: a place fails that the file has a line for, `name@node errno`, as long as it has; each time is a line
+//!   in `file.met`.
 //! - `ZCA_CRASH_ONCE=file`: die only if the file does not exist, and create it first. So one variable in the
 //!   environment of agent and shims alike makes for one crash in all.
 //! - `ZCA_CLOCK_OFFSET=file`: the wall clock stands so many seconds beside the host's, the number in the file, which may
@@ -32,6 +34,12 @@ pub fn pass(_name: &str, _node: Option<&str>) {}
 
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
+pub fn fault(_name: &str, _node: &str) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
 pub fn skips_sync() -> bool {
     false
 }
@@ -43,11 +51,12 @@ pub fn wall_clock() -> std::time::SystemTime {
 }
 
 #[cfg(feature = "crash-points")]
-pub use enabled::{pass, skips_sync, wall_clock};
+pub use enabled::{fault, pass, skips_sync, wall_clock};
 
 #[cfg(feature = "crash-points")]
 mod enabled {
     use std::fs::OpenOptions;
+    use std::io::Write;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::{Duration, SystemTime};
@@ -99,6 +108,21 @@ mod enabled {
         plan.name == name
             && (plan.node.is_none() || plan.node.as_deref() == node)
             && plan.left.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+
+    /// What the test has a call at this place come to.
+    pub fn fault(name: &str, node: &str) -> std::io::Result<()> {
+        let Some(file) = std::env::var_os("ZCA_FAIL_FILE") else { return Ok(()) };
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let place = format!("{name}@{node}");
+        let errno = text.lines().find_map(|line| line.strip_prefix(&place)?.strip_prefix(' ')?.parse().ok());
+        let Some(errno) = errno else { return Ok(()) };
+        let mut met = file;
+        met.push(".met");
+        let met = OpenOptions::new().create(true).append(true).open(met);
+        met.and_then(|mut met| met.write_all(format!("{place}\n").as_bytes()))
+            .expect("the file's neighbour can be written");
+        Err(std::io::Error::from_raw_os_error(errno))
     }
 
     /// Whether commits are to be made without fdatasync.

@@ -28,7 +28,7 @@ use super::{Context, create_private, node_files, ownership, ports, shim, simulat
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
-use crate::regular_file;
+use crate::{crash_points, regular_file};
 
 /// How long a lock may be held by what is just going away: an acknowledged shim, a killed node.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -182,7 +182,8 @@ fn try_prepare(
 ) -> Result<Preparation, Fault> {
     let launch = resolve(context, node, order)?;
     let node_dir = context.node_dir(node);
-    create_private(&node_dir).map_err(|error| {
+    let created = crash_points::fault("prepare", node.as_str()).and_then(|()| create_private(&node_dir));
+    created.map_err(|error| {
         Fault::of(format!("cannot create its working directory {}: {error}", node_dir.display()), &error)
     })?;
     if let Some(user) = &order.spec.rights.user {
@@ -223,6 +224,7 @@ pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Resu
         .stdin(Stdio::from(lock))
         .stdout(Stdio::from(OwnedFd::from(listener)))
         .stderr(Stdio::null());
+    crash_points::fault("spawn", node.as_str())?;
     let child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
     Ok((directory, child))
 }

@@ -35,6 +35,7 @@ mod hangs;
 mod head;
 mod health;
 mod hold;
+mod launch_causes;
 mod limits;
 mod migrations;
 mod newcomer;

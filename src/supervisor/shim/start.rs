@@ -22,7 +22,7 @@ use super::streams::{Stream, Streams};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ProcessId;
 use crate::api::report::chain;
-use crate::crash_point;
+use crate::{crash_point, crash_points};
 
 /// The node from fork to reap.
 pub(super) struct Running {
@@ -118,7 +118,7 @@ pub(super) fn start(
 
     let rights = rights::Prepared::new(&launch.spec.rights, launch.open_files)?;
     crash_point!("shim_before_fork", node.as_str());
-    let pid = sys::spawn(&sys::Program {
+    let image = sys::Program {
         path: &path,
         argv: &argv,
         env: &env,
@@ -129,8 +129,9 @@ pub(super) fn start(
         lock,
         rights: &rights,
         failure: failure_end.as_fd(),
-    })
-    .map_err(|error| format!("cannot fork: {error}"))?;
+    };
+    let forked = crash_points::fault("fork", node.as_str()).and_then(|()| sys::spawn(&image));
+    let pid = forked.map_err(|error| format!("cannot fork: {error}"))?;
     crash_point!("shim_after_fork", node.as_str());
     let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
