@@ -64,6 +64,7 @@ mod tail;
 mod terminal;
 mod tls;
 mod unprovable;
+mod upgrade;
 mod variables;
 mod websocket;
 mod who_may_ask;
