@@ -14,9 +14,11 @@ use rustix::process::Signal;
 use zeek_cluster_agent::api::event::{Dialect, Request};
 use zeek_cluster_agent::api::ids::ReqId;
 use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
+use zeek_cluster_agent::journal::entry::{Known, Stored};
 use zeek_cluster_agent::journal::{Journal, Opened, Options};
 
 use crate::support::{Host, cluster, eventually, is_alive, kill, set};
+use crate::websocket::{BOTH, Ws, address};
 use trace::{Call, What};
 
 const CUTS: usize = 100;
@@ -61,7 +63,7 @@ fn recorded(host: &Host, work: impl FnOnce(&mut Client)) -> String {
     let mut command = Command::new("strace");
     host.prepare(&mut command);
     command.args(trace::ARGS).arg("-o").arg(&record).arg(&host.binary).args(host.run_args());
-    let mut strace = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("strace is installed");
+    let mut strace = command.stdout(Stdio::null()).stderr(host.log()).spawn().expect("strace is installed");
     let mut client = eventually("the recorded agent to serve", || {
         let mut client = Client::connect(&host.socket(), "test").ok()?;
         client.status(within_ms(5_000)).ok()?.serving.then_some(client)
@@ -70,6 +72,10 @@ fn recorded(host: &Host, work: impl FnOnce(&mut Client)) -> String {
     let pid = client.welcome().pid;
     kill(pid, Signal::KILL, Some(&host.mark));
     eventually("the recorded agent's end", || (!is_alive(pid)).then_some(()));
+    // The record ends with the last of those that it is of.
+    for pid in [host.shims(), host.node_processes("w1")].concat() {
+        kill(pid, Signal::KILL, Some(&host.mark));
+    }
     strace.wait().unwrap();
     fs::read_to_string(record).unwrap()
 }
@@ -126,8 +132,31 @@ fn answers(calls: &[Call]) -> Vec<(usize, String)> {
     answers
 }
 
+/// What was answered in a record: how many requests, and where the journal has what it was.
+#[derive(Clone, Copy)]
+struct Answered {
+    requests: usize,
+    stored: fn(Known) -> Option<Stored>,
+}
+
+const OUTCOMES: Answered = Answered { requests: REQUESTS, stored: |known| known.outcome };
+const DEADLINES: Answered = Answered { requests: 8, stored: |known| known.deadline };
+
+/// Requests that are answered at their deadline, each superseded by the next.
+fn be_told_at_deadlines(host: &Host) {
+    let mut ws = Ws::connect(address(host, 1), &BOTH);
+    for number in 0..DEADLINES.requests {
+        let mut config = cluster(&[("w1", "env = SIM_NOT_READY=1")]);
+        config.id = format!("configuration-{number}");
+        let reqid = format!("power-{number:04}");
+        ws.ask(Dialect::Management, &reqid, &Request::Deploy { config, force: true });
+        let (_, _, told) = ws.response(&reqid);
+        assert!(told.results.iter().any(|one| one.error.as_deref() == Some("request timed out")), "{told:?}");
+    }
+}
+
 /// What one image lacks: answered requests, or the journal as a whole.
-fn missing(image: &Path, answered: &BTreeSet<&str>) -> Vec<String> {
+fn missing(image: &Path, answered: &BTreeSet<&str>, kept: Answered) -> Vec<String> {
     let options = Options { ballast_bytes: 0, request_floor: 0, fact_floor: 0, ..Options::default() };
     let state_dir = image.join("state");
     if !state_dir.is_dir() {
@@ -144,7 +173,7 @@ fn missing(image: &Path, answered: &BTreeSet<&str>) -> Vec<String> {
     for id in answered {
         let known = journal.lookup(&ReqId::new(*id).unwrap()).ok().flatten();
         let stored = known
-            .and_then(|known| known.outcome)
+            .and_then(kept.stored)
             .is_some_and(|stored| stored.answer.kept().is_some_and(|kept| kept.reqid.as_str() == *id));
         if !stored {
             missing.push((*id).to_owned());
@@ -163,19 +192,19 @@ fn mostly_at_work(number: usize, answered: usize, lines: usize) -> Range<usize> 
 /// which a cut lies, from its number, the line of the first answer and how many lines there are.
 fn cut(host: &Host, cuts: usize, place: impl Fn(usize, usize, usize) -> Range<usize>) -> BTreeMap<usize, Vec<String>> {
     let (calls, lines) = record(host, Beside::Nothing);
-    cut_recorded(host, &calls, lines, cuts, place)
+    cut_recorded(host, (&calls, lines), OUTCOMES, cuts, place)
 }
 
 /// As [`cut`], of a run that was recorded.
 fn cut_recorded(
     host: &Host,
-    calls: &[Call],
-    lines: usize,
+    (calls, lines): (&[Call], usize),
+    kept: Answered,
     cuts: usize,
     place: impl Fn(usize, usize, usize) -> Range<usize>,
 ) -> BTreeMap<usize, Vec<String>> {
     let answers = answers(calls);
-    assert_eq!(answers.len(), REQUESTS, "every answer is seen in the record");
+    assert_eq!(answers.len(), kept.requests, "every answer is seen in the record");
     let root = host.dir.path().canonicalize().unwrap();
     let mut random = disk::Random::new(lines as u64);
     let mut losses = BTreeMap::new();
@@ -186,13 +215,14 @@ fn cut_recorded(
         disk::leave(calls, &root, at, &mut random, image.path());
         let answered: BTreeSet<&str> =
             answers.iter().filter(|(line, _)| *line < at).map(|(_, id)| id.as_str()).collect();
-        let missing = missing(image.path(), &answered);
+        let missing = missing(image.path(), &answered, kept);
         if !missing.is_empty() {
             losses.insert(at, missing);
         }
     }
     println!(
-        "{cuts} cuts of a record of {lines} lines and {REQUESTS} answers; something was missing after {}",
+        "{cuts} cuts of a record of {lines} lines and {} answers; something was missing after {}",
+        kept.requests,
         losses.len()
     );
     losses
@@ -201,6 +231,16 @@ fn cut_recorded(
 #[test]
 fn a_power_cut_loses_nothing_that_was_answered() {
     let losses = cut(&Host::new(), CUTS, mostly_at_work);
+    assert!(losses.is_empty(), "line of the cut, what was missing after it: {losses:#?}");
+}
+
+#[test]
+fn a_power_cut_loses_nothing_that_was_told_at_a_deadline() {
+    let mut host = Host::new();
+    host.set("ZCA_WEBSOCKET", "127.0.0.1:0").set("ZCA_REQUEST_TIMEOUT", "300ms");
+    let text = recorded(&host, |_| be_told_at_deadlines(&host));
+    let (calls, lines) = trace::read(&text);
+    let losses = cut_recorded(&host, (&calls, lines), DEADLINES, CUTS, mostly_at_work);
     assert!(losses.is_empty(), "line of the cut, what was missing after it: {losses:#?}");
 }
 
@@ -223,7 +263,7 @@ fn a_power_cut_while_the_journal_is_compacted_leaves_it_or_its_copy_and_all_that
     // Announced, in place, and nothing to be removed any more.
     assert_eq!(pointers.len(), 3 * COMPACTIONS, "{pointers:?}");
     let compacting = pointers[0]..pointers[pointers.len() - 1] + 1;
-    let losses = cut_recorded(&host, &calls, lines, 3 * CUTS, |number, answered, lines| match number % 3 {
+    let losses = cut_recorded(&host, (&calls, lines), OUTCOMES, 3 * CUTS, |number, answered, lines| match number % 3 {
         // Around a pointer's replacement, where it matters most which of the two is there.
         0 => {
             let pointer = pointers[number / 3 % pointers.len()];
@@ -252,7 +292,7 @@ fn a_power_cut_while_a_start_clears_up_after_a_compaction_that_was_killed_leaves
     let removed = calls.iter().filter(|call| matches!(call.what, What::Unlink { .. } | What::RemoveDir { .. }));
     let removed: Vec<usize> = removed.map(|call| call.left).filter(|line| *line > killed).collect();
     let clearing = removed[0]..(removed[removed.len() - 1] + 20).min(lines);
-    let losses = cut_recorded(&host, &calls, lines, 3 * CUTS, |_, _, _| clearing.clone());
+    let losses = cut_recorded(&host, (&calls, lines), OUTCOMES, 3 * CUTS, |_, _, _| clearing.clone());
     assert!(losses.is_empty(), "line of the cut, what was missing after it: {losses:#?}");
 }
 

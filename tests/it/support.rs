@@ -145,7 +145,8 @@ impl Host {
         std::iter::once("run").chain(self.args.iter().map(String::as_str)).collect()
     }
 
-    fn log(&self) -> Stdio {
+    /// Where agents log to.
+    pub fn log(&self) -> Stdio {
         OpenOptions::new().create(true).append(true).open(self.dir.path().join("agent.log")).unwrap().into()
     }
 
