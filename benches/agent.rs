@@ -31,12 +31,14 @@ const IN_FLIGHT: [usize; 3] = [1, 8, 64];
 const RAW_RECORD: usize = 512;
 /// The file that is overwritten: its blocks are there already, so a sync has no length or extents to write.
 const RAW_SPACE: usize = 16 << 20;
-const NODES: [usize; 2] = [50, 200];
+/// How many nodes a host has, to see what grows with them; `ZCA_BENCH_NODES`, numbers with commas, has others.
+const NODES: [usize; 3] = [100, 1_000, 4_096];
 /// How often the agent is killed and started again over running nodes.
 const RESTARTS: usize = 3;
 const REST: Duration = Duration::from_secs(5);
-/// For whatever has to happen, on a slow and busy machine.
+/// For whatever has to happen, on a slow and busy machine, and so much more for each node.
 const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE_FOR_A_NODE: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     // Without this flag it is a test runner that calls, and measuring is not testing.
@@ -61,9 +63,13 @@ fn run() -> Result<()> {
     print_machine(scratch.path())?;
     requests(scratch.path())?;
     println!("\nnodes (simulated; median of {RESTARTS} kills of the agent with SIGKILL, each followed by a start)");
-    for nodes in NODES {
-        many_nodes(scratch.path(), nodes)?;
-    }
+    let counts = match std::env::var("ZCA_BENCH_NODES") {
+        Ok(text) => text.split(',').map(|count| Ok(count.trim().parse()?)).collect::<Result<Vec<usize>>>()?,
+        Err(_) => NODES.to_vec(),
+    };
+    let figures =
+        counts.iter().map(|count| many_nodes(scratch.path(), *count)).collect::<Result<Vec<BTreeMap<_, f64>>>>()?;
+    print_growth(&counts, &figures);
     println!("\ntook {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
 }
@@ -89,7 +95,7 @@ impl Sample {
 }
 
 fn requests(scratch: &Path) -> Result<()> {
-    let agent = Agent::start(scratch.join("requests"))?;
+    let agent = Agent::start(scratch.join("requests"), 0)?;
     let mut client = agent.client()?;
     let mut growing = OpenOptions::new().create_new(true).append(true).open(scratch.join("growing"))?;
     let mut ready = OpenOptions::new().create_new(true).write(true).open(scratch.join("ready"))?;
@@ -182,8 +188,15 @@ fn write_raw(file: &mut File, window: usize, lasting: Duration) -> Result<Sample
 
 // A host full of nodes.
 
-fn many_nodes(scratch: &Path, count: usize) -> Result<()> {
-    let mut agent = Agent::start(scratch.join(format!("nodes-{count}")))?;
+const DEPLOYED: &str = "deploy: request to all nodes RUNNING";
+const SERVED: &str = "agent over its nodes: spawn to first served status";
+const ADOPTED: &str = "... to every node adopted, RUNNING, the same process";
+const STATUS: &str = "status: asked to answered";
+const STOPPED: &str = "shutdown --nodes: asked to all ended";
+
+/// Milliseconds of what grows with the nodes.
+fn many_nodes(scratch: &Path, count: usize) -> Result<BTreeMap<&'static str, f64>> {
+    let mut agent = Agent::start(scratch.join(format!("nodes-{count}")), count)?;
     println!("{count} nodes");
     print_figure("agent without nodes: spawn to first served status", &[ms(agent.served_after)], "ms");
 
@@ -194,7 +207,11 @@ fn many_nodes(scratch: &Path, count: usize) -> Result<()> {
         status.nodes.len() == count && status.nodes.iter().all(|node| node.state == NodeState::Running)
     };
     let before = agent.wait(running)?;
-    print_figure("deploy: request to all nodes RUNNING", &[ms(begun.elapsed())], "ms");
+    let mut figures = BTreeMap::from([(DEPLOYED, ms(begun.elapsed()))]);
+    print_figure(DEPLOYED, &[ms(begun.elapsed())], "ms");
+    let begun = Instant::now();
+    agent.client()?.status(within_ms(60_000))?;
+    figures.insert(STATUS, ms(begun.elapsed()));
 
     let shims = agent.shims()?;
     ensure!(shims.len() == count, "{} shims for {count} nodes", shims.len());
@@ -211,16 +228,35 @@ fn many_nodes(scratch: &Path, count: usize) -> Result<()> {
     let (mut served, mut adopted) = (Vec::new(), Vec::new());
     for _ in 0..RESTARTS {
         agent.kill()?;
-        agent = Agent::start(agent.dir.clone())?;
+        agent = Agent::start(agent.dir.clone(), count)?;
         served.push(ms(agent.served_after));
         let after = agent.wait(running)?;
         adopted.push(ms(agent.started.elapsed()));
         let pids = |status: &StatusReport| status.nodes.iter().map(|node| node.pid).collect::<Vec<_>>();
         ensure!(pids(&before) == pids(&after), "nodes were replaced");
     }
-    print_figure("agent over its nodes: spawn to first served status", &served, "ms");
-    print_figure("... to every node adopted, RUNNING, the same process", &adopted, "ms");
-    agent.end()
+    print_figure(SERVED, &served, "ms");
+    print_figure(ADOPTED, &adopted, "ms");
+    let begun = Instant::now();
+    agent.end()?;
+    let stopped = ms(begun.elapsed());
+    print_figure(STOPPED, &[stopped], "ms");
+    figures.extend([(SERVED, median(served)), (ADOPTED, median(adopted)), (STOPPED, stopped)]);
+    Ok(figures)
+}
+
+/// The same times for each number of nodes, and what of them a node costs.
+fn print_growth(counts: &[usize], figures: &[BTreeMap<&str, f64>]) {
+    let head: String = counts.iter().map(|count| format!("{:>24}", format!("{count} nodes"))).collect();
+    println!("\n{:<54}{head}", "ms in all (ms a node)");
+    for what in [DEPLOYED, STATUS, SERVED, ADOPTED, STOPPED] {
+        let figure = |(count, of): (&usize, &BTreeMap<&str, f64>)| {
+            let all = of.get(what).copied().unwrap_or_default();
+            format!("{:>24}", format!("{all:.0} ({:.2})", all / *count as f64))
+        };
+        let row: String = counts.iter().zip(figures).map(figure).collect();
+        println!("{what:<54}{row}");
+    }
 }
 
 /// Nodes of the least demanding role, so that all start at once.
@@ -238,16 +274,23 @@ struct Agent {
     child: Option<Child>,
     started: Instant,
     served_after: Duration,
+    patience: Duration,
 }
 
 impl Agent {
-    fn start(dir: PathBuf) -> Result<Self> {
+    fn start(dir: PathBuf, nodes: usize) -> Result<Self> {
         fs::create_dir_all(&dir)?;
         let log = OpenOptions::new().create(true).append(true).open(dir.join("agent.log"))?;
         let started = Instant::now();
         let child =
             command(&dir, &["run", "--simulate-nodes", "--listen", "off"]).stdout(Stdio::null()).stderr(log).spawn()?;
-        let mut agent = Self { dir, child: Some(child), started, served_after: Duration::ZERO };
+        let mut agent = Self {
+            dir,
+            child: Some(child),
+            started,
+            served_after: Duration::ZERO,
+            patience: PATIENCE + PATIENCE_FOR_A_NODE * u32::try_from(nodes)?,
+        };
         agent.wait(|status| status.serving)?;
         agent.served_after = started.elapsed();
         Ok(agent)
@@ -262,7 +305,7 @@ impl Agent {
         let begun = Instant::now();
         loop {
             if let Ok(mut client) = self.client() {
-                let status = client.status(within_ms(10_000))?;
+                let status = client.status(within_ms(60_000))?;
                 if holds(&status) {
                     return Ok(status);
                 }
@@ -271,7 +314,7 @@ impl Agent {
                 Some(child) => child.try_wait()?,
                 None => None,
             };
-            if ended.is_some() || begun.elapsed() > PATIENCE {
+            if ended.is_some() || begun.elapsed() > self.patience {
                 let log = fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default();
                 bail!("the agent did not get where it should; its log:\n{log}");
             }

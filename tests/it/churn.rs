@@ -1,6 +1,7 @@
 //! Configurations that follow each other faster than nodes start: each time the last one wins, and no node is given up for it.
 //!
-//! `ZCA_TEST_CHURN_ROUNDS` sets how many rounds there are.
+//! `ZCA_TEST_CHURN_ROUNDS` sets how many rounds there are. A round takes some half a second where two CPUs are shared with other tests,
+//! so the suite has time for [`ROUNDS`]; 200 and more are for who asks for them.
 
 use zeek_cluster_agent::api::configuration::Configuration;
 use zeek_cluster_agent::api::event::{Dialect, Request};
@@ -9,6 +10,7 @@ use zeek_cluster_agent::api::status::NodeState;
 use crate::support::{Host, cluster, eventually};
 
 const NODES: usize = 40;
+const ROUNDS: usize = 60;
 
 /// Every other node is only in this one.
 fn configuration(id: &str, all: bool) -> Configuration {
@@ -21,7 +23,7 @@ fn configuration(id: &str, all: bool) -> Configuration {
 
 #[test]
 fn deployed_to_and_fro_all_nodes_come_up_and_none_is_given_up() {
-    let rounds = std::env::var("ZCA_TEST_CHURN_ROUNDS").map_or(20, |text| text.parse().unwrap());
+    let rounds = std::env::var("ZCA_TEST_CHURN_ROUNDS").map_or(ROUNDS, |text| text.parse().unwrap());
     let host = Host::new();
     let mut agent = host.start();
     for round in 0..rounds {
