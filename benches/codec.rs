@@ -167,6 +167,11 @@ fn run() -> Result<()> {
             took.push(one.nanoseconds()?);
         }
     }
+    print(&work, took);
+    Ok(())
+}
+
+fn print(work: &[Work], took: Vec<Vec<f64>>) {
     println!("\na deploy_request of {NODES} nodes (median of {ROUNDS} interleaved rounds of {SLICE:?})");
     println!("{:<22} {:>8} {:>12} {:>8}", "", "bytes", "ns/event", "MB/s");
     for (one, took) in work.iter().zip(took) {
@@ -179,5 +184,4 @@ fn run() -> Result<()> {
             one.bytes as f64 * 1e3 / nanoseconds
         );
     }
-    Ok(())
 }

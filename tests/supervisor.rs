@@ -1078,6 +1078,48 @@ mod crash {
         }
     }
 
+    /// What a finding, or else the next event, tells: which incarnation, and what happened to it.
+    async fn next(
+        found: Option<Finding>,
+        agent: &mut Agent,
+        journal: &mut Journal,
+        node: &NodeName,
+    ) -> Option<(u64, NodeHappening)> {
+        match found {
+            Some(Finding::Absent) => {
+                // An intent without a fact: the same incarnation again, if there never was a process.
+                match journal.process.take() {
+                    Some(_) => journal.exited(journal.incarnation, ExitCause::Lost),
+                    None => prepare(agent, node, journal.incarnation),
+                }
+                None
+            }
+            Some(Finding::Adopted { incarnation, process, ready, .. }) => {
+                journal.incarnation = incarnation.0;
+                journal.process = process;
+                ready.then_some((incarnation.0, NodeHappening::Ready))
+            }
+            Some(Finding::Exited { incarnation, process, cause, stdout, stderr, is_lasting }) => {
+                Some((incarnation.0, NodeHappening::Exited { cause, process, stdout, stderr, is_lasting }))
+            }
+            Some(Finding::Unprovable { reason } | Finding::Foreign { reason, .. }) => panic!("{reason}"),
+            None => {
+                let event = agent.next().await;
+                Some((event.incarnation.0, event.what))
+            }
+        }
+    }
+
+    /// After the exit was acknowledged.
+    async fn nothing_is_left(run: &Path) {
+        until_true("the report is gone", || !run.join("status").exists()).await;
+        let lock = fs::File::open(run.join("lock")).unwrap();
+        until_true("the lock is free", || {
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+        })
+        .await;
+    }
+
     /// A small core: gets the node ready, stops it, sees it gone; whatever dies on the way.
     #[tokio::test]
     #[ignore = "run by the tests above, in a process of its own"]
@@ -1108,29 +1150,7 @@ mod crash {
         loop {
             assert!(Instant::now() < deadline, "not done: {journal:?}");
             let mut dies = false;
-            let what = match found.take() {
-                Some(Finding::Absent) => {
-                    // An intent without a fact: the same incarnation again, if there never was a process.
-                    match journal.process.take() {
-                        Some(_) => journal.exited(journal.incarnation, ExitCause::Lost),
-                        None => prepare(&agent, &w1, journal.incarnation),
-                    }
-                    None
-                }
-                Some(Finding::Adopted { incarnation, process, ready, .. }) => {
-                    journal.incarnation = incarnation.0;
-                    journal.process = process;
-                    ready.then_some((incarnation.0, NodeHappening::Ready))
-                }
-                Some(Finding::Exited { incarnation, process, cause, stdout, stderr, is_lasting }) => {
-                    Some((incarnation.0, NodeHappening::Exited { cause, process, stdout, stderr, is_lasting }))
-                }
-                Some(Finding::Unprovable { reason } | Finding::Foreign { reason, .. }) => panic!("{reason}"),
-                None => {
-                    let event = agent.next().await;
-                    Some((event.incarnation.0, event.what))
-                }
-            };
+            let what = next(found.take(), &mut agent, &mut journal, &w1).await;
             match what {
                 None => {}
                 Some((incarnation, NodeHappening::Prepared)) => {
@@ -1178,13 +1198,7 @@ mod crash {
                 prepare(&agent, &w1, journal.incarnation);
             }
         }
-        let run = path.join("run/w1");
-        until_true("the report is gone", || !run.join("status").exists()).await;
-        let lock = fs::File::open(run.join("lock")).unwrap();
-        until_true("the lock is free", || {
-            rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
-        })
-        .await;
+        nothing_is_left(&path.join("run/w1")).await;
         println!("{:?}", journal.exits);
     }
 

@@ -258,6 +258,7 @@ impl Writer {
         free
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: an arm for each kind of step")]
     fn step(&mut self, staged: &mut Vec<Numbered>, records: &mut Vec<Record>) {
         match self.random.below(10) {
             0..=2 => {

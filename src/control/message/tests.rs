@@ -166,6 +166,7 @@ fn response() -> Response {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table: a sample of each frame")]
 fn server_frames() -> Vec<ServerFrame> {
     let source = Source { transport: "control".into(), peer: "uid=0 pid=4242".into() };
     let row = RequestRow {

@@ -60,6 +60,7 @@ fn borrowed(nodes: &[String]) -> Vec<&str> {
     nodes.iter().map(String::as_str).collect()
 }
 
+#[expect(clippy::too_many_lines, reason = "a list of phases, one after the other")]
 fn costs(count: usize) -> Vec<Cost> {
     let mut meter = Meter::new(count);
     meter.phase("deploy, program missing", |bench, nodes| {
