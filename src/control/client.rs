@@ -64,7 +64,9 @@ pub enum Error {
     #[error("the request is too large: {0}")]
     Encode(#[from] EncodeError),
     /// The answer's kind is not that of the call.
-    #[error("the agent answered something else than was asked")]
+    #[error(
+        "the agent's answer does not belong to what was asked: it may be of another release; restart it with this one"
+    )]
     Mismatch,
     /// Reading or writing failed.
     #[error("the connection failed")]

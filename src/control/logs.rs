@@ -28,14 +28,13 @@ pub enum Error {
         path: PathBuf,
     },
     /// A link, a pipe or a device is in the file's place.
-    #[error("{} is not a regular file", path.display())]
+    #[error("{} is not a regular file; remove it: the node's next start creates it again", path.display())]
     NotAFile {
         /// The file's path.
         path: PathBuf,
     },
     #[error(
-        "{} is not read: the file has a second name (a hard link), so it may be another's; remove that name, or the file (the \
-         node's next start makes it anew)",
+        "{} is not read: the file has a second name (a hard link), so it may be another's; remove that name, or the file (the node's next start creates it again)",
         path.display()
     )]
     /// The file is a hard link, so it may be another user's.

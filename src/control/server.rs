@@ -563,7 +563,7 @@ impl<A: Agent> Peer<A> {
             }
             Ok(ClientFrame::Hello { version, .. }) => {
                 let message = format!(
-                    "version {version} of the control protocol is not spoken here; this agent ({}) speaks version {}",
+                    "version {version} of the control protocol is not spoken here; this agent ({}) speaks version {}: use its release",
                     self.shared.welcome.release,
                     message::VERSION
                 );

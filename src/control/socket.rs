@@ -27,7 +27,7 @@ pub enum BindError {
         path: PathBuf,
     },
     /// The kernel refused, for example since the directory is missing.
-    #[error("cannot listen on the control socket {}", path.display())]
+    #[error("cannot listen on the control socket {}; its directory has to exist and to be writable by the agent", path.display())]
     Bind {
         /// The socket's path.
         path: PathBuf,
@@ -35,7 +35,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// The socket cannot be given to the control group.
-    #[error("cannot give the control socket {} to group {group}", path.display())]
+    #[error("cannot give the control socket {} to group {group}; run the agent as root or as a member of that group", path.display())]
     Group {
         /// The socket's path.
         path: PathBuf,

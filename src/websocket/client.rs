@@ -34,11 +34,11 @@ const TOPICS: [&str; 2] = ["zeek/management/agent/", "zeek/cluster-control/agent
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{url:?} is no address of a WebSocket listener: {problem}; expected is ws://HOST:PORT or wss://HOST:PORT")]
+    #[error("{url:?} is no address of a WebSocket listener: {problem}; give ws://HOST:PORT or wss://HOST:PORT")]
     Url { url: String, problem: &'static str },
     #[error("nobody answers at {url}; the agent's setting `websocket` says where it serves, if it does")]
     Unreachable { url: String, source: io::Error },
-    #[error("no TLS connection to {url}")]
+    #[error("no TLS connection to {url} could be made")]
     Handshake { url: String, source: tls::HandshakeError },
     #[error(
         "{url} takes no client without a certificate, or not with this one ({said}); give one that its websocket_client_ca has \
@@ -47,7 +47,9 @@ pub enum Error {
     Certificate { url: String, said: String },
     #[error("TLS cannot be used")]
     Tls(#[from] tls::Error),
-    #[error("{url} is no WebSocket listener of an agent, or one that wants TLS (wss://)")]
+    #[error(
+        "{url} is not a WebSocket listener of an agent, or one that wants TLS (wss://); its setting `websocket` says which"
+    )]
     Upgrade { url: String, source: Box<tungstenite::Error> },
     #[error("the agent at {url} refuses the connection: {reason}")]
     Refused { url: String, reason: String },
@@ -55,7 +57,7 @@ pub enum Error {
     TimedOut,
     #[error("the agent closed the connection{0}")]
     Closed(String),
-    #[error("the connection failed")]
+    #[error("the connection to the agent failed; ask again")]
     Connection(#[source] Box<tungstenite::Error>),
     #[error("the agent says: {code}: {context}")]
     Agent { code: String, context: String },

@@ -259,7 +259,7 @@ fn a_compacted_journal_that_cannot_be_found_is_not_begun_anew() {
         (
             "no journal",
             Box::new(|| fs::rename(journal(&host), &elsewhere).unwrap()) as Box<dyn Fn()>,
-            "and there is none",
+            "which does not exist",
         ),
         ("no name", Box::new(|| fs::write(pointer(&host), "../else\n").unwrap()), "does not say which directory"),
         ("no pointer", Box::new(|| fs::remove_file(pointer(&host)).unwrap()), "is missing, and"),

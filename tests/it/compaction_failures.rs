@@ -70,7 +70,7 @@ fn a_journal_that_is_mounted_or_linked_is_neither_compacted_nor_set_aside() {
             }),
         ] {
             assert_eq!(said.code, 1, "{what}, {how}: {said:?}");
-            for told in ["a mount of its own or a link", "journal", "plain directory"] {
+            for told in ["a mount point or a symbolic link", "journal", "plain directory"] {
                 assert!(said.stderr.contains(told), "{what}, {how}, {told}: {said:?}");
             }
             assert_as_it_was(&host, what);

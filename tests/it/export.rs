@@ -151,8 +151,8 @@ fn a_file_that_is_cut_altered_or_of_something_else_is_refused_and_it_says_where(
     let good = fs::read(&file).unwrap();
     let bad = host.dir.path().join("bad");
     let mut cases: Vec<(Vec<u8>, &str)> = vec![
-        (Vec::new(), "no export of a journal"),
-        (b"[instances]\n".to_vec(), "no export of a journal"),
+        (Vec::new(), "not an export of a journal"),
+        (b"[instances]\n".to_vec(), "not an export of a journal"),
         (good[..good.len() - 1].to_vec(), "cut short: it ends at byte"),
         (good[..good.len() / 2].to_vec(), ", after entry "),
         (good[..9].to_vec(), "cut short"),

@@ -48,7 +48,7 @@ pub enum DecodeError {
     Checksum,
     #[error("piece {index} of its body is missing or has a wrong length")]
     Piece { index: u32 },
-    #[error("its kind {kind:#04x} version {version} is unknown: a newer release wrote it")]
+    #[error("its kind {kind:#04x} version {version} is unknown: a newer release wrote it; use that one")]
     Newer { kind: u8, version: u8 },
     #[error("it is of kind {found:#04x}, which does not belong there")]
     Kind { found: u8 },

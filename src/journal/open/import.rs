@@ -71,27 +71,29 @@ const REMOVED_LIMIT: u64 = 16 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    #[error("an agent uses this state directory: stop it first")]
+    #[error("an agent uses this state directory: stop it first (`shutdown`; its nodes run on)")]
     InUse(#[source] LockError),
     #[error("the state directory cannot be locked")]
     Lock(#[source] LockError),
-    #[error("there is a journal with entries in {dir} already: import into another --state-dir, or move it away")]
+    #[error("{dir} holds a journal with entries already: import into another --state-dir, or move that journal away")]
     NotEmpty { dir: String },
-    #[error("the stream cannot be read")]
+    #[error("the export cannot be read")]
     Input(#[source] io::Error),
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    #[error("it is of a journal of format {found}, and this release knows formats up to {known}: use a newer release", known = versions::FORMAT)]
+    #[error("it comes from a journal of format {found}, and this release knows formats up to {known}: use a newer release", known = versions::FORMAT)]
     Newer { found: u32 },
-    #[error("entry {seq} does not read")]
+    #[error("entry {seq} cannot be decoded")]
     Entry { seq: Seq, source: DecodeError },
-    #[error("entry {seq} does not continue entry {before}: one of them was altered, or is of another journal")]
+    #[error(
+        "entry {seq} does not continue entry {before}: one of them was altered, or is of another journal; export it again"
+    )]
     Chain { seq: Seq, before: Seq },
-    #[error("entry {seq} {what}, which no journal comes to")]
+    #[error("entry {seq} {what}, which no agent writes: it was altered; export it again")]
     Impossible { seq: Seq, what: &'static str },
-    #[error("its end names another head than its newest entry has")]
+    #[error("its end names another head than its newest entry has: it was altered; export it again")]
     Head,
-    #[error("what it holds is no whole journal: {}", .0.join("; "))]
+    #[error("what it holds is not a whole journal, so export it again: {}", .0.join("; "))]
     Problems(Vec<String>),
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -101,7 +103,9 @@ pub enum ImportError {
     Encode(#[from] codec::EncodeError),
     #[error("there is no journal in {0}; name a copy of a state directory, or a journal that was set aside")]
     NoJournal(String),
-    #[error("nothing of it reads: its store opens in no way, or has no entry that is whole")]
+    #[error(
+        "nothing of it can be recovered: its store does not open, or no entry in it is whole; try an older copy of it"
+    )]
     NothingReads,
 }
 

@@ -40,10 +40,10 @@ pub enum InspectError {
     InUse(#[source] LockError),
     #[error("the state directory cannot be locked")]
     Lock(#[source] LockError),
-    #[error("the copy of the journal that is to be read could not be made or opened")]
+    #[error("the journal could not be copied for reading, or its copy not be opened")]
     Open(#[from] OpenError),
     #[error(
-        "the journal in {dir} does not open, not even without its snapshots: it can only be salvaged as far as that"
+        "the journal in {dir} does not open, not even without its snapshots; `journal import --salvage` takes over what can be read"
     )]
     Damaged { dir: String, source: StorageError },
 }

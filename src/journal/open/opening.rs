@@ -156,26 +156,28 @@ pub enum OpenError {
         "the journal in {dir} did not open in time and was left as it is; give it longer with journal_open_timeout"
     )]
     Timeout { dir: String, source: StorageError },
-    #[error("the journal in {dir} cannot be opened; it was left as it is")]
+    #[error(
+        "the journal in {dir} cannot be opened and was left as it is; the log of the system may say more of the disk"
+    )]
     Storage { dir: String, source: StorageError },
-    #[error("the journal in {dir} cannot be read; it was left as it is")]
+    #[error("the journal in {dir} cannot be read and was left as it is; `journal verify` says what is wrong")]
     Read { dir: String, source: ReadError },
     /// The journal was compacted, and its files are not where they were put.
     #[error(
-        "{pointer} says that the journal is {dir}, and there is none; put it back, or remove {pointer} to begin without \
-         its history; nothing was touched"
+        "{pointer} says that the journal is {dir}, which does not exist; put it back, or remove {pointer} to begin \
+         without its history; nothing was touched"
     )]
     PointsAtNothing { pointer: String, dir: String },
     #[error(
-        "{pointer} does not say which directory is the journal: it is to have a line with its name, `journal` or \
+        "{pointer} does not say which directory is the journal: write its name into it as one line, `journal` or \
          `journal.NUMBER`; nothing was touched"
     )]
     PointerUnreadable { pointer: String },
     #[error("{pointer} is missing, and {dir} is there: put it back, with the line `{name}` in it; nothing was touched")]
     PointerMissing { pointer: String, dir: String, name: String },
     #[error(
-        "the journal in {dir} is damaged and cannot be set aside: that is a mount of its own or a link; have the state \
-         directory there as a whole, with `{name}` as a plain directory in it, and start the agent again"
+        "the journal in {dir} is damaged and cannot be set aside: that is a mount point or a symbolic link; move the whole state directory there, with `{name}` as a plain \
+         directory in it, and start the agent again"
     )]
     Apart { dir: String, name: String },
     #[error("{what} {path} failed")]

@@ -25,11 +25,11 @@ pub enum PruneError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// An entry after the one that tells of the loss would hide it from the next start.
-    #[error("nothing was removed: {0}; start the agent first, it goes into hold mode and says so")]
+    #[error("nothing was removed: {0}; start the agent first: it goes into hold mode and says what is lost")]
     Loss(Condition),
     #[error("the journal's oldest entries cannot be read; `journal verify` tells what is wrong")]
     Read(#[from] ReadError),
-    #[error("the journal could not be written")]
+    #[error("the journal could not be written; what was removed by then stays removed")]
     Commit(#[from] CommitError),
 }
 

@@ -40,10 +40,12 @@ pub enum StorageError {
     #[error("it did not open within {} s", .0.as_secs_f64())]
     Timeout(Duration),
     /// By us, to be opened again.
-    #[error("it is closed until its file system takes something in again")]
+    #[error("it is closed until its file system can be written again: free some space, or remount it writable")]
     Closed,
     /// By us, for good: of two journals that hold the same the next start takes one.
-    #[error("it is closed: the disk failed as a copy took its place, and the next start takes the one or the other")]
+    #[error(
+        "it is closed, since the disk failed as a copy took its place: restart the agent, which opens whichever is in place"
+    )]
     Undecided,
     #[error("its file system reports an error")]
     Io(#[source] io::Error),

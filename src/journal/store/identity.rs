@@ -88,8 +88,8 @@ pub enum IdentityError {
     )]
     Newer { dir: String, found: u32 },
     #[error(
-        "{path} is not readable as an agent's identity ({problem}): restore it from a backup, or remove it and start the agent \
-         with the --name that this directory had: it is made anew then, and the journal stays"
+        "{path} is not readable as an agent's identity ({problem}): restore it from a backup, or remove it and start the agent with the --name that this directory had: that writes \
+         it again, and the journal stays"
     )]
     Malformed { path: String, problem: String },
     #[error("{what} {path} failed")]

@@ -79,12 +79,15 @@ pub enum Frame {
 /// Why a journal cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    #[error("the journal is damaged, and an export is whole or none; `journal import --salvage` takes over what reads")]
+    #[error(
+        "the journal is damaged, and an export is all or nothing; `journal import --salvage` takes over what can be read"
+    )]
     Damaged(#[source] ReadError),
     #[error(transparent)]
     Read(ReadError),
     #[error(
-        "entry {0} is of a format without hashes, and could not be brought to this release's; start the agent once"
+        "entry {0} is in a format without hashes and could not be converted to this release's; start the agent once, then \
+         export again"
     )]
     Older(Seq),
     #[error("retention removed entry {0} while it was about to be exported; try again")]
@@ -269,23 +272,23 @@ fn entries(table: &impl Table, bytes: &mut Vec<u8>, at: &mut ExportCursor, last:
 /// What is wrong with a stream, and at which of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnpackError {
-    #[error("it is no export of a journal")]
+    #[error("it is not an export of a journal; give a file that `journal export` wrote")]
     Magic,
     #[error("it is an export of version {0}, and this release knows version {VERSION}: import it with a newer release")]
     Version(u32),
-    #[error("it is cut short: it ends at byte {at}, {after}", after = after(.last))]
+    #[error("it is cut short: it ends at byte {at}, {after}; copy it again, or export it again", after = after(.last))]
     CutShort { at: u64, last: Option<Seq> },
-    #[error("it was altered: the checksum of what begins at byte {at}, {after}, does not match", after = after(.last))]
+    #[error("it was altered: the checksum of what begins at byte {at}, {after}, does not match; copy it again, or export it again", after = after(.last))]
     Checksum { at: u64, last: Option<Seq> },
-    #[error("what begins at byte {at}, {after}, claims {length} bytes, and {limit} is the most", after = after(.last))]
+    #[error("what begins at byte {at}, {after}, claims {length} bytes, and {limit} is the most; copy it again, or export it again", after = after(.last))]
     Length { at: u64, last: Option<Seq>, length: u64, limit: u64 },
-    #[error("what begins at byte {at}, {after}, is of kind {kind}: a newer release wrote it", after = after(.last))]
+    #[error("what begins at byte {at}, {after}, is of kind {kind}: a newer release wrote it; import it with that one", after = after(.last))]
     Kind { at: u64, last: Option<Seq>, kind: u8 },
-    #[error("what begins at byte {at}, {after}, {what}", after = after(.last))]
+    #[error("what begins at byte {at}, {after}, {what}; copy it again, or export it again", after = after(.last))]
     Order { at: u64, last: Option<Seq>, what: &'static str },
-    #[error("its header cannot be read: {0}")]
+    #[error("its header cannot be read ({0}); copy it again, or export it again")]
     Header(String),
-    #[error("something follows its end, at byte {at}")]
+    #[error("something follows its end, at byte {at}; copy it again, or export it again")]
     Trailing { at: u64 },
 }
 

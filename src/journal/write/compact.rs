@@ -68,24 +68,26 @@ pub enum CompactError {
     #[error(transparent)]
     Lock(#[from] LockError),
     #[error(
-        "{needed} MiB have to be free on its file system for the copy, which are {COPY_TIMES} times what it holds, with \
-         space_floor_facts left over, and {free} MiB are: free some space"
+        "the copy needs {needed} MiB free on its file system ({COPY_TIMES} times what the journal holds, plus \
+         space_floor_facts), and {free} MiB are: free some space and try again"
     )]
     Space { needed: u64, free: u64 },
     #[error(
-        "{dir} is a mount of its own or a link, and the copy would lie outside of it: have the state directory there as a \
-         whole, with `{name}` as a plain directory in it, while no agent runs"
+        "{dir} is a mount point or a symbolic link, so the copy would lie on the other side of it: stop the agent, move \
+         the whole state directory there, with `{name}` as a plain directory in it, and start the agent again"
     )]
     Apart { dir: String, name: String },
-    #[error("the copy does not read back as it was written ({0})")]
+    #[error("the copy does not read back as it was written ({0}); the disk or the memory of this host may be faulty")]
     Different(String),
-    #[error("more is written to it than can be copied meanwhile: try again at a quieter time")]
+    #[error("entries are written faster than they can be copied: try again at a quieter time")]
     Busy,
-    #[error("the disk did not take in what was written to it meanwhile")]
+    #[error("writing to it failed during the compaction, and the agent's log says why: mend that, then try again")]
     Failing,
-    #[error("the disk failed as the copy took its place: the journal is closed, and the next start finds it whole")]
+    #[error(
+        "the disk failed as the copy took its place, and the journal is closed: restart the agent, which finds it whole"
+    )]
     Unknown(#[source] std::io::Error),
-    #[error("it is being compacted already")]
+    #[error("it is being compacted already: wait for that to end")]
     UnderWay,
 }
 

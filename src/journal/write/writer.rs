@@ -36,7 +36,7 @@ pub enum CommitError {
     NoSpace(#[source] StorageError),
     #[error("the journal cannot write: its file system is read-only; nodes are not affected, remount it writable")]
     ReadOnly(#[source] StorageError),
-    #[error("the journal cannot be opened again while somebody reads it")]
+    #[error("the journal cannot be opened again while somebody reads it; the agent tries again")]
     BeingRead(#[source] StorageError),
     #[error("the journal cannot write; nodes are not affected, and a restart finds out what was stored")]
     Storage(#[source] StorageError),
@@ -46,7 +46,7 @@ pub enum CommitError {
     Encode(#[source] EncodeError),
     #[error("entry {found} was decided after entry {last}: the numbers of entries have to be gapless")]
     Sequence { last: Seq, found: Seq },
-    #[error("the journal failed earlier and stores nothing any more")]
+    #[error("the journal failed earlier and stores nothing more: the agent's log says why; restart the agent")]
     Failed,
 }
 
