@@ -71,7 +71,7 @@ pub struct Filter {
     pub event: Option<String>,
     /// Leaves only rows of requests.
     pub state: Option<RequestState>,
-    /// Words of the source, as it is printed: see [`names_source`].
+    /// Words of the source, as it is printed: see [`Source::is_named_by`](super::source::Source::is_named_by).
     pub source: Option<String>,
     /// Only requests with a failed Result, conflicts, rejections, abandoned ones; node rows of unasked exits.
     pub failed: bool,
@@ -124,19 +124,6 @@ impl Filter {
     pub fn needs_all(&self) -> bool {
         !self.one_of.is_empty() || self.source.is_some()
     }
-}
-
-/// Whether `source`, as it is printed, has `words` in it, and not just as parts of others: `uid=1` is not in `uid=1002`,
-/// nor `10.0.0.1` in `10.0.0.12`; `uid=` and `control uid=0` are in `control uid=0 pid=7`.
-pub fn names_source(source: &str, words: &str) -> bool {
-    let ends_word = |text: &str| text.ends_with(char::is_alphanumeric);
-    let begins_word = |text: &str| text.starts_with(char::is_alphanumeric);
-    source.match_indices(words).any(|(at, _)| {
-        let (before, rest) = source.split_at(at);
-        let after = rest.strip_prefix(words).unwrap_or_default();
-        let is_part = ends_word(before) && begins_word(words) || ends_word(words) && begins_word(after);
-        !is_part
-    })
 }
 
 /// Some rows, and where to go on.
@@ -278,23 +265,4 @@ pub struct Unreadable {
     pub seq: Seq,
     /// Why it cannot be read.
     pub unreadable: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_of_a_source_are_whole() {
-        let control = "control uid=1002 pid=4242";
-        for words in ["control", "uid=1002", "uid=", "pid=4242", "uid=1002 pid=4242", "1002"] {
-            assert!(names_source(control, words), "{words}");
-        }
-        for words in ["uid=1", "uid=100", "id=1002", "contro", "242", "broker"] {
-            assert!(!names_source(control, words), "{words}");
-        }
-        assert!(names_source("broker 127.0.0.1:4000", "127.0.0.1"));
-        assert!(!names_source("broker 127.0.0.12:4000", "127.0.0.1"));
-        assert!(names_source("control uid=10 pid=1", "uid=10") && names_source("control uid=1 uid=10", "uid=1"));
-    }
 }

@@ -8,6 +8,8 @@ use super::configuration::{Configuration, Node};
 use super::ids::ReqId;
 use super::status::{NodeOutputs, NodeState, NodeStatus};
 
+pub use super::source::Source;
+
 /// The form of the event API in which a request came; its response goes back in the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Dialect {
@@ -272,23 +274,6 @@ pub enum Notification {
         /// The node that it is about; empty for the agent itself.
         node: String,
     },
-}
-
-/// Who sent something, as the journal records it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Source {
-    /// `control`, `websocket` or `broker`.
-    pub transport: String,
-    /// Within the transport, for example `uid=0 pid=4242`.
-    pub peer: String,
-}
-
-impl Source {
-    /// Whether who asks there gives up soon, as controllers do, and has to be told something by then. On the control socket
-    /// one waits for the outcome.
-    pub fn has_deadline(&self) -> bool {
-        matches!(self.transport.as_str(), "broker" | "websocket")
-    }
 }
 
 /// Where an answer goes: a connection of this run of the agent, and the requester's own number for the call.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// There is no text.
-    #[error("{what} is empty")]
+    #[error("{what} is empty, and needs at least one character")]
     Empty {
         /// Which identifier, for the message.
         what: &'static str,

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod prune;
 pub mod report;
 pub mod rights;
+pub mod source;
 pub mod stats;
 pub mod status;
 pub mod supervision;

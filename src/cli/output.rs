@@ -76,8 +76,10 @@ impl Screen {
             Some(uid) => self.user(uid).map_or_else(|| word.to_owned(), |name| format!("uid={uid}({name})")),
             None => word.to_owned(),
         };
-        let peer: Vec<String> = peer.split(' ').map(named).collect();
-        format!("{transport} {}", peer.join(" "))
+        let (known, _) = source.parts();
+        let subject = peer.strip_prefix(known).unwrap_or_default();
+        let known: Vec<String> = known.split(' ').map(named).collect();
+        format!("{transport} {}{subject}", known.join(" "))
     }
 
     fn user(&self, uid: u32) -> Option<String> {

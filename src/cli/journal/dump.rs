@@ -8,6 +8,7 @@ use super::source::{More, Source};
 use super::time::{self, Bound};
 use crate::api::audit::{Filter, Kind, RequestState};
 use crate::api::ids::Seq;
+use crate::api::source::divided;
 use crate::cli::flags::{self, Dump, DumpFormat, Select};
 use crate::cli::outcome::{Exit, Failure, Outcome};
 use crate::journal;
@@ -73,7 +74,9 @@ fn without_names(words: &str) -> String {
         Some((uid, name)) if word.starts_with("uid=") && name.ends_with(')') => uid.to_owned(),
         Some(_) | None => word.to_owned(),
     };
-    words.split(' ').map(word).collect::<Vec<_>>().join(" ")
+    let (known, _) = divided(words);
+    let subject = words.strip_prefix(known).unwrap_or_default();
+    known.split(' ').map(word).collect::<Vec<_>>().join(" ") + subject
 }
 
 pub(super) fn run(context: &Context, dump: &Dump) -> Outcome {

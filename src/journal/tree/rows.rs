@@ -3,7 +3,7 @@
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
-use crate::api::audit::{EventRow, Filter, Kind, RequestRow, RequestState, Row, Sighting, names_source};
+use crate::api::audit::{EventRow, Filter, Kind, RequestRow, RequestState, Row, Sighting};
 use crate::api::event::{Request, Response, Source};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::ProcessId;
@@ -194,8 +194,7 @@ fn names<'a>(filter: &Filter, nodes: impl FnOnce() -> Vec<&'a str>) -> bool {
 fn matches(filter: &Filter, row: &Row) -> bool {
     match row {
         Row::Request(row) => {
-            let has_source =
-                |words: &String| names_source(&format!("{} {}", row.source.transport, row.source.peer), words);
+            let has_source = |words: &String| row.source.is_named_by(words);
             any(filter.state.as_ref(), &filter.one_of.states, |state| row.state == *state)
                 && (!filter.failed || row.success == Some(false))
                 && any(filter.source.as_ref(), &filter.one_of.sources, has_source)
