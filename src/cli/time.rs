@@ -24,12 +24,13 @@ pub fn parse(text: &str, now: &ZonedDateTime, bound: Bound) -> Result<Timestamp,
     let moment = moment
         .or_else(|| text.parse::<ZonedDateTime>().ok().map(|zoned| zoned.timestamp()))
         .or_else(|| local(text.parse().ok()?, now, bound))
+        .or_else(|| time_with_offset(text, now))
         .or_else(|| named(text, now, bound))
         .or_else(|| Some(now.checked_sub(text.parse::<Span>().ok()?.abs()).ok()?.timestamp()));
     let Some(moment) = moment else {
         return Err(format!(
-            "{text:?} is not a time; write 2026-11-22T08:31:00Z, 2026-11-22 09:31 or 09:31 (local time), 2h (ago), today, \
-             yesterday or yesterday 18:00"
+            "{text:?} is not a time; write 2026-11-22T08:31:00Z, 2026-11-22 09:31 or 09:31 (local time), 09:31+01, 2h \
+             (ago), today, yesterday or yesterday 18:00"
         ));
     };
     Ok(Timestamp(u64::try_from(moment.as_microsecond()).unwrap_or(0)))
@@ -41,6 +42,14 @@ fn local(time: DateTime, now: &ZonedDateTime, bound: Bound) -> Option<Moment> {
         Bound::Until => Disambiguation::Later,
     };
     Some(now.time_zone().clone().into_ambiguous_zoned_datetime(time).disambiguate(choice).ok()?.timestamp())
+}
+
+/// `18:00:00+01`, `17:00Z`: the last moment not later than `now` at which clocks with this distance from UTC showed this time.
+fn time_with_offset(text: &str, now: &ZonedDateTime) -> Option<Moment> {
+    // The date there can be another than here, by up to two days.
+    let days = (-3..=2).filter_map(|days| now.date().checked_add(Span::new().days(days)).ok());
+    let moments = days.filter_map(|day| format!("{day}T{text}").parse::<Moment>().ok());
+    moments.filter(|moment| *moment <= now.timestamp()).max()
 }
 
 /// `now`, `today`, `yesterday`, `yesterday 18:00`, `18:00`.
@@ -87,6 +96,20 @@ pub fn show(text: &str, zone: &TimeZone, precise: bool) -> String {
     }
 }
 
+/// A moment for people who read it at `now`, in that time zone: as [`show`], and without the date if it is today's.
+pub fn show_briefly(at: Timestamp, now: &ZonedDateTime) -> String {
+    let moment = i64::try_from(at.0).ok().and_then(|micros| Moment::from_microsecond(micros).ok());
+    let Some(moment) = moment else { return format!("{} us after 1970", at.0) };
+    let shown = show(&moment.to_string(), now.time_zone(), false);
+    let is_today = moment.to_zoned_datetime(now.time_zone().clone()).date() == now.date();
+    // On a day of 25 hours the first of them, with its distance from UTC, comes again before the day is over.
+    let is_last = |time: &str| time_with_offset(time, now).is_some_and(|last| last.as_second() == moment.as_second());
+    match shown.split_once(' ') {
+        Some((_, time)) if is_today && is_last(time) => time.to_owned(),
+        Some(_) | None => shown,
+    }
+}
+
 /// A moment in RFC 3339 without the parts of seconds.
 pub fn to_the_second(text: &str) -> String {
     match text.parse::<Moment>() {
@@ -130,6 +153,13 @@ mod tests {
             ("17:06", "2026-11-21T16:06:00Z"),
             ("17:06:30", "2026-11-21T16:06:30Z"),
             ("1960-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+            // With a distance from UTC, the last one as well.
+            ("08:06:07+01", "2026-11-22T07:06:07Z"),
+            ("09:06:07+01", "2026-11-21T08:06:07Z"),
+            ("13:01+05:30", "2026-11-22T07:31:00Z"),
+            ("21:30:00+14", "2026-11-22T07:30:00Z"),
+            ("19:30:00-12", "2026-11-22T07:30:00Z"),
+            ("07:31:00Z", "2026-11-22T07:31:00Z"),
         ] {
             assert_eq!(at(text), moment, "{text}");
         }
@@ -162,6 +192,15 @@ mod tests {
                 let now = moment.to_zoned_datetime(zone.clone());
                 let micros = parse(&shown, &now, Bound::Since).unwrap().0;
                 assert_eq!(micros, (moment.as_second() * 1_000_000).unsigned_abs(), "{shown}");
+                let at = Timestamp(moment.as_microsecond().unsigned_abs());
+                for later in [0, 7 * 3600, 24 * 3600 + 1800, 49 * 3600] {
+                    let reader = (moment + jiff::SignedDuration::from_secs(later)).to_zoned_datetime(zone.clone());
+                    let brief = show_briefly(at, &reader);
+                    let is_apart = reader.date() != now.date() || later > 24 * 3600;
+                    assert_eq!(brief.contains(' '), is_apart, "{brief}");
+                    let micros = parse(&brief, &reader, Bound::Since).unwrap().0;
+                    assert_eq!(micros, (moment.as_second() * 1_000_000).unsigned_abs(), "{brief}");
+                }
                 let precise = show(&moment.to_string(), &zone, true);
                 let micros = parse(&precise, &now, Bound::Since).unwrap().0;
                 assert_eq!(micros, moment.as_microsecond().unsigned_abs(), "{precise}");

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use super::connect;
 use super::outcome::{Exit, Failure};
+use super::{connect, time};
 use crate::api::event::{Request, Response};
 use crate::api::report::NodeReport;
 use crate::api::status::NodeState;
-use crate::api::time::Timestamp;
 use crate::control::client::{Answer, Client, Deadline, Error};
 use crate::control::message::Welcome;
 use crate::terminal::{plain, to_stderr};
@@ -121,7 +120,7 @@ impl Waiting {
             match client.answer(call, until) {
                 Ok(Answer::Response(response)) => {
                     if let Some(at) = client.replayed() {
-                        to_stderr!("stored answer of {}", clock_time(at));
+                        to_stderr!("stored answer of {}", time::show_briefly(at, &jiff::ZonedDateTime::now()));
                     }
                     return Ok(response);
                 }
@@ -217,15 +216,4 @@ pub fn no_answer(seconds: f64, again: &str) -> Failure {
 
 pub fn went_away(again: &str) -> Failure {
     Failure::new(Exit::Unreachable, format!("the agent went away before it answered; when it is back, {again}"))
-}
-
-/// Local time; with the day, if it is not today.
-fn clock_time(at: Timestamp) -> String {
-    let now = jiff::ZonedDateTime::now();
-    let moment = i64::try_from(at.0).ok().and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok());
-    let Some(moment) = moment.map(|moment| moment.to_zoned_datetime(now.time_zone().clone())) else {
-        return format!("{} us", at.0);
-    };
-    let form = if moment.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
-    moment.strftime(form).to_string()
 }

@@ -104,6 +104,23 @@ fn a_node_that_takes_its_time_is_waited_for_and_controllers_keep_what_they_were_
     assert_eq!(over_websocket(&host, 2, "y", &request).1, early);
     let again = host.run(&["--json", "request", "deploy", &file, "--reqid", "y"]);
     assert!(again.code == 0 && again.stdout == outcome.stdout && again.stderr.starts_with("stored answer of "));
+    // When that was is said as other times are, and taken where a time is asked for, in any zone.
+    for zone in ["America/New_York", "Asia/Kolkata", "UTC"] {
+        let in_zone = |args: &[&str]| {
+            let mut command = host.command(args);
+            command.env("TZ", zone);
+            Said::of(command)
+        };
+        let again = in_zone(&["request", "deploy", &file, "--reqid", "y"]);
+        let at =
+            again.stderr.trim().strip_prefix("stored answer of ").unwrap_or_else(|| panic!("{again:?}")).to_owned();
+        assert!(at.rsplit(':').next().unwrap().contains(['+', '-']) || at.contains('+'), "{zone}: {at}");
+        let until = in_zone(&["journal", "dump", "--until", &at, "--reqid", "y", "--format", "json"]);
+        let since = in_zone(&["journal", "dump", "--since", &at, "--reqid", "y", "--format", "json"]);
+        // It was asked for before it was answered, and the second that is printed begins before that.
+        let found = until.lines().len() + since.lines().len();
+        assert_eq!(found, 1, "{zone}: {at}: {until:?} {since:?}");
+    }
     assert!(host.run(&["--json", "request", "deploy", &file, "--reqid", "x"]).is_stored_answer(&Said {
         stdout: host.run(&["--json", "request", "deploy", &file, "--reqid", "x"]).stdout,
         ..superseded
