@@ -33,6 +33,8 @@ mod control_frame;
 mod tables;
 #[path = "surface/terminal.rs"]
 mod terminal;
+#[path = "surface/timeout.rs"]
+mod timeout;
 
 use terminal::tainted;
 
@@ -44,6 +46,8 @@ struct Fake {
     handle: OnceLock<Handle>,
     incoming: Mutex<Vec<Incoming>>,
     has_answered: AtomicBool,
+    /// It greets, and answers no question for its status.
+    is_mute: AtomicBool,
     /// Every text that it says is one that drives terminals.
     is_hostile: bool,
     /// What its journal has, if not ten rows that are all alike.
@@ -103,6 +107,9 @@ impl server::Agent for Fake {
     }
 
     async fn status(&self) -> StatusReport {
+        if self.is_mute.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
         if self.is_hostile {
             return tainted(terminal::full_status(&self.dir));
         }
@@ -243,6 +250,7 @@ impl Served {
             handle: OnceLock::new(),
             incoming: Mutex::new(Vec::new()),
             has_answered: AtomicBool::new(false),
+            is_mute: AtomicBool::new(false),
             is_hostile,
             rows: OnceLock::new(),
         });
@@ -538,7 +546,7 @@ fn a_node_cfg_is_checked_and_converted_and_not_sent() {
     assert!(stderr(&output).contains("warning: "), "{output:?}");
     let output = run(&["request", "deploy", &file]);
     assert_eq!(output.status.code(), Some(78), "{output:?}");
-    assert!(stderr(&output).contains("is zeekctl's node.cfg and no cluster file; make one of it with `config convert"));
+    assert!(stderr(&output).contains("is zeekctl's node.cfg and not a cluster file; convert it with `config convert"));
 }
 
 #[test]

@@ -23,19 +23,18 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
 const ANSWER_MS: u64 = 30_000;
 
 pub fn run(context: &Context, command: Nodes) -> Outcome {
-    let operator = |request, sending| request::send(context, Call { request, dialect: Dialect::Operator, sending });
     match command {
         Nodes::List => status::list(context),
-        Nodes::Start(NodesChange { which, sending }) => {
-            operator(Request::StartNodes { nodes: named(context, which, &sending)? }, sending)
-        }
-        Nodes::Stop(NodesChange { which, sending }) => {
-            operator(Request::StopNodes { nodes: named(context, which, &sending)? }, sending)
-        }
+        Nodes::Start(change) => ask_to_change(context, change, |client, which, patience| {
+            Ok(Request::StartNodes { nodes: named(client, which, patience)? })
+        }),
+        Nodes::Stop(change) => ask_to_change(context, change, |client, which, patience| {
+            Ok(Request::StopNodes { nodes: named(client, which, patience)? })
+        }),
         // None named: all that are not stopped by command.
-        Nodes::Restart(NodesChange { which, sending }) => {
-            operator(Request::Restart { nodes: which.nodes.into_iter().collect() }, sending)
-        }
+        Nodes::Restart(change) => ask_to_change(context, change, |_, which, _| {
+            Ok(Request::Restart { nodes: which.nodes.into_iter().collect() })
+        }),
         Nodes::Logs { node, follow, stderr, lines } => {
             let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
             show_logs(context, &node, stream, lines, follow)
@@ -44,15 +43,31 @@ pub fn run(context: &Context, command: Nodes) -> Outcome {
     }
 }
 
+/// Sends what `request` makes of the nodes that were named. One timeout bounds all of it.
+fn ask_to_change(
+    context: &Context,
+    change: NodesChange,
+    request: impl FnOnce(&mut Client, Which, Deadline) -> Result<Request, Failure>,
+) -> Outcome {
+    let NodesChange { which, sending } = change;
+    let patience = waiting::patience(sending.timeout);
+    let mut client = connect::connect_by(context, patience)?;
+    let request = request(&mut client, which, patience)?;
+    request::finish(context, &mut client, Call { request, dialect: Dialect::Operator, sending }, patience)
+}
+
 /// The nodes that were named, or all that the agent has.
-fn named(context: &Context, which: Which, sending: &Sending) -> Result<BTreeSet<String>, Failure> {
+fn named(client: &mut Client, which: Which, patience: Deadline) -> Result<BTreeSet<String>, Failure> {
     if !which.all {
         return Ok(which.nodes.into_iter().collect());
     }
-    let report = status::ask(&mut connect::connect_by(context, waiting::patience(sending.timeout))?)?;
+    let report = status::ask_by(client, patience)?;
     let nodes: BTreeSet<String> = report.nodes.into_iter().map(|node| node.node).collect();
     match nodes.is_empty() {
-        true => Err(Failure::new(Exit::Failed, "this host has no nodes; a configuration gives it some")),
+        true => Err(Failure::new(
+            Exit::Failed,
+            "this host has no nodes; deploy a configuration first (`request deploy FILE`)",
+        )),
         false => Ok(nodes),
     }
 }
@@ -164,11 +179,16 @@ pub fn notify(context: &Context, flags: &Notify) -> Outcome {
         let sent = Notifier::to(socket).and_then(|notifier| notifier.ready("ready"));
         return match sent {
             Ok(()) => Ok(Exit::Done),
-            Err(error) => Err(Failure::because(Exit::Unreachable, format!("NOTIFY_SOCKET {socket}"), &error)),
+            Err(error) => Err(Failure::because(
+                Exit::Unreachable,
+                format!("readiness cannot be reported to the NOTIFY_SOCKET {socket}"),
+                &error,
+            )),
         };
     }
     let Some(node) = &flags.node else {
-        let message = "which node is ready? Neither NOTIFY_SOCKET nor CLUSTER_NODE is set, and --node is not given";
+        let message =
+            "it is not known which node is ready: neither NOTIFY_SOCKET nor CLUSTER_NODE is set; give --node NODE";
         return Err(Failure::new(Exit::Usage, message));
     };
     connect::connect(context)?.notify_ready(node, within_ms(ANSWER_MS)).map_err(connect::failed)?;

@@ -1,6 +1,7 @@
 //! `status` and `nodes list`.
 
 use std::io::Write;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -10,7 +11,7 @@ use super::output::{Cell, Column, Screen, Table, plain, size, span};
 use super::{Context, print_json};
 use crate::api::report::{ArchiveReport, ArchiveState, NodeReport, PeerReport, StatusReport};
 use crate::api::status::NodeState;
-use crate::control::client::{Client, within_ms};
+use crate::control::client::{Client, Deadline};
 use crate::terminal::{self, to_stderr};
 
 pub fn run(context: &Context) -> Outcome {
@@ -37,7 +38,13 @@ struct Judged<'a> {
 }
 
 pub fn ask(client: &mut Client) -> Result<StatusReport, Failure> {
-    client.status(within_ms(u64::try_from(SOON.as_millis()).unwrap_or(u64::MAX))).map_err(connect::failed)
+    ask_by(client, None)
+}
+
+/// As [`ask`], for somebody who waits no longer than `patience`.
+pub fn ask_by(client: &mut Client, patience: Deadline) -> Result<StatusReport, Failure> {
+    let usual = Instant::now().checked_add(SOON);
+    client.status(usual.into_iter().chain(patience).min()).map_err(connect::failed)
 }
 
 pub fn list(context: &Context) -> Outcome {
