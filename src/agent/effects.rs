@@ -18,6 +18,7 @@ use crate::peers;
 use crate::supervisor;
 use crate::websocket;
 
+use super::copied::OpensBroker;
 use super::place::Place;
 
 /// The connection number of the agent's own request, when it was started to stop the nodes.
@@ -57,6 +58,8 @@ pub(super) struct Performer {
     /// Requests that were not taken in, by anybody.
     pub refused: Arc<AtomicU64>,
     pub place: Mutex<Place>,
+    /// Opens Broker's listener and dialler once a copy was adopted.
+    pub broker: OpensBroker,
     /// Who waits for the answer to the agent's own request.
     pub own: Mutex<Option<oneshot::Sender<Response>>>,
 }
@@ -121,6 +124,9 @@ impl Performer {
             Effect::AdoptState { of, nodes } => {
                 let mut place = self.place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let outcome = place.adopt(&self.supervisor, &nodes);
+                if outcome.is_ok() {
+                    self.broker.open();
+                }
                 crash_point!("after_state_adopted");
                 Some(Input::StateAdopted { of, outcome })
             }

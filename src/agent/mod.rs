@@ -6,6 +6,7 @@
 mod archive;
 mod budget;
 mod clock;
+mod copied;
 mod driver;
 mod effects;
 mod hangs;
@@ -45,6 +46,7 @@ use crate::websocket;
 
 use archive::Archive;
 use budget::{Budget, Shares};
+use copied::BrokerOpen;
 use driver::{Driver, Inbox, Refusing};
 use effects::{OWN_CONNECTION, Performer};
 use hangs::{Watched, hang};
@@ -110,10 +112,12 @@ pub enum Announcement<'a> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the state directory {dir} cannot be made; give another --state-dir, or the rights to this one")]
+    #[error(
+        "the state directory {dir} cannot be created; give another --state-dir, or give this user the rights to it"
+    )]
     StateDir { dir: String, source: io::Error },
     #[error(
-        "nodes cannot be given {path}, where they put the logs that they rotated; it has to be a directory and no link (to have \
+        "nodes cannot be given {path}, into which they rotate their logs; it has to be a directory and not a link (to have \
          it on another disk, mount that there)"
     )]
     LogQueue { path: String, source: io::Error },
@@ -134,7 +138,7 @@ pub enum Error {
     WebSocket(#[from] websocket::server::BindError),
     #[error(transparent)]
     Broker(#[from] peers::BindError),
-    #[error("serving the agent's clients failed")]
+    #[error("the agent cannot go on serving its clients and ends; its nodes run on")]
     Serve(#[source] io::Error),
     #[error(transparent)]
     Supervisor(#[from] supervisor::Error),
@@ -276,6 +280,7 @@ struct Started {
     nodes: usize,
     /// The state directory is held for a copy of another.
     is_copy: bool,
+    broker_open: BrokerOpen,
     /// To be shown by `status`, beside what the options have.
     warnings: Vec<String>,
     _lock: lock::StateLock,
@@ -400,6 +405,15 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     })
     .await?;
     let is_copy = copied.is_some();
+    let (opening, broker_open) = BrokerOpen::new(!is_copy);
+    let broker = match broker {
+        // Peers would take this agent for the original's, whose name it has.
+        Some((server, handle)) if is_copy => {
+            tracing::warn!("no Broker peer is accepted or dialled while the state directory is held for a copy");
+            Some((server.close(), handle))
+        }
+        other => other,
+    };
     if is_copy {
         supervisor.spare_all();
     }
@@ -421,6 +435,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         refused: Arc::clone(&refused),
         own: Mutex::new(own_answer),
         place: Mutex::new(place),
+        broker: opening,
     };
     let refusing = Refusing::default();
     let (reader, compactor) = (journal.reader(), journal.compactor());
@@ -472,6 +487,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
         supervisor,
         nodes,
         is_copy,
+        broker_open,
         warnings: warnings.into_iter().collect(),
         _lock: lock,
     })
@@ -523,6 +539,7 @@ impl Started {
         let (server, control) = self.server.take().expect("an agent that serves has bound its socket");
         let (websocket_server, websocket) = self.websocket.take().unzip();
         let (broker_server, broker) = self.broker.take().unzip();
+        let broker_open = self.broker_open.clone();
         let (orders, queued) = mpsc::channel(ORDERS);
         // A copy's log queue has the original's logs.
         let archive = options.archive.clone().filter(|_| !self.is_copy).map(|archive| {
@@ -578,8 +595,10 @@ impl Started {
             };
             let broker = async {
                 match broker_server {
-                    Some(server) => server.run(Arc::clone(&service), broker_stop).await,
-                    None => Ok(()),
+                    Some(server) if broker_open.until_open(&broker_stop).await => {
+                        server.run(Arc::clone(&service), broker_stop).await
+                    }
+                    Some(_) | None => Ok(()),
                 }
             };
             let control = server.run(Arc::clone(&service), control_stop);

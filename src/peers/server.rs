@@ -34,6 +34,8 @@ const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
 /// A bound listener, if one is wanted; nobody is served or dialled until [`Server::run`].
 pub struct Server {
     listener: Option<TcpListener>,
+    /// Where to listen again, if the port was given up until [`Server::run`].
+    closed: Option<SocketAddr>,
     controller: Option<(String, u16)>,
     mode: tls::BrokerMode,
     shared: Arc<Shared>,
@@ -82,12 +84,23 @@ impl Server {
             troubles: Mutex::new(BTreeMap::new()),
         });
         let handle = Handle { shared: Arc::clone(&shared), listening };
-        Ok((Self { listener, controller: options.controller.clone(), mode: options.tls.mode(), shared }, handle))
+        let (controller, mode) = (options.controller.clone(), options.tls.mode());
+        Ok((Self { listener, closed: None, controller, mode, shared }, handle))
+    }
+
+    /// Gives the port up until [`Server::run`]: nobody gets a connection by then.
+    pub fn close(self) -> Self {
+        let closed = self.listener.and_then(|listener| listener.local_addr().ok());
+        Self { listener: None, closed, ..self }
     }
 
     /// Serves until `stop`; then says BYE to all peers, and returns when the last is gone.
     pub async fn run<A: Agent>(self, agent: Arc<A>, stop: CancellationToken) -> io::Result<()> {
-        let Self { listener, controller, mode, shared } = self;
+        let Self { listener, closed, controller, mode, shared } = self;
+        let listener = match listener {
+            Some(listener) => Some(listener),
+            None => listen(closed.as_slice()).map_err(io::Error::other)?,
+        };
         let tracker = TaskTracker::new();
         if let Some((host, port)) = controller {
             let dialler = Dialler::new(host, port, Arc::clone(&shared), Arc::clone(&agent));

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -13,6 +15,11 @@ use crate::small::Small;
 use crate::support::{Host, cluster, errors, eventually, is_alive, kill, run_to_end, set};
 
 const NODES: usize = 4;
+
+/// Free when it was looked for.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
 
 fn deployed(host: &Host) -> BTreeMap<String, u32> {
     let names: Vec<String> = (1..=NODES).map(|number| format!("w{number}")).collect();
@@ -414,6 +421,38 @@ fn an_adopted_copy_runs_its_own_nodes_beside_the_originals() {
     assert!(its_agent.wait().success());
     assert!(own.values().all(|pid| !is_alive(*pid)));
     original.is_untouched();
+    agent.kill();
+    original.goes_on();
+}
+
+/// Over Broker an agent is known by its name, and the copy's is the original's.
+#[test]
+fn a_held_copy_neither_accepts_nor_dials_broker_peers() {
+    let (host, mut copy) = (Host::new(), Host::new());
+    let agent = host.start();
+    let original = Original::of(&host);
+    plain_directory(&copy);
+    copy_with(&["cp", "-a"], &host.state_dir(), &copy.state_dir());
+    let controller = TcpListener::bind("127.0.0.1:0").unwrap();
+    controller.set_nonblocking(true).unwrap();
+    let dialled = || match controller.accept() {
+        Ok(_) => true,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+        Err(error) => panic!("{error}"),
+    };
+    let listen = format!("127.0.0.1:{}", free_port());
+    copy.set("ZCA_LISTEN", &listen).set("ZCA_CONTROLLER", &controller.local_addr().unwrap().to_string());
+    let its_agent = copy.start();
+    assert!(copy.status().is_copy);
+    assert!(copy.read_log().contains("no Broker peer is accepted or dialled"), "{}", copy.read_log());
+    assert_eq!(TcpStream::connect(&listen).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    assert!(!dialled());
+    assert_eq!(copy.run(&["state", "adopt"]).code, 0);
+    eventually("the controller to be dialled", || dialled().then_some(()));
+    eventually("peers to be accepted", || TcpStream::connect(&listen).ok());
+    copy.wait_all_running(NODES);
+    assert_eq!(copy.run(&["shutdown", "--nodes"]).code, 0);
+    assert!(its_agent.wait().success());
     agent.kill();
     original.goes_on();
 }
