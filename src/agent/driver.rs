@@ -94,7 +94,7 @@ impl Refusing {
 pub enum Error {
     #[error("a commit failed; nodes run on, and the next start finds out what is durable")]
     Commit(#[source] CommitError),
-    #[error("the journal cannot be read; nodes run on, and the next start takes over what reads")]
+    #[error("the journal cannot be read; nodes run on, and the next start takes over what can be read")]
     Read(#[source] ReadError),
 }
 
@@ -362,7 +362,10 @@ impl Driver {
             Ok(known) => known.map(Box::new),
             // The commit under way has met it too, and its failure is dealt with.
             Err(error) if error.is_passing() => {
-                self.refuse(&incoming, format!("the journal takes nothing in at the moment: {}", chain(&error)));
+                self.refuse(
+                    &incoming,
+                    format!("the journal cannot be written at the moment; try again later: {}", chain(&error)),
+                );
                 return Ok(None);
             }
             Err(error) => return Err(Error::Read(error)),

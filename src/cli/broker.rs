@@ -41,9 +41,9 @@ fn wrong(address: &Set<Address>, key: &str, problem: &str) -> Failure {
 fn addresses(setting: &Set<Address>, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     let found = (host, port).to_socket_addrs();
     let found: Vec<SocketAddr> =
-        found.map_err(|error| wrong(setting, "listen", &format!("which is no address: {error}")))?.collect();
+        found.map_err(|error| wrong(setting, "listen", &format!("which is not an address: {error}")))?.collect();
     match found.is_empty() {
-        true => Err(wrong(setting, "listen", "which is no address")),
+        true => Err(wrong(setting, "listen", "which is not an address")),
         false => Ok(found),
     }
 }

@@ -64,8 +64,8 @@ impl Text {
     pub fn read_cluster_file(path: &Path) -> Result<Self, Failure> {
         let text = Self::read(path)?;
         let Some(foreign) = text.foreign() else { return Ok(text) };
-        let problem = format!("{} is {foreign} and no cluster file", text.name);
-        let advice = "make one of it with `config convert FILE --to ini`, read its warnings, and send that";
+        let problem = format!("{} is {foreign} and not a cluster file", text.name);
+        let advice = "convert it with `config convert FILE --to ini`, read its warnings, and send the result";
         Err(Failure::new(Exit::Configuration, format!("{problem}; {advice}")))
     }
 
@@ -99,7 +99,7 @@ impl Text {
     /// Many a host knows itself by a loopback address, under its own name.
     fn loopback(&self, name: &str, found: &Result<IpAddr, String>) -> Option<String> {
         let address = found.as_ref().ok().filter(|address| address.is_loopback())?;
-        let problem = format!("{}: host {name} is {address} here, which other hosts do not reach", self.name);
+        let problem = format!("{}: host {name} is {address} here, which other hosts cannot reach", self.name);
         Some(format!("{problem}; give its address, or correct /etc/hosts"))
     }
 

@@ -90,7 +90,10 @@ pub fn stop_nodes(context: &Context, settings: &mut Settings, reqid: ReqId) -> R
     match known.map_err(|error| Failure::new(Exit::Failed, chain(&error)))? {
         Some(identity) => settings.name.value = identity.name,
         None => {
-            let message = format!("{} is no state directory of an agent", settings.state_dir.display());
+            let message = format!(
+                "{} is not an agent's state directory; give the right one with --state-dir",
+                settings.state_dir.display()
+            );
             return Err(Failure::new(Exit::Unreachable, message));
         }
     }
@@ -139,9 +142,9 @@ fn websocket(settings: &Settings) -> Result<Option<websocket_server::Options>, F
     };
     let addresses = (host.as_str(), *port).to_socket_addrs();
     let addresses: Vec<SocketAddr> =
-        addresses.map_err(|error| wrong(format!("which is no address: {error}")))?.collect();
+        addresses.map_err(|error| wrong(format!("which is not an address: {error}")))?.collect();
     if addresses.is_empty() {
-        return Err(wrong("which is no address".to_owned()));
+        return Err(wrong("which is not an address".to_owned()));
     }
     let tls = websocket_tls(settings)?;
     let is_local = addresses.iter().all(|address| address.ip().is_loopback());

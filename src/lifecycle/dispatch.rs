@@ -237,5 +237,5 @@ impl Lifecycle {
 }
 
 fn no_room(size: usize) -> String {
-    format!("the value has {size} bytes, for which a stored response has no room")
+    format!("the value has {size} bytes, more than a stored response can hold")
 }

@@ -92,7 +92,8 @@ impl Lifecycle {
             Err(error) => return self.refuse_word(received, error),
         };
         if let Request::ResumeWaiting { .. } | Request::DropWaiting { .. } = one.received.request {
-            let error = format!("request {name} is itself an operator's word about another; drop it and say it anew");
+            let error =
+                format!("request {name} is itself a command about another request; drop it and give the command again");
             return self.refuse_word(received, error);
         }
         let attempt = one.record.lost_attempts + 1;

@@ -61,17 +61,17 @@ fn unknown_keys_name_file_line_and_the_nearest_key() {
 #[test]
 fn wrong_values_name_file_line_and_key() {
     for (text, problem) in [
-        ("name = 1", "/etc/z.toml:1: `name` has the TOML type integer, expected is a name: "),
+        ("name = 1", "/etc/z.toml:1: `name` has the TOML type integer, expected a name: "),
         ("name = \"a b\"", "/etc/z.toml:1: `name` cannot be used: "),
-        ("\nstop_timeout = \"soon\"", "/etc/z.toml:2: `stop_timeout` is \"soon\", expected is a time: "),
+        ("\nstop_timeout = \"soon\"", "/etc/z.toml:2: `stop_timeout` is \"soon\", expected a time: "),
         ("stop_timeout = -1", "/etc/z.toml:1: `stop_timeout` is -1 seconds; 0 to 3650 days are possible"),
         ("stop_timeout = true", "/etc/z.toml:1: `stop_timeout` has the TOML type boolean"),
         ("max_restarts = 1.5", "/etc/z.toml:1: `max_restarts` has the TOML type float"),
         ("node_args = \"-C\"", "/etc/z.toml:1: `node_args` has the TOML type string"),
         ("node_args = [1]", "/etc/z.toml:1: `node_args` has the TOML type integer"),
         ("permanent_exit_codes = [256]", "/etc/z.toml:1: `permanent_exit_codes` has 256, which is no exit code"),
-        ("ready = \"maybe\"", "/etc/z.toml:1: `ready` is \"maybe\", expected is checkin or alive"),
-        ("websocket = \"here\"", "/etc/z.toml:1: `websocket` is \"here\", expected is ADDR:PORT, or off"),
+        ("ready = \"maybe\"", "/etc/z.toml:1: `ready` is \"maybe\", expected checkin or alive"),
+        ("websocket = \"here\"", "/etc/z.toml:1: `websocket` is \"here\", expected ADDR:PORT, or off"),
         ("request_timeout = 0", "/etc/z.toml:1: `request_timeout` is 0, which leaves no time at all"),
         ("backoff_max = 0.5", "/etc/z.toml:1: `backoff_max` is 500ms, less than backoff_min (1s)"),
         ("space_floor_facts = \"1GiB\"", "/etc/z.toml:1: `space_floor_facts` is 1GiB, more than"),

@@ -32,7 +32,7 @@ pub trait Setting: Sized {
 }
 
 pub(super) fn unfit<T: Setting>(value: &DeValue<'_>) -> String {
-    format!("has the TOML type {}, expected is {}", value.type_str(), T::TYPE)
+    format!("has the TOML type {}, expected {}", value.type_str(), T::TYPE)
 }
 
 pub(super) fn integer(value: &DeValue<'_>) -> Option<i64> {
@@ -101,9 +101,9 @@ impl Setting for Span {
             "m" | "min" => 60.0,
             "h" => 3600.0,
             "d" => 86_400.0,
-            _ => return Err(format!("is {text:?}, expected is {}", Self::TYPE)),
+            _ => return Err(format!("is {text:?}, expected {}", Self::TYPE)),
         };
-        let number: f64 = number.parse().map_err(|_| format!("is {text:?}, expected is {}", Self::TYPE))?;
+        let number: f64 = number.parse().map_err(|_| format!("is {text:?}, expected {}", Self::TYPE))?;
         Self::from_seconds(number * factor)
     }
 
@@ -162,9 +162,9 @@ impl Setting for Size {
             "k" | "kib" => 10,
             "m" | "mib" => 20,
             "g" | "gib" => 30,
-            _ => return Err(format!("is {text:?}, expected is {}", Self::TYPE)),
+            _ => return Err(format!("is {text:?}, expected {}", Self::TYPE)),
         };
-        let number: u64 = number.parse().map_err(|_| format!("is {text:?}, expected is {}", Self::TYPE))?;
+        let number: u64 = number.parse().map_err(|_| format!("is {text:?}, expected {}", Self::TYPE))?;
         let bytes = number.checked_mul(1 << shift).ok_or_else(|| format!("is {text:?}, which is too much"))?;
         Ok(Self { bytes })
     }
@@ -188,7 +188,7 @@ impl Setting for u32 {
     const TYPE: &'static str = "a whole number";
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.trim().parse().map_err(|_| format!("is {text:?}, expected is {}", Self::TYPE))
+        text.trim().parse().map_err(|_| format!("is {text:?}, expected {}", Self::TYPE))
     }
 
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
@@ -211,7 +211,7 @@ impl Setting for bool {
         match text.trim().to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => Ok(true),
             "false" | "0" | "no" | "off" => Ok(false),
-            _ => Err(format!("is {text:?}, expected is {}", Self::TYPE)),
+            _ => Err(format!("is {text:?}, expected {}", Self::TYPE)),
         }
     }
 
@@ -287,7 +287,7 @@ impl Setting for OptionalAddress {
         match text.parse() {
             _ if text.is_empty() => Ok(Self(None)),
             Ok(address) => Ok(Self(Some(address))),
-            Err(_) => Err(format!("is {text:?}, expected is {}", Self::TYPE)),
+            Err(_) => Err(format!("is {text:?}, expected {}", Self::TYPE)),
         }
     }
 
@@ -415,7 +415,7 @@ impl Setting for Address {
         if text == "off" {
             return Ok(Self::Off);
         }
-        let unfit = || format!("is {text:?}, expected is {}", Self::TYPE);
+        let unfit = || format!("is {text:?}, expected {}", Self::TYPE);
         let (host, port) = text.rsplit_once(':').ok_or_else(unfit)?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if host.is_empty() {
@@ -564,7 +564,7 @@ macro_rules! choices {
             fn parse(text: &str) -> Result<Self, String> {
                 match text {
                     $($text => Ok(Self::$variant),)*
-                    _ => Err(format!("is {text:?}, expected is {}", Self::TYPE)),
+                    _ => Err(format!("is {text:?}, expected {}", Self::TYPE)),
                 }
             }
 

@@ -81,7 +81,7 @@ fn number(text: &str) -> Result<u16, String> {
     let digits = text.strip_suffix("/tcp").unwrap_or(text);
     match digits.parse() {
         Ok(port) if port > 0 && digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
-        Ok(_) | Err(_) => Err(format!("has the port {text:?}, expected is one such as 2151/tcp")),
+        Ok(_) | Err(_) => Err(format!("has the port {text:?}, expected one such as 2151/tcp")),
     }
 }
 

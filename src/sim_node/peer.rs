@@ -55,7 +55,7 @@ enum Lost {
     Handshake(#[from] HandshakeError),
     #[error("there is a peering with {0} already")]
     Redundant(EndpointId),
-    #[error("what there is to say cannot be sent")]
+    #[error("a message cannot be encoded")]
     Encode(#[from] EncodeError),
     #[error("nothing was heard for {} s", .0.as_secs())]
     Silent(Duration),

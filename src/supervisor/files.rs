@@ -44,7 +44,7 @@ const BODY_LIMIT: u32 = 8 << 20;
 pub enum FileError {
     #[error("cannot {operation} {path}")]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error("{path} has format version {found}, this release knows {VERSION}: a newer release wrote it")]
+    #[error("{path} has format version {found}, this release knows {VERSION}: a newer release wrote it; run that one")]
     Newer { path: PathBuf, found: u32 },
     #[error("{path} is damaged: {what}; it is not used")]
     Damaged { path: PathBuf, what: &'static str },

@@ -112,7 +112,7 @@ impl Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The agent's executable cannot be opened.
-    #[error("cannot open the agent's own executable {path}, from which shims are started")]
+    #[error("cannot open the agent's own executable {path}, from which shims are started; install it there again")]
     Executable {
         /// As [`Options::executable`] has it.
         path: PathBuf,
@@ -123,7 +123,7 @@ pub enum Error {
     #[error("cannot read this boot's id; is /proc mounted?")]
     BootId(#[source] io::Error),
     /// `run/` or the nodes' directory cannot be made.
-    #[error("cannot create the directory {path}")]
+    #[error("cannot create the directory {path}; the agent needs the rights to do so")]
     CreateDirectory {
         /// The directory.
         path: PathBuf,

@@ -56,7 +56,7 @@ pub struct Options {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("RUST_LOG cannot be read: {0}")]
+    #[error("RUST_LOG is not a filter for the log ({0}); give a level such as `debug`, or unset it")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     #[error("the log is set up twice")]
     Twice,

@@ -21,7 +21,7 @@ pub enum HandshakeError {
     Closed,
     #[error("the peer's certificate is not accepted here: {0}")]
     Untrusted(String),
-    #[error("the peer shows no certificate, and it has to")]
+    #[error("the peer shows no certificate, and one is required here")]
     NoCertificate,
     #[error("the peer does not accept our certificate, or misses one: it says {0:?}")]
     Refused(String),

@@ -22,9 +22,9 @@ pub enum Error {
     NotPem { what: &'static str, path: PathBuf },
     #[error("the {what} {} cannot be decoded; is it damaged, or cut off?", path.display())]
     Decode { what: &'static str, path: PathBuf, source: ErrorStack },
-    #[error("the private key {} is encrypted, and no passphrase is configured for it", path.display())]
+    #[error("the private key {} is encrypted, and no passphrase is configured for it; set one, or decrypt the key", path.display())]
     Encrypted { path: PathBuf },
-    #[error("the passphrase does not open the private key {}", path.display())]
+    #[error("the passphrase does not open the private key {}; correct it", path.display())]
     WrongPassphrase { path: PathBuf },
     #[error(
         "the private key {} does not belong to the (first) certificate in {}; give the two that were made together",

@@ -34,7 +34,7 @@ const TOPICS: [&str; 2] = ["zeek/management/agent/", "zeek/cluster-control/agent
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{url:?} is no address of a WebSocket listener: {problem}; give ws://HOST:PORT or wss://HOST:PORT")]
+    #[error("{url:?} is not the address of a WebSocket listener: {problem}; give ws://HOST:PORT or wss://HOST:PORT")]
     Url { url: String, problem: &'static str },
     #[error("nobody answers at {url}; the agent's setting `websocket` says where it serves, if it does")]
     Unreachable { url: String, source: io::Error },

@@ -84,7 +84,7 @@ fn host_names_are_looked_up() {
     let json = r#"{"instances": [{"name": "a", "host": "localhost"}, {"name": "b", "host": "[::1]"}], "nodes": []}"#;
     let (_, ini, said) = convert(&scratch.file("named.json", json), "ini");
     assert!(ini.starts_with("[instances]\na = 127.0.0.1:2151\nb = [::1]:2151\n"), "{ini}");
-    assert!(said.contains("host localhost is 127.0.0.1 here, which other hosts do not reach"), "{said}");
+    assert!(said.contains("host localhost is 127.0.0.1 here, which other hosts cannot reach"), "{said}");
 
     let file = scratch.file("unknown.ini", "[instances]\na\nb = no-such-host.invalid:1\n");
     for arguments in [["check", file.to_str().unwrap()].as_slice(), &["convert", "--to", "ini", file.to_str().unwrap()]]

@@ -136,7 +136,7 @@ fn a_disk_that_fails_during_a_compaction_leaves_the_journal_as_it_is() {
     // It names it, and that may not be durable: this agent does not say that anything is.
     let faults = Faults::begin(&agent, &[host.state_dir()], "fsync", "EIO", Which::Nth(2));
     let said = compact(&host);
-    assert!(said.code == 1 && said.stderr.contains("the next start finds it whole"), "{said:?}");
+    assert!(said.code == 1 && said.stderr.contains("restart the agent, which finds it whole"), "{said:?}");
     let asked = host.run(&["request", "get-nodes", "--reqid", "unheard"]);
     assert_eq!(asked.code, 3, "{asked:?}");
     assert_eq!(agent.wait().code(), Some(1));
@@ -199,7 +199,7 @@ fn a_compaction_on_a_full_disk_takes_nothing_for_good() {
     let agent = host.start();
     let log = host.read_log();
     assert!(log.contains("the journal was not compacted, and goes on as it is"), "{log}");
-    let needed = "MiB have to be free on its file system for the copy";
+    let needed = "MiB free on its file system";
     assert!(log.contains(needed), "{log}");
     assert_as_it_was(&host, "at the start");
     is_new(&host, "second");

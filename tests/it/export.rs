@@ -181,7 +181,7 @@ fn a_journal_with_entries_is_left_alone_and_so_is_one_in_use() {
     let other = Host::new();
     let agent = other.start();
     let said = other.run(&["journal", "import", &file]);
-    assert!(said.code == 1 && said.stderr.contains("stop it first"), "{said:?}");
+    assert!(said.code == 1 && said.stderr.contains("end it first"), "{said:?}");
     agent.kill();
     let after = host.json(&["journal", "verify", "--json"]);
     assert_eq!(after["head"], told["head"]);

@@ -25,6 +25,7 @@ mod crashes;
 mod damage;
 mod documents;
 mod dump;
+mod errors;
 mod export;
 mod failures;
 mod faults;

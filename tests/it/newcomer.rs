@@ -5,8 +5,8 @@ use std::fmt::Write;
 use crate::support::{Host, Said};
 use crate::words::same_as;
 
-/// As zeekctl's installation leaves it.
-const STOCK: &str = include_str!("../data/zeekctl/standalone.cfg");
+/// In the form in which zeekctl installs it, comments included.
+const STOCK: &str = include_str!("../data/zeekctl/stock.cfg");
 
 #[test]
 fn from_the_stock_node_cfg_of_zeekctl_to_running_nodes() {

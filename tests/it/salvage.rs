@@ -73,7 +73,7 @@ fn what_reads_of_a_set_aside_journal_is_a_journal_again() {
     // There is a journal here: that one is not replaced.
     let damaged = aside.display().to_string();
     let said = host.run(&["journal", "import", "--salvage", &damaged]);
-    assert!(said.code == 1 && said.stderr.contains("there is a journal with entries"), "{said:?}");
+    assert!(said.code == 1 && said.stderr.contains("holds a journal with entries already"), "{said:?}");
 
     let other = Host::new();
     let told = other.json(&["journal", "import", "--salvage", &damaged, "--json"]);
@@ -114,7 +114,7 @@ fn what_reads_of_a_set_aside_journal_is_a_journal_again() {
     let head = told["exported_head"].as_str().unwrap();
     assert_eq!(third.run(&["journal", "verify", "--anchor", head]).code, 0);
     let text = third.run(&["journal", "import", "--salvage", &whole.display().to_string()]);
-    assert!(text.code == 1 && text.stderr.contains("there is a journal with entries"), "{text:?}");
+    assert!(text.code == 1 && text.stderr.contains("holds a journal with entries already"), "{text:?}");
 }
 
 /// The store's snapshot does not read, and its log has everything: set aside, and no doubt about anything.

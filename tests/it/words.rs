@@ -1,7 +1,9 @@
 //! What somebody is told for whom something does not work: what, to what, why, and what to do about it.
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -129,6 +131,46 @@ fn what_is_not_there_is_a_failure_and_what_is_there_is_not_overwritten() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "what was there");
     assert_eq!(host.run(&["journal", "export", &file, "--force"]).code, 0);
     assert_ne!(std::fs::read(&file).unwrap(), b"what was there");
+}
+
+/// On a terminal of its own, where the answer is typed.
+fn on_a_terminal(host: &Host, args: &[&str], typed: &str) -> Said {
+    let mut script = Command::new("script");
+    host.prepare(&mut script);
+    let line = format!("exec {} {}", host.binary.display(), args.join(" "));
+    script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm");
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    Said::wait(child)
+}
+
+#[test]
+fn an_export_over_a_file_is_asked_for_on_a_terminal() {
+    let host = Host::new();
+    let agent = host.start();
+    let file = host.file("kept", "what was there");
+    for typed in ["n\n", "\n", "yess\n", "nonsense\n"] {
+        let said = on_a_terminal(&host, &["journal", "export", &file], typed);
+        assert_eq!(said.code, 1, "{typed:?}: {said:?}");
+        assert!(said.stdout.contains(&format!("{file} already exists; overwrite it? [y/N]")), "{said:?}");
+        assert!(said.stdout.contains("was left as it is"), "{said:?}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "what was there", "{typed:?}");
+    }
+    // A name that nothing has is not asked about, nor is anything with --force.
+    let other = host.dir.path().join("new").display().to_string();
+    let said = on_a_terminal(&host, &["journal", "export", &other], "n\n");
+    assert!(said.code == 0 && !said.stdout.contains("overwrite"), "{said:?}");
+    for (args, typed) in [(["journal", "export", &file, "--force"], "n\n")] {
+        let said = on_a_terminal(&host, &args, typed);
+        assert!(said.code == 0 && !said.stdout.contains("overwrite"), "{said:?}");
+    }
+    for typed in ["y\n", "YES\n"] {
+        std::fs::write(&file, "what was there").unwrap();
+        let said = on_a_terminal(&host, &["journal", "export", &file], typed);
+        assert_eq!(said.code, 0, "{typed:?}: {said:?}");
+        assert!(std::fs::read(&file).unwrap().starts_with(b"ZCAEXPRT"), "{typed:?}");
+    }
+    agent.kill();
 }
 
 #[test]

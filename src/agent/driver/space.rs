@@ -152,5 +152,5 @@ fn why(space: &Space, read_only: bool) -> String {
             space.needed() >> 20
         );
     }
-    "no space: the journal's file system has not taken its newest entries; free some, or see to the disk".to_owned()
+    "no space: the journal's file system has not taken its newest entries; free some, or check the disk".to_owned()
 }

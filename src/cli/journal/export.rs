@@ -31,7 +31,7 @@ pub(super) fn export(context: &Context, file: &Path, how: How, from: &JournalFro
     let How { force, for_release_1 } = how;
     let to_stdout = file == Path::new("-");
     if to_stdout && io::stdout().is_terminal() {
-        let what = "an export is no text for a terminal; give a FILE, or send standard output somewhere";
+        let what = "an export is not text for a terminal; give a FILE, or redirect standard output";
         return Err(Failure::new(Exit::Usage, what));
     }
     if !to_stdout && !force {
@@ -81,14 +81,14 @@ fn may_replace(file: &Path) -> Result<(), Failure> {
     let name = plain(&file.display().to_string());
     if io::stdin().is_terminal() && io::stderr().is_terminal() {
         let mut err = terminal::err();
-        write!(err, "{name} is there already; overwrite it? [y/N] ").and_then(|()| err.flush())?;
+        write!(err, "{name} already exists; overwrite it? [y/N] ").and_then(|()| err.flush())?;
         let mut answer = String::new();
         io::stdin().lock().take(16).read_line(&mut answer)?;
         if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
             return Ok(());
         }
     }
-    let what = format!("{name} is there already and was left as it is; give another FILE, or --force to overwrite it");
+    let what = format!("{name} already exists and was left as it is; give another FILE, or --force to overwrite it");
     Err(Failure::new(Exit::Failed, what))
 }
 
@@ -107,7 +107,9 @@ fn write(
     for_release_1: bool,
     mut out: impl FnMut(&[u8]) -> Result<(), Failure>,
 ) -> Result<Exported, Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::because(Exit::Failed, "rewriting for release 1", error);
+    let failed = |error: &dyn std::error::Error| {
+        Failure::because(Exit::Failed, "the journal cannot be rewritten for release 1", error)
+    };
     let mut older = for_release_1.then(ForRelease1::default);
     let mut progress = Progress::new("exporting");
     let mut cursor = None;

@@ -95,8 +95,7 @@ fn verify(context: &Context, anchor: Option<Anchor>, from: &JournalFrom) -> Outc
     let mut source = Source::open(context, from)?;
     let report = waiting("verifying", || source.verify(anchor, within_ms(WHOLE_MS)))?;
     if anchor.is_some() && report.anchor.is_none() && report.problems.is_empty() {
-        let what =
-            "the agent is of a release that cannot hold its journal against a noted head; restart it with this one";
+        let what = "the running agent is of a release that cannot compare its journal with a noted head; restart it with this one";
         return Err(Failure::new(Exit::Failed, what.to_owned()));
     }
     let screen = context.screen();

@@ -73,7 +73,7 @@ impl Source {
         if page.is_exact || !filter.needs_all() {
             return Ok(());
         }
-        let what = "the running agent is of a release that cannot filter so; restart it with this one (its nodes run on), or give \
+        let what = "the running agent is of a release that does not know these filters; restart it with this one (its nodes run on), or give \
                     each filter once and none by source";
         Err(Failure::new(Exit::Failed, what))
     }

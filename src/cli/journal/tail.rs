@@ -50,7 +50,7 @@ pub(super) fn run(context: &Context, tail: &Tail) -> Outcome {
                 Exit::Failed,
                 format!(
                     "the cursor is at entry {} and the journal ends at {last}: it was kept for another journal, or this one \
-                     has lost entries; remove the cursor file to begin anew",
+                     has lost entries; remove the cursor file to start over",
                     cursor.next
                 ),
             ));
@@ -214,12 +214,15 @@ fn read_cursor(path: &Path) -> Result<Option<Cursor>, Failure> {
     if length > CURSOR_LIMIT {
         return Err(Failure::new(
             Exit::Failed,
-            format!("{} is no cursor file ({length} bytes); give another, or remove it to begin anew", path.display()),
+            format!(
+                "{} is not a cursor file ({length} bytes); give another, or remove it to start over",
+                path.display()
+            ),
         ));
     }
     let text = fs::read(path).map_err(|error| failed("cannot read", path, &error))?;
     let cursor = serde_json::from_slice(&text).map_err(|error| {
-        let what = format!("the cursor file {} is damaged; remove it to begin anew", path.display());
+        let what = format!("the cursor file {} is damaged; remove it to start over", path.display());
         Failure::because(Exit::Failed, what, &error)
     })?;
     Ok(Some(cursor))

@@ -71,7 +71,7 @@ const REMOVED_LIMIT: u64 = 16 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    #[error("an agent uses this state directory: stop it first (`shutdown`; its nodes run on)")]
+    #[error("it is in use")]
     InUse(#[source] LockError),
     #[error("the state directory cannot be locked")]
     Lock(#[source] LockError),
