@@ -181,7 +181,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-const REQUESTS: usize = 16;
+const REQUESTS: usize = 18;
 
 /// Where requests come from; on the first one waits for the outcome.
 const TRANSPORTS: [&str; 3] = ["control", "broker", "websocket"];
@@ -205,7 +205,7 @@ fn request(what: usize) -> Request {
         6 => Request::GetNodes {},
         7 => Request::Restart { nodes: names(&["w1"]) },
         8 => Request::Restart { nodes: BTreeSet::new() },
-        9 => Request::StopNodes { nodes: names(&["w2"]) },
+        9 => Request::StopNodes { nodes: names(&["w2"]), force: false },
         10 => Request::StartNodes { nodes: names(&["w2"]) },
         11 => Request::Shutdown { nodes: true },
         12 => Request::NodeDispatch { action: action(&["get_id_value", "x"]), nodes: BTreeSet::new() },
@@ -213,6 +213,8 @@ fn request(what: usize) -> Request {
             Request::NodeDispatch { action: action(&["get_id_value", "x"]), nodes: names(&["w1", "w2", "elsewhere"]) }
         }
         14 => Request::AdoptState {},
+        15 => Request::StopNodes { nodes: names(&["w1"]), force: true },
+        16 => Request::StopNodes { nodes: names(&["w2", "w3"]), force: true },
         _ => Request::Shutdown { nodes: false },
     }
 }
@@ -306,6 +308,8 @@ struct World {
     /// Reported by the supervisor, not yet handed in.
     reports: VecDeque<NodeEvent>,
     prepared: BTreeMap<NodeName, (Incarnation, LaunchSpec)>,
+    /// Run directories to be set aside when what runs there has ended.
+    to_set_aside: BTreeMap<NodeName, Incarnation>,
     asked: Vec<(ReqId, Request)>,
     /// What was answered, to those who have a deadline and to those who wait for the outcome.
     answers: BTreeMap<(ReqId, Digest, bool), Response>,
@@ -345,6 +349,7 @@ impl World {
             effects: VecDeque::new(),
             reports: VecDeque::new(),
             prepared: BTreeMap::new(),
+            to_set_aside: BTreeMap::new(),
             asked: Vec::new(),
             answers: BTreeMap::new(),
             connection: 1,
@@ -617,9 +622,18 @@ impl World {
             return;
         }
         if self.copied {
-            let acts = matches!(order, NodeOrder::Prepare { .. } | NodeOrder::Launch { .. } | NodeOrder::Stop { .. });
+            let acts = matches!(
+                order,
+                NodeOrder::Prepare { .. }
+                    | NodeOrder::Launch { .. }
+                    | NodeOrder::Stop { .. }
+                    | NodeOrder::SetAside { .. }
+            );
             assert!(!acts, "{node}: a copy starts and stops nothing: {order:?}");
             return;
+        }
+        if matches!(order, NodeOrder::Prepare { .. }) {
+            self.to_set_aside.remove(&node);
         }
         if matches!(order, NodeOrder::Forget { .. }) {
             self.forgotten += 1;
@@ -732,6 +746,33 @@ impl World {
                     self.report(node, incarnation, NodeHappening::Cleared);
                 }
             },
+            NodeOrder::SetAside { incarnation, .. } => {
+                let stopped = self.is_durable(|one| match &one.entry {
+                    Entry::RequestReceived { request, .. } => match &request.0 {
+                        Request::StopNodes { nodes, force: true } => nodes.contains(node.as_str()),
+                        _ => false,
+                    },
+                    _ => false,
+                });
+                assert!(stopped, "{node} is to be set aside, and nobody asked for that");
+                self.prepared.remove(&node);
+                if self.squatted.contains(&node) {
+                    return self.report(node, incarnation, NodeHappening::NotSetAside { reason: "it is held".into() });
+                }
+                self.to_set_aside.insert(node.clone(), incarnation);
+                if let Some(found) = self.host.nodes.get(&node) {
+                    // Its shim is found, and told to stop it.
+                    let (running, process) = (found.incarnation, found.process.clone());
+                    self.report(node.clone(), running, NodeHappening::Started { process });
+                    self.exit(&node, ExitCause::Signal(15));
+                } else {
+                    let (cause, process) = (ExitCause::Lost, None);
+                    let (stdout, stderr, is_lasting) = (String::new(), String::new(), false);
+                    let lost = NodeHappening::Exited { cause, process, stdout, stderr, is_lasting };
+                    self.report(node.clone(), incarnation, lost);
+                }
+                self.set_aside(&node);
+            }
             NodeOrder::AcknowledgeExit { incarnation } => {
                 let acknowledged = self.host.nodes.get(&node).is_some_and(|found| found.incarnation == incarnation);
                 if acknowledged {
@@ -741,6 +782,7 @@ impl World {
                     });
                     assert!(recorded, "{node} {incarnation}: exit acknowledged before it was durable");
                     self.host.nodes.remove(&node);
+                    self.set_aside(&node);
                 }
             }
             NodeOrder::KeepCrash { incarnation } => {
@@ -757,6 +799,17 @@ impl World {
                     self.report(node, Incarnation::default(), NodeHappening::Forgotten);
                 }
             }
+        }
+    }
+
+    /// Does what was ordered if nothing of the node is left.
+    fn set_aside(&mut self, node: &NodeName) {
+        if self.host.nodes.contains_key(node) {
+            return;
+        }
+        if let Some(incarnation) = self.to_set_aside.remove(node) {
+            let path = Some(format!("/run/.aside-{node}-1").into());
+            self.report(node.clone(), incarnation, NodeHappening::SetAside { path });
         }
     }
 
@@ -845,6 +898,7 @@ impl World {
         self.effects.clear();
         self.reports.clear();
         self.prepared.clear();
+        self.to_set_aside.clear();
         self.routes.clear();
         self.peerings.clear();
         self.questions.clear();

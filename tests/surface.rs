@@ -80,7 +80,9 @@ impl server::Agent for Fake {
         };
         let results = match &incoming.request {
             // This host has one node: w1.
-            Request::Restart { nodes } | Request::StartNodes { nodes } | Request::StopNodes { nodes } if success => {
+            Request::Restart { nodes } | Request::StartNodes { nodes } | Request::StopNodes { nodes, .. }
+                if success =>
+            {
                 nodes.iter().filter(|node| *node == "w1").map(|node| result(Some(node))).collect()
             }
             _ => vec![result(None)],
@@ -331,6 +333,7 @@ fn outcomes_have_the_exit_codes_of_the_contract() {
         (&["nodes", "restart", "w2"], 1),
         (&["nodes", "start", "w1"], 0),
         (&["nodes", "stop", "w1"], 0),
+        (&["nodes", "stop", "w1", "--force"], 0),
         (&["status"], 0),
         (&["nodes", "list"], 0),
         (&["journal", "verify"], 1),

@@ -114,7 +114,7 @@ pub(super) fn decoded_size(request: &Request) -> usize {
             };
             encoded + config.instances.len() * size_of::<Instance>() + config.nodes.iter().map(of_node).sum::<usize>()
         }
-        Request::Restart { nodes } | Request::StartNodes { nodes } | Request::StopNodes { nodes } => {
+        Request::Restart { nodes } | Request::StartNodes { nodes } | Request::StopNodes { nodes, .. } => {
             encoded + nodes.len() * size_of::<String>()
         }
         Request::NodeDispatch { action, nodes } => encoded + (action.len() + nodes.len()) * size_of::<String>(),

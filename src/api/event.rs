@@ -74,10 +74,14 @@ pub enum Request {
         /// No names: all. A name that this host does not have refuses the whole request.
         nodes: BTreeSet<String>,
     },
-    /// Operator: stop nodes until `StartNodes` or a new configuration.
+    /// Operator: stop nodes until `StartNodes` or a new configuration. With `force` their run directories are set aside as well,
+    /// whatever is wrong with them.
     StopNodes {
         /// No names: all. A name that this host does not have refuses the whole request.
         nodes: BTreeSet<String>,
+        /// Have the run directories out of the way as well.
+        #[serde(default, skip_serializing_if = "is_false")]
+        force: bool,
     },
     /// Operator: take up a request that waits since before hold mode; `request` is its reqid, or `#` and its number.
     ResumeWaiting {
@@ -143,7 +147,7 @@ impl Request {
             Self::Restart { nodes }
             | Self::NodeDispatch { nodes, .. }
             | Self::StartNodes { nodes }
-            | Self::StopNodes { nodes } => Some(nodes).filter(|nodes| !nodes.is_empty()),
+            | Self::StopNodes { nodes, .. } => Some(nodes).filter(|nodes| !nodes.is_empty()),
             Self::SetConfiguration { .. }
             | Self::Deploy { .. }
             | Self::AgentWelcome {}
@@ -174,6 +178,10 @@ impl Request {
             | Self::AdoptState {} => self,
         }
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What a Result carries beside success and error (`any` in Zeek).

@@ -39,6 +39,15 @@ pub enum NodeOrder {
         /// The last start on record.
         incarnation: Incarnation,
     },
+    /// Have nothing left of this node, whatever is wrong with its run directory: end what is provably the node's, TERM and after
+    /// `timeout_ms` KILL, then move the directory to where nothing looks. Answered by `SetAside`, after an `Exited` if the end
+    /// of this incarnation was not told before, or by `NotSetAside`.
+    SetAside {
+        /// The last start on record.
+        incarnation: Incarnation,
+        /// Milliseconds from TERM to KILL.
+        timeout_ms: u64,
+    },
     /// This incarnation ended unasked: keep a crash bundle of it.
     KeepCrash {
         /// The start that ended.
@@ -114,6 +123,16 @@ pub enum NodeHappening {
     HoldersOnly,
     /// Nobody has the node's lock.
     Cleared,
+    /// Nothing of it is left, and its run directory is out of the way.
+    SetAside {
+        /// Its path now; `None`: there was no run directory.
+        path: Option<PathBuf>,
+    },
+    /// Its run directory is where it was; something that is not proven ours may hold it.
+    NotSetAside {
+        /// Who holds it, or what failed.
+        reason: String,
+    },
     /// So many bytes of this incarnation's output could not be written. With a reason when it begins.
     Dropped {
         /// In all, for this incarnation.

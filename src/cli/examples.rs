@@ -59,7 +59,13 @@ const EXAMPLES: &[(&str, &[Example])] = &[
     ("nodes", &[("nodes list", "this host's nodes and how they are")]),
     ("nodes list", &[("nodes list --json", "for a script")]),
     ("nodes start", &[("nodes start worker-1", "one that was stopped, or has FAILED")]),
-    ("nodes stop", &[("nodes stop worker-1", "until it is started, or a new configuration comes")]),
+    (
+        "nodes stop",
+        &[
+            ("nodes stop worker-1", "until it is started, or a new configuration comes"),
+            ("nodes stop worker-1 --force", "one that is UNKNOWN: its run directory is damaged, and set aside"),
+        ],
+    ),
     ("nodes restart", &[("nodes restart worker-1 worker-2", "these two")]),
     (
         "nodes logs",

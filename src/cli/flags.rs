@@ -284,7 +284,13 @@ pub enum Nodes {
     /// Start nodes that were stopped by command, or try failed ones again now
     Start(NodesChange),
     /// Stop nodes until they are started or a new configuration comes
-    Stop(NodesChange),
+    Stop {
+        #[command(flatten)]
+        change: NodesChange,
+        /// Also end what is left of a node whose run directory is damaged, as far as that is proven to be the node's, and set the directory aside
+        #[arg(long)]
+        force: bool,
+    },
     /// Restart nodes
     Restart(NodesChange),
     /// What a node wrote
@@ -614,6 +620,7 @@ mod tests {
             "nodes start --all",
             "nodes restart --all --reqid r",
             "nodes stop a",
+            "nodes stop a --force",
             "nodes restart a --reqid r",
             "nodes logs a -f --stderr",
             "nodes crash a",

@@ -28,8 +28,8 @@ pub fn run(context: &Context, command: Nodes) -> Outcome {
         Nodes::Start(change) => ask_to_change(context, change, |client, which, patience| {
             Ok(Request::StartNodes { nodes: named(client, which, patience)? })
         }),
-        Nodes::Stop(change) => ask_to_change(context, change, |client, which, patience| {
-            Ok(Request::StopNodes { nodes: named(client, which, patience)? })
+        Nodes::Stop { change, force } => ask_to_change(context, change, |client, which, patience| {
+            Ok(Request::StopNodes { nodes: named(client, which, patience)?, force })
         }),
         // None named: all that are not stopped by command.
         Nodes::Restart(change) => ask_to_change(context, change, |_, which, _| {

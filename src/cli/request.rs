@@ -207,7 +207,7 @@ fn named_nodes(request: &Request) -> BTreeSet<String> {
         Request::Restart { nodes }
         | Request::NodeDispatch { nodes, .. }
         | Request::StartNodes { nodes }
-        | Request::StopNodes { nodes } => nodes.clone(),
+        | Request::StopNodes { nodes, .. } => nodes.clone(),
         Request::SetConfiguration { .. }
         | Request::Deploy { .. }
         | Request::AgentWelcome {}

@@ -79,7 +79,9 @@ impl Waiting {
     pub fn new(request: &Request, reqid: &str, welcome: &Welcome, patience: Deadline) -> Self {
         let wait = waits_for(request);
         let named = match request {
-            Request::Restart { nodes } | Request::StartNodes { nodes } | Request::StopNodes { nodes } => nodes.clone(),
+            Request::Restart { nodes } | Request::StartNodes { nodes } | Request::StopNodes { nodes, .. } => {
+                nodes.clone()
+            }
             Request::SetConfiguration { config } | Request::Deploy { config, .. } => config
                 .nodes
                 .iter()

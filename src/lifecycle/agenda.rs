@@ -205,7 +205,7 @@ impl Lifecycle {
                 facts.accepted.remove(&seq);
                 if !facts.waits.knows(seq) {
                     let met: Vec<bool> =
-                        targets.iter().map(|(name, least)| self.target_met(*goal, name, *least)).collect();
+                        targets.iter().map(|(name, least)| self.target_met(seq, *goal, name, *least)).collect();
                     for _ in targets {
                         self.agenda.look();
                     }
@@ -233,7 +233,7 @@ impl Lifecycle {
         self.agenda.nodes.extend(free);
         for (seq, goal, least) in self.agenda.facts.waits.of(&name) {
             self.agenda.look();
-            let met = self.target_met(goal, &name, least);
+            let met = self.target_met(seq, goal, &name, least);
             if self.agenda.facts.waits.set(seq, &name, met) {
                 self.agenda.requests.insert(seq);
             }

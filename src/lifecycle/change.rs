@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::configuration::{ClusterRole, Configuration, Node};
 use crate::api::event::{Notification, Request, Response};
-use crate::api::ids::{Incarnation, NodeName};
+use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::LaunchSpec;
 use crate::api::rights::Rights;
 use crate::api::time::Now;
@@ -55,7 +55,7 @@ impl Lifecycle {
             Request::AgentStandby {} => self.plan_standby(now, received),
             Request::Restart { nodes } => self.plan_restart(now, received, nodes),
             Request::StartNodes { nodes } => self.plan_start(now, received, nodes),
-            Request::StopNodes { nodes } => self.plan_stop(now, received, nodes),
+            Request::StopNodes { nodes, force } => self.plan_stop(now, received, nodes, *force),
             Request::Shutdown { nodes } => self.plan_shutdown(now, received, *nodes),
             Request::AdoptState {} => self.plan_adopt_state(received),
             Request::ResumeWaiting { request } => self.plan_resume(now, received, request),
@@ -192,7 +192,11 @@ impl Lifecycle {
         decision.and(self.wait(now, received, Goal::Restarted, targets))
     }
 
-    fn plan_stop(&self, now: Now, received: &Received, names: &BTreeSet<String>) -> Decision {
+    /// With `force` whatever is left of the nodes goes, and with it their run directories.
+    fn plan_stop(&self, now: Now, received: &Received, names: &BTreeSet<String>, force: bool) -> Decision {
+        if force {
+            return self.plan_forced_stop(now, received, names);
+        }
         if let Some(refused) = self.refuse_unknown(received, names) {
             return refused;
         }
@@ -246,7 +250,12 @@ impl Lifecycle {
         ))
     }
 
-    fn desire(&self, received: &Received, config: ConfigChange, nodes: Vec<(NodeName, WantChange)>) -> Decision {
+    pub(super) fn desire(
+        &self,
+        received: &Received,
+        config: ConfigChange,
+        nodes: Vec<(NodeName, WantChange)>,
+    ) -> Decision {
         let ours = self.options.instance.as_str();
         let message = match &config {
             ConfigChange::Keep => None,
@@ -302,7 +311,7 @@ impl Lifecycle {
         })
     }
 
-    fn wait(&self, now: Now, received: &Received, goal: Goal, targets: Targets) -> Decision {
+    pub(super) fn wait(&self, now: Now, received: &Received, goal: Goal, targets: Targets) -> Decision {
         let by = now.boot.plus_ms(self.settles_within_ms(goal, &targets));
         let again = match goal {
             Goal::Down => {
@@ -333,7 +342,7 @@ impl Lifecycle {
     }
 
     /// Earlier changes that wait for any of the same nodes (`None`: whatever they wait for) get their answer now.
-    fn supersede(&self, by: &Received, targets: Option<&Targets>) -> Decision {
+    pub(super) fn supersede(&self, by: &Received, targets: Option<&Targets>) -> Decision {
         let mut decision = Decision::default();
         for seq in self.agenda.facts.waits.waiting_for(targets.map(Vec::as_slice)) {
             let Some(one) = self.durable.unfinished.get(&seq).filter(|_| seq != by.seq) else { continue };
@@ -361,7 +370,17 @@ impl Lifecycle {
     }
 
     fn refuse_unknown(&self, received: &Received, names: &BTreeSet<String>) -> Option<Decision> {
-        let is_known = |name: &&str| self.durable.nodes.get(*name).is_some_and(|record| record.want != Want::Gone);
+        let is_known = |name: &str| self.durable.nodes.get(name).is_some_and(|record| record.want != Want::Gone);
+        self.refuse_but(received, names, is_known)
+    }
+
+    /// A failure that names what of `names` is not known here.
+    pub(super) fn refuse_but(
+        &self,
+        received: &Received,
+        names: &BTreeSet<String>,
+        is_known: impl Fn(&str) -> bool,
+    ) -> Option<Decision> {
         let unknown: Vec<&str> = names.iter().map(String::as_str).filter(|name| !is_known(name)).collect();
         if unknown.is_empty() {
             return None;
@@ -457,14 +476,15 @@ impl Lifecycle {
         }
     }
 
-    /// Whether a request waits for this node no longer. Follows from the node alone, and not from the time: what a request waits
+    /// Whether the request `seq` waits for this node no longer. Follows from the two alone, and not from the time: what a request waits
     /// for is counted, and looked at again when the node changes.
-    pub(super) fn target_met(&self, goal: Goal, name: &NodeName, least: Incarnation) -> bool {
+    pub(super) fn target_met(&self, seq: Seq, goal: Goal, name: &NodeName, least: Incarnation) -> bool {
         match goal {
             Goal::Ready if least == REMOVED => self.is_done_stopping(name),
             Goal::Ready | Goal::Restarted | Goal::Kept => {
                 self.is_ready(name, least) || self.hopeless(name) || self.is_late(name)
             }
+            Goal::Down if self.is_forced_stop(seq) => self.is_done_setting_aside(name),
             Goal::Down => self.is_done_stopping(name),
         }
     }

@@ -11,6 +11,7 @@ use crate::journal::entry::{Digest, Entry};
 use super::dispatch::Questioned;
 use super::effect::Effect;
 use super::seen::{EarlyExit, Obstacle, Place};
+use super::set_aside::SetAside;
 
 #[derive(Debug, Default)]
 pub(super) struct Decision {
@@ -152,6 +153,11 @@ pub(super) enum Note {
     LookedAgain {
         node: NodeName,
         at: BootTime,
+    },
+    /// How far the node's run directory is on its way to be set aside; `None`: that begins.
+    SetAside {
+        node: NodeName,
+        progress: Option<SetAside>,
     },
     /// Less than usual is known of the end of the node's last process.
     Doubt {

@@ -36,6 +36,7 @@ mod report;
 mod requests;
 mod restart;
 mod seen;
+mod set_aside;
 mod settle;
 mod stages;
 mod start;
@@ -419,6 +420,7 @@ impl Lifecycle {
                     blocked.at = at;
                 }
             }
+            Note::SetAside { node, progress } => self.seen.node(&node).set_aside = progress,
             Note::Doubt { node, why } => self.seen.node(&node).doubt = Some(seen::Doubt { why, pending: false }),
             Note::Adopted { node, ports } => {
                 let node = self.seen.node(&node);

@@ -71,6 +71,8 @@ impl Lifecycle {
             NodeHappening::Left { survivors } => node.observe_left(*incarnation, survivors),
             NodeHappening::HoldersOnly => node.observe_first_shim(),
             NodeHappening::Cleared => node.observe_cleared(),
+            NodeHappening::SetAside { path } => node.observe_set_aside(path.as_deref()),
+            NodeHappening::NotSetAside { reason } => node.observe_not_set_aside(reason, now.boot),
             NodeHappening::Ready => node.early_exit = None,
             NodeHappening::Exited { cause, stdout, stderr, .. } => {
                 if let ExitCause::NotStarted(_) = cause {
@@ -150,6 +152,8 @@ impl Lifecycle {
             NodeHappening::Left { survivors } => self.tell_left(name, survivors),
             NodeHappening::HoldersOnly => self.tell_first_shim(name),
             NodeHappening::Cleared => self.cleared(now, name),
+            NodeHappening::SetAside { path } => self.tell_set_aside(name, path.as_deref()).and(self.cleared(now, name)),
+            NodeHappening::NotSetAside { .. } => self.tell_obstacle(name),
             NodeHappening::Prepared | NodeHappening::Responsive | NodeHappening::Forgotten => Decision::default(),
         }
     }
@@ -325,6 +329,7 @@ impl Lifecycle {
         // It is in no configuration any more, or never was. What a held start finds is not its own to clear away.
         let node = node.filter(|_| self.durable.agent.hold.is_none())?;
         match node.place {
+            Place::Clear if self.is_to_be_set_aside(name, node) => Some(self.order_set_aside(name, node.newest)),
             Place::Clear if node.may_be_left() => {
                 let due = |at: BootTime| self.copied().is_none() && wake.due(at);
                 node.blocked
@@ -459,6 +464,9 @@ impl Lifecycle {
         record: &NodeRecord,
         node: &NodeSeen,
     ) -> Option<Decision> {
+        if self.is_to_be_set_aside(name, node) {
+            return Some(self.order_set_aside(name, record.incarnation));
+        }
         if let Some(blocked) = &node.blocked
             && (blocked.by != Obstacle::Port || self.wants_up(name, record))
         {

@@ -131,12 +131,13 @@ impl Lifecycle {
         let good = match (goal, moment) {
             (Goal::Ready | Goal::Kept, _) | (Goal::Restarted, Moment::Settled) => self.is_ready(name, least),
             (Goal::Restarted, Moment::Deadline) => self.is_ready(name, least) || self.lives(name, least),
+            (Goal::Down, _) if self.is_forced_stop(received.seq) => self.is_set_aside(name),
             (Goal::Down, _) => self.is_down(name),
         };
         if good {
             let mut one = answer::of_node(instance, reqid, name, None);
             if let Request::StopNodes { .. } = received.request {
-                one.data = self.only_promised(name).map(ResultData::Text);
+                one.data = self.told_of_stop(received, name).map(ResultData::Text);
             }
             return one;
         }

@@ -121,6 +121,9 @@ impl Lifecycle {
     pub(super) fn why_not_down(&self, name: &NodeName) -> String {
         let remains = self.seen.nodes.get(name).and_then(NodeSeen::remains);
         let held = self.durable.agent.hold.is_some() && !self.seen.winding_down;
+        if self.is_down(name) {
+            return "it has ended, and its run directory was not set aside in time".to_owned();
+        }
         let then = if held { "nothing is stopped in hold mode" } else { "it is being stopped" };
         remains.unwrap_or_else(|| match self.durable.nodes.get(name).map(|record| &record.life) {
             Some(Life::Up { process, .. }) => format!("still running (pid {}); {then}", process.pid),

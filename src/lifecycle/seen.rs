@@ -13,6 +13,7 @@ use crate::journal::entry::{Known, Stored};
 use super::answer;
 use super::dispatch::{Dispatch, Questioned};
 use super::input::Peers;
+use super::set_aside::SetAside;
 
 /// Responses kept for a peer that may come, oldest dropped first: they stay in the journal, and whoever repeats the
 /// request gets them.
@@ -133,6 +134,8 @@ pub(super) struct NodeSeen {
     pub left: Option<Left>,
     /// Only holders of its lock could be looked for after its last process.
     pub doubt: Option<Doubt>,
+    /// What became of a forced stop's wish to have its run directory out of the way.
+    pub set_aside: Option<SetAside>,
     /// Bytes of its process's output that could not be written.
     pub dropped: u64,
     /// That was said.
@@ -165,6 +168,7 @@ impl Default for NodeSeen {
             unprepared: None,
             left: None,
             doubt: None,
+            set_aside: None,
             dropped: 0,
             is_drop_told: false,
             lasting: (0, Seq::default()),

@@ -8,6 +8,7 @@ mod health;
 mod hold;
 mod preview;
 mod remains;
+mod set_aside;
 mod settle;
 mod unprovable;
 
@@ -144,6 +145,10 @@ impl Bench {
                     NodeOrder::Launch { incarnation } => (*incarnation, Some(NodeHappening::Started { process })),
                     NodeOrder::Stop { incarnation, .. } => (*incarnation, Some(exited(ExitCause::Signal(15)))),
                     NodeOrder::Clear { incarnation } => (*incarnation, Some(NodeHappening::Cleared)),
+                    NodeOrder::SetAside { incarnation, .. } => {
+                        let path = Some(format!("/run/.aside-{node}-1").into());
+                        (*incarnation, Some(NodeHappening::SetAside { path }))
+                    }
                     NodeOrder::KeepCrash { incarnation }
                     | NodeOrder::AcknowledgeExit { incarnation }
                     | NodeOrder::Forget { incarnation } => (*incarnation, None),
@@ -667,7 +672,7 @@ fn a_crash_loop_backs_off_and_is_given_up() {
 #[test]
 fn a_stopped_node_stays_stopped_until_it_is_started_or_configured() {
     let mut bench = Bench::running(&["w1"]);
-    let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]) });
+    let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]), force: false });
     assert!(only_response(&bench.obey(effects)).success());
     assert_eq!(bench.state("w1"), NodeState::Stopped);
     bench.crash(vec![("w1", Finding::Absent)]);
@@ -696,7 +701,7 @@ fn unknown_nodes_are_dropped_by_the_api_and_named_to_operators() {
     let answer = only_response(&bench.ready("w1"));
     let told: Vec<_> = answer.results.iter().map(|one| (one.node.as_deref(), one.success)).collect();
     assert_eq!(told, [(Some("w1"), true), (Some("nobody"), false)]);
-    let answer = only_response(&bench.ask("b", Request::StopNodes { nodes: names(&["w1", "nobody"]) }));
+    let answer = only_response(&bench.ask("b", Request::StopNodes { nodes: names(&["w1", "nobody"]), force: false }));
     assert!(answer.results[0].error.as_ref().unwrap().contains("nobody"));
     assert_eq!(bench.state("w1"), NodeState::Running);
 }
@@ -728,7 +733,7 @@ fn an_exit_while_the_agent_was_away_is_recorded_once_and_restarted_once() {
 #[test]
 fn after_a_host_restart_wanted_nodes_start_and_stopped_ones_do_not() {
     let mut bench = Bench::running(&["w1", "w2"]);
-    let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w2"]) });
+    let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w2"]), force: false });
     bench.obey(effects);
     bench.reload();
     bench.now.boot = BootTime(5_000_000);
@@ -983,7 +988,7 @@ fn a_dispatch_that_need_not_ask_is_answered_at_once() {
     assert!(unknown.results.len() == 1 && !unknown.success(), "{unknown:?}");
     bench.transport = "broker";
     assert!(only_response(&bench.ask("bb", dispatch(&GET, &["nobody"]))).results.is_empty());
-    let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]) });
+    let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]), force: false });
     bench.obey(effects);
     let effects = bench.ask("c", dispatch(&GET, &["w1"]));
     let error = "cluster node w1 not in running state";
@@ -1308,7 +1313,7 @@ fn a_changed_configuration_leaves_unchanged_nodes_alone() {
     assert!(bench.core.preview(&config, false).is_running);
 
     // A node that is not there cannot be kept; a stop by command ends with the new configuration.
-    let effects = bench.ask("s", Request::StopNodes { nodes: names(&["w1"]) });
+    let effects = bench.ask("s", Request::StopNodes { nodes: names(&["w1"]), force: false });
     bench.obey(effects);
     let plan = bench.core.preview(&Configuration { id: "c3".into(), ..config }, false);
     assert_eq!((plan.nodes[0].action, &plan.nodes[0].why[0][..]), (Action::Start, "stopped by command"));

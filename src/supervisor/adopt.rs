@@ -34,7 +34,7 @@ use crate::api::report::chain;
 /// How long a process without a shim may take to end after SIGTERM. Nobody reads its output, nobody records its exit.
 const GRACE: Duration = Duration::from_secs(2);
 /// What is proven ours can fork while it is being ended; how often to look again.
-const ROUNDS: u32 = 5;
+pub(super) const ROUNDS: u32 = 5;
 
 /// What is on record about a node.
 #[derive(Debug, Clone, Default)]
@@ -65,12 +65,15 @@ pub enum Look {
     Foreign(Foreign),
     /// The lock is held by who knows whom.
     Unprovable(String),
+    /// The run directory, its lock or its launch file is not what it should be, so nothing is known of what may run.
+    Damaged(String),
 }
 
 /// Why nothing can be done about a node.
-enum Cannot {
+pub(super) enum Cannot {
     Foreign(Foreign),
     Unprovable(String),
+    Damaged(String),
 }
 
 impl From<String> for Cannot {
@@ -85,19 +88,21 @@ pub async fn look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
         Ok(look) => look,
         Err(Cannot::Foreign(foreign)) => Look::Foreign(foreign),
         Err(Cannot::Unprovable(reason)) => Look::Unprovable(reason),
+        Err(Cannot::Damaged(reason)) => Look::Damaged(reason),
     }
 }
 
 async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patience: Duration) -> Result<Look, Cannot> {
     let path = context.run_dir(node);
-    let directory = RunDir::open(path.clone()).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
-    let at = At { context: Arc::clone(context), node: node.clone(), known: known.clone(), directory: None };
+    let directory = RunDir::open(path.clone())
+        .map_err(|error| Cannot::Damaged(format!("cannot open {}: {error}", path.display())))?;
+    let left = WithoutShim { context: Arc::clone(context), node: node.clone(), known: known.clone(), directory: None };
     let Some(directory) = directory.map(Arc::new) else {
         // The journal knows it, and somebody removed the directory: the process counts all the same.
-        return blocking(move || at.nothing_holds_it()).await;
+        return blocking(move || left.nothing_holds_it()).await;
     };
-    let at = At { directory: Some(Arc::clone(&directory)), ..at };
-    if context.is_copy() && at.lock()?.is_some_and(|lock| lock.nlink() > 1) {
+    let left = WithoutShim { directory: Some(Arc::clone(&directory)), ..left };
+    if context.is_copy() && left.lock()?.is_some_and(|lock| lock.nlink() > 1) {
         return Err(Cannot::Unprovable(format!(
             "{}/lock has a second name: what answers here may be the original's",
             directory.path.display()
@@ -111,54 +116,56 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
             let directory = Arc::clone(&directory);
             let tried = move || {
                 let tried = directory.try_lock().map(|lock| lock.is_some());
-                tried.map_err(|error| Cannot::Unprovable(cannot_lock(&directory, &error)))
+                tried.map_err(|error| cannot_lock(&directory, &error))
             };
             blocking(tried).await?
         };
         // Also where the lock is free: the node shares it with its shim, and may have let go of it for both.
         if let Ok(mut link) = Link::connect(&directory).await {
             match tokio::time::timeout_at(deadline.max(Instant::now() + LOOK_AGAIN), link.hear()).await {
-                Ok(Heard::Message(ToAgent::Hello(hello))) => return Ok(adopt(node, &directory, link, Some(hello))?),
-                Err(_) => return Ok(adopt(node, &directory, link, None)?),
+                Ok(Heard::Message(ToAgent::Hello(hello))) => return adopt(node, &directory, link, Some(hello)),
+                Err(_) => return adopt(node, &directory, link, None),
                 // It went away in between, or is no shim of ours to talk to: look again.
                 Ok(Heard::Message(_) | Heard::Closed(_) | Heard::Silent) => {}
             }
         }
         if is_free {
-            return blocking(move || at.nothing_holds_it()).await;
+            return blocking(move || left.nothing_holds_it()).await;
         }
         if Instant::now() >= deadline {
-            return blocking(move || at.end_without_shim(&directory)).await;
+            return blocking(move || left.end_without_shim(&directory)).await;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LOOK_AGAIN);
     }
 }
 
-fn adopt(node: &NodeName, directory: &RunDir, link: Link, hello: Option<Hello>) -> Result<Look, String> {
+fn adopt(node: &NodeName, directory: &RunDir, link: Link, hello: Option<Hello>) -> Result<Look, Cannot> {
+    let damaged = |what: String| Err(Cannot::Damaged(format!("its shim runs, but {what}")));
     let launch = match files::read::<Launch>(&directory.path) {
         Ok(Some(launch)) => launch,
-        Ok(None) => return Err(format!("its shim runs, but {}/launch is gone", directory.path.display())),
-        Err(error) => return Err(format!("its shim runs, but what it launched is unknown: {}", chain(&error))),
+        Ok(None) => return damaged(format!("{}/launch is gone", directory.path.display())),
+        Err(error) => return damaged(format!("what it launched is unknown: {}", chain(&error))),
     };
     if let Some(hello) = &hello
         && hello.node != *node
     {
-        return Err(format!("the shim of node {} answers in {}", hello.node, directory.path.display()));
+        let reason = format!("the shim of node {} answers in {}", hello.node, directory.path.display());
+        return Err(reason.into());
     }
     Ok(Look::Shim { link, hello, launch: Box::new(launch) })
 }
 
 /// One look at what is left of a node that nobody answers for.
-struct At {
-    context: Arc<Context>,
-    node: NodeName,
-    known: Known,
+pub(super) struct WithoutShim {
+    pub(super) context: Arc<Context>,
+    pub(super) node: NodeName,
+    pub(super) known: Known,
     /// The node's run directory, if there is one.
-    directory: Option<Arc<RunDir>>,
+    pub(super) directory: Option<Arc<RunDir>>,
 }
 
-impl At {
+impl WithoutShim {
     /// The lock is free, or gone with its directory.
     fn nothing_holds_it(&self) -> Result<Look, Cannot> {
         let (context, known) = (&self.context, &self.known);
@@ -248,14 +255,14 @@ impl At {
         Err(Cannot::Unprovable(format!("{path}/lock is still held after its processes were ended {ROUNDS} times")))
     }
 
-    fn lock(&self) -> Result<Option<Metadata>, String> {
+    fn lock(&self) -> Result<Option<Metadata>, Cannot> {
         let Some(directory) = &self.directory else { return Ok(None) };
         let lock = directory.open_lock().and_then(|lock| lock.metadata());
         lock.map(Some).map_err(|error| cannot_lock(directory, &error))
     }
 
     /// Those of the recorded processes that live, if they are this directory's.
-    fn by_record<const N: usize>(&self, recorded: [Option<&ProcessId>; N]) -> Result<Vec<Proven>, Cannot> {
+    pub(super) fn by_record<const N: usize>(&self, recorded: [Option<&ProcessId>; N]) -> Result<Vec<Proven>, Cannot> {
         let (context, lock) = (&self.context, self.lock()?);
         let directory = context.node_dir(&self.node);
         let home = NodeHome { home: &context.home, node: &self.node, lock: lock.as_ref(), directory: &directory };
@@ -281,7 +288,7 @@ impl At {
     }
 
     /// Who has a lock of the node that was deleted. `is_suspected`: something is left that should not be.
-    fn lingering(&self, is_suspected: bool) -> Result<Vec<Proven>, String> {
+    pub(super) fn lingering(&self, is_suspected: bool) -> Result<Vec<Proven>, String> {
         let home = &self.context.home;
         let cannot = |error: io::Error| format!("cannot look through /proc for its processes: {error}");
         let pids = match &self.known.lingering {
@@ -298,7 +305,7 @@ impl At {
         Ok(proven.collect::<Result<Vec<_>, _>>().map_err(cannot)?.into_iter().flatten().collect())
     }
 
-    fn end_all(&self, processes: &[Proven]) -> Result<(), String> {
+    pub(super) fn end_all(&self, processes: &[Proven]) -> Result<(), String> {
         let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
         if self.context.is_copy() {
             return Err(format!(
@@ -332,19 +339,21 @@ fn lost(incarnation: Incarnation, known: &Known, status: Option<Status>) -> Look
 }
 
 /// A file of the run directory, if it can be believed.
-fn read<T: Checked>(directory: &RunDir) -> Option<T> {
+pub(super) fn read<T: Checked>(directory: &RunDir) -> Option<T> {
     files::read(&directory.path).unwrap_or_else(|error| {
         tracing::warn!(error = chain(&error), "a file in a node's run directory is not used");
         None
     })
 }
 
-fn cannot_lock(directory: &RunDir, error: &std::io::Error) -> String {
-    format!("cannot try {}/lock: {error}", directory.path.display())
+fn cannot_lock(directory: &RunDir, error: &std::io::Error) -> Cannot {
+    Cannot::Damaged(format!("cannot try {}/lock: {error}", directory.path.display()))
 }
 
 /// Runs what looks at files and processes off the runtime's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Cannot> + Send + 'static) -> Result<T, Cannot> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Cannot> + Send + 'static,
+) -> Result<T, Cannot> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Cannot::Unprovable(format!("the look at its run directory failed: {error}"))),

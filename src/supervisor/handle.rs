@@ -17,7 +17,7 @@ use super::job::{self, Job};
 use super::launch::Order;
 use super::process::{self, Lingering};
 use super::task::NodeTask;
-use super::{Context, Error, Options, output};
+use super::{Context, Error, Options, output, set_aside};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ProcessId;
 use crate::api::report::chain;
@@ -58,6 +58,8 @@ pub(super) struct Pending {
     pub(super) launch: Option<Incarnation>,
     pub(super) stop: Option<(Incarnation, u64)>,
     pub(super) clear: Option<Incarnation>,
+    /// With the stop timeout.
+    pub(super) set_aside: Option<(Incarnation, u64)>,
     pub(super) keep_crash: Option<Incarnation>,
     pub(super) acknowledge: Option<Incarnation>,
     pub(super) forget: Option<Incarnation>,
@@ -66,13 +68,15 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { probe, disown, prepare, launch, stop, clear, keep_crash, acknowledge, forget, ping } = self;
+        let Self { probe, disown, prepare, launch, stop, clear, set_aside, keep_crash, acknowledge, forget, ping } =
+            self;
         probe.is_none()
             && !disown
             && prepare.is_none()
             && launch.is_none()
             && stop.is_none()
             && clear.is_none()
+            && set_aside.is_none()
             && keep_crash.is_none()
             && acknowledge.is_none()
             && forget.is_none()
@@ -86,6 +90,7 @@ impl Pending {
                 // It comes after whatever was to be forgotten, of whichever number: what is being started again stays. An older
                 // launch is over.
                 self.forget = None;
+                self.set_aside = None;
                 self.launch = self.launch.filter(|launch| *launch >= incarnation);
             }
             NodeOrder::Launch { incarnation } => self.launch = Some(incarnation),
@@ -95,6 +100,7 @@ impl Pending {
                 self.stop = Some((incarnation, before.map_or(timeout_ms, |(_, before)| before.min(timeout_ms))));
             }
             NodeOrder::Clear { incarnation } => self.clear = Some(incarnation),
+            NodeOrder::SetAside { incarnation, timeout_ms } => self.set_aside = Some((incarnation, timeout_ms)),
             NodeOrder::KeepCrash { incarnation } => self.keep_crash = Some(incarnation),
             NodeOrder::AcknowledgeExit { incarnation } => self.acknowledge = Some(incarnation),
             NodeOrder::Disown => self.disown = true,
@@ -196,6 +202,7 @@ impl Handle {
             let name = entry.map_err(failed)?.file_name();
             match name.to_str().map(NodeName::new) {
                 Some(Ok(node)) => nodes.push(node),
+                Some(Err(_)) | None if set_aside::has_name(&name) => {}
                 Some(Err(_)) | None => tracing::warn!(?name, "not a node's run directory; left alone"),
             }
         }

@@ -24,7 +24,7 @@ use serde_bytes::ByteBuf;
 use super::fault::Fault;
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Live;
-use super::{Context, create_private, node_files, ownership, ports, shim, simulated};
+use super::{Context, create_private, node_files, ownership, ports, set_aside, shim, simulated};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
@@ -142,7 +142,7 @@ pub struct Order {
 pub fn prepare(context: &Context, node: &NodeName, order: &Order, last: Option<&ProcessId>) -> Preparation {
     let path = context.run_dir(node);
     // First of all: what is wrong with a start says nothing about the process before, which may run still.
-    let directory = match free_run_dir(context, &path, last) {
+    let directory = match free_run_dir(context, node, &path, last) {
         Ok(Ok(locked)) => locked,
         Ok(Err(held)) => return held,
         Err(reason) => return Preparation::Unprovable(reason),
@@ -156,10 +156,13 @@ pub fn prepare(context: &Context, node: &NodeName, order: &Order, last: Option<&
 /// The run directory with its lock, when nothing of the node is left.
 fn free_run_dir(
     context: &Context,
+    node: &NodeName,
     path: &Path,
     last: Option<&ProcessId>,
 ) -> Result<Result<(RunDir, File), Preparation>, String> {
-    let cannot = |what: &'static str| move |error: io::Error| format!("cannot {what} {}: {error}", path.display());
+    let cannot = |what: &'static str| {
+        move |error: io::Error| format!("cannot {what} {}: {error}; {}", path.display(), set_aside::way_out(node))
+    };
     let directory = RunDir::create(path.to_owned()).map_err(cannot("create or open its run directory"))?;
     let Some(lock) = directory.lock_within(PATIENCE).map_err(cannot("take the lock in"))? else {
         return Ok(Err(Preparation::Held));

@@ -15,6 +15,7 @@
 //! - [`shim`] is the process between agent and node, and ends what the node leaves; [`protocol`] what it says to the agent; [`files`] what both write down;
 //!   [`sys`] what needs `unsafe`; [`output`] and [`notify`] its ears.
 //! - [`launch`] takes the lock and spawns shims, unless [`ports`] are taken; [`adopt`] finds out what is left of a node; [`process`] proves.
+//! - [`set_aside`] has a damaged run directory out of the way, once nothing of its node is left.
 //! - [`rights`] is what a process takes on before it becomes a node; [`ownership`] makes the node's directory its user's.
 //! - [`node_files`] writes what a node finds in its directory; [`probe`] asks a program what it is.
 //! - [`crash`] keeps what is left of a node that ended unasked; [`job`] runs a program now and then, and never twice at once.
@@ -38,6 +39,7 @@ pub(crate) mod probe;
 mod process;
 mod protocol;
 mod rights;
+mod set_aside;
 mod shim;
 pub(crate) mod simulated;
 mod sys;

@@ -5,6 +5,7 @@
 //! this very state directory: by its lock here, or as [`belongs`] says. Nothing else in the agent signals a process.
 
 mod belongs;
+mod shims;
 
 use std::fmt;
 use std::fs::{self, File};

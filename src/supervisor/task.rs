@@ -23,6 +23,7 @@ use super::link::{Heard, Link};
 use super::output;
 use super::process::Foreign;
 use super::protocol::{Hello, ToAgent, ToShim};
+use super::set_aside::way_out;
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
 use crate::api::report::chain;
@@ -34,7 +35,7 @@ use crate::tasks::{Death, blocking};
 
 /// What is known to be there of the node.
 #[derive(Debug)]
-enum Life {
+pub(super) enum Life {
     Nothing,
     Prepared(Prepared),
     Shim(Shim),
@@ -42,18 +43,18 @@ enum Life {
 
 /// A connection to the node's shim.
 #[derive(Debug)]
-struct Shim {
-    link: Link,
-    incarnation: Incarnation,
-    stage: Stage,
+pub(super) struct Shim {
+    pub(super) link: Link,
+    pub(super) incarnation: Incarnation,
+    pub(super) stage: Stage,
     /// The stop order that it was given, for the case that the connection has to be made again.
-    stop: Option<u64>,
+    pub(super) stop: Option<u64>,
     /// It ends all that descends from its node. Known once it has said hello.
     subreaper: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Its node runs or is about to.
     Watching,
     /// Its exit is told, and not durable yet.
@@ -81,14 +82,14 @@ struct Told {
 
 #[derive(Debug)]
 pub(super) struct NodeTask {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     slot: Arc<Slot>,
-    node: NodeName,
-    life: Life,
+    pub(super) node: NodeName,
+    pub(super) life: Life,
     /// What the shim that was found had dropped of the output.
     found_dropped: u64,
     /// The newest process on record.
-    known: Known,
+    pub(super) known: Known,
     told: Told,
     /// `/proc/PID/limits` of the known process.
     limits: Option<String>,
@@ -96,6 +97,8 @@ pub(super) struct NodeTask {
     ended: Option<Ended>,
     /// Its run directory is to go as soon as nothing is left.
     forget: bool,
+    /// The same, and to be kept under another name; with the stop timeout.
+    pub(super) set_aside: Option<(Incarnation, u64)>,
 }
 
 impl NodeTask {
@@ -112,6 +115,7 @@ impl NodeTask {
             limits: None,
             ended: None,
             forget: false,
+            set_aside: None,
         }
     }
 
@@ -129,6 +133,7 @@ impl NodeTask {
             if is_last {
                 return self.take_leave().await;
             }
+            self.try_set_aside().await;
             if self.forget && self.try_forget().await {
                 return;
             }
@@ -164,7 +169,8 @@ impl NodeTask {
     }
 
     async fn carry_out(&mut self, pending: Pending) {
-        let Pending { probe, disown, prepare, launch, stop, clear, keep_crash, acknowledge, forget, ping } = pending;
+        let Pending { probe, disown, prepare, launch, stop, clear, set_aside, keep_crash, acknowledge, forget, ping } =
+            pending;
         if disown {
             self.known = Known::default();
         }
@@ -193,8 +199,12 @@ impl NodeTask {
         if let Some((incarnation, timeout_ms)) = old_stop {
             self.stop(incarnation, timeout_ms).await;
         }
+        if set_aside.is_some() {
+            self.set_aside = set_aside;
+        }
         if let Some(order) = prepare {
             self.forget = false;
+            self.set_aside = None;
             self.prepare(order).await;
         }
         if let Some(incarnation) = launch {
@@ -233,6 +243,7 @@ impl NodeTask {
         match look {
             Look::Absent => Finding::Absent,
             Look::Unprovable(reason) => Finding::Unprovable { reason },
+            Look::Damaged(reason) => Finding::Unprovable { reason: self.with_way_out(&reason) },
             Look::Foreign(foreign) => Finding::Foreign {
                 pid: foreign.pid,
                 reason: foreign.to_string(),
@@ -351,7 +362,7 @@ impl NodeTask {
         }
     }
 
-    async fn look(&self, patience: Duration) -> Look {
+    pub(super) async fn look(&self, patience: Duration) -> Look {
         adopt::look(&self.shared.context, &self.node, &self.known, patience).await
     }
 
@@ -377,6 +388,11 @@ impl NodeTask {
                 self.tell(expected, NodeHappening::Blocked { reason }).await;
                 false
             }
+            Look::Damaged(reason) => {
+                let reason = self.with_way_out(&reason);
+                self.tell(expected, NodeHappening::Blocked { reason }).await;
+                false
+            }
             Look::Foreign(foreign) => {
                 self.tell_foreign(expected, &foreign).await;
                 false
@@ -388,6 +404,10 @@ impl NodeTask {
         }
     }
 
+    fn with_way_out(&self, reason: &str) -> String {
+        format!("{reason}; {}", way_out(&self.node))
+    }
+
     /// Looks once more for what is to be gone.
     async fn clear(&mut self, incarnation: Incarnation) {
         if self.settle(incarnation, PATIENCE).await {
@@ -396,7 +416,7 @@ impl NodeTask {
     }
 
     /// Takes a shim under supervision that was found while the agent runs; tells which incarnation it has.
-    async fn welcome(&mut self, link: Link, hello: Option<Hello>, launched: Incarnation) -> Incarnation {
+    pub(super) async fn welcome(&mut self, link: Link, hello: Option<Hello>, launched: Incarnation) -> Incarnation {
         let incarnation = hello.as_ref().map_or(launched, |hello| hello.incarnation);
         self.connect(link, incarnation);
         if let Some(hello) = hello {
@@ -491,6 +511,10 @@ impl NodeTask {
                 Look::Absent => {}
                 Look::Exited { incarnation, process, exit } => self.tell_exited(incarnation, process, exit).await,
                 Look::Unprovable(reason) => return self.tell(incarnation, NodeHappening::Blocked { reason }).await,
+                Look::Damaged(reason) => {
+                    let reason = self.with_way_out(&reason);
+                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                }
                 Look::Foreign(foreign) => return self.tell_foreign(incarnation, &foreign).await,
                 Look::Shim { link, hello, launch } => {
                     let found = self.welcome(link, hello, launch.incarnation).await;
@@ -547,7 +571,7 @@ impl NodeTask {
         });
     }
 
-    async fn stop(&mut self, incarnation: Incarnation, timeout_ms: u64) {
+    pub(super) async fn stop(&mut self, incarnation: Incarnation, timeout_ms: u64) {
         if let Life::Nothing = self.life
             && self.told.exited < incarnation
         {
@@ -712,7 +736,7 @@ impl NodeTask {
     }
 
     /// `wanted` cannot be prepared, since the shim of `found` is connected. Whoever did not know gets to know again.
-    async fn tell_still_there(&mut self, wanted: Incarnation, found: Incarnation) {
+    pub(super) async fn tell_still_there(&mut self, wanted: Incarnation, found: Incarnation) {
         let reason = format!("incarnation {found} is still there");
         self.tell(wanted, NodeHappening::Blocked { reason }).await;
         if let (Life::Shim(Shim { stage: Stage::Watching, .. }), Some(process)) = (&self.life, &self.known.process)
@@ -742,7 +766,7 @@ impl NodeTask {
         }
     }
 
-    async fn tell_exited(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) {
+    pub(super) async fn tell_exited(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) {
         if let Life::Shim(shim) = &mut self.life
             && shim.incarnation == incarnation
             && shim.stage == Stage::Watching
@@ -760,14 +784,14 @@ impl NodeTask {
         }
     }
 
-    async fn tell(&self, incarnation: Incarnation, what: NodeHappening) {
+    pub(super) async fn tell(&self, incarnation: Incarnation, what: NodeHappening) {
         let event = NodeEvent { node: self.node.clone(), incarnation, what };
         // Closed means that the agent ends; the next one learns it from the shim.
         let _ = self.shared.events.send(event).await;
     }
 }
 
-fn lost() -> Exit {
+pub(super) fn lost() -> Exit {
     let (stdout, stderr) = (String::new(), String::new());
     Exit { cause: ExitCause::Lost, ran_ms: 0, stdout, stderr, is_lasting: false }
 }

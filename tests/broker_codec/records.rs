@@ -386,7 +386,7 @@ fn operator_commands_stay_on_the_control_socket() {
     for dialect in [Dialect::ClusterAgent, Dialect::Management, Dialect::Operator] {
         for request in [
             Request::StartNodes { nodes: BTreeSet::new() },
-            Request::StopNodes { nodes: BTreeSet::new() },
+            Request::StopNodes { nodes: BTreeSet::new(), force: false },
             Request::Shutdown { nodes: true },
         ] {
             let event = request.event().to_owned();

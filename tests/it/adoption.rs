@@ -131,7 +131,7 @@ fn after_a_host_restart_desired_nodes_start_and_stopped_ones_do_not() {
     let mut host = Host::new();
     let agent = host.start();
     assert!(host.ask("r", many(3)).success());
-    assert!(host.ask("s", Request::StopNodes { nodes: ["w02".to_owned()].into() }).success());
+    assert!(host.ask("s", Request::StopNodes { nodes: ["w02".to_owned()].into(), force: false }).success());
     agent.kill();
     let shim_mark = format!("ZCA_STATE_DIR={}", host.state_dir().display());
     for shim in host.shims() {

@@ -69,6 +69,6 @@ fn a_crash_leaves_a_bundle_without_secrets_and_what_was_asked_for_leaves_none() 
     eventually("the newest bundles", || (incarnations(&host, "w1") == [3, 2]).then_some(()));
 
     assert!(host.ask("restart", Request::Restart { nodes: ["w2".to_owned()].into() }).success());
-    assert!(host.ask("stop", Request::StopNodes { nodes: ["w2".to_owned()].into() }).success());
+    assert!(host.ask("stop", Request::StopNodes { nodes: ["w2".to_owned()].into(), force: false }).success());
     assert_eq!(incarnations(&host, "w2"), [0; 0], "these ends were asked for");
 }

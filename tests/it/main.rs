@@ -55,6 +55,7 @@ mod requests;
 mod retention;
 mod rights;
 mod salvage;
+mod set_aside;
 mod sim_node;
 mod small;
 mod staged;

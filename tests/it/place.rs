@@ -84,7 +84,7 @@ fn holds(copy: &Host, original: &Original<'_>) {
     for (reqid, change) in [
         ("copy-deploy", set(cluster(&[("w1", ""), ("w9", "")]))),
         ("copy-standby", Request::AgentStandby {}),
-        ("copy-stop", Request::StopNodes { nodes: ["w1".to_owned()].into() }),
+        ("copy-stop", Request::StopNodes { nodes: ["w1".to_owned()].into(), force: false }),
         ("copy-restart", Request::Restart { nodes: Default::default() }),
         ("copy-shutdown", Request::Shutdown { nodes: true }),
     ] {

@@ -450,7 +450,7 @@ fn what_the_socket_does_not_take_is_told_to_the_caller_alone() {
     assert!(said.stderr.contains("256"), "{said:?}");
     let mut client = host.client();
     // An operator's request in a controller's dialect.
-    let stop = Request::StopNodes { nodes: ["w1".to_owned()].into() };
+    let stop = Request::StopNodes { nodes: ["w1".to_owned()].into(), force: false };
     let answer =
         client.request("q", stop, zeek_cluster_agent::api::event::Dialect::Management, None, within_ms(10_000));
     assert!(answer.unwrap_err().to_string().contains("dialect"));

@@ -32,7 +32,8 @@ fn a_node_whose_lock_cannot_be_had_is_not_journaled_as_ended_again_and_again() {
 
     let _agent = host.start();
     let report = host.wait_state("w1", NodeState::Unknown);
-    assert!(report.note.unwrap().contains("run/w1/lock"));
+    let note = report.note.unwrap();
+    assert!(note.contains("run/w1/lock") && note.contains("`nodes stop w1 --force`"), "{note}");
     // Answered when its time is over, which is after the next attempt.
     let said = host.run(&["nodes", "restart", "w1", "--reqid", "again"]);
     assert_ne!(said.code, 0, "{said:?}");

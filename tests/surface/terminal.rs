@@ -186,7 +186,7 @@ fn leaves(command: &clap::Command, above: &str, found: &mut BTreeSet<String>) {
 }
 
 /// Commands as a shell runs them, and whether they have to show something of what was said to them.
-const LINES: [(&str, bool); 67] = [
+const LINES: [(&str, bool); 68] = [
     ("request set-configuration good.json --reqid \"$EVIL\"", false),
     ("request set-configuration bad.ini", true),
     ("request set-configuration good.json --json", true),
@@ -210,6 +210,7 @@ const LINES: [(&str, bool); 67] = [
     ("nodes list --json", true),
     ("nodes start w1 \"$EVIL\"", true),
     ("nodes stop w1 \"$EVIL\"", true),
+    ("nodes stop w1 \"$EVIL\" --force", true),
     ("nodes restart w1 \"$EVIL\"", true),
     ("nodes logs w1", true),
     ("nodes logs w1 --stderr", true),

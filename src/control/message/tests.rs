@@ -70,7 +70,7 @@ fn client_frames() -> Vec<ClientFrame> {
         request(Request::Restart { nodes: names.clone() }),
         request(Request::NodeDispatch { action: vec!["get_id_value".into(), "x".into()], nodes: names.clone() }),
         request(Request::StartNodes { nodes: names.clone() }),
-        request(Request::StopNodes { nodes: names }),
+        request(Request::StopNodes { nodes: names, force: false }),
         request(Request::Shutdown { nodes: true }),
         ClientFrame::Status { call: 8 },
         ClientFrame::JournalPage { call: 16, filter: Filter { as_lines: true, ..Filter::default() }, cursor: None },

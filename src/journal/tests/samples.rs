@@ -230,7 +230,14 @@ fn entries() -> Vec<(&'static str, Entry)> {
             ),
         ),
         ("request_received-start_nodes", received(Dialect::Operator, Request::StartNodes { nodes: nodes() })),
-        ("request_received-stop_nodes", received(Dialect::Operator, Request::StopNodes { nodes: nodes() })),
+        (
+            "request_received-stop_nodes",
+            received(Dialect::Operator, Request::StopNodes { nodes: nodes(), force: false }),
+        ),
+        (
+            "request_received-stop_nodes_by_force",
+            received(Dialect::Operator, Request::StopNodes { nodes: nodes(), force: true }),
+        ),
         (
             "request_received-resume_waiting",
             received(Dialect::Operator, Request::ResumeWaiting { request: "r-0".to_owned() }),

@@ -219,7 +219,7 @@ fn nodes_of<'a>(request: &'a Request, response: Option<&'a Response>) -> Vec<&'a
         Request::Restart { nodes }
         | Request::NodeDispatch { nodes, .. }
         | Request::StartNodes { nodes }
-        | Request::StopNodes { nodes } => nodes.iter().map(String::as_str).collect(),
+        | Request::StopNodes { nodes, .. } => nodes.iter().map(String::as_str).collect(),
         Request::AgentWelcome {}
         | Request::AgentStandby {}
         | Request::GetNodes {}

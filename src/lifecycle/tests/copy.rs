@@ -53,7 +53,7 @@ fn every_change_is_refused_and_nothing_is_done_to_any_node() {
         Request::AgentStandby {},
         Request::Restart { nodes: names(&["w1"]) },
         Request::StartNodes { nodes: names(&["w1"]) },
-        Request::StopNodes { nodes: names(&["w1"]) },
+        Request::StopNodes { nodes: names(&["w1"]), force: false },
         Request::Shutdown { nodes: true },
     ];
     for (number, change) in changes.into_iter().enumerate() {
@@ -77,7 +77,7 @@ fn every_change_is_refused_and_nothing_is_done_to_any_node() {
 #[test]
 fn what_was_under_way_when_it_was_copied_is_not_carried_on() {
     let mut bench = Bench::running(&["w1"]);
-    bench.ask("stop", Request::StopNodes { nodes: names(&["w1"]) });
+    bench.ask("stop", Request::StopNodes { nodes: names(&["w1"]), force: false });
     assert_eq!(bench.core.durable().unfinished.len(), 1);
     let mut effects = start_copy(&mut bench, &["w1"]);
     for _ in 0..10 {

@@ -20,7 +20,7 @@ fn only_error(response: &Response) -> String {
 #[test]
 fn what_cannot_be_ended_fails_a_stop_at_once_and_by_name() {
     let stops: [(&str, Request); 3] = [
-        ("stop", Request::StopNodes { nodes: names(&["w1"]) }),
+        ("stop", Request::StopNodes { nodes: names(&["w1"]), force: false }),
         ("standby", Request::AgentStandby {}),
         ("shutdown", Request::Shutdown { nodes: true }),
     ];
@@ -44,9 +44,9 @@ fn what_cannot_be_ended_fails_a_stop_at_once_and_by_name() {
 fn a_stop_of_what_could_not_be_ended_before_is_tried_again() {
     let mut bench = Bench::running(&["w1"]);
     let incarnation = bench.incarnation("w1");
-    bench.ask("s1", Request::StopNodes { nodes: names(&["w1"]) });
+    bench.ask("s1", Request::StopNodes { nodes: names(&["w1"]), force: false });
     bench.report("w1", incarnation, left());
-    let effects = bench.ask("s2", Request::StopNodes { nodes: names(&["w1"]) });
+    let effects = bench.ask("s2", Request::StopNodes { nodes: names(&["w1"]), force: false });
     assert_eq!(stopped(&effects), ["w1"]);
     assert!(responses(&effects).is_empty(), "what was said before the order is no answer to it");
     let effects = bench.report("w1", incarnation, exited(ExitCause::Code(0)));
@@ -78,7 +78,7 @@ fn a_node_that_ended_by_itself_and_left_something_is_neither_up_nor_started() {
     let told = |effect: &&Effect| matches!(effect, Effect::Notify(Notification::NotifyError { msg, .. }) if msg.contains(HELPER));
     assert_eq!(effects.iter().filter(told).count(), 1);
     assert_eq!(bench.state("w1"), NodeState::Unknown);
-    let effects = bench.ask("s", Request::StopNodes { nodes: names(&["w1"]) });
+    let effects = bench.ask("s", Request::StopNodes { nodes: names(&["w1"]), force: false });
     assert_eq!(stopped(&effects), ["w1"], "its shim tries again");
     let effects = bench.report("w1", incarnation, exited(ExitCause::Code(1)));
     assert!(only_response(&effects).success());
@@ -144,7 +144,7 @@ fn a_lock_that_somebody_holds_fails_a_shutdown_also_where_the_journal_knows_no_s
 fn behind_a_shim_of_the_first_release_a_stop_waits_for_the_lock_and_says_what_it_promises() {
     let mut bench = Bench::running(&["w1"]);
     let incarnation = bench.incarnation("w1");
-    bench.ask("s", Request::StopNodes { nodes: names(&["w1"]) });
+    bench.ask("s", Request::StopNodes { nodes: names(&["w1"]), force: false });
     bench.report("w1", incarnation, NodeHappening::HoldersOnly);
     let effects = bench.report("w1", incarnation, exited(ExitCause::Code(0)));
     assert!(responses(&effects).is_empty(), "holders of the lock are still being looked for");

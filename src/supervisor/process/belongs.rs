@@ -234,7 +234,7 @@ fn without_name(link: &Path) -> Option<&Path> {
 }
 
 /// A name alone proves nothing; it saves looking at what else may be a parent (init, a service manager, the agent).
-fn has_looks_of_a_shim(pid: u32) -> bool {
+pub(super) fn has_looks_of_a_shim(pid: u32) -> bool {
     pid > 1 && name(pid) == super::super::shim::NAME
 }
 

@@ -189,6 +189,7 @@ impl ForRelease1 {
 fn is_known(request: &Request) -> bool {
     match request {
         Request::AdoptState {} | Request::ResumeWaiting { .. } | Request::DropWaiting { .. } => false,
+        Request::StopNodes { force, .. } => !force,
         Request::SetConfiguration { .. }
         | Request::Deploy { .. }
         | Request::AgentWelcome {}
@@ -197,7 +198,6 @@ fn is_known(request: &Request) -> bool {
         | Request::Restart { .. }
         | Request::NodeDispatch { .. }
         | Request::StartNodes { .. }
-        | Request::StopNodes { .. }
         | Request::Shutdown { .. } => true,
     }
 }
