@@ -43,6 +43,8 @@ struct History {
     killed: BTreeSet<u32>,
     kills: BTreeMap<&'static str, u32>,
     looks: u64,
+    /// Times that a hold was ended.
+    deploys: u32,
 }
 
 impl History {
@@ -55,7 +57,7 @@ impl History {
         assert!(answer.success(), "{}", errors(&answer));
         host.wait_all_running(NODES.len());
         let (killed, kills) = (BTreeSet::new(), BTreeMap::new());
-        Self { host, agent: Some(agent), random: Random::new(), killed, kills, looks: 0 }
+        Self { host, agent: Some(agent), random: Random::new(), killed, kills, looks: 0, deploys: 0 }
     }
 
     fn count(&mut self, what: &'static str) {
@@ -86,9 +88,21 @@ impl History {
         }
     }
 
+    /// Nodes that are killed while the agent holds are not started again: then there is nothing left to kill. So whoever starts
+    /// it ends the hold, as an operator would.
     fn start_agent(&mut self) {
-        if self.agent.is_none() {
-            self.agent = Some(self.host.start());
+        if self.agent.is_some() {
+            return;
+        }
+        self.agent = Some(self.host.start());
+        let status = self.host.status();
+        assert!(!status.is_copy, "{:?}", status.hold);
+        if status.hold.is_some() {
+            self.deploys += 1;
+            let answer =
+                self.host.ask(&format!("deploy-{}", self.deploys), set(cluster(&NODES.map(|node| (node, "")))));
+            assert!(answer.success(), "{}", errors(&answer));
+            assert_eq!(self.host.status().hold, None);
         }
     }
 
@@ -188,13 +202,7 @@ impl History {
     /// Every process that ended was killed by this test.
     fn settle(mut self) {
         self.start_agent();
-        let host = &self.host;
-        if host.status().hold.is_some() {
-            assert!(!host.status().is_copy);
-            let answer = host.ask("again", set(cluster(&NODES.map(|node| (node, "")))));
-            assert!(answer.success(), "{}", errors(&answer));
-        }
-        host.wait_all_running(NODES.len());
+        self.host.wait_all_running(NODES.len());
         self.look();
         let host = &self.host;
         let mut started = BTreeMap::new();
@@ -202,7 +210,13 @@ impl History {
             started.insert((node, incarnation), detail.to_string());
         }
         let exits = host.events("node_exited");
-        println!("{} exits, {} looks for a second process, {:?}", exits.len(), self.looks, self.kills);
+        println!(
+            "{} exits, {} looks for a second process, {} holds ended, {:?}",
+            exits.len(),
+            self.looks,
+            self.deploys,
+            self.kills
+        );
         for (node, incarnation, detail) in &exits {
             let process =
                 format!("{} {detail}", started.get(&(node.clone(), *incarnation)).cloned().unwrap_or_default());
