@@ -23,7 +23,7 @@ use crate::api::time::Now;
 #[cfg(feature = "crash-points")]
 use crate::journal::entry::Entry;
 use crate::journal::entry::{Record, Sealed};
-use crate::journal::{CommitError, Journal, ReadError, Step};
+use crate::journal::{CommitError, Journal, ReadError, WriterOutcome};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::tasks::progress::Progress;
 
@@ -138,7 +138,7 @@ pub(super) struct Driver {
 enum Next {
     Input(Input),
     /// The commit under way has its outcome.
-    Committed(Result<Step<Effect>, CommitError>),
+    Committed(Result<WriterOutcome<Effect>, CommitError>),
     /// Something that needs no input.
     Nothing,
     /// Nothing can happen any more.
@@ -249,14 +249,14 @@ impl Driver {
     }
 
     /// What was under way is done.
-    fn finished(&mut self, step: Result<Step<Effect>, CommitError>) -> Result<(), Error> {
-        match step {
-            Ok(Step::Committed(effects)) => {
+    fn finished(&mut self, outcome: Result<WriterOutcome<Effect>, CommitError>) -> Result<(), Error> {
+        match outcome {
+            Ok(WriterOutcome::Committed(effects)) => {
                 self.written();
                 self.committed(effects);
             }
             // What is kept is submitted next.
-            Ok(Step::Reopened) => {}
+            Ok(WriterOutcome::Reopened) => {}
             Err(error) if error.is_passing() && !self.ending => self.stall(&error),
             Err(error) => return Err(Error::Commit(error)),
         }

@@ -4,9 +4,14 @@
 //! journal, with one writer; [`Reader`] reads it beside the writer or offline ([`inspect`]). [`identity`] and [`lock`]
 //! say whose the directory is, and who is in it.
 //!
+//! Its rooms stand one above the other, and each uses those below it:
+//!
 //! ```text
-//! entries, records ──► batch ──► codec, keys ──► store (sled)         write: writer
-//! recovered, rows, problems ◄── recover, rows, verify ◄── table ◄──┘  read: open, reader, inspect
+//! open     a state directory to an open journal: probing, migration, salvage, import, inspection
+//! write    commits, compaction          read     pages, figures
+//! store    the database (sled), the files beside it, lock, identity, space
+//! tree     batches, recovery, rows, retention, verification, export, of any table
+//! format   entries, records, keys, and their bytes
 //! ```
 //!
 //! Not its business: what entries mean, when to commit, what to do about a condition that it reports.
@@ -21,16 +26,22 @@ mod write;
 
 pub use format::codec::{DecodeError, EncodeError, Hash, try_decode};
 pub use format::entry;
-pub use open::opening::{Condition, OpenError, Opened, Options};
+pub use open::compact::{OfflineCompactError, offline as compact_offline};
+pub use open::condition::Condition;
+pub use open::error::OpenError;
+pub use open::opening::Opened;
+pub use open::options::Options;
 pub use open::{import, inspect, prune};
 pub use read::reader::Reader;
-pub use store::database::StorageError;
 pub use store::location::is_there;
 pub use store::space::{Floors, Space};
 pub use store::{identity, lock};
 pub use tests::memory;
 pub use tree::rows::check_event;
+pub use tree::storage_error::StorageError;
 pub use tree::table::ReadError;
 pub use tree::{export, retention};
-pub use write::compact::{CompactError, Compactor, offline as compact_offline};
-pub use write::writer::{CommitError, Journal, Stats, Step, Watched};
+pub use write::committer::Watched;
+pub use write::compact::{CompactError, Compactor};
+pub use write::error::CommitError;
+pub use write::writer::{Journal, Stats, WriterOutcome};

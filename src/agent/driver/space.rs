@@ -102,7 +102,7 @@ impl Driver {
             tracing::debug!(error = %chain(error), "the disk still takes nothing in");
         }
         self.attempts.read_only = matches!(error, CommitError::ReadOnly(_));
-        if self.give_back_ballast(error) {
+        if self.release_ballast(error) {
             self.attempts = Attempts::default();
         } else if watched {
             self.attempts.failed(self.journal.space().map_or(0, |space| space.free));
@@ -112,18 +112,18 @@ impl Driver {
 
     /// During the start nobody waits but the start: once more with what the ballast gives, or not at all.
     pub(super) fn commit_again(&mut self, error: CommitError) -> Result<Vec<Effect>, Error> {
-        if self.give_back_ballast(&error) {
+        if self.release_ballast(&error) {
             return self.journal.commit_again().map_err(Error::Commit);
         }
         Err(Error::Commit(error))
     }
 
     /// Gives it back where that may help; whether there was any.
-    fn give_back_ballast(&mut self, error: &CommitError) -> bool {
+    fn release_ballast(&mut self, error: &CommitError) -> bool {
         if !matches!(error, CommitError::NoSpace(_)) {
             return false;
         }
-        self.journal.give_back_ballast().unwrap_or_else(|error| {
+        self.journal.release_ballast().unwrap_or_else(|error| {
             tracing::warn!(%error, "the ballast file cannot be given back");
             false
         })

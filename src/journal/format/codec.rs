@@ -19,6 +19,7 @@
 
 use super::entry::Numbered;
 use super::keys::{self, Key};
+pub use super::versions::Hash;
 use super::versions::v2::{Parts, Payload};
 use super::versions::{
     self, kind,
@@ -36,9 +37,6 @@ const CHECKSUM: usize = 16;
 const IN_PIECES: u8 = 1;
 const WITH_PAYLOAD: u8 = 2;
 const DROPPED: u8 = 4;
-
-/// A link of the chain. Zeros stand before the first entry.
-pub type Hash = [u8; 32];
 
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {

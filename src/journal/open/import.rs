@@ -20,14 +20,16 @@ mod salvaged;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::opening::{self, OpenError, Options};
-use super::salvage::{self, Pending};
+use super::clock;
+use super::database_format;
+use super::error::OpenError;
+use super::options::Options;
+use super::rebuild::{self, Pending};
+use super::salvage;
 use crate::api::head::Head;
 use crate::api::ids::{Incarnation, Seq};
 use crate::crash_point;
@@ -35,14 +37,17 @@ use crate::journal::format::codec::{self, DecodeError, Hash};
 use crate::journal::format::entry::{AgentRecord, Entry, Numbered, Record};
 use crate::journal::format::keys;
 use crate::journal::format::versions;
-use crate::journal::store::database::{self, Database, StorageError};
-use crate::journal::store::location;
+use crate::journal::store::database::Database;
+use crate::journal::store::database_files::{main_file, remove_unfinished_snapshots};
+use crate::journal::store::files::{self, FileError, StateDir};
+use crate::journal::store::location::{self, LocationError};
 use crate::journal::store::lock::{LockError, StateLock};
-use crate::journal::store::watermark::{self, MarkFile};
-use crate::journal::tree::batch::{BatchError, Builder, State};
+use crate::journal::store::watermark::{self, WatermarkFile};
+use crate::journal::tree::batch::{self, BatchError, Builder, State, Write};
 use crate::journal::tree::export::{End, Frame, UnpackError, Unpacker};
 use crate::journal::tree::recover;
 use crate::journal::tree::rows;
+use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::{ReadError, Table, Whole};
 use crate::journal::tree::verify;
 
@@ -81,7 +86,7 @@ pub enum ImportError {
     Input(#[source] io::Error),
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    #[error("it comes from a journal of format {found}, and this release knows formats up to {known}: use a newer release", known = versions::FORMAT)]
+    #[error("it comes from a journal of format {found}, and this release knows formats up to {known}: use a newer release", known = versions::CURRENT_FORMAT)]
     Newer { found: u32 },
     #[error("entry {seq} cannot be decoded")]
     Entry { seq: Seq, source: DecodeError },
@@ -107,6 +112,18 @@ pub enum ImportError {
         "nothing of it can be recovered: its store does not open, or no entry in it is whole; try an older copy of it"
     )]
     NothingReads,
+}
+
+impl From<FileError> for ImportError {
+    fn from(error: FileError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
+impl From<LocationError> for ImportError {
+    fn from(error: LocationError) -> Self {
+        Self::Open(error.into())
+    }
 }
 
 impl From<BatchError> for ImportError {
@@ -182,11 +199,9 @@ fn build(
     options: &Options,
     work: impl FnOnce(Building) -> Result<Imported, ImportError>,
 ) -> Result<Imported, ImportError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(OpenError::io("creating", state_dir))?;
-    let _lock = StateLock::acquire(state_dir, Duration::ZERO).map_err(|error| match error {
-        LockError::Held { .. } => ImportError::InUse(error),
-        LockError::Io { .. } => ImportError::Lock(error),
-    })?;
+    files::ensure_dir(state_dir)?;
+    let _lock = lock(state_dir)?;
+    let state_dir = &StateDir::new(state_dir);
     salvage::finish_interrupted(state_dir)?;
     finish_interrupted(state_dir, options)?;
     refuse_entries(state_dir, options)?;
@@ -194,34 +209,28 @@ fn build(
     let dir = building.dir.clone();
     match work(building) {
         Ok(imported) => {
-            let complete = state_dir.join(IMPORTED);
-            fs::rename(&dir, &complete).map_err(OpenError::io("completing", &dir))?;
-            sync(state_dir)?;
+            state_dir.rename("completing", &dir, &state_dir.join(IMPORTED))?;
             crash_point!("after_import_built");
             put_in_place(state_dir, options)?;
             Ok(imported)
         }
         Err(error) => {
-            remove(&dir)?;
+            files::remove_dir(&dir)?;
             Err(error)
         }
     }
 }
 
-fn sync(dir: &Path) -> Result<(), OpenError> {
-    database::sync_dir(dir).map_err(OpenError::io("syncing", dir))
-}
-
-fn remove(dir: &Path) -> Result<(), OpenError> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(OpenError::io("removing", dir)(error)),
-        _ => Ok(()),
-    }
+fn lock(state_dir: &Path) -> Result<StateLock, ImportError> {
+    StateLock::acquire(state_dir, Duration::ZERO).map_err(|error| match error {
+        LockError::Held { .. } => ImportError::InUse(error),
+        LockError::Io { .. } => ImportError::Lock(error),
+    })
 }
 
 /// Clears up after an import that was killed, and puts a complete one in its place.
-pub(in crate::journal) fn finish_interrupted(state_dir: &Path, options: &Options) -> Result<(), OpenError> {
-    remove(&state_dir.join(IMPORTING))?;
+pub(super) fn finish_interrupted(state_dir: &StateDir, options: &Options) -> Result<(), OpenError> {
+    files::remove_dir(&state_dir.join(IMPORTING))?;
     match state_dir.join(IMPORTED).exists() {
         true => put_in_place(state_dir, options),
         false => Ok(()),
@@ -229,42 +238,36 @@ pub(in crate::journal) fn finish_interrupted(state_dir: &Path, options: &Options
 }
 
 /// The lock is held, so that the journal whose place it takes is as empty as it was found.
-fn put_in_place(state_dir: &Path, options: &Options) -> Result<(), OpenError> {
+fn put_in_place(state_dir: &StateDir, options: &Options) -> Result<(), OpenError> {
     let complete = state_dir.join(IMPORTED);
     let database = Database::open(&complete, options.store()).map_err(|error| OpenError::storage(&complete, error))?;
     let history = recover::history(&database).map_err(|error| OpenError::read(&complete, error))?;
     drop(database);
-    let marked = || {
-        let known = watermark::read(state_dir)?;
-        let mut side = MarkFile::open(state_dir, known, history.last, Some(history.hash), None)?;
-        // What was answered once somewhere else is not sent again.
-        side.set_sent(history.last)?;
-        side.sync()
-    };
-    marked().map_err(OpenError::io("writing the journal's side file journal.mark in", state_dir))?;
+    let known = watermark::read(state_dir)?;
+    // What was answered once somewhere else is not sent again.
+    let sent = history.last;
+    WatermarkFile::open(state_dir, known, history.last, Some(history.hash), None)
+        .and_then(|mut side| side.set_sent_durably(state_dir, sent))?;
     crash_point!("after_import_marked");
     let dir = location::current(state_dir)?.dir(state_dir);
-    remove(&dir)?;
-    fs::rename(&complete, &dir).map_err(OpenError::io("putting in place", &complete))?;
-    sync(state_dir)
+    files::remove_dir(&dir)?;
+    Ok(state_dir.rename("putting in place", &complete, &dir)?)
 }
 
 /// Refuses a state directory whose journal has any entries.
-fn refuse_entries(state_dir: &Path, options: &Options) -> Result<(), ImportError> {
-    let known = watermark::read(state_dir)
-        .map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
+fn refuse_entries(state_dir: &StateDir, options: &Options) -> Result<(), ImportError> {
+    let known = watermark::read(state_dir)?;
     let dir = location::found(state_dir)?.dir(state_dir);
     if let Some(mark) = known
-        && mark.format > versions::FORMAT
+        && mark.format > versions::CURRENT_FORMAT
     {
-        let dir = dir.display().to_string();
-        return Err(OpenError::NewerFormat { dir, found: mark.format, known: versions::FORMAT }.into());
+        return Err(OpenError::newer_format(&dir, mark.format).into());
     }
-    if !database::main_file(&dir).exists() {
+    if !main_file(&dir).exists() {
         return Ok(());
     }
     let failed = |error| OpenError::storage(&dir, error);
-    database::remove_unfinished_snapshots(&dir).map_err(OpenError::io("clearing up in", &dir))?;
+    remove_unfinished_snapshots(&dir)?;
     let database = Database::open(&dir, options.store()).map_err(failed)?;
     for row in database.range(keys::everything()) {
         let (key, _) = row.map_err(|error| OpenError::read(&dir, error))?;
@@ -298,14 +301,13 @@ struct Building {
 }
 
 impl Building {
-    fn begin(state_dir: &Path, options: &Options) -> Result<Self, OpenError> {
+    fn begin(state_dir: &StateDir, options: &Options) -> Result<Self, OpenError> {
         let dir = state_dir.join(IMPORTING);
-        DirBuilder::new().mode(0o700).create(&dir).map_err(OpenError::io("creating", &dir))?;
+        files::create_dir(&dir)?;
         let failed = |error| OpenError::storage(&dir, error);
         let database = Database::open(&dir, options.store()).map_err(failed)?;
-        opening::write_format(&database).map_err(failed)?;
-        let known = watermark::read(state_dir)
-            .map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
+        database_format::write(&database).map_err(failed)?;
+        let known = watermark::read(state_dir)?;
         Ok(Self {
             database,
             noted: known.map_or(Seq(0), |mark| mark.high),
@@ -347,7 +349,7 @@ impl Building {
             problems: Vec::new(),
         };
         drop(self.database);
-        sync(&self.dir)?;
+        files::sync_dir(&self.dir).map_err(FileError::at("syncing", &self.dir))?;
         Ok((imported, report.problems))
     }
 
@@ -376,7 +378,7 @@ impl Building {
 
     fn frame(&mut self, frame: Frame) -> Result<(), ImportError> {
         match frame {
-            Frame::Header(header) if header.format > versions::FORMAT => {
+            Frame::Header(header) if header.format > versions::CURRENT_FORMAT => {
                 Err(ImportError::Newer { found: header.format })
             }
             Frame::Header(header) => {
@@ -498,7 +500,7 @@ impl Building {
         self.write(&writes)
     }
 
-    fn write(&self, writes: &[crate::journal::tree::batch::Write]) -> Result<(), ImportError> {
+    fn write(&self, writes: &[Write]) -> Result<(), ImportError> {
         self.database.write(writes).map_err(|error| self.failed(error))
     }
 
@@ -522,7 +524,7 @@ impl Building {
             };
             seq = seq.next();
             let pending = Pending { reqid, request: request.0, attempts };
-            closing.push(Numbered { seq, at: salvage::now(), entry: salvage::abandoned(of, pending, why) });
+            closing.push(Numbered { seq, at: clock::now(), entry: rebuild::abandoned(of, pending, why) });
             if closing.len() == ENTRIES {
                 self.append(&closing, &[])?;
                 closing.clear();
@@ -530,11 +532,11 @@ impl Building {
         }
         if let Some(from) = self.older {
             seq = seq.next();
-            let entry = Entry::FormatChanged { from, to: versions::FORMAT };
-            closing.push(Numbered { seq, at: salvage::now(), entry });
+            let entry = Entry::FormatChanged { from, to: versions::CURRENT_FORMAT };
+            closing.push(Numbered { seq, at: clock::now(), entry });
         }
         let entry = Entry::Imported { from: from.to_owned(), entries: self.entries, missing: missing.clone() };
-        closing.push(Numbered { seq: seq.next(), at: salvage::now(), entry });
+        closing.push(Numbered { seq: seq.next(), at: clock::now(), entry });
         // So that no incarnation of a name is used twice.
         let agent = AgentRecord { newest_gone: self.newest_incarnation, ..AgentRecord::default() };
         self.append(&closing, &[Record::Agent(agent)])?;
@@ -542,7 +544,7 @@ impl Building {
     }
 
     fn append(&mut self, entries: &[Numbered], records: &[Record]) -> Result<(), ImportError> {
-        let writes = crate::journal::tree::batch::build(&self.database, &mut self.state, entries, records)?;
+        let writes = batch::build(&self.database, &mut self.state, entries, records)?;
         self.write(&writes)
     }
 }

@@ -7,11 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::clock;
+use super::copy::{CopyFailure, open_copy};
+use super::error::OpenError;
 use super::migrate;
-use super::opening::{OpenError, Options};
-use super::salvage::{self, copy_dir};
+use super::options::Options;
 use crate::api::audit::{Filter, Page};
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
@@ -21,14 +23,17 @@ use crate::api::stats::JournalStats;
 use crate::journal::format::codec::Hash;
 use crate::journal::format::versions;
 use crate::journal::read::reader::Reader;
-use crate::journal::store::database::{self, Database, Shared, StorageError};
-use crate::journal::store::location::{self, Place};
+use crate::journal::store::database_files::{self, main_file};
+use crate::journal::store::files::StateDir;
+use crate::journal::store::location::{self, Location};
 use crate::journal::store::lock::{LockError, StateLock};
+use crate::journal::store::shared::SharedDatabase;
 use crate::journal::store::space;
 use crate::journal::store::watermark;
 use crate::journal::tree::export::ExportError;
 use crate::journal::tree::recover;
 use crate::journal::tree::retention::{Policy, Step};
+use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::ReadError;
 
 #[derive(Debug, thiserror::Error)]
@@ -71,47 +76,47 @@ pub enum Opening {
 
 /// Opens the journal of a state directory. Its agent must not run.
 pub fn state_dir(state_dir: &Path, options: &Options) -> Result<Inspection, InspectError> {
-    let journal = location::found(state_dir)?.dir(state_dir);
-    if !database::main_file(&journal).exists() {
+    let in_dir = StateDir::new(state_dir);
+    let journal = location::found(&in_dir).map_err(OpenError::from)?.dir(&in_dir);
+    if !main_file(&journal).exists() {
         return Err(InspectError::NoJournal(state_dir.display().to_string()));
     }
     let lock = StateLock::acquire(state_dir, Duration::ZERO).map_err(|error| match error {
         LockError::Held { .. } => InspectError::InUse(error),
         LockError::Io { .. } => InspectError::Lock(error),
     })?;
-    inspect(&journal, state_dir, Some(lock), options)
+    inspect(&journal, &in_dir, Some(lock), options)
 }
 
 /// Opens a copy of a state directory, or of the journal's directory alone, which nobody may be writing to.
 pub fn copied_dir(dir: &Path, options: &Options) -> Result<Inspection, InspectError> {
     let (journal, state_dir) = places(dir)?.ok_or_else(|| InspectError::NoJournal(dir.display().to_string()))?;
-    inspect(&journal, &state_dir, None, options)
+    inspect(&journal, &StateDir::new(&state_dir), None, options)
 }
 
 /// Where the journal's files are in a state directory or a journal's directory, and where its side file would be.
-pub(in crate::journal) fn places(dir: &Path) -> Result<Option<(PathBuf, PathBuf)>, OpenError> {
-    let inner = location::found(dir)?.dir(dir);
-    if database::main_file(&inner).exists() {
+pub(super) fn places(dir: &Path) -> Result<Option<(PathBuf, PathBuf)>, OpenError> {
+    let in_dir = StateDir::new(dir);
+    let inner = location::found(&in_dir)?.dir(&in_dir);
+    if main_file(&inner).exists() {
         return Ok(Some((inner, dir.to_owned())));
     }
     // The side file lies beside the journal's directory; one that is set aside has it no more.
     let beside = location::state_dir_of(dir).unwrap_or(dir).to_owned();
-    Ok(database::main_file(dir).exists().then(|| (dir.to_owned(), beside)))
+    Ok(main_file(dir).exists().then(|| (dir.to_owned(), beside)))
 }
 
 fn inspect(
     journal: &Path,
-    state_dir: &Path,
+    state_dir: &StateDir,
     lock: Option<StateLock>,
     options: &Options,
 ) -> Result<Inspection, InspectError> {
-    let known = watermark::read(state_dir)
-        .map_err(OpenError::io("reading the journal's side file journal.mark in", state_dir))?;
+    let known = watermark::read(state_dir).map_err(OpenError::from)?;
     if let Some(mark) = known
-        && mark.format > versions::FORMAT
+        && mark.format > versions::CURRENT_FORMAT
     {
-        let dir = journal.display().to_string();
-        return Err(OpenError::NewerFormat { dir, found: mark.format, known: versions::FORMAT }.into());
+        return Err(OpenError::newer_format(journal, mark.format).into());
     }
     let noted = known.map(|mark| (mark.high, mark.head));
     let inspection = |copy: Copied, how| Inspection {
@@ -123,14 +128,14 @@ fn inspect(
         how,
         _lock: lock,
     };
-    match open_copy(journal, options, &|_| true) {
+    match open_for_reading(journal, options, &|_| true) {
         Ok(copy) => Ok(inspection(copy, Opening::Whole)),
-        Err(Unopened::Storage(first)) if first.is_damage() => {
-            let snapshots = database::snapshots(journal).map_err(OpenError::io("listing", journal))?;
+        Err(CopyFailure::Storage(first)) if first.is_damage() => {
+            let snapshots = database_files::snapshots(journal).map_err(OpenError::from)?;
             let wanted = |path: &Path| !snapshots.iter().any(|snapshot| snapshot == path);
-            match open_copy(journal, options, &wanted) {
+            match open_for_reading(journal, options, &wanted) {
                 Ok(copy) => Ok(inspection(copy, Opening::WithoutSnapshots)),
-                Err(Unopened::Storage(source)) if source.is_damage() => {
+                Err(CopyFailure::Storage(source)) if source.is_damage() => {
                     Err(InspectError::Damaged { dir: journal.display().to_string(), source })
                 }
                 Err(error) => Err(error.into_error(journal).into()),
@@ -148,50 +153,28 @@ struct Copied {
     open_time: Duration,
 }
 
-enum Unopened {
-    Storage(StorageError),
-    Other(OpenError),
-}
-
-impl Unopened {
-    fn into_error(self, dir: &Path) -> OpenError {
-        match self {
-            Self::Storage(source) => OpenError::storage(dir, source),
-            Self::Other(error) => error,
-        }
-    }
-}
-
-fn open_copy(journal: &Path, options: &Options, with: &impl Fn(&Path) -> bool) -> Result<Copied, Unopened> {
+/// Opens a copy in the directory for temporary files.
+fn open_for_reading(journal: &Path, options: &Options, wanted: &impl Fn(&Path) -> bool) -> Result<Copied, CopyFailure> {
     static COPIES: AtomicU32 = AtomicU32::new(0);
     let number = COPIES.fetch_add(1, Ordering::Relaxed);
     let parent = std::env::temp_dir();
     let dir = parent.join(format!("zeek-cluster-agent-journal-{}-{number}", std::process::id()));
-    let opened = copy_dir(journal, &dir, with).map_err(Unopened::Other).and_then(|()| {
-        database::remove_unfinished_snapshots(&dir)
-            .map_err(|error| Unopened::Other(OpenError::io("clearing up in", &dir)(error)))?;
-        let started = Instant::now();
-        let database = Database::open(&dir, options.store()).map_err(Unopened::Storage)?;
-        let open_time = started.elapsed();
+    let opened = open_copy(journal, &dir, options, wanted).and_then(|(database, open_time)| {
         match recover::format(&database) {
-            Ok(Some(found)) if found > versions::FORMAT => {
-                let dir = journal.display().to_string();
-                Err(Unopened::Other(OpenError::NewerFormat { dir, found, known: versions::FORMAT }))
+            Ok(Some(found)) if found > versions::CURRENT_FORMAT => {
+                return Err(CopyFailure::Other(OpenError::newer_format(journal, found)));
             }
+            // Entries of an older format read as well as new ones; the rest of this copy is brought up to date.
             Ok(Some(found)) => {
-                // Entries of an older format read as well as new ones; the rest of this copy is brought up to date.
                 if let Err(error) = migrate::migrate_copy(&database, found) {
                     tracing::warn!(error = %chain(&error), "the copy could not be brought to this release's format");
                 }
-                let reader = Reader::new(Arc::new(Shared::new(database, Place::new(&dir), options.store())));
-                Ok((reader, open_time))
             }
             // What is wrong with a damaged one is found by reading on.
-            Ok(None) | Err(_) => {
-                let reader = Reader::new(Arc::new(Shared::new(database, Place::new(&dir), options.store())));
-                Ok((reader, open_time))
-            }
+            Ok(None) | Err(_) => {}
         }
+        let database = SharedDatabase::new(database, Location::new(&dir), options.store());
+        Ok((Reader::new(Arc::new(database)), open_time))
     });
     match opened {
         Ok((reader, open_time)) => Ok(Copied { reader, dir, open_time }),
@@ -227,7 +210,7 @@ impl Inspection {
 
     /// See [`Reader::export`].
     pub fn export(&self, cursor: Option<&ExportCursor>) -> Result<ExportChunk, ExportError> {
-        self.reader().export(cursor, salvage::now())
+        self.reader().export(cursor, clock::now())
     }
 
     /// The journal in figures. Its size is that of what was copied.
@@ -240,7 +223,7 @@ impl Inspection {
 
     /// What all steps of retention towards `policy` would come to, and whether the clock is believed.
     pub fn preview_removal(&self, policy: &Policy) -> Result<(Step, bool), ReadError> {
-        let now = salvage::now();
+        let now = clock::now();
         Ok((self.reader().preview_removal(policy, now)?, self.reader().believes(now)?))
     }
 

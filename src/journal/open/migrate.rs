@@ -11,13 +11,12 @@
 //! From format 2: entries stay as they are, with their hashes, and records are written anew as they change. One batch
 //! holds the entry that tells of it and the format's version.
 
-use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::salvage;
+use super::clock;
 use crate::api::ids::Seq;
 use crate::crash_point;
-use crate::journal::format::codec::EncodeError;
+use crate::journal::format::codec::{self, EncodeError};
 use crate::journal::format::entry::{Entry, Numbered};
 use crate::journal::format::keys;
 use crate::journal::format::versions::{
@@ -25,21 +24,21 @@ use crate::journal::format::versions::{
     records::{FormatRecord, HistoryRecord},
     v2,
 };
-use crate::journal::store::database::{Database, StorageError};
+use crate::journal::store::database::Database;
 use crate::journal::tree::batch::{Builder, State};
 use crate::journal::tree::recover;
+use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::{Entries, ReadError, Table};
+use crate::journal::write::progress::{Progress, ReportEvery};
 
 /// A batch ends with so many entries, or …
 const ENTRIES: usize = 256;
 /// … so many bytes of bodies.
 const BYTES: usize = 16 << 10;
-/// How often it is said how far it has come: once a line in a log, more often where somebody watches.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
-const TOLD_EVERY_ON_A_TERMINAL: Duration = Duration::from_secs(1);
+const REPORT_EVERY: ReportEvery = ReportEvery { log: Duration::from_secs(10), terminal: Duration::from_secs(1) };
 
 #[derive(Debug, thiserror::Error)]
-pub(in crate::journal) enum MigrateError {
+pub(super) enum MigrateError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -49,8 +48,8 @@ pub(in crate::journal) enum MigrateError {
 }
 
 /// Brings the journal from format `found` to this build's.
-pub(in crate::journal) fn migrate(database: &Database, found: u32) -> Result<(), MigrateError> {
-    if found == versions::FORMAT {
+pub(super) fn migrate(database: &Database, found: u32) -> Result<(), MigrateError> {
+    if found == versions::CURRENT_FORMAT {
         return Ok(());
     }
     let last = database.last()?;
@@ -60,42 +59,44 @@ pub(in crate::journal) fn migrate(database: &Database, found: u32) -> Result<(),
     } else {
         database.record::<HistoryRecord>(keys::HISTORY)?.unwrap_or_default()
     };
-    let mut steps = Steps::new(database, found, history, last);
+    let mut migration = Migration::new(database, found, history, last);
     let how = if has_chain(found) { "brought" } else { "rewritten" };
-    tracing::info!(entries = last.0, "the journal is {how} from format {found} to {}", versions::FORMAT);
-    for (seq, value) in Entries::new(database, steps.state.history.last.next(), last, false) {
-        steps.take(database.read_entry(seq, &value?)?.numbered)?;
+    tracing::info!(entries = last.0, "the journal is {how} from format {found} to {}", versions::CURRENT_FORMAT);
+    for (seq, value) in Entries::new(database, migration.state.history.last.next(), last, false) {
+        migration.take(database.read_entry(seq, &value?)?.numbered)?;
     }
-    steps.finish()?;
-    tracing::info!(entries = last.0, "the journal has format {} now", versions::FORMAT);
+    migration.finish()?;
+    tracing::info!(entries = last.0, "the journal has format {} now", versions::CURRENT_FORMAT);
     Ok(())
 }
 
 /// As [`migrate`], for a copy that is only read: no entry of it is made that the journal does not have, if it has a chain
 /// whose newest hash somebody may note.
-pub(in crate::journal) fn migrate_copy(database: &Database, found: u32) -> Result<(), MigrateError> {
-    if !has_chain(found) || found == versions::FORMAT {
+pub(super) fn migrate_copy(database: &Database, found: u32) -> Result<(), MigrateError> {
+    if !has_chain(found) || found == versions::CURRENT_FORMAT {
         return migrate(database, found);
     }
     let last = database.last()?;
-    Steps::new(database, found, HistoryRecord::default(), last).write(true)
+    Migration::new(database, found, HistoryRecord::default(), last).write(true)
 }
 
 /// Whether a journal of this format has its hashes already.
 fn has_chain(format: u32) -> bool {
-    format >= v2::FORMAT
+    format >= v2::FIRST_CHAINED_FORMAT
 }
 
-struct Steps<'a> {
+struct Migration<'a> {
     database: &'a Database,
     found: u32,
     state: State,
     batch: Vec<Numbered>,
     bytes: usize,
+    /// The newest entry of the old format.
+    last: Seq,
     progress: Progress,
 }
 
-impl<'a> Steps<'a> {
+impl<'a> Migration<'a> {
     fn new(database: &'a Database, found: u32, history: HistoryRecord, last: Seq) -> Self {
         Self {
             database,
@@ -103,7 +104,8 @@ impl<'a> Steps<'a> {
             state: State { history, ..State::default() },
             batch: Vec::new(),
             bytes: 0,
-            progress: Progress::new(last),
+            last,
+            progress: Progress::new(REPORT_EVERY),
         }
     }
 
@@ -113,7 +115,9 @@ impl<'a> Steps<'a> {
         self.batch.push(numbered);
         if self.batch.len() == ENTRIES || self.bytes >= BYTES {
             self.write(false)?;
-            self.progress.tell(seq);
+            if self.progress.is_due() {
+                tracing::info!("rewriting the journal: {seq} of {} entries", self.last);
+            }
         }
         Ok(())
     }
@@ -121,8 +125,8 @@ impl<'a> Steps<'a> {
     fn finish(mut self) -> Result<(), MigrateError> {
         let newest = self.batch.last().map_or(self.state.history.last, |one| one.seq);
         if newest > Seq(0) {
-            let entry = Entry::FormatChanged { from: self.found, to: versions::FORMAT };
-            self.batch.push(Numbered { seq: newest.next(), at: salvage::now(), entry });
+            let entry = Entry::FormatChanged { from: self.found, to: versions::CURRENT_FORMAT };
+            self.batch.push(Numbered { seq: newest.next(), at: clock::now(), entry });
         }
         self.write(true)
     }
@@ -143,7 +147,7 @@ impl<'a> Steps<'a> {
             batch.entry(numbered)?;
         }
         if last_step {
-            batch.record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::FORMAT })?;
+            batch.record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::CURRENT_FORMAT })?;
         }
         let writes = batch.finish()?;
         crash_point!("before_migration_step");
@@ -159,29 +163,9 @@ impl<'a> Steps<'a> {
 }
 
 fn stored_length(value: &[u8]) -> usize {
-    crate::journal::format::codec::head(value).map_or(0, |(head, _)| head.stored_length())
+    codec::head(value).map_or(0, |(head, _)| head.stored_length())
 }
 
 fn pieces_of(value: &[u8]) -> u32 {
-    crate::journal::format::codec::head(value).map_or(0, |(head, _)| head.pieces())
-}
-
-struct Progress {
-    last: Seq,
-    told: Instant,
-    every: Duration,
-}
-
-impl Progress {
-    fn new(last: Seq) -> Self {
-        let every = if std::io::stderr().is_terminal() { TOLD_EVERY_ON_A_TERMINAL } else { TOLD_EVERY };
-        Self { last, told: Instant::now(), every }
-    }
-
-    fn tell(&mut self, seq: Seq) {
-        if self.told.elapsed() >= self.every {
-            self.told = Instant::now();
-            tracing::info!("rewriting the journal: {seq} of {} entries", self.last);
-        }
-    }
+    codec::head(value).map_or(0, |(head, _)| head.pieces())
 }

@@ -9,45 +9,44 @@
 
 use std::path::Path;
 
-use super::opening::{self, Failure, OpenError, Options, Usable};
-use super::salvage::{COPY, Sources, copy_dir, remove};
+use super::attempt::{Failure, ReadDepth, Usable, attempt};
+use super::copy::{COPY, copy_dir};
+use super::error::OpenError;
+use super::options::Options;
+use super::sources::Sources;
 use crate::api::ids::Seq;
 use crate::crash_point;
+use crate::journal::store::files::{StateDir, remove_dir};
 use crate::journal::store::location;
 use crate::journal::tree::verify;
 
 /// Whether a copy of the journal opens.
-pub(in crate::journal) fn opens(state_dir: &Path, options: &Options, sent: Seq, deep: bool) -> Result<bool, OpenError> {
+pub(super) fn opens(state_dir: &StateDir, options: &Options, sent: Seq, depth: ReadDepth) -> Result<bool, OpenError> {
     let copy = state_dir.join(format!("{COPY}probe"));
-    let opened = open_copy(&location::current(state_dir)?.dir(state_dir), &copy, options, sent, deep)?;
+    let opened = attempt_on_copy(&location::current(state_dir)?.dir(state_dir), &copy, options, sent, depth)?;
     let opens = opened.is_some();
-    let_go(opened);
-    remove(&copy)?;
+    abandon(opened);
+    remove_dir(&copy)?;
     Ok(opens)
 }
 
 /// Whether an open in place loses nothing of what can be read: everything reads and is consistent, also when what such an
 /// open leaves is opened again, and no salvage would come further. `high`: how far the journal had come.
-pub(in crate::journal) fn loses_nothing(
-    state_dir: &Path,
-    options: &Options,
-    sent: Seq,
-    high: Seq,
-) -> Result<bool, OpenError> {
+pub(super) fn loses_nothing(state_dir: &StateDir, options: &Options, sent: Seq, high: Seq) -> Result<bool, OpenError> {
     let journal = location::current(state_dir)?.dir(state_dir);
     let (copy, again) = (state_dir.join(format!("{COPY}probe")), state_dir.join(format!("{COPY}again")));
-    let once = whole(open_copy(&journal, &copy, options, sent, true)?, &journal)?;
+    let once = whole(attempt_on_copy(&journal, &copy, options, sent, ReadDepth::Everything)?, &journal)?;
     crash_point!("during_probe");
     let twice = match &once {
-        Some(_) => whole(open_copy(&copy, &again, options, sent, true)?, &journal)?,
+        Some(_) => whole(attempt_on_copy(&copy, &again, options, sent, ReadDepth::Everything)?, &journal)?,
         None => None,
     };
     let last = |usable: &Option<Usable>| usable.as_ref().map(|usable| usable.recovered.last);
     let (found, found_again) = (last(&once), last(&twice));
-    let_go(once);
-    let_go(twice);
-    remove(&copy)?;
-    remove(&again)?;
+    abandon(once);
+    abandon(twice);
+    remove_dir(&copy)?;
+    remove_dir(&again)?;
     match found {
         // Taken for an empty database: its index is gone, and an open would overwrite all that is left.
         Some(Seq(0)) if high > Seq(0) => Ok(false),
@@ -59,10 +58,16 @@ pub(in crate::journal) fn loses_nothing(
 }
 
 /// Copies `from` to `to` and opens that; `None`: it is damaged.
-fn open_copy(from: &Path, to: &Path, options: &Options, sent: Seq, deep: bool) -> Result<Option<Usable>, OpenError> {
-    remove(to)?;
+fn attempt_on_copy(
+    from: &Path,
+    to: &Path,
+    options: &Options,
+    sent: Seq,
+    depth: ReadDepth,
+) -> Result<Option<Usable>, OpenError> {
+    remove_dir(to)?;
     copy_dir(from, to, &|_| true)?;
-    match opening::attempt(to, options, sent, deep) {
+    match attempt(to, options, sent, depth) {
         Ok(usable) => Ok(Some(usable)),
         Err(Failure::Damage(_)) => Ok(None),
         Err(Failure::Other(error)) => Err(error),
@@ -76,11 +81,11 @@ fn whole(opened: Option<Usable>, journal: &Path) -> Result<Option<Usable>, OpenE
     if report.problems.is_empty() {
         return Ok(Some(usable));
     }
-    let_go(Some(usable));
+    abandon(Some(usable));
     Ok(None)
 }
 
-fn let_go(opened: Option<Usable>) {
+fn abandon(opened: Option<Usable>) {
     if let Some(usable) = opened {
         usable.database.abandon();
     }

@@ -3,16 +3,20 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::opening::{Condition, OpenError, Options};
-use super::salvage;
+use super::clock;
+use super::condition::Condition;
+use super::error::OpenError;
+use super::options::Options;
 use crate::journal::format::entry::{Entry, Numbered, Removal, Sealed};
-use crate::journal::store::database;
+use crate::journal::store::database_files::main_file;
+use crate::journal::store::files::StateDir;
 use crate::journal::store::identity::{self, IdentityError};
 use crate::journal::store::location;
 use crate::journal::store::lock::{LockError, StateLock};
 use crate::journal::tree::retention::{Policy, Step};
 use crate::journal::tree::table::ReadError;
-use crate::journal::write::writer::{CommitError, Journal};
+use crate::journal::write::error::CommitError;
+use crate::journal::write::writer::Journal;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
@@ -35,7 +39,9 @@ pub enum PruneError {
 
 /// Removes all that `policy` lets go of, step by step, each told of by an entry (its anchor). Returned is the sum, and whether the clock was believed.
 pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(Step, bool), PruneError> {
-    if !database::main_file(&location::found(state_dir)?.dir(state_dir)).exists() {
+    let location = StateDir::new(state_dir);
+    let dir = location::found(&location).map_err(OpenError::from)?.dir(&location);
+    if !main_file(&dir).exists() {
         return Err(PruneError::NoJournal(state_dir.display().to_string()));
     }
     let _lock = StateLock::acquire(state_dir, Duration::ZERO).map_err(PruneError::InUse)?;
@@ -46,14 +52,14 @@ pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(
     }
     let mut journal = opened.journal;
     let reader = journal.reader();
-    let now = salvage::now();
+    let now = clock::now();
     let believed = reader.believes(now)?;
     let mut sum = reader.preview_removal(policy, now)?.emptied();
     while let Some(step) = reader.next_removal(policy, now)? {
         let Removal { upto, hash, trimmed, entries, requests } = step.removal.clone();
         let last = journal.durable();
         let entry = Entry::Pruned { upto, hash, trimmed, entries, requests };
-        let numbered = Numbered { seq: last.next(), at: salvage::now(), entry };
+        let numbered = Numbered { seq: last.next(), at: clock::now(), entry };
         drop(journal.stage(Sealed::new(last, vec![numbered], Vec::new())));
         drop(journal.commit(Vec::new())?);
         sum.add(&step);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use super::reader;
+use super::page;
 use crate::api::audit::{Filter, Kind, RequestRow, RequestState, Row};
 use crate::api::head::Head;
 use crate::api::ids::Seq;
@@ -28,7 +28,7 @@ pub(in crate::journal) fn stats(table: &impl Table) -> Result<JournalStats, Read
     let mut tally = Tally::default();
     let mut cursor = None;
     loop {
-        let page = reader::page(table, &filter, cursor)?;
+        let page = page::page(table, &filter, cursor)?;
         for row in &page.rows {
             tally.add(row);
         }

@@ -6,92 +6,22 @@
 //! Nothing but bytes under keys is known here: what they mean is the business of the files beside it.
 
 use std::any::Any;
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, mpsc};
+use std::path::Path;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::location::{Generation, Place};
+use super::files::sync_dir;
+use super::location::Generation;
 use super::watermark::Extent;
 use crate::journal::format::keys;
 use crate::journal::tree::batch::Write;
+use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::{ReadError, Row, Table};
-
-/// What went wrong below the journal, by what follows from it.
-#[derive(Debug, thiserror::Error)]
-pub enum StorageError {
-    /// What is on disk is not what was written.
-    #[error("its files are damaged: {0}")]
-    Damaged(String),
-    /// The store gave up on what it found; on an open or a read that means damage as well.
-    #[error("its files made the store fail: {0}")]
-    Panicked(String),
-    #[error("no space is left on its file system")]
-    NoSpace(#[source] io::Error),
-    #[error("its file system is read-only")]
-    ReadOnly(#[source] io::Error),
-    #[error("another process has it open")]
-    Locked,
-    #[error("it did not open within {} s", .0.as_secs_f64())]
-    Timeout(Duration),
-    /// By us, to be opened again.
-    #[error("it is closed until its file system can be written again: free some space, or remount it writable")]
-    Closed,
-    /// By us, for good: of two journals that hold the same the next start takes one.
-    #[error(
-        "it is closed, since the disk failed as a copy took its place: restart the agent, which opens whichever is in place"
-    )]
-    Undecided,
-    #[error("its file system reports an error")]
-    Io(#[source] io::Error),
-    #[error("the store failed: {0}")]
-    Store(String),
-}
-
-impl StorageError {
-    pub fn is_damage(&self) -> bool {
-        match self {
-            Self::Damaged(_) | Self::Panicked(_) => true,
-            Self::NoSpace(_)
-            | Self::ReadOnly(_)
-            | Self::Locked
-            | Self::Timeout(_)
-            | Self::Closed
-            | Self::Undecided
-            | Self::Io(_)
-            | Self::Store(_) => false,
-        }
-    }
-
-    /// The file system takes nothing in at the moment, and may again: once it does, opening again is all that is needed.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::NoSpace(_) | Self::ReadOnly(_) | Self::Closed => true,
-            Self::Damaged(_)
-            | Self::Panicked(_)
-            | Self::Locked
-            | Self::Timeout(_)
-            | Self::Undecided
-            | Self::Io(_)
-            | Self::Store(_) => false,
-        }
-    }
-}
-
-impl From<io::Error> for StorageError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(error),
-            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(error),
-            _ => Self::Io(error),
-        }
-    }
-}
 
 impl From<sled::Error> for StorageError {
     fn from(error: sled::Error) -> Self {
@@ -113,7 +43,7 @@ impl From<sled::Error> for StorageError {
     }
 }
 
-fn panicked(payload: &(dyn Any + Send)) -> StorageError {
+pub(super) fn panicked(payload: &(dyn Any + Send)) -> StorageError {
     let text = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
@@ -250,228 +180,6 @@ fn open(dir: &Path, cache_capacity: u64) -> Result<Database, StorageError> {
         );
     }
     Ok(Database { db, file, directory: Generation::of(dir) })
-}
-
-/// The open database as all share it that use it. It can be closed and opened again under them: what the store met once, a
-/// full disk for one, it reports until then. And another can take its place.
-#[derive(Debug)]
-pub(in crate::journal) struct Shared {
-    database: RwLock<Slot>,
-    place: Place,
-    options: OpenOptions,
-    turn: Mutex<Turn>,
-}
-
-#[derive(Debug)]
-enum Slot {
-    Open(Arc<Database>),
-    /// Until it is opened again.
-    Closed,
-    /// For good: see [`StorageError::Undecided`].
-    Undecided,
-}
-
-impl Slot {
-    fn get(&self) -> Result<&Arc<Database>, StorageError> {
-        match self {
-            Self::Open(database) => Ok(database),
-            Self::Closed => Err(StorageError::Closed),
-            Self::Undecided => Err(StorageError::Undecided),
-        }
-    }
-
-    /// Puts another in its place; what was open is returned, to be closed.
-    fn replace(&mut self, by: Self) -> Option<Arc<Database>> {
-        match std::mem::replace(self, by) {
-            Self::Open(database) => Some(database),
-            Self::Closed | Self::Undecided => None,
-        }
-    }
-}
-
-/// Whose it is to write, or to exchange what is written to: whoever holds it.
-#[derive(Debug, Default)]
-pub(in crate::journal) struct Turn {
-    /// Whether a copy is being made.
-    is_copying: bool,
-    /// The keys that are written meanwhile; `None` from a write that fails on.
-    changed: Option<BTreeSet<Vec<u8>>>,
-}
-
-impl Shared {
-    pub(in crate::journal) fn new(database: Database, place: Place, options: OpenOptions) -> Self {
-        let database = RwLock::new(Slot::Open(Arc::new(database)));
-        Self { database, place, options, turn: Mutex::new(Turn::default()) }
-    }
-
-    pub(in crate::journal) fn place(&self) -> &Place {
-        &self.place
-    }
-
-    pub(in crate::journal) fn options(&self) -> OpenOptions {
-        self.options
-    }
-
-    /// As [`Database::write`]. Waits its turn.
-    pub(in crate::journal) fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
-        let mut turn = self.turn();
-        if let Some(changed) = &mut turn.changed {
-            changed.extend(writes.iter().map(|(key, _)| key.clone()));
-        }
-        let written = self.get().and_then(|database| database.write(writes));
-        if written.is_err() {
-            turn.changed = None;
-        }
-        written
-    }
-
-    /// Keeps everybody from writing while it is held.
-    pub(in crate::journal) fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts another database in the place of the open one, which it is a copy of. Returned is the one before, to be closed.
-    pub(in crate::journal) fn exchange(
-        &self,
-        _turn: &mut Turn,
-        database: Database,
-        dir: &Path,
-    ) -> Option<Arc<Database>> {
-        self.place.moved(dir);
-        self.slot().replace(Slot::Open(Arc::new(database)))
-    }
-
-    /// Nobody writes or reads any more: [`StorageError::Undecided`].
-    pub(in crate::journal) fn end(&self, _turn: &mut Turn) {
-        let old = self.slot().replace(Slot::Undecided);
-        close(old);
-    }
-
-    fn slot(&self) -> RwLockWriteGuard<'_, Slot> {
-        self.database.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For one use: whoever keeps it keeps it from being opened again.
-    pub(in crate::journal) fn get(&self) -> Result<Arc<Database>, StorageError> {
-        self.database.read().unwrap_or_else(PoisonError::into_inner).get().cloned()
-    }
-
-    /// As [`Database::extent`], of whichever is open.
-    pub(in crate::journal) fn extent(&self) -> io::Result<Option<Extent>> {
-        self.get().map_or(Ok(None), |database| database.extent())
-    }
-
-    /// Closes it, if it is open, opens it, and puts it back once `check` has accepted it. Whoever still reads keeps its
-    /// lock; then it is [`StorageError::Locked`], and closed until the next call.
-    pub(in crate::journal) fn reopen(
-        &self,
-        check: impl FnOnce(&Database) -> Result<(), StorageError>,
-    ) -> Result<(), StorageError> {
-        let mut turn = self.turn();
-        turn.changed = None;
-        let dir = self.place.dir();
-        let old = {
-            let mut slot = self.slot();
-            if matches!(*slot, Slot::Undecided) {
-                return Err(StorageError::Undecided);
-            }
-            slot.replace(Slot::Closed)
-        };
-        // Not behind the guard: closing it may take its time.
-        close(old);
-        forget_cached(&main_file(&dir))?;
-        remove_unfinished_snapshots(&dir)?;
-        let database = Database::open(&dir, self.options)?;
-        check(&database)?;
-        *self.slot() = Slot::Open(Arc::new(database));
-        Ok(())
-    }
-
-    /// Lets go without waiting for a damaged database to close.
-    pub(in crate::journal) fn abandon(self) {
-        let database = self.slot().replace(Slot::Closed);
-        if let Some(database) = database.and_then(Arc::into_inner) {
-            database.abandon();
-        }
-    }
-}
-
-/// Whoever still reads keeps it open until then.
-pub(in crate::journal) fn close(database: Option<Arc<Database>>) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(database))) {
-        tracing::warn!(error = %panicked(payload.as_ref()), "closing the journal's store failed");
-    }
-}
-
-impl Turn {
-    /// Notes from here on what is written; `false`: a copy is being made already.
-    pub(in crate::journal) fn begin_copy(&mut self) -> bool {
-        let begins = !self.is_copying;
-        if begins {
-            *self = Self { is_copying: true, changed: Some(BTreeSet::new()) };
-        }
-        begins
-    }
-
-    pub(in crate::journal) fn end_copy(&mut self) {
-        *self = Self::default();
-    }
-
-    /// What was written since this was asked last; `None`: a write has failed, and what there is to copy is not known.
-    pub(in crate::journal) fn take_changed(&mut self) -> Option<BTreeSet<Vec<u8>>> {
-        self.changed.as_mut().map(std::mem::take)
-    }
-
-    pub(in crate::journal) fn has_changed(&self, key: &[u8]) -> bool {
-        self.changed.as_ref().is_some_and(|changed| changed.contains(key))
-    }
-}
-
-/// Has the next reader read from the disk: what a failed write-back left in the page cache may be on no disk, and would be
-/// believed.
-fn forget_cached(path: &Path) -> io::Result<()> {
-    let file = File::open(path)?;
-    file.sync_data()?;
-    Ok(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?)
-}
-
-/// Removes half-written snapshots: a kill or a full disk during an open leaves them, and sled takes every later open for
-/// damage. Finished snapshots are never touched.
-pub(in crate::journal) fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
-    for file in snapshots(dir)? {
-        if file.extension().is_some_and(|extension| extension == "generating") {
-            tracing::info!(file = %file.display(), "removing a snapshot that an interrupted start left unfinished");
-            fs::remove_file(file)?;
-        }
-    }
-    Ok(())
-}
-
-/// sled's snapshots in `dir`. A copy without them is opened from its log alone.
-pub(in crate::journal) fn snapshots(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("snap.") {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
-}
-
-/// sled's settings file in `dir`. A copy without it is opened with the settings of this build.
-pub(in crate::journal) fn settings_file(dir: &Path) -> PathBuf {
-    dir.join("conf")
-}
-
-/// The file without which there is no database in `dir`.
-pub(in crate::journal) fn main_file(dir: &Path) -> PathBuf {
-    dir.join("db")
-}
-
-/// Makes what was created, renamed or removed in `dir` durable.
-pub(in crate::journal) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 impl Table for Database {

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::database;
+use super::files::{FileError, StateDir, sync_dir};
 use crate::api::ids::InstanceName;
 use crate::regular_file;
 
 pub const FILE: &str = "IDENTITY";
 
 /// The newest layout of a state directory that this build knows.
-pub const FORMAT: u32 = 1;
+pub const IDENTITY_FORMAT: u32 = 1;
 
 /// No IDENTITY is longer; a file that is was not written by an agent. The first release has the same limit.
 const LIMIT: u64 = 4096;
@@ -39,7 +39,7 @@ pub struct Identity {
 impl Identity {
     /// A new directory's.
     pub fn new(name: &InstanceName, path: Option<&Path>) -> Self {
-        let identity = Self { format: FORMAT, name: name.clone(), id: fresh_id(), path: None, copied: None };
+        let identity = Self { format: IDENTITY_FORMAT, name: name.clone(), id: fresh_id(), path: None, copied: None };
         Self { path: path.and_then(|path| identity.path_to_record(path)), ..identity }
     }
 
@@ -83,7 +83,7 @@ pub enum IdentityError {
     Name { dir: String, found: InstanceName, wanted: InstanceName },
     /// Exit 78.
     #[error(
-        "the state directory {dir} has format {found}, and this release knows formats up to {FORMAT}: run the newer \
+        "the state directory {dir} has format {found}, and this release knows formats up to {IDENTITY_FORMAT}: run the newer \
          release again; nothing was touched"
     )]
     Newer { dir: String, found: u32 },
@@ -106,8 +106,8 @@ fn path(state_dir: &Path) -> PathBuf {
 }
 
 /// Whether the directory is initialised, whatever the file says.
-pub(in crate::journal) fn exists(state_dir: &Path) -> io::Result<bool> {
-    path(state_dir).try_exists()
+pub(in crate::journal) fn exists(state_dir: &StateDir) -> Result<bool, FileError> {
+    path(state_dir.path()).try_exists().map_err(FileError::at("looking for the identity in", state_dir.path()))
 }
 
 /// The directory's identity; `None` if it has none yet.
@@ -132,7 +132,7 @@ pub fn read(state_dir: &Path) -> Result<Option<Identity>, IdentityError> {
         format: u32,
     }
     let Format { format } = toml::from_str(&text).map_err(|error| malformed(error.message().to_owned()))?;
-    if format > FORMAT {
+    if format > IDENTITY_FORMAT {
         return Err(IdentityError::Newer { dir: state_dir.display().to_string(), found: format });
     }
     toml::from_str(&text).map(Some).map_err(|error| malformed(error.message().to_owned()))
@@ -166,7 +166,7 @@ pub fn write(state_dir: &Path, identity: &Identity) -> Result<(), IdentityError>
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&aside, path(state_dir))?;
-        database::sync_dir(state_dir)
+        sync_dir(state_dir)
     };
     write().map_err(failed("writing", &path(state_dir)))
 }

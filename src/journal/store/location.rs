@@ -19,9 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxAttributes, StatxFlags};
 
-use super::database;
+use super::database_files::main_file;
+use super::files::{self, FileError, StateDir};
 use crate::crash_point;
-use crate::journal::open::opening::OpenError;
 use crate::regular_file;
 
 /// The journal's directory inside the state directory, as long as it was never compacted.
@@ -32,6 +32,26 @@ const POINTER_NEW: &str = "journal.current.new";
 const REMOVE: &str = "remove ";
 /// Two names with the largest numbers there are.
 const POINTER_LIMIT: u64 = 128;
+
+/// Why it cannot be told where the journal is, or the pointer cannot be written. Nothing was touched.
+#[derive(Debug, thiserror::Error)]
+pub enum LocationError {
+    /// The journal was compacted, and its files are not where they were put.
+    #[error(
+        "{pointer} says that the journal is {dir}, which does not exist; put it back, or remove {pointer} to begin \
+         without its history; nothing was touched"
+    )]
+    PointsAtNothing { pointer: String, dir: String },
+    #[error(
+        "{pointer} does not say which directory is the journal: write its name into it as one line, `journal` or \
+         `journal.NUMBER`; nothing was touched"
+    )]
+    PointerUnreadable { pointer: String },
+    #[error("{pointer} is missing, and {dir} is there: put it back, with the line `{name}` in it; nothing was touched")]
+    PointerMissing { pointer: String, dir: String, name: String },
+    #[error(transparent)]
+    File(#[from] FileError),
+}
 
 /// A directory of the journal, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +77,7 @@ impl Generation {
         (number > Self::FIRST && number.name() == name).then_some(number)
     }
 
-    pub(in crate::journal) fn dir(self, state_dir: &Path) -> PathBuf {
+    pub(in crate::journal) fn dir(self, state_dir: &StateDir) -> PathBuf {
         state_dir.join(self.name())
     }
 
@@ -104,25 +124,25 @@ impl Pointer {
     }
 
     /// `None`: there is no pointer.
-    fn read(state_dir: &Path) -> Result<Option<Self>, OpenError> {
+    fn read(state_dir: &StateDir) -> Result<Option<Self>, LocationError> {
         let path = state_dir.join(POINTER);
         let mut text = String::new();
         let read = regular_file::read(&path).and_then(|file| file.take(POINTER_LIMIT).read_to_string(&mut text));
         match read {
             Ok(_) => match Self::parse(&text) {
                 Some(pointer) => Ok(Some(pointer)),
-                None => Err(OpenError::PointerUnreadable { pointer: path.display().to_string() }),
+                None => Err(LocationError::PointerUnreadable { pointer: path.display().to_string() }),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(OpenError::PointerUnreadable { pointer: path.display().to_string() })
+                Err(LocationError::PointerUnreadable { pointer: path.display().to_string() })
             }
-            Err(error) => Err(OpenError::io("reading", &path)(error)),
+            Err(error) => Err(FileError::at("reading", &path)(error).into()),
         }
     }
 
     /// All of it or the one before, also after a power cut. One that is not renamed is not left.
-    fn write(&self, state_dir: &Path) -> io::Result<()> {
+    fn write(&self, state_dir: &StateDir) -> io::Result<()> {
         let aside = state_dir.join(POINTER_NEW);
         let write = || {
             let mut file = regular_file::rewrite(&aside, 0o600)?;
@@ -137,23 +157,23 @@ impl Pointer {
             }
         })?;
         crash_point!("after_pointer_rename");
-        database::sync_dir(state_dir)
+        files::sync_dir(state_dir.path())
     }
 }
 
 /// Where the journal is, or is to be.
-pub(in crate::journal) fn current(state_dir: &Path) -> Result<Generation, OpenError> {
+pub(in crate::journal) fn current(state_dir: &StateDir) -> Result<Generation, LocationError> {
     Ok(Pointer::read(state_dir)?.map_or(Generation::FIRST, |pointer| pointer.current))
 }
 
 /// As [`current`], and where a pointer names it, it has to be there: a journal that was compacted is never begun anew
 /// because its files cannot be found.
-pub(in crate::journal) fn found(state_dir: &Path) -> Result<Generation, OpenError> {
+pub(in crate::journal) fn found(state_dir: &StateDir) -> Result<Generation, LocationError> {
     let Some(Pointer { current, .. }) = Pointer::read(state_dir)? else { return Ok(Generation::FIRST) };
     let dir = current.dir(state_dir);
-    if !database::main_file(&dir).exists() {
+    if !main_file(&dir).exists() {
         let (pointer, dir) = (state_dir.join(POINTER).display().to_string(), dir.display().to_string());
-        return Err(OpenError::PointsAtNothing { pointer, dir });
+        return Err(LocationError::PointsAtNothing { pointer, dir });
     }
     Ok(current)
 }
@@ -166,14 +186,14 @@ pub fn is_there(state_dir: &Path) -> bool {
 /// The state directory in which `dir` is the journal, if it is one's.
 pub(in crate::journal) fn state_dir_of(dir: &Path) -> Option<&Path> {
     let generation = Generation::of(dir)?;
-    dir.parent().filter(|state_dir| current(state_dir).is_ok_and(|current| current == generation))
+    dir.parent().filter(|parent| current(&StateDir::new(parent)).is_ok_and(|current| current == generation))
 }
 
 /// Whether a journal's directory is a mount of its own, a volume of its own, or a link: what cannot be renamed or removed, or
 /// is not what is at the end of it.
-pub(in crate::journal) fn is_apart(state_dir: &Path, dir: &Path) -> io::Result<bool> {
+pub(in crate::journal) fn is_apart(state_dir: &StateDir, dir: &Path) -> io::Result<bool> {
     let looked = |path: &Path| rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
-    let (own, above) = (looked(dir)?, looked(state_dir)?);
+    let (own, above) = (looked(dir)?, looked(state_dir.path())?);
     let is_dir = FileType::from_raw_mode(own.stx_mode.into()) == FileType::Directory;
     let device = |stat: &Statx| (stat.stx_dev_major, stat.stx_dev_minor);
     // A directory that is bound there is of the same device.
@@ -181,52 +201,53 @@ pub(in crate::journal) fn is_apart(state_dir: &Path, dir: &Path) -> io::Result<b
 }
 
 /// A copy of `current` is about to be made: whatever becomes of it, it is not lost sight of.
-pub(in crate::journal) fn begin(state_dir: &Path, current: Generation) -> io::Result<()> {
+pub(in crate::journal) fn begin(state_dir: &StateDir, current: Generation) -> io::Result<()> {
     Pointer { current, remove: Some(current.next()) }.write(state_dir)
 }
 
 /// Has the copy of `old` be the journal from here on, also after a power cut.
-pub(in crate::journal) fn replace(state_dir: &Path, old: Generation) -> io::Result<()> {
+pub(in crate::journal) fn replace(state_dir: &StateDir, old: Generation) -> io::Result<()> {
     Pointer { current: old.next(), remove: Some(old) }.write(state_dir)
 }
 
+/// Before the journal is opened: it has to be where the pointer says, and what a compaction has left is removed.
+pub(in crate::journal) fn settle(state_dir: &StateDir) -> Result<(), LocationError> {
+    found(state_dir)?;
+    clear_up(state_dir)?;
+    look_for_others(state_dir)
+}
+
 /// Removes what a compaction has left, finished or not.
-pub(in crate::journal) fn clear_up(state_dir: &Path) -> Result<(), OpenError> {
+pub(in crate::journal) fn clear_up(state_dir: &StateDir) -> Result<(), LocationError> {
     let path = state_dir.join(POINTER);
     let Some(Pointer { current, remove: Some(other) }) = Pointer::read(state_dir)? else { return Ok(()) };
-    let dir = other.dir(state_dir);
     // Whoever wrote the pointer may have been killed before it was durable.
-    database::sync_dir(state_dir).map_err(OpenError::io("syncing", state_dir))?;
-    match fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(OpenError::io("removing", &dir)(error)),
-        _ => {}
-    }
+    state_dir.sync()?;
+    files::remove_dir(&other.dir(state_dir))?;
     crash_point!("after_compaction");
     let settled = if current == Generation::FIRST {
-        fs::remove_file(&path).and_then(|()| database::sync_dir(state_dir))
+        fs::remove_file(&path).and_then(|()| files::sync_dir(state_dir.path()))
     } else {
         Pointer { current, remove: None }.write(state_dir)
     };
-    settled.map_err(OpenError::io("writing", &path))
+    Ok(settled.map_err(FileError::at("writing", &path))?)
 }
 
 /// Tells of journals that are not the one, and refuses to begin anew beside one that only its pointer is missing of.
-pub(in crate::journal) fn look_for_others(state_dir: &Path) -> Result<(), OpenError> {
+fn look_for_others(state_dir: &StateDir) -> Result<(), LocationError> {
     let current = current(state_dir)?;
-    let listing = || OpenError::io("listing", state_dir);
-    for entry in fs::read_dir(state_dir).map_err(listing())? {
-        let entry = entry.map_err(listing())?;
-        let Some(other) = entry.file_name().to_str().and_then(Generation::parse) else { continue };
+    for (name, path) in state_dir.list()? {
+        let Some(other) = Generation::parse(&name) else { continue };
         if other == current {
             continue;
         }
         if !current.dir(state_dir).exists() {
             let (pointer, dir) = (state_dir.join(POINTER).display().to_string(), other.dir(state_dir));
-            return Err(OpenError::PointerMissing { pointer, dir: dir.display().to_string(), name: other.name() });
+            return Err(LocationError::PointerMissing { pointer, dir: dir.display().to_string(), name: other.name() });
         }
         tracing::warn!(
             "{} is a journal, and not this agent's, which is {}; it is left alone",
-            entry.path().display(),
+            path.display(),
             current.name()
         );
     }
@@ -235,9 +256,9 @@ pub(in crate::journal) fn look_for_others(state_dir: &Path) -> Result<(), OpenEr
 
 /// Where the open journal's files are, for all that measure them.
 #[derive(Debug, Clone)]
-pub(in crate::journal) struct Place(Arc<Mutex<PathBuf>>);
+pub(in crate::journal) struct Location(Arc<Mutex<PathBuf>>);
 
-impl Place {
+impl Location {
     pub(in crate::journal) fn new(dir: &Path) -> Self {
         Self(Arc::new(Mutex::new(dir.to_owned())))
     }
@@ -290,6 +311,7 @@ mod tests {
     #[test]
     fn what_is_left_of_a_compaction_goes_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::new(dir.path());
         let make = |name: &str| fs::create_dir(dir.path().join(name)).unwrap();
         let names = || {
             let names =
@@ -300,39 +322,41 @@ mod tests {
         };
         make("journal");
         make("journal.damaged-1");
-        begin(dir.path(), Generation::FIRST).unwrap();
+        begin(&state_dir, Generation::FIRST).unwrap();
         make("journal.2");
-        clear_up(dir.path()).unwrap();
+        clear_up(&state_dir).unwrap();
         assert_eq!(names(), ["journal", "journal.damaged-1"], "killed during the copy");
-        begin(dir.path(), Generation::FIRST).unwrap();
+        begin(&state_dir, Generation::FIRST).unwrap();
         make("journal.2");
-        replace(dir.path(), Generation::FIRST).unwrap();
-        clear_up(dir.path()).unwrap();
+        replace(&state_dir, Generation::FIRST).unwrap();
+        clear_up(&state_dir).unwrap();
         assert_eq!(names(), ["journal.2", "journal.current", "journal.damaged-1"], "killed before the removal");
         make("journal");
-        clear_up(dir.path()).unwrap();
-        look_for_others(dir.path()).unwrap();
+        clear_up(&state_dir).unwrap();
+        look_for_others(&state_dir).unwrap();
         assert_eq!(names(), ["journal", "journal.2", "journal.current", "journal.damaged-1"], "put there by somebody");
     }
 
     #[test]
     fn a_journal_without_its_pointer_is_not_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("journal.4")).unwrap();
-        let error = look_for_others(dir.path()).unwrap_err();
-        assert!(matches!(&error, OpenError::PointerMissing { name, .. } if name == "journal.4"), "{error}");
+        let state_dir = StateDir::new(dir.path());
+        fs::create_dir(state_dir.join("journal.4")).unwrap();
+        let error = look_for_others(&state_dir).unwrap_err();
+        assert!(matches!(&error, LocationError::PointerMissing { name, .. } if name == "journal.4"), "{error}");
     }
 
     #[test]
     fn a_pointer_that_names_nothing_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(found(dir.path()).unwrap(), Generation::FIRST);
+        let state_dir = StateDir::new(dir.path());
+        assert_eq!(found(&state_dir).unwrap(), Generation::FIRST);
         fs::write(dir.path().join(POINTER), "journal.3\n").unwrap();
-        assert_eq!(current(dir.path()).unwrap(), Generation(3));
-        assert!(matches!(found(dir.path()), Err(OpenError::PointsAtNothing { .. })));
+        assert_eq!(current(&state_dir).unwrap(), Generation(3));
+        assert!(matches!(found(&state_dir), Err(LocationError::PointsAtNothing { .. })));
         for garbage in [b"journal.3".as_slice(), b"\xff\n", &[b'j'; 500]] {
             fs::write(dir.path().join(POINTER), garbage).unwrap();
-            assert!(matches!(current(dir.path()), Err(OpenError::PointerUnreadable { .. })));
+            assert!(matches!(current(&state_dir), Err(LocationError::PointerUnreadable { .. })));
         }
     }
 }

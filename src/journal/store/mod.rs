@@ -2,8 +2,11 @@
 //! and the space that it has.
 
 pub(in crate::journal) mod database;
+pub(in crate::journal) mod database_files;
+pub(in crate::journal) mod files;
 pub mod identity;
 pub(in crate::journal) mod location;
 pub mod lock;
+pub(in crate::journal) mod shared;
 pub(in crate::journal) mod space;
 pub(in crate::journal) mod watermark;

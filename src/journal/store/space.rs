@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, StatVfsMountFlags};
 
-use super::location::Place;
+use super::location::Location;
 use crate::regular_file;
 
 pub(in crate::journal) const BALLAST: &str = "journal.ballast";
@@ -26,7 +26,7 @@ pub struct Space {
     pub free: u64,
     pub floors: Floors,
     /// The size of the ballast, if it was given back. It was not for requests.
-    pub given_back: u64,
+    pub released: u64,
     /// What the journal may still use of the ballast that was given back.
     pub from_ballast: u64,
     pub read_only: bool,
@@ -50,7 +50,7 @@ impl Space {
 
     /// What has to be free for requests to be taken in.
     pub fn needed(&self) -> u64 {
-        self.floors.requests.max(self.floors.facts).saturating_add(self.given_back)
+        self.floors.requests.max(self.floors.facts).saturating_add(self.released)
     }
 
     pub fn refuses_facts(&self) -> bool {
@@ -63,32 +63,40 @@ impl Space {
 enum Ballast {
     Kept,
     /// `used`: what the journal occupied then.
-    GivenBack {
+    Released {
         used: u64,
     },
     /// There was none when it was looked for.
     None,
 }
 
+/// Where the space came from that opening the journal took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::journal) enum SpaceToOpen {
+    Free,
+    /// The ballast was released for it.
+    Ballast,
+}
+
 /// Measures the space of one journal, and keeps its ballast.
 #[derive(Debug)]
 pub(in crate::journal) struct Gauge {
     state_dir: PathBuf,
-    place: Place,
+    location: Location,
     floors: Floors,
     ballast: Ballast,
     told: bool,
 }
 
 impl Gauge {
-    /// For the journal of `state_dir`, in `place`. `given_back`: to open it.
-    pub(in crate::journal) fn new(state_dir: &Path, place: Place, floors: Floors, given_back: bool) -> Self {
-        let ballast = match given_back {
-            true => Ballast::GivenBack { used: used(&place.dir()).unwrap_or(0) },
-            false if state_dir.join(BALLAST).exists() => Ballast::Kept,
-            false => Ballast::None,
+    /// For the journal of `state_dir`, in `location`.
+    pub(in crate::journal) fn new(state_dir: &Path, location: Location, floors: Floors, opened: SpaceToOpen) -> Self {
+        let ballast = match opened {
+            SpaceToOpen::Ballast => Ballast::Released { used: used(&location.dir()).unwrap_or(0) },
+            SpaceToOpen::Free if state_dir.join(BALLAST).exists() => Ballast::Kept,
+            SpaceToOpen::Free => Ballast::None,
         };
-        Self { state_dir: state_dir.to_owned(), place, floors, ballast, told: false }
+        Self { state_dir: state_dir.to_owned(), location, floors, ballast, told: false }
     }
 
     /// What is to stay free for facts.
@@ -97,19 +105,19 @@ impl Gauge {
     }
 
     pub(in crate::journal) fn measure(&self) -> io::Result<Space> {
-        let stat = rustix::fs::statvfs(self.place.dir())?;
+        let stat = rustix::fs::statvfs(self.location.dir())?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let (given_back, from_ballast) = match self.ballast {
+        let (released, from_ballast) = match self.ballast {
             Ballast::Kept | Ballast::None => (0, 0),
-            Ballast::GivenBack { used: before } => {
-                let grown = used(&self.place.dir())?.saturating_sub(before);
+            Ballast::Released { used: before } => {
+                let grown = used(&self.location.dir())?.saturating_sub(before);
                 let to_open = self.floors.ballast / 4;
                 let left = self.floors.ballast.saturating_sub(to_open + grown).min(free.saturating_sub(to_open));
                 (self.floors.ballast, left)
             }
         };
         let read_only = stat.f_flag.contains(StatVfsMountFlags::RDONLY);
-        Ok(Space { free, floors: self.floors, given_back, from_ballast, read_only })
+        Ok(Space { free, floors: self.floors, released, from_ballast, read_only })
     }
 
     /// Measures, and gives the ballast back or makes it anew, as the space asks for it.
@@ -118,7 +126,7 @@ impl Gauge {
         if space.read_only {
             return Ok(space);
         }
-        if space.free < self.floors.facts && self.give_back()? {
+        if space.free < self.floors.facts && self.release()? {
             return self.measure();
         }
         self.make(space.free);
@@ -126,17 +134,17 @@ impl Gauge {
     }
 
     /// Gives the ballast back; whether there was any.
-    pub(in crate::journal) fn give_back(&mut self) -> io::Result<bool> {
+    pub(in crate::journal) fn release(&mut self) -> io::Result<bool> {
         if self.ballast != Ballast::Kept {
             return Ok(false);
         }
-        let before = used(&self.place.dir())?;
-        let given_back = release_ballast(&self.state_dir)?;
-        self.ballast = if given_back { Ballast::GivenBack { used: before } } else { Ballast::None };
-        if given_back {
+        let before = used(&self.location.dir())?;
+        let released = release_ballast(&self.state_dir)?;
+        self.ballast = if released { Ballast::Released { used: before } } else { Ballast::None };
+        if released {
             tracing::warn!(bytes = self.floors.ballast, "the disk is full: the journal's ballast file was given back");
         }
-        Ok(given_back)
+        Ok(released)
     }
 
     /// Makes the ballast, if there is none and room for it above the floors.
@@ -147,7 +155,7 @@ impl Gauge {
         }
         match create_ballast(&self.state_dir, ballast) {
             Ok(()) => {
-                if matches!(self.ballast, Ballast::GivenBack { .. }) {
+                if matches!(self.ballast, Ballast::Released { .. }) {
                     tracing::info!(bytes = ballast, "there is space again: the journal's ballast file is made anew");
                 }
                 self.ballast = Ballast::Kept;
@@ -215,11 +223,11 @@ mod tests {
     fn gauge(dir: &Path, floors: Floors) -> Gauge {
         let journal = dir.join("journal");
         fs::create_dir(&journal).unwrap();
-        Gauge::new(dir, Place::new(&journal), floors, false)
+        Gauge::new(dir, Location::new(&journal), floors, SpaceToOpen::Free)
     }
 
     #[test]
-    fn ballast_occupies_space_until_it_is_given_back_and_is_made_anew() {
+    fn ballast_occupies_space_until_it_is_released_and_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(BALLAST);
         let mut gauge = gauge(dir.path(), Floors { requests: 0, facts: 0, ballast: MIB });
@@ -235,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_is_used_up_by_the_journal_growing() {
+    fn what_was_released_is_used_up_by_the_journal_growing() {
         let dir = tempfile::tempdir().unwrap();
         let mut gauge = gauge(dir.path(), Floors { requests: 0, facts: 0, ballast: MIB });
         gauge.tend().unwrap();

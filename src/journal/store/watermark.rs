@@ -19,7 +19,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::database;
+use super::database_files::main_file;
+use super::files::{FileError, StateDir, sync_dir};
 use super::location::Generation;
 use crate::api::ids::Seq;
 use crate::journal::format::codec::Hash;
@@ -48,13 +49,13 @@ impl Extent {
     /// Of a database in `dir`; `None` if that is no journal's directory by its name.
     pub(in crate::journal) fn of(dir: &Path) -> io::Result<Option<Self>> {
         let Some(directory) = Generation::of(dir) else { return Ok(None) };
-        Ok(Some(Self { directory, length: database::main_file(dir).metadata()?.len() }))
+        Ok(Some(Self { directory, length: main_file(dir).metadata()?.len() }))
     }
 }
 
 /// What the side file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::journal) struct Mark {
+pub(in crate::journal) struct Watermark {
     /// The journal's format: lets an older release refuse before it opens anything.
     pub(in crate::journal) format: u32,
     generation: u64,
@@ -68,7 +69,7 @@ pub(in crate::journal) struct Mark {
     pub(in crate::journal) extent: Option<Extent>,
 }
 
-impl Mark {
+impl Watermark {
     /// How many bytes the database's file in `dir` is shorter than it was. sled shortens it as well, where it needs it no
     /// longer, and rarely so that it is not noted here.
     pub(in crate::journal) fn cut_off(&self, dir: &Path) -> io::Result<u64> {
@@ -83,7 +84,7 @@ impl Mark {
     }
 }
 
-fn encode(mark: &Mark) -> [u8; SLOT] {
+fn encode(mark: &Watermark) -> [u8; SLOT] {
     let mut slot = [0; SLOT];
     slot[..8].copy_from_slice(MAGIC);
     slot[8..12].copy_from_slice(&mark.format.to_le_bytes());
@@ -105,7 +106,7 @@ fn encode(mark: &Mark) -> [u8; SLOT] {
     slot
 }
 
-fn decode(slot: &[u8; SLOT]) -> Option<Mark> {
+fn decode(slot: &[u8; SLOT]) -> Option<Watermark> {
     let (body, rest) = slot.split_at(BODY);
     let valid = body.starts_with(MAGIC) && rest.starts_with(&blake3::hash(body).as_bytes()[..16]);
     let (hashed, checksum) = slot.split_at(HASHED);
@@ -113,7 +114,7 @@ fn decode(slot: &[u8; SLOT]) -> Option<Mark> {
     let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| slot[at + index]));
     let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|index| slot[at + index]));
     let extent = || Some(Extent { directory: Generation::tagged(short(12))?, length: number(LENGTH) });
-    valid.then(|| Mark {
+    valid.then(|| Watermark {
         format: short(8),
         generation: number(16),
         high: Seq(number(24)),
@@ -124,13 +125,18 @@ fn decode(slot: &[u8; SLOT]) -> Option<Mark> {
 }
 
 /// The newest valid slot; `None` if the file is missing, or torn in both.
-pub(in crate::journal) fn read(state_dir: &Path) -> io::Result<Option<Mark>> {
-    let file = match regular_file::read(&state_dir.join(FILE)) {
+pub(in crate::journal) fn read(state_dir: &StateDir) -> Result<Option<Watermark>, FileError> {
+    read_file(&state_dir.join(FILE))
+        .map_err(FileError::at("reading the journal's side file journal.mark in", state_dir.path()))
+}
+
+fn read_file(path: &Path) -> io::Result<Option<Watermark>> {
+    let file = match regular_file::read(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut newest: Option<Mark> = None;
+    let mut newest: Option<Watermark> = None;
     for at in SLOTS {
         let mut slot = [0; SLOT];
         // The last slot of format 1 is shorter.
@@ -152,34 +158,53 @@ pub(in crate::journal) fn read(state_dir: &Path) -> io::Result<Option<Mark>> {
     Ok(newest)
 }
 
-/// The side file of a running journal.
-#[derive(Debug)]
-pub(in crate::journal) struct MarkFile {
-    file: File,
-    mark: Mark,
+fn writing(state_dir: &StateDir) -> impl FnOnce(io::Error) -> FileError {
+    FileError::at("writing the journal's side file journal.mark in", state_dir.path())
 }
 
-impl MarkFile {
+/// The side file of a running journal.
+#[derive(Debug)]
+pub(in crate::journal) struct WatermarkFile {
+    file: File,
+    mark: Watermark,
+}
+
+impl WatermarkFile {
     /// Opens or creates it, and writes where the journal stands now: `extent` belongs to `high`.
     pub(in crate::journal) fn open(
-        state_dir: &Path,
-        known: Option<Mark>,
+        state_dir: &StateDir,
+        known: Option<Watermark>,
         high: Seq,
         head: Option<Hash>,
         extent: Option<Extent>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, FileError> {
+        let (generation, sent) = known.map_or((0, Seq(0)), |known| (known.generation, known.sent));
+        let mark = Watermark { format: versions::CURRENT_FORMAT, generation, high, sent: sent.min(high), head, extent };
+        Self::create(state_dir, mark).map_err(writing(state_dir))
+    }
+
+    /// As [`WatermarkFile::open`], durably.
+    pub(in crate::journal) fn write_durably(
+        state_dir: &StateDir,
+        known: Option<Watermark>,
+        high: Seq,
+        head: Option<Hash>,
+        extent: Option<Extent>,
+    ) -> Result<(), FileError> {
+        Self::open(state_dir, known, high, head, extent)?.file.sync_all().map_err(writing(state_dir))
+    }
+
+    fn create(state_dir: &StateDir, mark: Watermark) -> io::Result<Self> {
         let path = state_dir.join(FILE);
         let created = !path.exists();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = regular_file::open(&path, &mut options)?;
-        let (generation, sent) = known.map_or((0, Seq(0)), |mark| (mark.generation, mark.sent));
-        let mark = Mark { format: versions::FORMAT, generation, high, sent: sent.min(high), head, extent };
         let mut side = Self { file, mark };
         side.write()?;
         if created {
             side.file.sync_all()?;
-            super::database::sync_dir(state_dir)?;
+            sync_dir(state_dir.path())?;
         }
         Ok(side)
     }
@@ -191,10 +216,6 @@ impl MarkFile {
         self.write()
     }
 
-    pub(in crate::journal) fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
-    }
-
     /// Never goes back.
     pub(in crate::journal) fn set_sent(&mut self, sent: Seq) -> io::Result<()> {
         if sent <= self.mark.sent {
@@ -202,6 +223,10 @@ impl MarkFile {
         }
         self.mark.sent = sent;
         self.write()
+    }
+
+    pub(in crate::journal) fn set_sent_durably(&mut self, state_dir: &StateDir, sent: Seq) -> Result<(), FileError> {
+        self.set_sent(sent).and_then(|()| self.file.sync_all()).map_err(writing(state_dir))
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -219,48 +244,51 @@ mod tests {
     #[test]
     fn the_newest_whole_slot_counts() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read(dir.path()).unwrap(), None);
-        let mut side = MarkFile::open(dir.path(), None, Seq(0), None, None).unwrap();
+        let state_dir = StateDir::new(dir.path());
+        assert_eq!(read(&state_dir).unwrap(), None);
+        let mut side = WatermarkFile::open(&state_dir, None, Seq(0), None, None).unwrap();
         for high in 1..=5 {
             side.set_high(Seq(high), [7; 32], None).unwrap();
         }
         side.set_sent(Seq(4)).unwrap();
         side.set_sent(Seq(3)).unwrap();
-        let mark = read(dir.path()).unwrap().unwrap();
-        assert_eq!((mark.high, mark.sent, mark.format), (Seq(5), Seq(4), versions::FORMAT));
+        let mark = read(&state_dir).unwrap().unwrap();
+        assert_eq!((mark.high, mark.sent, mark.format), (Seq(5), Seq(4), versions::CURRENT_FORMAT));
         assert_eq!(mark.head, Some([7; 32]));
     }
 
     #[test]
     fn a_file_that_was_longer_is_noticed_in_its_own_directory_alone() {
         let dir = tempfile::tempdir().unwrap();
+        let state_dir = StateDir::new(dir.path());
         let journal = |name: &str, length| {
             let journal = dir.path().join(name);
             std::fs::create_dir_all(&journal).unwrap();
-            File::create(database::main_file(&journal)).unwrap().set_len(length).unwrap();
+            File::create(main_file(&journal)).unwrap().set_len(length).unwrap();
             journal
         };
         let (first, second) = (journal("journal", 5000), journal("journal.2", 100));
-        let mut side = MarkFile::open(dir.path(), None, Seq(0), None, None).unwrap();
-        assert_eq!(read(dir.path()).unwrap().unwrap().cut_off(&first).unwrap(), 0, "nothing is known");
+        let mut side = WatermarkFile::open(&state_dir, None, Seq(0), None, None).unwrap();
+        assert_eq!(read(&state_dir).unwrap().unwrap().cut_off(&first).unwrap(), 0, "nothing is known");
         side.set_high(Seq(1), [1; 32], Extent::of(&first).unwrap()).unwrap();
-        let mark = read(dir.path()).unwrap().unwrap();
+        let mark = read(&state_dir).unwrap().unwrap();
         for (length, missing) in [(6000, 0), (5000, 0), (4999, 1), (0, 5000)] {
             assert_eq!(mark.cut_off(&journal("journal", length)).unwrap(), missing);
         }
         assert_eq!(mark.cut_off(&second).unwrap(), 0, "another journal");
         assert_eq!(mark.cut_off(&dir.path().join("journal.3")).unwrap(), 0);
-        std::fs::remove_file(database::main_file(&first)).unwrap();
+        std::fs::remove_file(main_file(&first)).unwrap();
         assert_eq!(mark.cut_off(&first).unwrap(), 0);
         // A slot of format 1 ends before the length.
         OpenOptions::new().write(true).open(dir.path().join(FILE)).unwrap().set_len(512 + 64).unwrap();
-        assert_eq!(read(dir.path()).unwrap().unwrap().extent, None);
+        assert_eq!(read(&state_dir).unwrap().unwrap().extent, None);
     }
 
     #[test]
     fn a_torn_slot_leaves_the_one_before_it() {
         let dir = tempfile::tempdir().unwrap();
-        let mut side = MarkFile::open(dir.path(), None, Seq(0), None, None).unwrap();
+        let state_dir = StateDir::new(dir.path());
+        let mut side = WatermarkFile::open(&state_dir, None, Seq(0), None, None).unwrap();
         side.set_high(Seq(1), [1; 32], None).unwrap();
         side.set_high(Seq(2), [2; 32], None).unwrap();
         let newest = SLOTS[usize::from(side.mark.generation.is_multiple_of(2))];
@@ -270,10 +298,10 @@ mod tests {
             std::fs::copy(dir.path().join(FILE), torn.join(FILE)).unwrap();
             let file = OpenOptions::new().write(true).open(torn.join(FILE)).unwrap();
             file.write_all_at(&[0xa5], newest + cut).unwrap();
-            assert_eq!(read(&torn).unwrap().unwrap().high, Seq(1), "byte {cut}");
+            assert_eq!(read_file(&torn.join(FILE)).unwrap().unwrap().high, Seq(1), "byte {cut}");
         }
         let file = OpenOptions::new().write(true).open(dir.path().join(FILE)).unwrap();
         file.set_len(17).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), None);
+        assert_eq!(read(&state_dir).unwrap(), None);
     }
 }

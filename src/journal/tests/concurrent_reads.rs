@@ -13,7 +13,7 @@ use crate::journal::format::entry::{
     Answer, Entry, Numbered, Outcome, Packed, Record, Removal, Stage, UnfinishedRecord, digest,
 };
 use crate::journal::format::keys;
-use crate::journal::read::reader;
+use crate::journal::read::page;
 use crate::journal::read::stats;
 use crate::journal::tree::batch::{self, State};
 use crate::journal::tree::retention::{self, Policy};
@@ -224,7 +224,7 @@ fn a_page_has_no_row_of_what_is_removed_meanwhile_that_was_never_so() {
     for reverse in [false, true] {
         let filter = Filter { kind: Kind::All, reverse, ..Filter::default() };
         let complaints = beside(|table| {
-            let page = reader::page(table, &filter, None).unwrap();
+            let page = page::page(table, &filter, None).unwrap();
             let wrong = page.rows.iter().filter(|row| match row {
                 // Each of these has its outcome in the very next commit.
                 audit::Row::Request(row) => {
@@ -258,6 +258,6 @@ fn a_record_of_history_that_says_too_much_hides_no_request_that_is_there() {
     table.0.remove(&keys::unfinished(Seq(2)));
     let pruned = writer.commits.last().unwrap().0[keys::HISTORY].clone();
     table.0.insert(keys::HISTORY.to_vec(), pruned);
-    let page = reader::page(&table, &Filter::default(), None).unwrap();
+    let page = page::page(&table, &Filter::default(), None).unwrap();
     assert_eq!(page.rows.iter().map(audit::Row::seq).collect::<Vec<_>>(), [Seq(1), Seq(2)]);
 }

@@ -11,12 +11,12 @@ use crate::api::report::VerifyReport;
 use crate::journal::format::entry::{Known, Numbered, Record, Recovered, Sealed};
 use crate::journal::format::keys;
 use crate::journal::format::versions::{self, records::FormatRecord};
-use crate::journal::read::reader;
+use crate::journal::read::page;
 use crate::journal::tree::batch::{self, Builder, State};
 use crate::journal::tree::recover;
 use crate::journal::tree::table::{ReadError, Row, Table};
 use crate::journal::tree::verify;
-use crate::journal::write::writer::Queue;
+use crate::journal::write::queue::Queue;
 
 /// Why nothing here returns errors.
 const SOUND: &str = "memory holds what was put into it";
@@ -30,7 +30,7 @@ impl Memory {
         let mut memory = Self::default();
         let mut state = State::default();
         let mut batch = Builder::new(&mut state);
-        batch.record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::FORMAT }).expect(SOUND);
+        batch.record(keys::FORMAT.to_vec(), &FormatRecord { version: versions::CURRENT_FORMAT }).expect(SOUND);
         memory.apply(batch.finish().expect(SOUND));
         memory
     }
@@ -152,7 +152,7 @@ impl<E> MemoryJournal<E> {
     }
 
     pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Page {
-        reader::page(&self.table, filter, cursor).expect(SOUND)
+        page::page(&self.table, filter, cursor).expect(SOUND)
     }
 
     pub fn verify(&self) -> VerifyReport {

@@ -1,6 +1,6 @@
 //! Entries and records to the writes that store them: one batch, all or nothing. Pure but for the reads it needs.
 
-use std::collections::{BTreeMap, HashMap, btree_map};
+use std::collections::{BTreeMap, btree_map};
 
 use super::table::{ReadError, Table, Whole};
 use crate::api::event::Request;
@@ -17,7 +17,7 @@ use crate::journal::format::versions::records::{
 pub(in crate::journal) type Write = (Vec<u8>, Option<Vec<u8>>);
 
 /// The pieces of each record that has any, so that rewriting one removes what it does not need any more.
-pub(in crate::journal) type Pieces = HashMap<Vec<u8>, u32>;
+pub(in crate::journal) type Pieces = BTreeMap<Vec<u8>, u32>;
 
 /// What a batch is built upon beside the table. It runs ahead of the disk as batches are built; one that fails ends the
 /// journal.

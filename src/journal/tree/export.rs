@@ -166,7 +166,7 @@ pub(in crate::journal) fn chunk(
 fn begin(bytes: &mut Vec<u8>, history: &HistoryRecord, now: Timestamp) -> ExportCursor {
     let first = history.first.max(Seq(1));
     let header = Header {
-        format: versions::FORMAT,
+        format: versions::CURRENT_FORMAT,
         first,
         trimmed: history.trimmed,
         exported_at: now,

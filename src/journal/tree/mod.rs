@@ -6,5 +6,6 @@ pub mod export;
 pub(in crate::journal) mod recover;
 pub mod retention;
 pub(in crate::journal) mod rows;
+pub(in crate::journal) mod storage_error;
 pub(in crate::journal) mod table;
 pub(in crate::journal) mod verify;

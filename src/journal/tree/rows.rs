@@ -409,7 +409,7 @@ struct Told {
 }
 
 fn format_changed(from: u32, to: u32) -> String {
-    if from < v2::FORMAT {
+    if from < v2::FIRST_CHAINED_FORMAT {
         return format!(
             "journal rewritten from format {from} to {to}; the hashes of all entries before are of this day"
         );

@@ -6,12 +6,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::storage_error::StorageError;
 use crate::api::ids::Seq;
 use crate::journal::format::codec::{self, DecodeError, Head, Link};
 use crate::journal::format::entry::Numbered;
 use crate::journal::format::keys::{self, Family, Key};
 use crate::journal::format::versions::records::{HistoryRecord, Stored};
-use crate::journal::store::database::StorageError;
 
 /// Why something in the journal cannot be read.
 #[derive(Debug, thiserror::Error)]

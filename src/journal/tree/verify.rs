@@ -159,7 +159,7 @@ impl<T: Table> Check<'_, T> {
     fn run(&mut self, noted: Option<(Seq, Option<Hash>)>) {
         let format = self.table.record::<FormatRecord>(keys::FORMAT);
         match self.read(None, format) {
-            Some(Some(FormatRecord { version: versions::FORMAT })) | None => {}
+            Some(Some(FormatRecord { version: versions::CURRENT_FORMAT })) | None => {}
             Some(Some(FormatRecord { version })) => self.problem(None, None, format!("the format is {version}")),
             Some(None) => self.problem(None, None, "the format record is missing".to_owned()),
         }
@@ -469,7 +469,7 @@ impl<T: Table> Check<'_, T> {
                 self.note(format!("entry {seq} of {at} tells of an import: {summary}"));
             }
             // From format 2 on the chain is older than the change.
-            Entry::FormatChanged { from, .. } if *from >= v2::FORMAT => {}
+            Entry::FormatChanged { from, .. } if *from >= v2::FIRST_CHAINED_FORMAT => {}
             Entry::FormatChanged { from, .. } => {
                 let at = rows::time(*at);
                 self.note(format!("the hashes up to entry {seq} were computed on {at}, when format {from} was left"));

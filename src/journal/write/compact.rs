@@ -1,7 +1,7 @@
 //! A journal whose files have outgrown what it holds, copied into fresh ones while it is used.
 //!
 //! sled's files never shrink: what retention removes leaves holes that are used again at best. The copy takes the
-//! original's place in one step (see [`place`]):
+//! original's place in one step (see [`location`]):
 //!
 //! ```text
 //! the pointer says that a copy may be in the way
@@ -14,24 +14,22 @@
 //! names a journal that is whole, and what else there is goes at the next start. A compaction that fails leaves everything
 //! as it is and says why.
 
-use std::convert::Infallible;
-use std::fs::DirBuilder;
-use std::io::IsTerminal;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::progress::{Progress, ReportEvery};
 use crate::api::report::{CompactReport, chain};
 use crate::crash_point;
 use crate::journal::format::keys;
 use crate::journal::format::versions::records::HistoryRecord;
-use crate::journal::open::opening::{self, OpenError, Options};
-use crate::journal::store::database::{self, Database, Shared, StorageError, Turn};
-use crate::journal::store::location::{self, Generation};
-use crate::journal::store::lock::{LockError, StateLock};
+use crate::journal::store::database::Database;
+use crate::journal::store::files::{self, FileError, StateDir};
+use crate::journal::store::location::{self, Generation, LocationError};
+use crate::journal::store::shared::{self, SharedDatabase, WriteTurn};
 use crate::journal::store::space;
 use crate::journal::tree::batch::Write;
+use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::{ReadError, Row, Table};
 
 /// Files below this are left alone: there is nothing to gain, …
@@ -53,8 +51,7 @@ const FEW: usize = 512;
 /// Rounds of catching up with what is written. Each has less to do than the one before, if the disk is fast enough.
 const ROUNDS: usize = 16;
 
-const TOLD_EVERY: Duration = Duration::from_secs(5);
-const TOLD_EVERY_ON_A_TERMINAL: Duration = Duration::from_millis(500);
+const REPORT_EVERY: ReportEvery = ReportEvery { log: Duration::from_secs(5), terminal: Duration::from_millis(500) };
 
 /// Why a journal was not compacted. It is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +61,9 @@ pub enum CompactError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Location(#[from] LocationError),
     #[error(transparent)]
-    Lock(#[from] LockError),
+    File(#[from] FileError),
     #[error(
         "the copy needs {needed} MiB free on its file system ({COPY_TIMES} times what the journal holds, plus \
          space_floor_facts), and {free} MiB are: free some space and try again"
@@ -104,8 +101,8 @@ fn length((key, value): &(Vec<u8>, Vec<u8>)) -> u64 {
 /// Compacts one journal, beside whoever uses it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Compactor {
-    pub(in crate::journal) database: Arc<Shared>,
-    pub(in crate::journal) state_dir: PathBuf,
+    pub(in crate::journal) database: Arc<SharedDatabase>,
+    pub(in crate::journal) state_dir: StateDir,
     /// What has to stay free.
     pub(in crate::journal) floor: u64,
 }
@@ -125,7 +122,7 @@ impl Compactor {
     /// Compacts the journal if it has outgrown what it holds, or if `force`. Blocks for as long as the copy takes.
     pub fn compact(&self, force: bool) -> Result<CompactReport, CompactError> {
         let begun = Instant::now();
-        let dir = self.database.place().dir();
+        let dir = self.database.location().dir();
         let size = space::used(&dir).map_err(CompactError::io)?;
         let (live, outgrown) = self.measure(size, force)?;
         let report =
@@ -182,7 +179,7 @@ impl Compactor {
             return Err(CompactError::Apart { dir: dir.display().to_string(), name: old.name() });
         }
         let needed = live.saturating_mul(COPY_TIMES).saturating_add(self.floor);
-        let free = space::free(&self.state_dir).map_err(CompactError::io)?;
+        let free = space::free(self.state_dir.path()).map_err(CompactError::io)?;
         if free < needed {
             return Err(CompactError::Space { needed: needed.div_ceil(1 << 20), free: free >> 20 });
         }
@@ -193,13 +190,13 @@ impl Compactor {
         );
         location::begin(&self.state_dir, old).map_err(CompactError::io)?;
         let target = old.next().dir(&self.state_dir);
-        DirBuilder::new().mode(0o700).create(&target).map_err(CompactError::io)?;
+        files::create_dir(&target)?;
         let copy = Database::open(&target, self.database.options())?;
         match self.fill(&copy, live).and_then(|()| self.take_over(&copy, old)) {
             Ok(mut turn) => {
                 let old = self.database.exchange(&mut turn, copy, &target);
                 drop(turn);
-                database::close(old);
+                shared::close(old);
                 Ok(target)
             }
             Err(error) => {
@@ -211,7 +208,8 @@ impl Compactor {
 
     /// Copies every row, and what is written meanwhile until that is little, makes it durable, and compares.
     fn fill(&self, copy: &Database, live: u64) -> Result<(), CompactError> {
-        let mut progress = Progress::new(live);
+        let mut progress = Progress::new(REPORT_EVERY);
+        let mut copied = 0;
         let mut batch = Vec::<Write>::new();
         let mut bytes = 0;
         let source = self.database.get()?;
@@ -221,8 +219,11 @@ impl Compactor {
             batch.push((row.0, Some(row.1)));
             if batch.len() == ROWS || bytes >= BYTES {
                 copy.apply(std::mem::take(&mut batch))?;
-                progress.tell(bytes);
+                copied += bytes;
                 bytes = 0;
+                if progress.is_due() {
+                    tracing::info!("copying the journal: {} of {} MiB", copied >> 20, live >> 20);
+                }
             }
         }
         copy.apply(batch)?;
@@ -271,12 +272,12 @@ impl Compactor {
     }
 
     /// Copies the last rows and has the pointer name the copy. Until what is returned is let go nobody commits.
-    fn take_over(&self, copy: &Database, old: Generation) -> Result<MutexGuard<'_, Turn>, CompactError> {
+    fn take_over(&self, copy: &Database, old: Generation) -> Result<MutexGuard<'_, WriteTurn>, CompactError> {
         let mut turn = self.database.turn();
         let changed = turn.take_changed().ok_or(CompactError::Failing)?;
         copy_keys(self.database.get()?.as_ref(), copy, changed)?;
         copy.sync()?;
-        database::sync_dir(&old.next().dir(&self.state_dir)).map_err(CompactError::io)?;
+        files::sync_dir(&old.next().dir(&self.state_dir)).map_err(CompactError::io)?;
         crash_point!("before_compaction_swap");
         if let Err(error) = location::replace(&self.state_dir, old) {
             // If it names the copy all the same, a power cut may undo that: nothing is to be written to either any more.
@@ -291,16 +292,6 @@ impl Compactor {
         crash_point!("after_compaction_swap");
         Ok(turn)
     }
-}
-
-/// Compacts the journal of a state directory that no agent uses, as [`Compactor::compact`]. It is opened as by a start.
-pub fn offline(state_dir: &Path, options: &Options, force: bool) -> Result<CompactReport, CompactError> {
-    let _lock = StateLock::acquire(state_dir, Duration::ZERO)?;
-    let opened = opening::open::<Infallible>(state_dir, options, false)?;
-    if !opened.condition.is_whole() {
-        tracing::error!("{}", opened.condition);
-    }
-    opened.journal.compactor().compact(force)
 }
 
 /// Brings these keys of the copy up to date.
@@ -318,27 +309,4 @@ fn copy_keys(
         }
     }
     Ok(copy.apply(batch)?)
-}
-
-/// Tells how far the copy is, now and then.
-struct Progress {
-    live: u64,
-    copied: u64,
-    told: Instant,
-    every: Duration,
-}
-
-impl Progress {
-    fn new(live: u64) -> Self {
-        let every = if std::io::stderr().is_terminal() { TOLD_EVERY_ON_A_TERMINAL } else { TOLD_EVERY };
-        Self { live, copied: 0, told: Instant::now(), every }
-    }
-
-    fn tell(&mut self, bytes: u64) {
-        self.copied += bytes;
-        if self.told.elapsed() >= self.every {
-            self.told = Instant::now();
-            tracing::info!("copying the journal: {} of {} MiB", self.copied >> 20, self.live >> 20);
-        }
-    }
 }

@@ -1,100 +1,31 @@
 //! The open journal: one owner stages what the core decided, commits it, and gets the effects that are free to go.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::committer::{Batch, Committer, Content, Done, Job, Stalled, Unwritten, Watched, Written, start_writer};
 use super::compact::Compactor;
+use super::error::CommitError;
+use super::queue::Queue;
 use crate::api::ids::{ReqId, Seq};
-use crate::api::report::chain;
-use crate::crash_point;
-use crate::journal::format::codec::{EncodeError, Hash};
-use crate::journal::format::entry::{Entry, Known, Numbered, Record, Sealed};
+use crate::journal::format::codec::Hash;
+use crate::journal::format::entry::{Known, Record, Sealed};
 use crate::journal::format::versions::records::HistoryRecord;
 use crate::journal::read::reader::Reader;
-use crate::journal::store::database::{Database, Shared, StorageError};
+use crate::journal::store::files::StateDir;
+use crate::journal::store::shared::SharedDatabase;
 use crate::journal::store::space::{self, Gauge, Space};
-use crate::journal::store::watermark::MarkFile;
-use crate::journal::tree::batch::{self, BatchError, State, Write};
+use crate::journal::store::watermark::WatermarkFile;
+use crate::journal::tree::batch::State;
 use crate::journal::tree::recover;
 use crate::journal::tree::table::ReadError;
-use crate::tasks::progress::Progress;
 
 /// Commits over which the 99th percentile is taken.
 const MEASURED: usize = 1024;
-
-/// Why a commit failed. If that passes ([`CommitError::is_passing`]), the journal keeps the batch, to be written once
-/// there is space; else it is failed for good and lets nothing out any more: what of the batch is durable is found out by
-/// the next start.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    #[error("the journal cannot write: no space is left on its file system; nodes are not affected, free some space")]
-    NoSpace(#[source] StorageError),
-    #[error("the journal cannot write: its file system is read-only; nodes are not affected, remount it writable")]
-    ReadOnly(#[source] StorageError),
-    #[error("the journal cannot be opened again while somebody reads it; the agent tries again")]
-    BeingRead(#[source] StorageError),
-    #[error("the journal cannot write; nodes are not affected, and a restart finds out what was stored")]
-    Storage(#[source] StorageError),
-    #[error("the journal cannot read what a commit builds on")]
-    Read(#[source] ReadError),
-    #[error("the journal cannot store what was decided")]
-    Encode(#[source] EncodeError),
-    #[error("entry {found} was decided after entry {last}: the numbers of entries have to be gapless")]
-    Sequence { last: Seq, found: Seq },
-    #[error("the journal failed earlier and stores nothing more: the agent's log says why; restart the agent")]
-    Failed,
-}
-
-impl CommitError {
-    /// The file system takes nothing in at the moment. Nothing is lost: [`Journal::reopen`] tries again.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::NoSpace(_) | Self::ReadOnly(_) | Self::BeingRead(_) => true,
-            Self::Storage(_) | Self::Read(_) | Self::Encode(_) | Self::Sequence { .. } | Self::Failed => false,
-        }
-    }
-
-    fn write(error: StorageError) -> Self {
-        match error {
-            StorageError::NoSpace(_) => Self::NoSpace(error),
-            StorageError::ReadOnly(_) => Self::ReadOnly(error),
-            StorageError::Damaged(_)
-            | StorageError::Panicked(_)
-            | StorageError::Locked
-            | StorageError::Timeout(_)
-            | StorageError::Closed
-            | StorageError::Undecided
-            | StorageError::Io(_)
-            | StorageError::Store(_) => Self::Storage(error),
-        }
-    }
-
-    fn reopen(error: StorageError) -> Self {
-        match error {
-            StorageError::Locked => Self::BeingRead(error),
-            error => Self::write(error),
-        }
-    }
-
-    /// What is on disk is wrong, as opposed to a disk that takes nothing in.
-    fn is_damage(&self) -> bool {
-        match self {
-            Self::Storage(error) => error.is_damage(),
-            Self::Read(error) => error.is_damage(),
-            Self::NoSpace(_)
-            | Self::ReadOnly(_)
-            | Self::BeingRead(_)
-            | Self::Encode(_)
-            | Self::Sequence { .. }
-            | Self::Failed => false,
-        }
-    }
-}
 
 /// Figures for `status`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -108,15 +39,6 @@ pub struct Stats {
     pub bytes_on_disk: u64,
 }
 
-/// What a commit is doing, for a watch over it.
-#[derive(Debug, Clone, Default)]
-pub struct Watched {
-    /// Writing and syncing.
-    pub disk: Progress,
-    /// All else.
-    pub thread: Progress,
-}
-
 /// The journal, open for writing. One owner stages what is decided and has it committed: at once, blocking
 /// ([`Journal::commit`]), or beside further staging ([`Journal::submit`], then [`Journal::committed`]). One commit is under
 /// way at a time; what is staged meanwhile shares the next. [`Journal::lookup`] sees what is committed, and may see what is
@@ -127,9 +49,9 @@ pub struct Watched {
 /// [`Journal::resubmit`] writes the batch that was kept.
 #[derive(Debug)]
 pub struct Journal<E> {
-    database: Arc<Shared>,
+    database: Arc<SharedDatabase>,
     progress: Watched,
-    state_dir: PathBuf,
+    state_dir: StateDir,
     gauge: Gauge,
     /// The hash of the newest durable entry.
     hash: Hash,
@@ -156,80 +78,19 @@ struct UnderWay {
 
 /// What became of what was under way.
 #[derive(Debug)]
-pub enum Step<E> {
+pub enum WriterOutcome<E> {
     /// These effects waited for the commit.
     Committed(Vec<E>),
     /// The store is open again, and [`Journal::resubmit`] is next.
     Reopened,
 }
 
-/// What one commit makes durable, and who writes it.
-#[derive(Debug)]
-struct Batch {
-    committer: Box<Committer>,
-    content: Content,
-    /// The newest of the entries, or the one before them.
-    upto: Seq,
-}
-
-#[derive(Debug)]
-enum Content {
-    Decided {
-        entries: Vec<Numbered>,
-        records: Vec<Record>,
-    },
-    /// What they came to, when it was written in vain.
-    Built(Vec<Write>),
-}
-
-/// A batch that was written in vain. Whether some or all of it is on disk makes no difference: the same rows are written
-/// again.
-#[derive(Debug)]
-struct Stalled {
-    committer: Box<Committer>,
-    writes: Vec<Write>,
-    upto: Seq,
-    reopened: bool,
-}
-
-#[derive(Debug)]
-enum Job {
-    Write { batch: Batch, done: oneshot::Sender<Done> },
-    Reopen { stalled: Box<Stalled>, done: oneshot::Sender<Done> },
-}
-
-#[derive(Debug)]
-enum Done {
-    Written(Written),
-    Reopened { stalled: Box<Stalled>, outcome: Result<(), CommitError> },
-}
-
-#[derive(Debug)]
-struct Written {
-    committer: Box<Committer>,
-    took: Duration,
-    outcome: Result<(), Unwritten>,
-}
-
-/// Why a batch was not written, and its rows if they may be written again.
-#[derive(Debug)]
-struct Unwritten {
-    error: CommitError,
-    writes: Option<Vec<Write>>,
-}
-
-impl From<CommitError> for Unwritten {
-    fn from(error: CommitError) -> Self {
-        Self { error, writes: None }
-    }
-}
-
-/// What [`crate::journal::open::opening`] knows of the journal that it opened.
+/// What whoever opened the journal knows of it.
 pub(in crate::journal) struct Parts {
-    pub(in crate::journal) database: Shared,
+    pub(in crate::journal) database: SharedDatabase,
     pub(in crate::journal) gauge: Gauge,
-    pub(in crate::journal) state_dir: PathBuf,
-    pub(in crate::journal) mark: MarkFile,
+    pub(in crate::journal) state_dir: StateDir,
+    pub(in crate::journal) mark: WatermarkFile,
     pub(in crate::journal) state: State,
     pub(in crate::journal) open_time: Duration,
 }
@@ -301,7 +162,7 @@ impl<E> Journal<E> {
         }
     }
 
-    /// Whether a batch is kept that was written in vain. Until it is written nothing else is.
+    /// Whether a batch is kept whose write failed. Until it is written nothing else is.
     pub fn is_stalled(&self) -> bool {
         self.stalled.is_some()
     }
@@ -358,16 +219,16 @@ impl<E> Journal<E> {
 
     /// Waits for what is under way, and returns the effects that waited for it, in the order of their staging.
     /// Without anything it waits for ever. May be dropped and called again.
-    pub async fn committed(&mut self) -> Result<Step<E>, CommitError> {
+    pub async fn committed(&mut self) -> Result<WriterOutcome<E>, CommitError> {
         let Some(UnderWay { upto, done }) = &mut self.under_way else { return std::future::pending().await };
         let (upto, done) = (*upto, done.await);
         self.under_way = None;
         match (done, upto) {
-            (Ok(Done::Written(written)), Some(upto)) => self.take_back(written, upto).map(Step::Committed),
+            (Ok(Done::Written(written)), Some(upto)) => self.take_back(written, upto).map(WriterOutcome::Committed),
             (Ok(Done::Reopened { stalled, outcome }), _) => {
                 self.stalled = Some(*stalled);
                 outcome.inspect_err(|error| self.fail_unless_passing(error))?;
-                Ok(Step::Reopened)
+                Ok(WriterOutcome::Reopened)
             }
             (Ok(Done::Written(_)), None) | (Err(_), _) => {
                 self.queue.fail();
@@ -441,7 +302,7 @@ impl<E> Journal<E> {
             self.database.get().map_err(|source| ReadError::Storage { what: "a reqid".to_owned(), source })?;
         let known = recover::lookup(database.as_ref(), reqid);
         if known.as_ref().is_err_and(ReadError::is_damage) {
-            suspect(&self.state_dir);
+            self.state_dir.mark_suspect();
         }
         known
     }
@@ -461,14 +322,14 @@ impl<E> Journal<E> {
         self.gauge.measure()
     }
 
-    /// As [`Journal::space`]; gives the ballast file back or makes it anew, as the space asks for it.
+    /// As [`Journal::space`]; releases the ballast file or makes it anew, as the space asks for it.
     pub fn tend_space(&mut self) -> std::io::Result<Space> {
         self.gauge.tend()
     }
 
-    /// Gives the ballast back whatever was measured: a write has failed. Whether there was any.
-    pub fn give_back_ballast(&mut self) -> std::io::Result<bool> {
-        self.gauge.give_back()
+    /// Releases the ballast whatever was measured: a write has failed. Whether there was any.
+    pub fn release_ballast(&mut self) -> std::io::Result<bool> {
+        self.gauge.release()
     }
 
     pub fn stats(&self) -> Stats {
@@ -477,7 +338,7 @@ impl<E> Journal<E> {
             commits: self.commits,
             commit_ms_p99: percentile_99(&self.durations).as_secs_f64() * 1000.0,
             open_ms: self.open_time.as_secs_f64() * 1000.0,
-            bytes_on_disk: space::used(&self.database.place().dir()).unwrap_or(0),
+            bytes_on_disk: space::used(&self.database.location().dir()).unwrap_or(0),
         }
     }
 
@@ -504,132 +365,7 @@ impl<E> Journal<E> {
 
     /// The state directory that the journal belongs to.
     pub fn state_dir(&self) -> &Path {
-        &self.state_dir
-    }
-}
-
-/// Has the next start read everything: what a start reads by itself may be whole.
-fn suspect(state_dir: &Path) {
-    if let Err(error) = crate::journal::open::opening::suspect(state_dir) {
-        tracing::warn!(%error, "the next start cannot be told that the journal is damaged");
-    }
-}
-
-/// Starts the thread that commits. It ends with the journal.
-fn start_writer() -> Result<mpsc::SyncSender<Job>, CommitError> {
-    let (jobs, queued) = mpsc::sync_channel::<Job>(1);
-    thread::Builder::new()
-        .name("zca-journal".to_owned())
-        .spawn(move || {
-            while let Ok(job) = queued.recv() {
-                // Nobody waits for it any more when the process is ending anyway.
-                let _ = match job {
-                    Job::Write { batch, done } => done.send(Done::Written(batch.write())),
-                    Job::Reopen { mut stalled, done } => {
-                        let outcome = stalled.reopen();
-                        done.send(Done::Reopened { stalled, outcome })
-                    }
-                };
-            }
-        })
-        .map_err(|error| CommitError::Storage(StorageError::Io(error)))?;
-    Ok(jobs)
-}
-
-/// Writes batches, one after the other, on whatever thread it is.
-#[derive(Debug)]
-struct Committer {
-    database: Arc<Shared>,
-    progress: Watched,
-    state_dir: PathBuf,
-    mark: MarkFile,
-    mark_failed: bool,
-    /// Where history ended before the batch that was built last.
-    before: (Seq, Hash),
-    state: State,
-}
-
-impl Batch {
-    fn write(self) -> Written {
-        let Self { mut committer, content, upto } = self;
-        let started = Instant::now();
-        let outcome = committer.write(content);
-        match &outcome {
-            Ok(()) => {
-                let progress = committer.progress.thread.clone();
-                progress.during(|| {
-                    let (hash, extent) = (committer.state.history.hash, committer.database.extent());
-                    committer.mark(|mark| mark.set_high(upto, hash, extent?));
-                });
-            }
-            Err(Unwritten { error, .. }) if error.is_damage() => suspect(&committer.state_dir),
-            Err(_) => {}
-        }
-        Written { committer, took: started.elapsed(), outcome }
-    }
-}
-
-impl Stalled {
-    fn reopen(&mut self) -> Result<(), CommitError> {
-        let Committer { database, before, state, .. } = self.committer.as_ref();
-        let after = (state.history.last, state.history.hash);
-        let ends_as_known = |opened: &Database| match recover::history(opened) {
-            // Atomic: with all of the batch, or without it.
-            Ok(HistoryRecord { last, hash, .. }) if (last, hash) == *before || (last, hash) == after => Ok(()),
-            Ok(HistoryRecord { last, .. }) => {
-                Err(StorageError::Damaged(format!("it ends at {last}, and had come to {}", before.0)))
-            }
-            Err(ReadError::Storage { source, .. }) => Err(source),
-            Err(error) => Err(StorageError::Damaged(chain(&error))),
-        };
-        let opened = database.reopen(ends_as_known).map_err(CommitError::reopen);
-        match &opened {
-            Ok(()) => self.reopened = true,
-            Err(error) if error.is_damage() => suspect(&self.committer.state_dir),
-            Err(_) => {}
-        }
-        opened
-    }
-}
-
-impl Committer {
-    fn write(&mut self, content: Content) -> Result<(), Unwritten> {
-        let database = self.database.get().map_err(CommitError::write)?;
-        let writes = match content {
-            Content::Built(writes) => writes,
-            Content::Decided { entries, records } => {
-                self.before = (self.state.history.last, self.state.history.hash);
-                let built = self.progress.thread.during(|| {
-                    crash_point!("during_build");
-                    batch::build(database.as_ref(), &mut self.state, &entries, &records)
-                });
-                built.map_err(|error| match error {
-                    BatchError::Encode(error) => CommitError::Encode(error),
-                    BatchError::Read(error) => CommitError::Read(error),
-                })?
-            }
-        };
-        drop(database);
-        let written = self.progress.disk.during(|| {
-            crash_point!("during_commit");
-            self.database.write(&writes)
-        });
-        written.map_err(|error| {
-            let writes = error.is_passing().then_some(writes);
-            Unwritten { error: CommitError::write(error), writes }
-        })
-    }
-
-    /// The side file guards against damage that is rare and does not carry promises: failing to write it is told once.
-    fn mark(&mut self, write: impl FnOnce(&mut MarkFile) -> std::io::Result<()>) {
-        match write(&mut self.mark) {
-            Ok(()) => self.mark_failed = false,
-            Err(error) if !self.mark_failed => {
-                self.mark_failed = true;
-                tracing::warn!(%error, "the journal's side file cannot be written; a lost tail may go unnoticed");
-            }
-            Err(_) => {}
-        }
+        self.state_dir.path()
     }
 }
 
@@ -638,86 +374,4 @@ fn percentile_99(durations: &VecDeque<Duration>) -> Duration {
     sorted.sort_unstable();
     let rank = (sorted.len() * 99).div_ceil(100);
     rank.checked_sub(1).and_then(|index| sorted.get(index)).copied().unwrap_or_default()
-}
-
-/// What is staged and not durable, and the effects behind it. Shared with the journal for tests.
-#[derive(Debug)]
-pub(in crate::journal) struct Queue<E> {
-    pub(in crate::journal) durable: Seq,
-    pub(in crate::journal) staged: Seq,
-    pub(in crate::journal) entries: Vec<Numbered>,
-    waiting: VecDeque<(Seq, Vec<E>)>,
-    wrong: Option<(Seq, Seq)>,
-    failed: bool,
-}
-
-impl<E> Queue<E> {
-    pub(in crate::journal) fn new(last: Seq) -> Self {
-        Self { durable: last, staged: last, entries: Vec::new(), waiting: VecDeque::new(), wrong: None, failed: false }
-    }
-
-    pub(in crate::journal) fn stage(&mut self, sealed: Sealed<E>) -> Vec<E> {
-        if self.failed {
-            return Vec::new();
-        }
-        let (entries, effects, behind) = sealed.open();
-        let immediate = entries.is_empty() && behind <= self.durable;
-        for numbered in entries {
-            if numbered.seq != self.staged.next() && self.wrong.is_none() {
-                self.wrong = Some((self.staged, numbered.seq));
-            }
-            self.staged = numbered.seq;
-            self.entries.push(numbered);
-        }
-        if immediate {
-            return effects;
-        }
-        if !effects.is_empty() {
-            self.waiting.push_back((behind, effects));
-        }
-        Vec::new()
-    }
-
-    /// Whether somebody waits for what is not durable yet: it is more than rows that tell of duplicates.
-    pub(in crate::journal) fn is_urgent(&self) -> bool {
-        !self.waiting.is_empty() || !self.entries.iter().all(|one| matches!(one.entry, Entry::DuplicateSeen { .. }))
-    }
-
-    /// Whether what is staged may be written.
-    pub(in crate::journal) fn check(&mut self) -> Result<(), CommitError> {
-        if self.failed {
-            return Err(CommitError::Failed);
-        }
-        if let Some((last, found)) = self.wrong {
-            self.fail();
-            return Err(CommitError::Sequence { last, found });
-        }
-        Ok(())
-    }
-
-    /// What is staged, for a commit: its entries, and the newest of all.
-    pub(in crate::journal) fn take(&mut self) -> (Vec<Numbered>, Seq) {
-        (std::mem::take(&mut self.entries), self.staged)
-    }
-
-    /// Everything up to there is durable.
-    pub(in crate::journal) fn release(&mut self, upto: Seq) -> Vec<E> {
-        self.durable = upto;
-        let mut free = Vec::new();
-        let mut kept = VecDeque::new();
-        for (behind, effects) in self.waiting.drain(..) {
-            if behind <= self.durable {
-                free.extend(effects);
-            } else {
-                kept.push_back((behind, effects));
-            }
-        }
-        self.waiting = kept;
-        free
-    }
-
-    pub(in crate::journal) fn fail(&mut self) {
-        self.failed = true;
-        self.waiting.clear();
-    }
 }

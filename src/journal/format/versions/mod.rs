@@ -11,8 +11,11 @@ mod records_v1;
 pub(in crate::journal) mod v1;
 pub(in crate::journal) mod v2;
 
+/// A link of the chain. Zeros stand before the first entry.
+pub type Hash = [u8; 32];
+
 /// The format that this build writes.
-pub const FORMAT: u32 = 3;
+pub const CURRENT_FORMAT: u32 = 3;
 
 /// No body is larger, written or read. The largest that is meant to occur is a change of 4096 nodes with their launch
 /// specs, beside a request of 4 MiB.

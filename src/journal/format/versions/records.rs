@@ -3,11 +3,10 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{from_bytes, kind, records_v1};
+use super::{Hash, from_bytes, kind, records_v1};
 use crate::api::event::Source;
 use crate::api::ids::Seq;
 use crate::api::time::Timestamp;
-use crate::journal::format::codec::Hash;
 use crate::journal::format::entry::{AgentRecord, DesiredRecord, Digest, NodeRecord, UnfinishedRecord};
 
 /// The first and last sightings that are kept of a request's duplicates, each.

@@ -12,7 +12,7 @@ use crate::journal::format::entry::{Answer, Digest, Entry};
 
 pub(in crate::journal) const VERSION: u8 = 2;
 /// The first format that has such entries, and the chain.
-pub(in crate::journal) const FORMAT: u32 = 2;
+pub(in crate::journal) const FIRST_CHAINED_FORMAT: u32 = 2;
 
 /// An entry taken apart for storing.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,16 +1,18 @@
 //! What reads of a damaged journal, entry for entry as from a stream.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::{BYTES, Building, ENTRIES, ImportError};
 use crate::api::ids::Seq;
 use crate::journal::format::entry::Entry;
 use crate::journal::format::versions;
+use crate::journal::open::error::OpenError;
 use crate::journal::open::inspect;
-use crate::journal::open::opening::{OpenError, Options};
-use crate::journal::open::salvage::{self, RebuildError, Sources};
-use crate::journal::store::lock::{self, LockError, StateLock};
+use crate::journal::open::options::Options;
+use crate::journal::open::rebuild::{self, RebuildError};
+use crate::journal::open::sources::Sources;
+use crate::journal::store::files::StateDir;
+use crate::journal::store::lock::{self, StateLock};
 use crate::journal::store::watermark;
 use crate::journal::tree::table::Whole;
 
@@ -35,10 +37,8 @@ impl Building {
         let (damaged, owner) =
             inspect::places(dir)?.ok_or_else(|| ImportError::NoJournal(dir.display().to_string()))?;
         let _lock = lock_owner(state_dir, &owner)?;
-        let high = watermark::read(&owner)
-            .map_err(OpenError::io("reading the journal's side file journal.mark in", &owner))?;
-        let high = high.map_or(Seq(0), |mark| mark.high);
-        let sources = Sources::open(&damaged, state_dir, options)?;
+        let high = watermark::read(&StateDir::new(&owner))?.map_or(Seq(0), |mark| mark.high);
+        let sources = Sources::open(&damaged, &StateDir::new(state_dir), options)?;
         let taken = self.take_from(&sources, high, progress);
         sources.discard()?;
         taken
@@ -46,7 +46,7 @@ impl Building {
 
     fn take_from(&mut self, sources: &Sources, high: Seq, progress: &mut impl FnMut(Seq)) -> Result<(), ImportError> {
         let found = sources.format();
-        if found > versions::FORMAT {
+        if found > versions::CURRENT_FORMAT {
             return Err(ImportError::Newer { found });
         }
         let first = sources.first()?;
@@ -59,14 +59,14 @@ impl Building {
         if self.entries == 0 {
             return Err(ImportError::NothingReads);
         }
-        sources.keep_lost_requests(&self.database, &mut self.state)?;
+        rebuild::keep_lost_requests(sources, &self.database, &mut self.state)?;
         self.newest_incarnation = self.newest_incarnation.max(sources.newest_incarnation()?);
         let newest = self.state.history.last;
         self.before = Some((newest, self.state.history.hash));
         self.noted = self.noted.max(last);
         // Those after the newest are told of with what is known of the journal that was here.
         self.missing = missing.into_iter().filter(|(first, _)| *first < newest).collect();
-        salvage::without_removed(&mut self.missing, self.state.history.first);
+        rebuild::without_removed(&mut self.missing, self.state.history.first);
         Ok(())
     }
 
@@ -96,8 +96,5 @@ fn lock_owner(state_dir: &Path, owner: &Path) -> Result<Option<StateLock>, Impor
     if is_ours || !owner.join(lock::FILE).exists() {
         return Ok(None);
     }
-    StateLock::acquire(owner, Duration::ZERO).map(Some).map_err(|error| match error {
-        LockError::Held { .. } => ImportError::InUse(error),
-        LockError::Io { .. } => ImportError::Lock(error),
-    })
+    super::lock(owner).map(Some)
 }

@@ -1,5 +1,6 @@
 //! Streams whose every checksum is right, and which no journal would write.
 
+use std::fs;
 use std::path::Path;
 
 use super::*;
@@ -47,7 +48,7 @@ struct Stream {
 impl Stream {
     fn new(first: u64) -> Self {
         let header = Header {
-            format: versions::FORMAT,
+            format: versions::CURRENT_FORMAT,
             first: Seq(first),
             trimmed: Seq(0),
             exported_at: AT,

@@ -63,7 +63,7 @@ impl ForRelease1 {
                 Frame::Header(header) => {
                     self.first = header.first;
                     self.last = Seq(header.first.0.saturating_sub(1));
-                    self.checksum = write_header(&mut out, &Header { format: v2::FORMAT, ..header });
+                    self.checksum = write_header(&mut out, &Header { format: v2::FIRST_CHAINED_FORMAT, ..header });
                 }
                 Frame::Entry { seq, value } => self.entry(&mut out, seq, &value)?,
                 Frame::End(_) => self.end(&mut out)?,
@@ -115,7 +115,7 @@ impl ForRelease1 {
     fn end(&mut self, out: &mut Vec<u8>) -> Result<(), RewriteError> {
         let missing = std::mem::take(&mut self.missing);
         if !missing.is_empty() {
-            let from = format!("a journal of format {}, exported for release 1", versions::FORMAT);
+            let from = format!("a journal of format {}, exported for release 1", versions::CURRENT_FORMAT);
             let entry = Entry::Imported { from, entries: self.entries, missing };
             let seq = self.last.next();
             self.write(out, &Numbered { seq, at: self.at, entry }, Hash::default())?;

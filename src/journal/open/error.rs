@@ -1,0 +1,113 @@
+//! Why the journal did not open.
+
+use std::io;
+use std::path::Path;
+
+use crate::journal::format::versions;
+use crate::journal::store::files::FileError;
+use crate::journal::store::location::LocationError;
+use crate::journal::tree::storage_error::{StorageClass, StorageError};
+use crate::journal::tree::table::ReadError;
+
+/// Why the journal did not open, by what the agent does then. Nothing was set aside.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Exit 78.
+    #[error(
+        "the journal in {dir} has format {found}, and this release knows formats up to {known}: run the newer release \
+         again; nothing was touched"
+    )]
+    NewerFormat { dir: String, found: u32, known: u32 },
+    /// Exit 78.
+    #[error("the journal in {dir} holds a record of a newer release: run that release again; nothing was touched")]
+    NewerRecord { dir: String, source: ReadError },
+    /// Exit 1; nodes run on.
+    #[error("the journal in {dir} cannot be opened: no space is left on its file system; free some space")]
+    NoSpace { dir: String, source: StorageError },
+    #[error("the journal in {dir} cannot be opened: its file system is read-only; remount it writable")]
+    ReadOnly { dir: String, source: StorageError },
+    #[error("the journal in {dir} is open in another process: end that first")]
+    Locked { dir: String },
+    #[error(
+        "the journal in {dir} did not open in time and was left as it is; give it longer with journal_open_timeout"
+    )]
+    Timeout { dir: String, source: StorageError },
+    #[error(
+        "the journal in {dir} cannot be opened and was left as it is; the log of the system may say more of the disk"
+    )]
+    Storage { dir: String, source: StorageError },
+    #[error("the journal in {dir} cannot be read and was left as it is; `journal verify` says what is wrong")]
+    Read { dir: String, source: ReadError },
+    #[error(transparent)]
+    Location(LocationError),
+    #[error(
+        "the journal in {dir} is damaged and cannot be set aside: that is a mount point or a symbolic link; move the \
+         whole state directory there, with `{name}` as a plain directory in it, and start the agent again"
+    )]
+    Apart { dir: String, name: String },
+    #[error("{what} {path} failed")]
+    Io { what: &'static str, path: String, source: io::Error },
+}
+
+impl OpenError {
+    pub(in crate::journal) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let failed = FileError::at(what, path);
+        move |source| failed(source).into()
+    }
+
+    pub(in crate::journal) fn storage(dir: &Path, source: StorageError) -> Self {
+        let dir = dir.display().to_string();
+        match source.class() {
+            StorageClass::NoSpace => Self::NoSpace { dir, source },
+            StorageClass::ReadOnly => Self::ReadOnly { dir, source },
+            StorageClass::Locked => Self::Locked { dir },
+            StorageClass::Timeout => Self::Timeout { dir, source },
+            StorageClass::Damage | StorageClass::Closed | StorageClass::Other => Self::Storage { dir, source },
+        }
+    }
+
+    pub(in crate::journal) fn read(dir: &Path, source: ReadError) -> Self {
+        if source.is_newer() {
+            return Self::NewerRecord { dir: dir.display().to_string(), source };
+        }
+        match source {
+            ReadError::Storage { what, source } if !source.is_damage() => match source {
+                StorageError::Io(_) | StorageError::Store(_) => {
+                    Self::Read { dir: dir.display().to_string(), source: ReadError::Storage { what, source } }
+                }
+                source => Self::storage(dir, source),
+            },
+            source => Self::Read { dir: dir.display().to_string(), source },
+        }
+    }
+
+    /// A newer release's format, which this one leaves alone.
+    pub(in crate::journal) fn newer_format(dir: &Path, found: u32) -> Self {
+        Self::NewerFormat { dir: dir.display().to_string(), found, known: versions::CURRENT_FORMAT }
+    }
+
+    /// The file system is full: releasing the ballast may help.
+    pub(super) fn is_no_space(&self) -> bool {
+        matches!(self, Self::NoSpace { .. })
+    }
+}
+
+impl From<FileError> for OpenError {
+    fn from(FileError { what, path, source }: FileError) -> Self {
+        match StorageError::from(source) {
+            StorageError::Io(source) => Self::Io { what, path: path.display().to_string(), source },
+            source => Self::storage(&path, source),
+        }
+    }
+}
+
+impl From<LocationError> for OpenError {
+    fn from(error: LocationError) -> Self {
+        match error {
+            LocationError::File(error) => error.into(),
+            error @ (LocationError::PointsAtNothing { .. }
+            | LocationError::PointerUnreadable { .. }
+            | LocationError::PointerMissing { .. }) => Self::Location(error),
+        }
+    }
+}
