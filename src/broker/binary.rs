@@ -30,31 +30,60 @@ impl Default for Limits {
 pub struct DecodeError {
     /// Offset in the bytes that were given.
     pub at: usize,
+    /// What is wrong there.
     pub problem: Problem,
 }
 
+/// What can be wrong with bytes that are to be a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
+    /// The bytes end in the middle of a value.
     #[error("the bytes end early: {needed} more are needed and {left} are left")]
-    Truncated { needed: usize, left: usize },
+    Truncated {
+        /// How many more the value needs at least.
+        needed: usize,
+        /// How many there are.
+        left: usize,
+    },
+    /// A container claims more elements than could follow. Nothing was allocated for them.
     #[error("{count} elements are announced, which the {left} bytes left cannot hold")]
-    Count { count: usize, left: usize },
+    Count {
+        /// Elements that it claims.
+        count: usize,
+        /// Bytes that follow.
+        left: usize,
+    },
+    /// Refused for its depth, by [`Limits::depth`].
     #[error("containers are nested deeper than {limit} levels")]
-    Depth { limit: usize },
+    Depth {
+        /// The most containers inside each other.
+        limit: usize,
+    },
+    /// Refused for its size, by [`Limits::values`].
     #[error("more than {limit} values")]
-    Values { limit: usize },
+    Values {
+        /// The most values altogether.
+        limit: usize,
+    },
+    /// The first byte of a value is none of the 15 tags.
     #[error("there is no type with tag {0:#04x}")]
     Tag(u8),
+    /// A variable-length number does not fit into 32 bits.
     #[error("a length takes more than 32 bits")]
     Length,
+    /// A port's last byte is none of the four protocols.
     #[error("there is no port protocol {0}")]
     Protocol(u8),
+    /// A subnet counts more bits than an address has.
     #[error("a subnet of {0} bits")]
     SubnetBits(u8),
+    /// Names of enum values are text; strings may be any bytes.
     #[error("an enum's name is not UTF-8")]
     EnumName,
+    /// Broker refuses such a set or table, too.
     #[error("a set element or table key occurs twice")]
     Duplicate,
+    /// The value ends before the bytes do.
     #[error("{0} bytes follow the value")]
     Trailing(usize),
 }
@@ -77,6 +106,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Data, DecodeError> {
     }
 }
 
+/// The encoding of `data`, without tag or length around it.
 pub fn encode(data: &Data) -> Vec<u8> {
     let mut out = Vec::new();
     encode_into(data, &mut out);

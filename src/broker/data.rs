@@ -11,15 +11,23 @@ use std::str::FromStr;
 /// A value. The variants stand in the order of the wire's tags, because the derived order depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Data {
+    /// No value: a record's field that is not set.
     None,
+    /// Zeek's `bool`.
     Boolean(bool),
+    /// Zeek's `count`.
     Count(u64),
+    /// Zeek's `int`.
     Integer(i64),
+    /// Zeek's `double`.
     Real(Real),
     /// Any bytes; Zeek's strings need not be UTF-8.
     String(Vec<u8>),
+    /// Zeek's `addr`.
     Address(Address),
+    /// Zeek's `subnet`.
     Subnet(Subnet),
+    /// Zeek's `port`.
     Port(Port),
     /// Nanoseconds since 1970-01-01 UTC.
     Timestamp(i64),
@@ -27,20 +35,26 @@ pub enum Data {
     Timespan(i64),
     /// The full name with its module, for example `Management::RUNNING`.
     Enum(String),
+    /// Zeek's `set`; an element of a set with several index types is a vector.
     Set(Set),
+    /// Zeek's `table`; a key with several index types is a vector.
     Table(Table),
+    /// Zeek's `vector`, and its records: an element per field.
     Vector(Vec<Data>),
 }
 
 impl Data {
+    /// A string with these characters, in UTF-8.
     pub fn string(text: impl Into<String>) -> Self {
         Self::String(text.into().into_bytes())
     }
 
+    /// An enum value; `name` includes the module.
     pub fn enum_value(name: impl Into<String>) -> Self {
         Self::Enum(name.into())
     }
 
+    /// Zeek's `double` with this value.
     pub fn real(value: f64) -> Self {
         Self::Real(Real(value))
     }
@@ -155,10 +169,12 @@ impl Subnet {
         Some(Self { address, bits })
     }
 
+    /// The address, with the bits that do not count cleared.
     pub fn address(self) -> Address {
         self.address
     }
 
+    /// How many of the 128 bits count; IPv4 `/n` is `n + 96`.
     pub fn bits(self) -> u8 {
         self.bits
     }
@@ -176,8 +192,10 @@ impl fmt::Display for Subnet {
 /// Why a text is no subnet or port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
+    /// It is not `ADDRESS/BITS`, or has more bits than the address.
     #[error("a subnet is written ADDRESS/BITS")]
     Subnet,
+    /// It is no number, or does not fit into 16 bits.
     #[error("a port is written NUMBER/tcp, /udp, /icmp or /?")]
     Port,
 }
@@ -202,13 +220,18 @@ impl FromStr for Subnet {
 /// A transport protocol, in the order of its number on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
+    /// Written `?`.
     Unknown,
+    /// Written `tcp`.
     Tcp,
+    /// Written `udp`.
     Udp,
+    /// Written `icmp`; the number is a message type.
     Icmp,
 }
 
 impl Protocol {
+    /// The number on the wire, 0 to 3.
     pub fn number(self) -> u8 {
         match self {
             Self::Unknown => 0,
@@ -218,6 +241,7 @@ impl Protocol {
         }
     }
 
+    /// `None` for numbers above 3.
     pub fn from_number(number: u8) -> Option<Self> {
         Some(match number {
             0 => Self::Unknown,
@@ -229,9 +253,12 @@ impl Protocol {
     }
 }
 
+/// A port of a transport protocol, written `2200/tcp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port {
+    /// 0 to 65535; for ICMP the message type.
     pub number: u16,
+    /// What the number counts in.
     pub protocol: Protocol,
 }
 
@@ -284,10 +311,12 @@ impl Set {
         }
     }
 
+    /// The elements, in Broker's order.
     pub fn as_slice(&self) -> &[Data] {
         &self.0
     }
 
+    /// The elements, in Broker's order.
     pub fn into_vec(self) -> Vec<Data> {
         self.0
     }
@@ -317,10 +346,12 @@ impl Table {
         }
     }
 
+    /// Keys and values, in Broker's order of the keys.
     pub fn as_slice(&self) -> &[(Data, Data)] {
         &self.0
     }
 
+    /// Keys and values, in Broker's order of the keys.
     pub fn into_vec(self) -> Vec<(Data, Data)> {
         self.0
     }

@@ -23,7 +23,9 @@ pub struct ConnectionId(pub u64);
 /// How far the one connection to a remote endpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
+    /// Its handshake is under way; another one has to wait for its end.
     Connecting,
+    /// The peering is established; another connection is redundant.
     Peered,
 }
 
@@ -35,6 +37,7 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// The connection to `remote`, if there is one.
     pub fn get(&self, remote: EndpointId) -> Option<(ConnectionId, Stage)> {
         self.remotes.get(&remote).copied()
     }
@@ -75,18 +78,25 @@ enum Claim {
     Closing,
 }
 
+/// Who selects the version and sends its filter first, and who answers. Not who dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
+    /// The endpoint with the smaller id.
     Originator,
+    /// The endpoint with the greater id.
     Responder,
 }
 
 /// A peering to come: hand it to [`Peering::new`](super::peering::Peering::new).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Established {
+    /// This endpoint.
     pub local: EndpointId,
+    /// The peer, as it named itself.
     pub remote: EndpointId,
+    /// The role of this side.
     pub role: Role,
+    /// What the peer wants to receive.
     pub remote_filter: Filter,
     /// The filter that the remote was told. If it has changed since, a routing update is due.
     pub local_filter: Filter,
@@ -95,34 +105,64 @@ pub struct Established {
 /// Why a handshake failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
+    /// The message is not the one that is due in this state.
     #[error("the peer sent {got} while {wanted} was due")]
-    Unexpected { got: &'static str, wanted: &'static str },
+    Unexpected {
+        /// The message's name, as Broker has it.
+        got: &'static str,
+        /// What was due.
+        wanted: &'static str,
+    },
+    /// The frame is no handshake message.
     #[error("the peer sent something else than a handshake message")]
     Malformed(#[from] HandshakeDecodeError),
+    /// The versions do not overlap, or another one was selected.
     #[error("the peer offers protocol versions {min} to {max}, this side speaks {VERSION} only")]
-    Version { min: u8, max: u8 },
+    Version {
+        /// The lowest that the peer offers.
+        min: u8,
+        /// The highest that it offers.
+        max: u8,
+    },
+    /// The peer has the id of this endpoint.
     #[error("the connection leads back to this endpoint")]
     Oneself,
+    /// The peer has no id, or another one than before.
     #[error("the peer's endpoint id is nil or changed during the handshake")]
     InvalidId,
+    /// The peer sent `drop_conn`.
     #[error("the peer refused: {code}: {description:?}")]
-    Refused { code: ErrorCode, description: String },
+    Refused {
+        /// Why, as a code.
+        code: ErrorCode,
+        /// Why, in the peer's words.
+        description: String,
+    },
+    /// There is a connection to this endpoint, and as the originator it was the peer's to notice.
     #[error("the peer {0} opened a second connection although it had to notice the first")]
     Redundant(EndpointId),
+    /// [`Registry::close`] was called.
     #[error("this endpoint is shutting down")]
     ShuttingDown,
+    /// The peer took longer than [`DEADLINE`].
     #[error("the handshake took longer than {} s, {wanted} did not come", DEADLINE.as_secs())]
-    Timeout { wanted: &'static str },
+    Timeout {
+        /// The message that did not come.
+        wanted: &'static str,
+    },
 }
 
+/// What a step means for the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Go on reading.
     Wait,
+    /// The handshake is over, and the peering begins.
     Established(Established),
     /// There is a peering with this endpoint already: close, and see the attempt as satisfied. If the remote dialled, it
     /// may know better: [`doubt`](super::peering::Peering::doubt) the peering.
     Redundant(EndpointId),
+    /// Close the connection, once what there is to send is written.
     Failed(HandshakeError),
 }
 
@@ -132,6 +172,7 @@ pub enum Outcome {
 pub struct Step {
     /// Whole frames, to be written before a connection is closed.
     pub send: Vec<u8>,
+    /// What it means for the connection.
     pub outcome: Outcome,
 }
 

@@ -17,6 +17,7 @@ use super::time_text::{format_timespan, format_timestamp, parse_timespan, parse_
 /// What a text may cost its reader.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// The longest text.
     pub bytes: usize,
     /// Containers inside each other. Zeek's own servers stop at about 60.
     pub depth: usize,
@@ -34,42 +35,72 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("byte {at}: {problem}")]
 pub struct ReadError {
+    /// Offset in the text that was given.
     pub at: usize,
+    /// What is wrong there.
     pub problem: Problem,
 }
 
+/// What can be wrong with a text that is to be a message or a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
+    /// Refused for its length, by [`Limits::bytes`].
     #[error("the message has {length} bytes, {limit} is the most")]
-    TooLong { length: usize, limit: usize },
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// The most, in bytes.
+        limit: usize,
+    },
+    /// The text ends in the middle of a value.
     #[error("the text ends early")]
     Incomplete,
+    /// Something else stands here. Holds what should.
     #[error("{0} is expected here")]
     Expected(&'static str),
+    /// A word that is no literal and no number. Holds its beginning.
     #[error("{0:?} is no JSON")]
     Word(String),
+    /// A backslash before a character that is not escaped so, or an incomplete `\u`.
     #[error("an escape in a string is not known")]
     Escape,
+    /// Refused for its depth, by [`Limits::depth`].
     #[error("nested too deeply, {limit} levels are the most")]
-    Depth { limit: usize },
+    Depth {
+        /// The most containers inside each other.
+        limit: usize,
+    },
+    /// Refused for its size, by [`Limits::values`].
     #[error("more than {limit} values")]
-    Values { limit: usize },
+    Values {
+        /// The most values altogether.
+        limit: usize,
+    },
+    /// More values than a text of this length can mean, which only an attack has.
     #[error("too many tokens for the length of the text")]
     Tokens,
+    /// The value ends before the text does.
     #[error("something follows the end")]
     Trailing,
+    /// A data message without `topic`; the words are those of Zeek's server.
     #[error("no topic in top-level JSON object")]
     NoTopic,
+    /// The `type` of a message is not known. Holds its first 64 characters.
     #[error("there is no message of type {0:?}")]
     MessageType(String),
+    /// An object lacks this key.
     #[error("the key {0:?} is missing")]
     Missing(&'static str),
+    /// An object has this key more than once.
     #[error("the key {0:?} occurs twice")]
     Twice(&'static str),
+    /// The `@data-type` of a value is not known. Holds its beginning.
     #[error("there is no data type {0:?}")]
     DataType(String),
+    /// The `data` of a value does not fit its `@data-type`, which it holds.
     #[error("the data is no {0}")]
     Data(&'static str),
+    /// Broker refuses such a set or table, too.
     #[error("a set element or table key occurs twice")]
     Duplicate,
 }
@@ -77,7 +108,9 @@ pub enum Problem {
 /// The codes of error messages, as Zeek's servers name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCode {
+    /// The text could not be read.
     DeserializationFailed,
+    /// The message was read and not taken in, for example since nobody listens on its topic.
     BrokerError,
     /// Followed by close code 1008.
     InvalidUri,
@@ -86,6 +119,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// The word in the message's `code`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DeserializationFailed => "deserialization_failed",
@@ -100,18 +134,35 @@ impl ErrorCode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Either way.
-    Data { topic: String, data: Data },
+    Data {
+        /// The topic under which it is published.
+        topic: String,
+        /// A Zeek message: see [`unpack`](crate::dialect::event::unpack).
+        data: Data,
+    },
     /// From the server, first.
-    Ack { endpoint: String, version: String },
+    Ack {
+        /// The id of the server's endpoint.
+        endpoint: String,
+        /// The server's release.
+        version: String,
+    },
     /// From the server.
-    Error { code: String, context: String },
+    Error {
+        /// One of [`ErrorCode`]'s words, or another.
+        code: String,
+        /// What went wrong, in the server's words.
+        context: String,
+    },
 }
 
 /// Why a client's first message is not its subscriptions.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubscriptionError {
+    /// The message is not a JSON array.
     #[error("subscriptions not an array")]
     NotAnArray(#[source] ReadError),
+    /// An element of the array is no string.
     #[error("individual subscription not a string")]
     NotAString(#[source] ReadError),
 }
@@ -173,6 +224,7 @@ pub fn read_value(text: &[u8], limits: &Limits) -> Result<Data, ReadError> {
 /// A value that JSON cannot hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
+    /// Infinity and NaN are no JSON, and Zeek's readers refuse them.
     #[error("JSON has no form for a real that is infinite or not a number")]
     Real,
     /// Replacing what is no text could make two elements of a set the same.
@@ -201,6 +253,7 @@ pub fn write_ack(endpoint: &str, version: &str) -> String {
     out
 }
 
+/// The message that tells the other side what went wrong.
 pub fn write_error(code: ErrorCode, context: &str) -> String {
     let mut out = String::from("{\"type\":\"error\",\"code\":");
     put_string(&mut out, code.as_str());
@@ -210,6 +263,7 @@ pub fn write_error(code: ErrorCode, context: &str) -> String {
     out
 }
 
+/// The message that publishes `data` under `topic`.
 pub fn write_data_message(topic: &str, data: &Data) -> Result<String, WriteError> {
     let mut out = String::from("{\"type\":\"data-message\",\"topic\":");
     put_string(&mut out, topic);
@@ -219,6 +273,7 @@ pub fn write_data_message(topic: &str, data: &Data) -> Result<String, WriteError
     Ok(out)
 }
 
+/// The value by itself, as an object of `@data-type` and `data`.
 pub fn write_value(data: &Data) -> Result<String, WriteError> {
     let mut out = String::new();
     put_value(&mut out, data)?;

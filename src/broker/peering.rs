@@ -18,6 +18,7 @@ const BYE: &[u8] = b"BYE";
 /// Our own pings. Not empty, since Broker before 2.8 refuses that, and not BYE.
 const ALIVE: &[u8] = b"alive?";
 
+/// How long silence may last, and what a value may cost.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Silence of the peer after which we ask, and between one question and the next.
@@ -28,6 +29,7 @@ pub struct Options {
     pub dead_in_doubt: Duration,
     /// How long to wait for the answer to our BYE (Broker: 3 s).
     pub bye_timeout: Duration,
+    /// For the values of data messages.
     pub limits: binary::Limits,
 }
 
@@ -46,7 +48,9 @@ impl Default for Options {
 /// What was published to us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
+    /// The whole topic.
     pub topic: String,
+    /// The value that was published.
     pub data: Data,
     /// Sent to this endpoint by name, whatever its filter.
     pub directed: bool,
@@ -59,6 +63,7 @@ pub enum Ignored {
     Command,
     /// For another endpoint; we do not forward.
     NotForUs,
+    /// The topic is not under any prefix of our filter.
     NotSubscribed,
     /// A routing update that another endpoint claims to have sent.
     NotThePeers,
@@ -71,12 +76,16 @@ pub enum Ignored {
 /// Why a frame was skipped. The peering goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Skipped {
+    /// It is cut short, or of an unknown kind.
     #[error("a frame is no envelope")]
     Envelope(#[from] EnvelopeError),
+    /// The payload of a data message is no value, or exceeds the limits.
     #[error("a message's data cannot be read")]
     Data(#[source] DecodeError),
+    /// The payload of a routing update is no list of topics.
     #[error("a routing update cannot be read")]
     RoutingUpdate(#[source] DecodeError),
+    /// Topics of data messages have to be text here.
     #[error("a topic is not UTF-8")]
     Topic,
 }
@@ -85,19 +94,24 @@ pub enum Skipped {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Received {
+    /// Something was published to us.
     Message(Message),
     /// The peer's subscriptions are replaced.
     Filter,
     /// Write this: the answer to a ping. After a `bye` the peer will close; data may come until then.
     Reply {
+        /// The pong, as a whole frame.
         frame: Vec<u8>,
+        /// The ping was a BYE.
         bye: bool,
     },
     /// The peer answered our ping.
     Alive,
     /// The peer answered our BYE: close.
     Left,
+    /// It needs nothing to be done.
     Ignored(Ignored),
+    /// It makes no sense.
     Skipped(Skipped),
 }
 
@@ -105,11 +119,13 @@ pub enum Received {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Due {
+    /// It is not time yet.
     Nothing,
     /// Write this.
     Ping(Vec<u8>),
     /// Nothing was heard for so long: close, and dial again if this side did.
     Dead {
+        /// Since the last frame.
         silent: Duration,
     },
     /// The peer did not answer our BYE in time: close.
@@ -153,10 +169,12 @@ impl Peering {
         (peering, update)
     }
 
+    /// The peer's endpoint.
     pub fn remote(&self) -> EndpointId {
         self.remote
     }
 
+    /// What the peer wants to receive.
     pub fn remote_filter(&self) -> &Filter {
         &self.remote_filter
     }
@@ -231,6 +249,7 @@ impl Peering {
         self.control(Kind::Ping, self.remote, &payload)
     }
 
+    /// Finds out what is due at `now`; see [`next_timeout`](Self::next_timeout).
     pub fn handle_timeout(&mut self, now: Duration) -> Due {
         if now < self.next_timeout() {
             return Due::Nothing;

@@ -35,6 +35,7 @@ impl EndpointId {
     /// As a receiver: everybody who subscribed.
     pub const NIL: Self = Self([0; 16]);
 
+    /// Whether it names no endpoint.
     pub fn is_nil(self) -> bool {
         self == Self::NIL
     }
@@ -58,6 +59,7 @@ impl fmt::Debug for EndpointId {
     }
 }
 
+/// The text is no endpoint id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an endpoint id is 32 hexadecimal digits in groups of 8-4-4-4-12")]
 pub struct EndpointIdError;
@@ -84,14 +86,24 @@ impl FromStr for EndpointId {
 /// Why a stream of frames cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
+    /// The first bytes are a TLS record.
     #[error("the peer speaks TLS and this side does not; make both the same (Broker::disable_ssl)")]
     PeerSpeaksTls,
+    /// The first four bytes, which it holds, are no length that a handshake has.
     #[error("the peer does not speak Broker's protocol; it began with {0:02x?}")]
     NotBroker([u8; 4]),
+    /// Refused during the handshake, before it is read.
     #[error("a frame of {length} bytes during the handshake, {limit} is the most")]
-    TooLong { length: usize, limit: usize },
+    TooLong {
+        /// What its header says.
+        length: usize,
+        /// The most, in bytes.
+        limit: usize,
+    },
+    /// Only an established peering ignores empty frames.
     #[error("a frame of length 0 during the handshake")]
     Empty,
+    /// Broker itself would end the connection. Holds the length.
     #[error("a frame of {0} bytes, more than Broker's protocol allows")]
     Impossible(usize),
 }
@@ -99,9 +111,11 @@ pub enum FrameError {
 /// What came out of a stream of bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
+    /// What stands after the length.
     Payload(Vec<u8>),
     /// A frame over the limit; its bytes are dropped as they come.
     Oversized {
+        /// What its header says, in bytes.
         length: usize,
     },
 }
@@ -128,6 +142,7 @@ impl Default for FrameReader {
 }
 
 impl FrameReader {
+    /// For a stream that begins with a handshake whose frames have at most `handshake_limit` bytes.
     pub fn new(handshake_limit: usize) -> Self {
         Self { buffer: Vec::new(), start: 0, limit: handshake_limit, skipping: 0, strict: true, first: true }
     }
@@ -138,6 +153,7 @@ impl FrameReader {
         self.strict = false;
     }
 
+    /// Takes in bytes as they come, in pieces of any size.
     pub fn feed(&mut self, bytes: &[u8]) {
         let skipped = self.skipping.min(bytes.len());
         self.skipping -= skipped;
@@ -227,8 +243,10 @@ impl FrameReader {
 /// Something too long to be written as a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
+    /// Its length does not fit into 16 bits. Holds it.
     #[error("a topic of {0} bytes, {TOPIC_MAX} is the most")]
     Topic(usize),
+    /// Longer than any Broker reads. Holds the length.
     #[error("a frame of {0} bytes, {FRAME_MAX} is the most")]
     Frame(usize),
 }
@@ -252,15 +270,23 @@ fn seal(mut body: Vec<u8>) -> Result<Vec<u8>, EncodeError> {
 pub struct ErrorCode(pub u8);
 
 impl ErrorCode {
+    /// Stands for every code that is not known.
     pub const UNSPECIFIED: Self = Self(1);
+    /// No common protocol version.
     pub const PEER_INCOMPATIBLE: Self = Self(2);
+    /// The peer's endpoint id is nil, its own, or changed.
     pub const PEER_INVALID: Self = Self(3);
-    pub const INVALID_TAG: Self = Self(19);
+    /// A message is not known or not due.
     pub const INVALID_MESSAGE: Self = Self(20);
+    /// The endpoint is closing.
     pub const SHUTTING_DOWN: Self = Self(28);
+    /// A message cannot be read.
     pub const DESERIALIZATION_FAILED: Self = Self(37);
+    /// A handshake message without `ZEEK`.
     pub const WRONG_MAGIC_NUMBER: Self = Self(38);
+    /// The originator has a peering with this endpoint already.
     pub const REDUNDANT_CONNECTION: Self = Self(39);
+    /// The responder has one, which the originator should have noticed.
     pub const LOGIC_ERROR: Self = Self(40);
 
     const NAMES: [&'static str; 42] = [
@@ -323,27 +349,63 @@ impl fmt::Display for ErrorCode {
 /// A message of the handshake. Topics stay raw: what a peer writes must not fail for being odd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandshakeMessage {
-    Hello { sender: EndpointId, min_version: u8, max_version: u8 },
+    /// What the dialler sends first; the acceptor answers with its own unless it is the originator.
+    Hello {
+        /// Who speaks.
+        sender: EndpointId,
+        /// The lowest version that it speaks.
+        min_version: u8,
+        /// The highest version that it speaks.
+        max_version: u8,
+    },
+    /// What the acceptor sends first, so that a dialler learns at once that this is Broker.
     Probe,
-    VersionSelect { sender: EndpointId, version: u8 },
-    DropConn { sender: EndpointId, code: ErrorCode, description: String },
-    OriginatorSyn { filter: Vec<Vec<u8>> },
-    ResponderSynAck { filter: Vec<Vec<u8>> },
+    /// The originator selects a version.
+    VersionSelect {
+        /// Who speaks.
+        sender: EndpointId,
+        /// The version selected.
+        version: u8,
+    },
+    /// The connection is closed after this.
+    DropConn {
+        /// Who speaks.
+        sender: EndpointId,
+        /// Why.
+        code: ErrorCode,
+        /// Why, in words.
+        description: String,
+    },
+    /// The originator's filter.
+    OriginatorSyn {
+        /// Prefixes of the topics that it wants.
+        filter: Vec<Vec<u8>>,
+    },
+    /// The responder's filter, in answer to the originator's.
+    ResponderSynAck {
+        /// Prefixes of the topics that it wants.
+        filter: Vec<Vec<u8>>,
+    },
+    /// The originator has the responder's filter: the peering is established.
     OriginatorAck,
 }
 
 /// Why a frame is no handshake message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeDecodeError {
+    /// The first byte is no tag of the handshake.
     #[error("there is no handshake message with tag {0}")]
     Tag(u8),
+    /// The magic number is not [`MAGIC`].
     #[error("the magic number is {0:#010x} and not \"ZEEK\"")]
     Magic(u32),
+    /// A field is cut short, or has no valid value.
     #[error("the handshake message is cut short or malformed")]
     Malformed(#[source] DecodeError),
 }
 
 impl HandshakeMessage {
+    /// The name that Broker's sources give the message.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Hello { .. } => "hello",
@@ -461,6 +523,7 @@ pub fn decode_filter(payload: &[u8]) -> Result<Vec<Vec<u8>>, DecodeError> {
     }
 }
 
+/// The payload of a routing update with these topics.
 pub fn encode_filter(topics: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     put_filter(&mut out, topics);
@@ -474,6 +537,7 @@ pub fn encode_filter(topics: &[Vec<u8>]) -> Vec<u8> {
 pub struct Filter(Vec<Vec<u8>>);
 
 impl Filter {
+    /// A filter for these prefixes, in any order.
     pub fn new<T: Into<Vec<u8>>>(topics: impl IntoIterator<Item = T>) -> Self {
         let mut topics: Vec<Vec<u8>> = topics.into_iter().map(Into::into).collect();
         topics.sort_unstable();
@@ -486,24 +550,31 @@ impl Filter {
         Self(kept)
     }
 
+    /// Whether the topic begins with one of the prefixes.
     pub fn matches(&self, topic: impl AsRef<[u8]>) -> bool {
         let topic = topic.as_ref();
         let after = self.0.partition_point(|entry| entry.as_slice() <= topic);
         after.checked_sub(1).and_then(|last| self.0.get(last)).is_some_and(|entry| topic.starts_with(entry))
     }
 
+    /// The prefixes, sorted, none of which begins with another.
     pub fn topics(&self) -> &[Vec<u8>] {
         &self.0
     }
 }
 
+/// What an envelope carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// A value published under a topic.
     Data,
     /// Of a data store.
     Command,
+    /// The sender's new filter.
     RoutingUpdate,
+    /// To be answered by a pong with the same payload. One that begins with BYE announces the end of the peering.
     Ping,
+    /// The answer to a ping.
     Pong,
 }
 
@@ -522,8 +593,10 @@ impl Kind {
 /// Why a frame is no envelope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EnvelopeError {
+    /// It ends before its topic does.
     #[error("the envelope is cut short")]
     Truncated(#[source] DecodeError),
+    /// Its type, which it holds, is not known.
     #[error("there is no envelope of type {0}")]
     Kind(u8),
 }
@@ -535,9 +608,13 @@ pub struct Envelope<'a> {
     pub sender: EndpointId,
     /// Nil: everybody who subscribed.
     pub receiver: EndpointId,
+    /// What the payload is.
     pub kind: Kind,
+    /// Hops that are left; see [`TTL`].
     pub ttl: u16,
+    /// Raw: it need not be text.
     pub topic: &'a [u8],
+    /// In the encoding of its kind.
     pub payload: &'a [u8],
 }
 
