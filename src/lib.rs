@@ -105,6 +105,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![warn(missing_docs)]
+
 mod agent;
 pub mod api;
 pub mod broker;

@@ -33,11 +33,11 @@ pub enum Error {
         /// The file's path.
         path: PathBuf,
     },
+    /// The file is a hard link, so it may be another user's.
     #[error(
         "{} is not read: the file has a second name (a hard link), so it may be another's; remove that name, or the file (the node's next start creates it again)",
         path.display()
     )]
-    /// The file is a hard link, so it may be another user's.
     SecondName {
         /// The file's path.
         path: PathBuf,

@@ -11,11 +11,11 @@ use super::address::Address;
 /// Why the agent cannot listen on its control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
+    /// Somebody listens there already.
     #[error(
         "{} is in use: an agent already listens there; stop it, or give this one another --control-socket",
         path.display()
     )]
-    /// Somebody listens there already.
     InUse {
         /// The socket's path.
         path: PathBuf,

@@ -38,27 +38,54 @@ const IN_PIECES: u8 = 1;
 const WITH_PAYLOAD: u8 = 2;
 const DROPPED: u8 = 4;
 
+/// Why a stored value is not what its key says.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
+    /// It ends before its head or its body does, or claims a length that none has.
     #[error("it is cut short or has an impossible length")]
     Malformed,
+    /// Altered bytes, or a value that belongs under another key.
     #[error("its checksum does not match")]
     Checksum,
+    /// The body lies in pieces, and one is not as it should be.
     #[error("piece {index} of its body is missing or has a wrong length")]
-    Piece { index: u32 },
+    Piece {
+        /// Which piece, from 0.
+        index: u32,
+    },
+    /// Whole and written so by a newer release: no damage, and nothing may be touched.
     #[error("its kind {kind:#04x} version {version} is unknown: a newer release wrote it; use that one")]
-    Newer { kind: u8, version: u8 },
+    Newer {
+        /// As in the head of the value.
+        kind: u8,
+        /// As in the head of the value.
+        version: u8,
+    },
+    /// Whole, and under a key of another family.
     #[error("it is of kind {found:#04x}, which does not belong there")]
-    Kind { found: u8 },
+    Kind {
+        /// As in the head of the value.
+        found: u8,
+    },
+    /// Whole, and its fields are not those of its kind and version.
     #[error("its body does not read as version {version} of kind {kind:#04x}")]
-    Body { kind: u8, version: u8, source: bincode::Error },
+    Body {
+        /// As in the head of the value.
+        kind: u8,
+        /// As in the head of the value.
+        version: u8,
+        /// What the decoder says.
+        source: bincode::Error,
+    },
 }
 
 /// Why something cannot be stored. A fault of our own: what comes from outside is limited long before.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} cannot be encoded, most likely because it exceeds {} bytes", versions::BODY_LIMIT)]
 pub struct EncodeError {
+    /// Which entry or record.
     pub what: String,
+    /// What the encoder says.
     pub source: bincode::Error,
 }
 

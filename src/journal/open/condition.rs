@@ -17,24 +17,31 @@ pub(super) const FROM_NOTHING: &str = "";
 pub enum Condition {
     /// There was none, and there should be none.
     Fresh,
+    /// It has all that it is known to have had.
     Intact,
     /// The directory is initialised, and its journal missing or empty.
     Missing,
     /// Entries that were durable are gone without a trace of damage: the newest should be `expected`.
     LostTail {
+        /// How far it had come, by what is noted beside it.
         expected: Seq,
+        /// The newest entry there is.
         found: Seq,
     },
     /// It was damaged: set aside, and what could be read was taken over.
     Salvaged {
+        /// Where the damaged journal is now.
         aside: PathBuf,
+        /// What was taken over and what is lost, for people.
         summary: String,
         /// All of it: every entry up to where it is known to have come, and what they sum up to.
         is_lossless: bool,
     },
     /// It was taken over from somewhere else, and says nothing about what this host should run.
     Imported {
+        /// The file or directory that it was imported from.
         from: String,
+        /// What was taken over and what is lost, for people.
         summary: String,
     },
 }

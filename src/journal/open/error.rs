@@ -17,36 +17,96 @@ pub enum OpenError {
         "the journal in {dir} has format {found}, and this release knows formats up to {known}: run the newer release \
          again; nothing was touched"
     )]
-    NewerFormat { dir: String, found: u32, known: u32 },
+    NewerFormat {
+        /// The journal's directory.
+        dir: String,
+        /// The journal's format.
+        found: u32,
+        /// The newest format of this release.
+        known: u32,
+    },
     /// Exit 78.
     #[error("the journal in {dir} holds a record of a newer release: run that release again; nothing was touched")]
-    NewerRecord { dir: String, source: ReadError },
+    NewerRecord {
+        /// The journal's directory.
+        dir: String,
+        /// Which record, and that it is a newer one.
+        source: ReadError,
+    },
     /// Exit 1; nodes run on.
     #[error("the journal in {dir} cannot be opened: no space is left on its file system; free some space")]
-    NoSpace { dir: String, source: StorageError },
+    NoSpace {
+        /// The directory or file that was being written.
+        dir: String,
+        /// What the store or the kernel says.
+        source: StorageError,
+    },
+    /// Exit 1; nodes run on.
     #[error("the journal in {dir} cannot be opened: its file system is read-only; remount it writable")]
-    ReadOnly { dir: String, source: StorageError },
+    ReadOnly {
+        /// The directory or file that was to be written.
+        dir: String,
+        /// What the store or the kernel says.
+        source: StorageError,
+    },
+    /// Exit 1: the store has a lock of its own, beside the state directory's.
     #[error("the journal in {dir} is open in another process: end that first")]
-    Locked { dir: String },
+    Locked {
+        /// The journal's directory.
+        dir: String,
+    },
+    /// Exit 1. A slow disk is no damage.
     #[error(
         "the journal in {dir} did not open in time and was left as it is; give it longer with journal_open_timeout"
     )]
-    Timeout { dir: String, source: StorageError },
+    Timeout {
+        /// The journal's directory.
+        dir: String,
+        /// How long it was waited for.
+        source: StorageError,
+    },
+    /// Exit 1: the store failed for a reason that is no damage.
     #[error(
         "the journal in {dir} cannot be opened and was left as it is; the log of the system may say more of the disk"
     )]
-    Storage { dir: String, source: StorageError },
+    Storage {
+        /// The journal's directory.
+        dir: String,
+        /// What the store says.
+        source: StorageError,
+    },
+    /// Exit 1: it opens, and something that a start needs does not read.
     #[error("the journal in {dir} cannot be read and was left as it is; `journal verify` says what is wrong")]
-    Read { dir: String, source: ReadError },
+    Read {
+        /// The journal's directory.
+        dir: String,
+        /// What does not read, and why.
+        source: ReadError,
+    },
+    /// Exit 1: the pointer to it is missing, cannot be read, or names a directory that is not there.
     #[error(transparent)]
     Location(LocationError),
+    /// Exit 1. It would have to be renamed to be set aside.
     #[error(
         "the journal in {dir} is damaged and cannot be set aside: that is a mount point or a symbolic link; move the \
          whole state directory there, with `{name}` as a plain directory in it, and start the agent again"
     )]
-    Apart { dir: String, name: String },
+    Apart {
+        /// The journal's directory.
+        dir: String,
+        /// Its name in the state directory.
+        name: String,
+    },
+    /// Exit 1: a file beside the store cannot be read or written.
     #[error("{what} {path} failed")]
-    Io { what: &'static str, path: String, source: io::Error },
+    Io {
+        /// What was being done, as the beginning of a sentence.
+        what: &'static str,
+        /// To which file or directory.
+        path: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
 }
 
 impl OpenError {

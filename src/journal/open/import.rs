@@ -74,40 +74,78 @@ const GAPS_LIMIT: u64 = 16 << 20;
 /// Retention removes a few hundred entries at once.
 const REMOVED_LIMIT: u64 = 16 << 10;
 
+/// Why nothing was imported. Whatever was written is removed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
+    /// The lock is held by an agent or by another command.
     #[error("it is in use")]
     InUse(#[source] LockError),
+    /// The lock's file cannot be used.
     #[error("the state directory cannot be locked")]
     Lock(#[source] LockError),
+    /// Import adds to no history.
     #[error("{dir} holds a journal with entries already: import into another --state-dir, or move that journal away")]
-    NotEmpty { dir: String },
+    NotEmpty {
+        /// The journal's directory.
+        dir: String,
+    },
+    /// The source of the stream failed.
     #[error("the export cannot be read")]
     Input(#[source] io::Error),
+    /// The stream is no export, was altered, or ends early.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    /// Its entries are of a format that only newer releases know.
     #[error("it comes from a journal of format {found}, and this release knows formats up to {known}: use a newer release", known = versions::CURRENT_FORMAT)]
-    Newer { found: u32 },
+    Newer {
+        /// The format in its header.
+        found: u32,
+    },
+    /// A frame is whole, and the entry in it is not.
     #[error("entry {seq} cannot be decoded")]
-    Entry { seq: Seq, source: DecodeError },
+    Entry {
+        /// The entry's number.
+        seq: Seq,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// The hash in one entry is not that of the one before.
     #[error(
         "entry {seq} does not continue entry {before}: one of them was altered, or is of another journal; export it again"
     )]
-    Chain { seq: Seq, before: Seq },
+    Chain {
+        /// The entry that does not continue.
+        seq: Seq,
+        /// The entry before it in the stream.
+        before: Seq,
+    },
+    /// An entry that no agent would have written there: the stream was made up.
     #[error("entry {seq} {what}, which no agent writes: it was altered; export it again")]
-    Impossible { seq: Seq, what: &'static str },
+    Impossible {
+        /// The entry's number.
+        seq: Seq,
+        /// What about it is impossible, as part of a sentence.
+        what: &'static str,
+    },
+    /// The stream was cut and given another end, or altered.
     #[error("its end names another head than its newest entry has: it was altered; export it again")]
     Head,
+    /// What a verification of the whole found; the first five.
     #[error("what it holds is not a whole journal, so export it again: {}", .0.join("; "))]
     Problems(Vec<String>),
+    /// What was built does not open, or its directory cannot be made.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// What was built does not read.
     #[error("the journal that was built cannot be read")]
     Read(#[from] ReadError),
+    /// An entry is longer than one may be.
     #[error("an entry cannot be stored")]
     Encode(#[from] codec::EncodeError),
+    /// Nothing there looks like a journal. Holds the path.
     #[error("there is no journal in {0}; name a copy of a state directory, or a journal that was set aside")]
     NoJournal(String),
+    /// Nothing could be salvaged, so there is nothing to take in.
     #[error(
         "nothing of it can be recovered: its store does not open, or no entry in it is whole; try an older copy of it"
     )]
@@ -138,7 +176,9 @@ impl From<BatchError> for ImportError {
 /// What an import came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
+    /// How many were imported.
     pub entries: u64,
+    /// The oldest of them.
     pub first: Seq,
     /// The newest entry that was imported, and its hash.
     pub exported_head: Head,

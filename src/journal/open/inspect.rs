@@ -36,21 +36,31 @@ use crate::journal::tree::retention::{Policy, Step};
 use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::ReadError;
 
+/// Why a journal that no agent has open cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
+    /// Nothing there looks like a journal. Holds the path.
     #[error("there is no journal in {0}; name an agent's state directory, or a copy of one")]
     NoJournal(String),
     /// An agent runs and did not answer, or this is not its control socket.
     #[error("the journal is in use: ask the agent through its control socket, or inspect a copy with --dir")]
     InUse(#[source] LockError),
+    /// The lock's file cannot be used.
     #[error("the state directory cannot be locked")]
     Lock(#[source] LockError),
+    /// The copy failed: for want of space, say, or since the format is a newer one.
     #[error("the journal could not be copied for reading, or its copy not be opened")]
     Open(#[from] OpenError),
+    /// Nothing of it can be read in place.
     #[error(
         "the journal in {dir} does not open, not even without its snapshots; `journal import --salvage` takes over what can be read"
     )]
-    Damaged { dir: String, source: StorageError },
+    Damaged {
+        /// The journal's directory.
+        dir: String,
+        /// What the store said at the last attempt.
+        source: StorageError,
+    },
 }
 
 /// A copy of a journal, open for reading.
@@ -69,6 +79,7 @@ pub struct Inspection {
 /// How the copy could be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
+    /// With all its files.
     Whole,
     /// Damaged: it opens without its snapshots only.
     WithoutSnapshots,
@@ -227,10 +238,12 @@ impl Inspection {
         Ok((self.reader().preview_removal(policy, now)?, self.reader().believes(now)?))
     }
 
+    /// The number of the newest entry; 0 in an empty journal.
     pub fn last(&self) -> Result<Seq, ReadError> {
         self.reader().last()
     }
 
+    /// How its copy could be opened.
     pub fn opening(&self) -> Opening {
         self.how
     }

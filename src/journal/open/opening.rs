@@ -33,8 +33,11 @@ use crate::journal::write::writer::{Journal, Parts};
 /// An open journal, and what a start takes in from it.
 #[derive(Debug)]
 pub struct Opened<E> {
+    /// Ready to be written.
     pub journal: Journal<E>,
+    /// What the records say: the state to go on with.
     pub recovered: Recovered,
+    /// Whether something is missing, and what.
     pub condition: Condition,
 }
 

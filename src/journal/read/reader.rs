@@ -48,6 +48,7 @@ impl Reader {
         self.database()?.last()
     }
 
+    /// What is durable about a reqid; an empty one is never known.
     pub fn lookup(&self, reqid: &ReqId) -> Result<Option<Known>, ReadError> {
         recover::lookup(self.database()?.as_ref(), reqid)
     }

@@ -11,6 +11,7 @@ use super::files::{FileError, StateDir, sync_dir};
 use crate::api::ids::InstanceName;
 use crate::regular_file;
 
+/// The file's name in the state directory.
 pub const FILE: &str = "IDENTITY";
 
 /// The newest layout of a state directory that this build knows.
@@ -21,9 +22,12 @@ const LIMIT: u64 = 4096;
 /// What is kept of a reason, so that there is room for it.
 const REASON_LIMIT: usize = 1024;
 
+/// What `IDENTITY` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
+    /// The layout of the state directory: see [`FORMAT`].
     pub format: u32,
+    /// The agent whose directory it is.
     pub name: InstanceName,
     /// Random, made with the directory: tells two directories of one name apart.
     pub id: String,
@@ -73,6 +77,7 @@ pub fn fresh_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
+/// Why a state directory is not this agent's, or cannot be told to be.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Exit 78.
@@ -80,20 +85,46 @@ pub enum IdentityError {
         "the state directory {dir} belongs to agent {found}, not to {wanted}: give --name {found}, or another \
          --state-dir; nothing was touched"
     )]
-    Name { dir: String, found: InstanceName, wanted: InstanceName },
+    Name {
+        /// The state directory.
+        dir: String,
+        /// Whose it is.
+        found: InstanceName,
+        /// The name that the agent was started with.
+        wanted: InstanceName,
+    },
     /// Exit 78.
     #[error(
         "the state directory {dir} has format {found}, and this release knows formats up to {IDENTITY_FORMAT}: run the newer \
          release again; nothing was touched"
     )]
-    Newer { dir: String, found: u32 },
+    Newer {
+        /// The state directory.
+        dir: String,
+        /// The format of its layout.
+        found: u32,
+    },
+    /// The file was edited by hand, or damaged.
     #[error(
         "{path} is not readable as an agent's identity ({problem}): restore it from a backup, or remove it and start the agent with the --name that this directory had: that writes \
          it again, and the journal stays"
     )]
-    Malformed { path: String, problem: String },
+    Malformed {
+        /// The file's path.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file cannot be read or written.
     #[error("{what} {path} failed")]
-    Io { what: &'static str, path: String, source: io::Error },
+    Io {
+        /// What was being done, as the beginning of a sentence.
+        what: &'static str,
+        /// To which file.
+        path: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {

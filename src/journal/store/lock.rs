@@ -11,20 +11,34 @@ use rustix::io::Errno;
 
 use crate::regular_file;
 
+/// The lock file's name in the state directory.
 pub const FILE: &str = "agent.lock";
 
 /// How often a held lock is tried again. The holder's end cannot be waited for: flock has no timeout of its own.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// Why the state directory cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
+    /// Another process has it, and did not end in time.
     #[error(
         "another agent{} uses the state directory {dir}: end it first (`shutdown`; its nodes run on), or give another --state-dir",
         holder(.pid)
     )]
-    Held { dir: String, pid: Option<u32> },
+    Held {
+        /// The state directory.
+        dir: String,
+        /// Which process, by what it wrote into the file; `None` if that does not read.
+        pid: Option<u32>,
+    },
+    /// The file cannot be opened or locked.
     #[error("locking {path} failed")]
-    Io { path: String, source: io::Error },
+    Io {
+        /// The file's path.
+        path: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
 }
 
 /// The process that wrote this pid, as part of a sentence.

@@ -81,6 +81,7 @@ impl<E> Default for MemoryJournal<E> {
 }
 
 impl<E> MemoryJournal<E> {
+    /// An empty journal of the newest format.
     pub fn new() -> Self {
         Self {
             table: Memory::formatted(),
@@ -92,6 +93,7 @@ impl<E> MemoryJournal<E> {
         }
     }
 
+    /// As [`Journal::stage`](crate::journal::Journal::stage).
     pub fn stage(&mut self, sealed: Sealed<E>) -> Vec<E> {
         self.queue.stage(sealed)
     }
@@ -111,6 +113,7 @@ impl<E> MemoryJournal<E> {
         self.under_way = Some(UnderWay { writes, entries, upto });
     }
 
+    /// As [`Journal::is_committing`](crate::journal::Journal::is_committing).
     pub fn is_committing(&self) -> bool {
         self.under_way.is_some()
     }
@@ -130,10 +133,12 @@ impl<E> MemoryJournal<E> {
         Some(upto)
     }
 
+    /// As [`Journal::durable`](crate::journal::Journal::durable).
     pub fn durable(&self) -> Seq {
         self.queue.durable
     }
 
+    /// As [`Journal::staged`](crate::journal::Journal::staged).
     pub fn staged(&self) -> Seq {
         self.queue.staged
     }
@@ -143,18 +148,22 @@ impl<E> MemoryJournal<E> {
         &self.entries
     }
 
+    /// As [`Journal::lookup`](crate::journal::Journal::lookup).
     pub fn lookup(&self, reqid: &ReqId) -> Option<Known> {
         recover::lookup(&self.table, reqid).expect(SOUND)
     }
 
+    /// As [`Journal::mark_sent`](crate::journal::Journal::mark_sent).
     pub fn mark_sent(&mut self, upto: Seq) {
         self.sent = self.sent.max(upto.min(self.queue.durable));
     }
 
+    /// As [`Reader::page`](crate::journal::Reader::page).
     pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Page {
         page::page(&self.table, filter, cursor).expect(SOUND)
     }
 
+    /// As [`Reader::verify`](crate::journal::Reader::verify), against what a side file would say.
     pub fn verify(&self) -> VerifyReport {
         verify::verify(&self.table, Some((self.queue.durable, Some(self.state.history.hash))), None).expect(SOUND)
     }

@@ -8,7 +8,7 @@
 //! [`chunk`] writes a stretch, [`Unpacker`] takes a stream apart as its bytes come. Nothing is allocated for a length that
 //! a stream claims.
 
-pub mod older;
+pub(crate) mod older;
 
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,7 @@ pub struct Header {
     pub first: Seq,
     /// Responses of reads up to here are kept as digests only.
     pub trimmed: Seq,
+    /// When the export was begun, by the wall clock.
     pub exported_at: Timestamp,
     /// The release that wrote it.
     pub release: String,
@@ -59,39 +60,51 @@ pub struct Header {
 /// What a stream ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
+    /// How many entries stand before it.
     pub entries: u64,
+    /// The newest of them.
     pub last: Seq,
+    /// Its hash.
     pub hash: Hash,
 }
 
 /// What a stream is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
+    /// Comes first.
     Header(Header),
     /// An entry as it is stored, in one piece.
     Entry {
+        /// The entry's number.
         seq: Seq,
+        /// Head, body and payload, as [`codec`](crate::journal::format::codec) describes them.
         value: Vec<u8>,
     },
+    /// Comes last.
     End(End),
 }
 
 /// Why a journal cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
+    /// Something does not read. What was written so far is of no use.
     #[error(
         "the journal is damaged, and an export is all or nothing; `journal import --salvage` takes over what can be read"
     )]
     Damaged(#[source] ReadError),
+    /// The storage failed, for a reason that may pass.
     #[error(transparent)]
     Read(ReadError),
+    /// An entry of format 1. Holds its number.
     #[error(
         "entry {0} is in a format without hashes and could not be converted to this release's; start the agent once, then \
          export again"
     )]
     Older(Seq),
+    /// The next entry is gone. Holds its number; the stream has to be begun anew.
     #[error("retention removed entry {0} while it was about to be exported; try again")]
     Pruned(Seq),
+    /// Half of the entry is in the stream, and retention has dropped its response since. Holds its number.
     #[error("entry {0} has changed since its first part was exported; try again")]
     Changed(Seq),
 }
@@ -272,24 +285,69 @@ fn entries(table: &impl Table, bytes: &mut Vec<u8>, at: &mut ExportCursor, last:
 /// What is wrong with a stream, and at which of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnpackError {
+    /// It does not begin as exports do.
     #[error("it is not an export of a journal; give a file that `journal export` wrote")]
     Magic,
+    /// The version of the stream, which it holds, is not known.
     #[error("it is an export of version {0}, and this release knows version {VERSION}: import it with a newer release")]
     Version(u32),
+    /// It ends before its end frame does.
     #[error("it is cut short: it ends at byte {at}, {after}; copy it again, or export it again", after = after(.last))]
-    CutShort { at: u64, last: Option<Seq> },
+    CutShort {
+        /// The offset at which it ends.
+        at: u64,
+        /// The newest entry before that.
+        last: Option<Seq>,
+    },
+    /// Frames were altered, left out, moved or repeated.
     #[error("it was altered: the checksum of what begins at byte {at}, {after}, does not match; copy it again, or export it again", after = after(.last))]
-    Checksum { at: u64, last: Option<Seq> },
+    Checksum {
+        /// The offset of the frame.
+        at: u64,
+        /// The newest entry before it.
+        last: Option<Seq>,
+    },
+    /// Refused before anything is allocated for it.
     #[error("what begins at byte {at}, {after}, claims {length} bytes, and {limit} is the most; copy it again, or export it again", after = after(.last))]
-    Length { at: u64, last: Option<Seq>, length: u64, limit: u64 },
+    Length {
+        /// The offset of the frame.
+        at: u64,
+        /// The newest entry before it.
+        last: Option<Seq>,
+        /// What it claims.
+        length: u64,
+        /// The most for its kind.
+        limit: u64,
+    },
+    /// Frames of this kind are not known.
     #[error("what begins at byte {at}, {after}, is of kind {kind}: a newer release wrote it; import it with that one", after = after(.last))]
-    Kind { at: u64, last: Option<Seq>, kind: u8 },
+    Kind {
+        /// The offset of the frame.
+        at: u64,
+        /// The newest entry before it.
+        last: Option<Seq>,
+        /// Its kind.
+        kind: u8,
+    },
+    /// The frame is sound and cannot stand there.
     #[error("what begins at byte {at}, {after}, {what}; copy it again, or export it again", after = after(.last))]
-    Order { at: u64, last: Option<Seq>, what: &'static str },
+    Order {
+        /// The offset of the frame.
+        at: u64,
+        /// The newest entry before it.
+        last: Option<Seq>,
+        /// What is wrong, as part of a sentence.
+        what: &'static str,
+    },
+    /// The header is no map of the fields that it has to have. Holds the decoder's words.
     #[error("its header cannot be read ({0}); copy it again, or export it again")]
     Header(String),
+    /// A stream is over with its end frame.
     #[error("something follows its end, at byte {at}; copy it again, or export it again")]
-    Trailing { at: u64 },
+    Trailing {
+        /// The offset of what follows.
+        at: u64,
+    },
 }
 
 fn after(last: &Option<Seq>) -> String {
@@ -335,6 +393,7 @@ impl Default for Unpacker {
 }
 
 impl Unpacker {
+    /// Takes in bytes as they come, in pieces of any size.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..std::mem::take(&mut self.done));
         self.buffer.extend_from_slice(bytes);

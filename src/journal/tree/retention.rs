@@ -71,6 +71,7 @@ impl Policy {
         (policy != Self::default()).then_some(policy)
     }
 
+    /// Whether something goes for its age.
     pub fn has_ages(&self) -> bool {
         self.age_ms.is_some() || self.reads_ms.is_some()
     }
@@ -97,6 +98,7 @@ fn age_ms(at: Timestamp, now: Timestamp) -> u64 {
 /// One step, and what it comes to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Step {
+    /// What the entry of this step will say.
     pub removal: Removal,
     /// Responses dropped.
     pub responses: u64,
@@ -122,6 +124,7 @@ impl Step {
         self.bytes += step.bytes;
     }
 
+    /// The report of `journal prune`. `believed`: the clock was, so ages counted.
     pub fn report(&self, dry_run: bool, believed: bool) -> PruneReport {
         PruneReport {
             dry_run,

@@ -12,12 +12,16 @@ pub enum StorageError {
     /// The store gave up on what it found; on an open or a read that means damage as well.
     #[error("its files made the store fail: {0}")]
     Panicked(String),
+    /// A write or sync failed for want of space. It may succeed later.
     #[error("no space is left on its file system")]
     NoSpace(#[source] io::Error),
+    /// A write or sync failed since nothing may be written. It may succeed later.
     #[error("its file system is read-only")]
     ReadOnly(#[source] io::Error),
+    /// The store has a lock of its own, beside the state directory's.
     #[error("another process has it open")]
     Locked,
+    /// Holds how long it was waited for.
     #[error("it did not open within {} s", .0.as_secs_f64())]
     Timeout(Duration),
     /// By us, to be opened again.
@@ -28,8 +32,10 @@ pub enum StorageError {
         "it is closed, since the disk failed as a copy took its place: restart the agent, which opens whichever is in place"
     )]
     Undecided,
+    /// The kernel reported an error that is none of those above.
     #[error("its file system reports an error")]
     Io(#[source] io::Error),
+    /// It met something that it calls a fault of its own. Holds its words.
     #[error("the store failed: {0}")]
     Store(String),
 }
@@ -62,6 +68,7 @@ impl StorageError {
         }
     }
 
+    /// Whether the bytes on disk are wrong, so that salvage is called for.
     pub fn is_damage(&self) -> bool {
         self.class() == StorageClass::Damage
     }

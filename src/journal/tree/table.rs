@@ -16,12 +16,30 @@ use crate::journal::format::versions::records::{HistoryRecord, Stored};
 /// Why something in the journal cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
+    /// The store failed.
     #[error("{what} cannot be read from the journal's storage")]
-    Storage { what: String, source: StorageError },
+    Storage {
+        /// What was to be read, for people.
+        what: String,
+        /// What the store says.
+        source: StorageError,
+    },
+    /// A value is there and is not what it should be.
     #[error("{what} is damaged or of another release")]
-    Decode { what: String, source: DecodeError },
+    Decode {
+        /// What was to be read, for people.
+        what: String,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// A value that another one refers to is not there.
     #[error("{what} is missing, although {because}")]
-    Absent { what: String, because: String },
+    Absent {
+        /// What is missing.
+        what: String,
+        /// Why it should be there.
+        because: String,
+    },
 }
 
 impl ReadError {

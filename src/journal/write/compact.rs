@@ -56,34 +56,55 @@ const REPORT_EVERY: ReportEvery = ReportEvery { log: Duration::from_secs(5), ter
 /// Why a journal was not compacted. It is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactError {
+    /// A row does not read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The store of the original or of the copy failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The pointer to it cannot be read or written.
     #[error(transparent)]
     Location(#[from] LocationError),
+    /// A file or directory beside the store cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// It was not begun: the copy would not fit.
     #[error(
         "the copy needs {needed} MiB free on its file system ({COPY_TIMES} times what the journal holds, plus \
          space_floor_facts), and {free} MiB are: free some space and try again"
     )]
-    Space { needed: u64, free: u64 },
+    Space {
+        /// What has to be free, in MiB.
+        needed: u64,
+        /// What is free, in MiB.
+        free: u64,
+    },
+    /// A rename could not put the copy into its place.
     #[error(
         "{dir} is a mount point or a symbolic link, so the copy would lie on the other side of it: stop the agent, move \
          the whole state directory there, with `{name}` as a plain directory in it, and start the agent again"
     )]
-    Apart { dir: String, name: String },
+    Apart {
+        /// The journal's directory.
+        dir: String,
+        /// Its name in the state directory.
+        name: String,
+    },
+    /// The copy was removed. Holds the first row that differs.
     #[error("the copy does not read back as it was written ({0}); the disk or the memory of this host may be faulty")]
     Different(String),
+    /// The copy was removed: it would never have caught up.
     #[error("entries are written faster than they can be copied: try again at a quieter time")]
     Busy,
+    /// A commit failed while the copy was made, so what the original holds is not certain.
     #[error("writing to it failed during the compaction, and the agent's log says why: mend that, then try again")]
     Failing,
+    /// Which of the two the pointer names is not known.
     #[error(
         "the disk failed as the copy took its place, and the journal is closed: restart the agent, which finds it whole"
     )]
     Unknown(#[source] std::io::Error),
+    /// By another caller.
     #[error("it is being compacted already: wait for that to end")]
     UnderWay,
 }

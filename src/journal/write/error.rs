@@ -10,20 +10,33 @@ use crate::journal::tree::table::ReadError;
 /// the next start.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
+    /// May pass: see [`CommitError::is_passing`].
     #[error("the journal cannot write: no space is left on its file system; nodes are not affected, free some space")]
     NoSpace(#[source] StorageError),
+    /// May pass: see [`CommitError::is_passing`].
     #[error("the journal cannot write: its file system is read-only; nodes are not affected, remount it writable")]
     ReadOnly(#[source] StorageError),
+    /// May pass: a reader keeps the old store open.
     #[error("the journal cannot be opened again while somebody reads it; the agent tries again")]
     BeingRead(#[source] StorageError),
+    /// The write or the sync failed: what of the batch is durable is not known.
     #[error("the journal cannot write; nodes are not affected, and a restart finds out what was stored")]
     Storage(#[source] StorageError),
+    /// A row that a commit rewrites does not read.
     #[error("the journal cannot read what a commit builds on")]
     Read(#[source] ReadError),
+    /// An entry or record exceeds the limit, which nothing that was taken in can.
     #[error("the journal cannot store what was decided")]
     Encode(#[source] EncodeError),
+    /// A fault of the core's.
     #[error("entry {found} was decided after entry {last}: the numbers of entries have to be gapless")]
-    Sequence { last: Seq, found: Seq },
+    Sequence {
+        /// The newest entry staged before.
+        last: Seq,
+        /// The number that was staged next.
+        found: Seq,
+    },
+    /// A commit before this one failed for good.
     #[error("the journal failed earlier and stores nothing more: the agent's log says why; restart the agent")]
     Failed,
 }

@@ -32,10 +32,13 @@ const MEASURED: usize = 1024;
 pub struct Stats {
     /// The newest durable entry.
     pub last: Seq,
+    /// Since it was opened, those that wrote something.
     pub commits: u64,
     /// Over the last 1024 commits; 0 before the first.
     pub commit_ms_p99: f64,
+    /// What opening it took, in milliseconds.
     pub open_ms: f64,
+    /// What its directory takes up; 0 if that cannot be found out.
     pub bytes_on_disk: u64,
 }
 
@@ -318,20 +321,21 @@ impl<E> Journal<E> {
     }
 
     /// Free space, and what it is measured by.
-    pub fn space(&self) -> std::io::Result<Space> {
+    pub(crate) fn space(&self) -> std::io::Result<Space> {
         self.gauge.measure()
     }
 
     /// As [`Journal::space`]; releases the ballast file or makes it anew, as the space asks for it.
-    pub fn tend_space(&mut self) -> std::io::Result<Space> {
+    pub(crate) fn tend_space(&mut self) -> std::io::Result<Space> {
         self.gauge.tend()
     }
 
     /// Releases the ballast whatever was measured: a write has failed. Whether there was any.
-    pub fn release_ballast(&mut self) -> std::io::Result<bool> {
+    pub(crate) fn release_ballast(&mut self) -> std::io::Result<bool> {
         self.gauge.release()
     }
 
+    /// Figures for `status`, as of now.
     pub fn stats(&self) -> Stats {
         Stats {
             last: self.durable(),
