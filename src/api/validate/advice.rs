@@ -1,4 +1,4 @@
-//! What is valid and seldom meant: packets seen twice or not at all, nodes that wait for each other in vain. Said by
+//! What is valid and seldom meant: packets seen twice or not at all, nodes that wait for each other and never start. Said by
 //! `config check`, before anything runs.
 
 use std::collections::BTreeMap;
