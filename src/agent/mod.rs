@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
+use crate::api::exit::Exit;
 use crate::api::ids::ReqId;
 use crate::api::report::SettingReport;
 use crate::api::rights::User;
@@ -153,12 +154,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// 78 for what only another configuration or release can mend, else 1.
-    pub fn exit_code(&self) -> u8 {
+    /// Whether only another configuration or release can mend it.
+    pub fn exit(&self) -> Exit {
         match self {
             Self::Identity(identity::IdentityError::Name { .. } | identity::IdentityError::Newer { .. })
             | Self::Journal(journal::OpenError::NewerFormat { .. } | journal::OpenError::NewerRecord { .. })
-            | Self::Broker(peers::BindError::Tls(_)) => 78,
+            | Self::Broker(peers::BindError::Tls(_)) => Exit::Configuration,
             Self::StateDir { .. }
             | Self::LogQueue { .. }
             | Self::Lock(_)
@@ -173,7 +174,7 @@ impl Error {
             | Self::System { .. }
             | Self::Driver(_)
             | Self::Task(_)
-            | Self::Hang(_) => 1,
+            | Self::Hang(_) => Exit::Failed,
         }
     }
 }

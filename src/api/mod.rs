@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod configuration;
 pub mod event;
+pub mod exit;
 pub mod export;
 pub mod head;
 pub mod ids;

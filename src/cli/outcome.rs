@@ -7,33 +7,7 @@ use std::process::ExitCode;
 use crate::api::report::chain;
 use crate::terminal::to_stderr;
 
-/// Exit codes; scripts rely on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    Done,
-    /// The request or a node failed.
-    Failed,
-    Usage,
-    Unreachable,
-    Timeout,
-    Conflict,
-    /// Bad configuration or settings.
-    Configuration,
-}
-
-impl Exit {
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Failed => 1,
-            Self::Usage => 2,
-            Self::Unreachable => 3,
-            Self::Timeout => 4,
-            Self::Conflict => 5,
-            Self::Configuration => 78,
-        }
-    }
-}
+pub use crate::api::exit::Exit;
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {

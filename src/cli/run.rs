@@ -29,7 +29,7 @@ use crate::{identify, journal, lifecycle, supervisor, tls};
 
 /// How long a predecessor's hold of the state directory is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
-/// The same for somebody who waits at a prompt, where no agent answers.
+/// The same for a command at a prompt, where no agent answers.
 const LOCK_WAIT_OFFLINE: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is asked to end.
@@ -61,14 +61,14 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     options.archive = archive(&settings);
     options.node_user = node_user;
     options.lifecycle.rights = rights;
-    // What the agent makes is nobody else's to read; what nodes make is theirs to decide, as before.
+    // Files of the agent are for its user alone; nodes keep the umask that the agent was started with.
     options.supervisor.umask = Some(rustix::process::umask(Mode::from_raw_mode(0o077)).as_raw_mode());
     options.supervisor.open_files = Some(host::raise_open_files());
     match agent::run(options) {
-        Ok(()) => Ok(ExitCode::from(Exit::Done.code())),
+        Ok(()) => Ok(Exit::Done.into()),
         Err(error) => {
             tracing::error!("{}", chain(&error));
-            Ok(ExitCode::from(error.exit_code()))
+            Ok(error.exit().into())
         }
     }
 }
@@ -100,7 +100,7 @@ pub fn stop_nodes(context: &Context, settings: &mut Settings, reqid: ReqId) -> R
     let mut options = options(settings, LOCK_WAIT_OFFLINE)?;
     options.supervisor.open_files = Some(host::raise_open_files());
     agent::shutdown_offline(options, reqid).map_err(|error| {
-        let exit = if error.exit_code() == Exit::Configuration.code() { Exit::Configuration } else { Exit::Failed };
+        let exit = error.exit();
         Failure::new(exit, chain(&error))
     })
 }
