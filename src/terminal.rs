@@ -1,6 +1,6 @@
 //! Where the command line and the log write: the only place that opens standard output and standard error.
 //!
-//! What peers, nodes and files said is printed here, too, and a terminal obeys what it is sent. So a [`Stream`] to a terminal
+//! What peers, nodes and files said is printed here, too, and a terminal executes the control sequences that it is sent. So a [`Stream`] to a terminal
 //! escapes whatever could drive it: control characters (C0, DEL, C1, also as single bytes that are no UTF-8), marks that turn
 //! text around, and line separators. Line ends and tabs stay. Pipes and files get every byte as it is.
 //!
@@ -101,7 +101,7 @@ pub fn error_line(line: fmt::Arguments<'_>) {
         Some(columns) => line.lines().map(|line| fold(line, columns, 2)).collect(),
         None => vec![line],
     };
-    // Where that is gone, nobody is left to be told.
+    // Where standard error is gone, there is no other place to report it.
     let _ = writeln!(err(), "{}", lines.join("\n"));
 }
 

@@ -32,7 +32,7 @@ impl Dialect {
     }
 }
 
-/// What is asked for. The reqid travels beside it.
+/// What is asked for. The reqid is not part of it.
 ///
 /// Serialized as MessagePack with field names, this is the canonical internal form that the digest covers: a field
 /// added later must be skipped when it has its default, so that old digests still match.
@@ -304,6 +304,6 @@ pub struct Incoming {
     pub dialect: Dialect,
     /// Who asks, as the journal will record it.
     pub source: Source,
-    /// `None`: nobody waits on a connection; the response is only published.
+    /// `None`: no connection waits for the response; it is only published.
     pub route: Option<Route>,
 }

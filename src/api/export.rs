@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::head::Head;
 use super::ids::Seq;
 
-/// Where a stream goes on. All that its next stretch depends on, so that whoever writes it keeps nothing in between.
+/// Where a stream continues: all that its next part depends on, so that the writer keeps no state in between.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportCursor {
     /// The entry that is next.
@@ -43,6 +43,6 @@ pub struct ExportChunk {
     pub cursor: ExportCursor,
     /// The stream is complete.
     pub end: bool,
-    /// The newest entry there is, for whoever watches.
+    /// The newest entry there is, to show progress.
     pub newest: Seq,
 }

@@ -21,7 +21,7 @@ impl fmt::Display for Head {
     }
 }
 
-/// A head as somebody noted it: `SEQ:HASH`, or the hash alone.
+/// A head as it was noted elsewhere: `SEQ:HASH`, or the hash alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchor {
     /// `None` if the hash alone was noted: it is then looked for among all entries.

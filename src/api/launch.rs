@@ -106,7 +106,7 @@ pub enum ExitCause {
     Code(i32),
     /// This signal killed it.
     Signal(i32),
-    /// It was running, and nobody was there to see its end.
+    /// It was running, and neither shim nor agent observed its end.
     Lost,
     /// The host went down with it.
     HostRestarted,

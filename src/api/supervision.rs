@@ -60,7 +60,7 @@ pub enum NodeOrder {
     },
     /// What is on record of it is another state directory's: forget that.
     Disown,
-    /// The node is gone for good: drop its run directory.
+    /// The node was removed: delete its run directory.
     Forget {
         /// The last start on record.
         incarnation: Incarnation,
@@ -88,7 +88,7 @@ pub enum NodeHappening {
         /// Who holds the lock, as far as it is known.
         reason: String,
     },
-    /// Nothing was started because somebody listens on a port that the node needs.
+    /// Nothing was started because another process listens on a port that the node needs.
     PortTaken {
         /// Which port, and who listens there.
         reason: String,
@@ -190,7 +190,7 @@ pub enum Finding {
         /// The process works in the directory in which ours would.
         works_here: bool,
     },
-    /// The lock is held, by nobody that could be proven ours: hands off.
+    /// The lock is held by a process that could not be proven ours: it is left alone.
     Unprovable {
         /// Who holds the lock, as far as it is known, and what to do.
         reason: String,

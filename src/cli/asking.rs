@@ -91,7 +91,7 @@ fn groups_of(uid: u32) -> std::io::Result<Option<Vec<u32>>> {
     Ok(accounts::user(&uid.to_string())?.map(|user| user.groups))
 }
 
-/// Whom the transports let in besides, and what is to be warned of.
+/// Who else may ask over the transports, and the warnings that follow from it.
 #[derive(Default)]
 pub struct Open {
     pub clauses: Vec<String>,
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(found.options.nodes, BTreeSet::from([own, 995]));
         assert_eq!(found.clauses.first().map(String::as_str), Some("root"));
         assert_eq!(found.clauses.last().map(String::as_str), Some("zeek (the nodes' user)"));
-        // Nothing that separates nodes from whoever asks is claimed where they are one.
+        // Where nodes and those who ask are the same user, no separation is claimed.
         let same = asking(&settings(""), None, None).ok().unwrap();
         assert_eq!(same.warnings.iter().any(|text| text.contains("as the agent itself does")), own != 0);
     }

@@ -10,10 +10,10 @@ use crate::api::report::chain;
 use crate::control::client::{self, Client, Deadline};
 use crate::settings::{SOCKET_NAME, SYSTEM_STATE_DIR, Settings, Surroundings};
 
-/// Answers that need nobody's work but the agent's.
+/// For answers that the agent gives without waiting for nodes or the disk.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Patience ended before there was a connection.
+/// The deadline passed before there was a connection.
 pub const NOTHING_ASKED: &str = "no answer in time, and nothing was asked";
 
 /// As it appears in the agent's log.
@@ -79,17 +79,17 @@ pub fn find(settings: &Settings, surroundings: &Surroundings) -> Result<Result<C
     find_by(settings, surroundings, None)
 }
 
-/// As [`find`], for somebody who waits no longer than `patience`.
+/// As [`find`], waiting until `deadline` at most.
 pub fn find_by(
     settings: &Settings,
     surroundings: &Surroundings,
-    patience: Deadline,
+    deadline: Deadline,
 ) -> Result<Result<Client, Nobody>, Failure> {
     let mut tried = Vec::new();
     for path in sockets(settings, surroundings) {
-        match Client::connect_by(&path, NAME, patience) {
+        match Client::connect_by(&path, NAME, deadline) {
             Ok(client) => return Ok(Ok(client)),
-            Err(error) if patience.is_some_and(|patience| patience <= Instant::now()) => {
+            Err(error) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                 return Err(Failure::because(Exit::Timeout, NOTHING_ASKED, &error));
             }
             Err(client::Error::Unreachable { path, source }) => tried.push((path, source)),
@@ -103,9 +103,9 @@ pub fn connect(context: &Context) -> Result<Client, Failure> {
     connect_by(context, None)
 }
 
-/// As [`connect`], for somebody who waits no longer than `patience`.
-pub fn connect_by(context: &Context, patience: Deadline) -> Result<Client, Failure> {
-    Ok(find_by(&context.settings()?, &context.surroundings, patience)??)
+/// As [`connect`], waiting until `deadline` at most.
+pub fn connect_by(context: &Context, deadline: Deadline) -> Result<Client, Failure> {
+    Ok(find_by(&context.settings()?, &context.surroundings, deadline)??)
 }
 
 /// A question to the agent that failed.

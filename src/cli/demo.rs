@@ -39,7 +39,7 @@ env = SIM_READY_AFTER_MS=2500
 ";
 
 /// How long anything in the demo may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Demo {
     program: PathBuf,
@@ -151,7 +151,7 @@ impl Demo {
                 let log = std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default();
                 bail!("the agent ended with {status} before it served; its log:\n{log}");
             }
-            ensure!(begun.elapsed() < PATIENCE, "the agent does not serve");
+            ensure!(begun.elapsed() < TIMEOUT, "the agent does not serve in time");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -196,7 +196,7 @@ impl Demo {
             if holds(&nodes) {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < PATIENCE, "waited for {what} in vain; nodes: {}", Value::Array(nodes));
+            ensure!(begun.elapsed() < TIMEOUT, "{what} did not come in time; nodes: {}", Value::Array(nodes));
             std::thread::sleep(Duration::from_millis(20));
         }
     }

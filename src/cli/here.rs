@@ -31,7 +31,7 @@ fn ours<'a>(settings: &'a Settings, config: &'a Configuration) -> impl Iterator<
     config.nodes.iter().filter(|node| node.instance == settings.name.as_str())
 }
 
-/// Ports that the kernel gives to whoever connects somewhere: then a node cannot listen there.
+/// Ports that the kernel gives to outgoing connections: while one has such a port, a node cannot listen on it.
 fn ephemeral_ports(nodes: &[&Node]) -> Option<String> {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
     let range = read("ip_local_port_range");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cluster_file::hosts::Addresses;
 
 /// How long all names together may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How many are asked for at a time.
 const AT_ONCE: usize = 8;
 
@@ -32,7 +32,7 @@ pub fn addresses(names: &BTreeSet<String>) -> Addresses {
         });
     }
     drop(results);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut addresses = Addresses::new();
     loop {
         match found.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -40,7 +40,7 @@ pub fn addresses(names: &BTreeSet<String>) -> Addresses {
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
                 for name in names {
-                    let why = || Err(format!("the name service did not answer within {} s", PATIENCE.as_secs()));
+                    let why = || Err(format!("the name service did not answer within {} s", TIMEOUT.as_secs()));
                     addresses.entry(name.clone()).or_insert_with(why);
                 }
                 break;

@@ -59,7 +59,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             if asked || terminal::is_plain_text(&error.render().to_string()) {
-                // Help goes to standard output; if nobody reads it, nobody misses it.
+                // Help goes to standard output; that it cannot be written is no failure.
                 let _ = error.print();
             } else {
                 // An argument that was pasted drives no terminal, either.

@@ -25,11 +25,11 @@ const ANSWER_MS: u64 = 30_000;
 pub fn run(context: &Context, command: Nodes) -> Outcome {
     match command {
         Nodes::List => status::list(context),
-        Nodes::Start(change) => ask_to_change(context, change, |client, which, patience| {
-            Ok(Request::StartNodes { nodes: named(client, which, patience)? })
+        Nodes::Start(change) => ask_to_change(context, change, |client, which, deadline| {
+            Ok(Request::StartNodes { nodes: named(client, which, deadline)? })
         }),
-        Nodes::Stop { change, force } => ask_to_change(context, change, |client, which, patience| {
-            Ok(Request::StopNodes { nodes: named(client, which, patience)?, force })
+        Nodes::Stop { change, force } => ask_to_change(context, change, |client, which, deadline| {
+            Ok(Request::StopNodes { nodes: named(client, which, deadline)?, force })
         }),
         // None named: all that are not stopped by command.
         Nodes::Restart(change) => ask_to_change(context, change, |_, which, _| {
@@ -50,18 +50,18 @@ fn ask_to_change(
     request: impl FnOnce(&mut Client, Which, Deadline) -> Result<Request, Failure>,
 ) -> Outcome {
     let NodesChange { which, sending } = change;
-    let patience = waiting::patience(sending.timeout);
-    let mut client = connect::connect_by(context, patience)?;
-    let request = request(&mut client, which, patience)?;
-    request::finish(context, &mut client, Call { request, dialect: Dialect::Operator, sending }, patience)
+    let deadline = waiting::deadline(sending.timeout);
+    let mut client = connect::connect_by(context, deadline)?;
+    let request = request(&mut client, which, deadline)?;
+    request::finish(context, &mut client, Call { request, dialect: Dialect::Operator, sending }, deadline)
 }
 
 /// The nodes that were named, or all that the agent has.
-fn named(client: &mut Client, which: Which, patience: Deadline) -> Result<BTreeSet<String>, Failure> {
+fn named(client: &mut Client, which: Which, deadline: Deadline) -> Result<BTreeSet<String>, Failure> {
     if !which.all {
         return Ok(which.nodes.into_iter().collect());
     }
-    let report = status::ask_by(client, patience)?;
+    let report = status::ask_by(client, deadline)?;
     let nodes: BTreeSet<String> = report.nodes.into_iter().map(|node| node.node).collect();
     match nodes.is_empty() {
         true => Err(Failure::new(
@@ -129,10 +129,10 @@ pub fn shutdown(context: &Context, flags: &Shutdown) -> Outcome {
     let reqid = request::reqid(flags.sending.reqid.clone());
     let sending = Sending { reqid: Some(reqid), ..flags.sending.clone() };
     let mut settings = context.settings()?;
-    let patience = waiting::patience(flags.sending.timeout);
+    let deadline = waiting::deadline(flags.sending.timeout);
     let mut attempt = 1;
     loop {
-        let mut client = match connect::find_by(&settings, &context.surroundings, patience)? {
+        let mut client = match connect::find_by(&settings, &context.surroundings, deadline)? {
             Ok(client) => client,
             Err(_) if flags.nodes => {
                 let reqid = ReqId::new(sending.reqid.unwrap_or_default());
@@ -142,18 +142,18 @@ pub fn shutdown(context: &Context, flags: &Shutdown) -> Outcome {
             }
             Err(nobody) => return Err(nobody.into()),
         };
-        match ask_to_end(context, &mut client, flags.nodes, &sending, patience) {
-            // It was killed just now. Its nodes are to end all the same, with or without another agent.
+        match ask_to_end(context, &mut client, flags.nodes, &sending, deadline) {
+            // The agent was killed just now. Its nodes have to end anyway, with or without another agent.
             Err(Failure::Said { exit: Exit::Unreachable, .. }) if flags.nodes && attempt < SHUTDOWNS => attempt += 1,
             outcome => return outcome,
         }
     }
 }
 
-fn ask_to_end(context: &Context, client: &mut Client, nodes: bool, sending: &Sending, patience: Deadline) -> Outcome {
+fn ask_to_end(context: &Context, client: &mut Client, nodes: bool, sending: &Sending, deadline: Deadline) -> Outcome {
     let request = Request::Shutdown { nodes };
     let call = Call { request, dialect: Dialect::Operator, sending: sending.clone() };
-    let outcome = request::finish(context, client, call, patience)?;
+    let outcome = request::finish(context, client, call, deadline)?;
     if outcome == Exit::Done {
         wait_for_end(client)?;
     }

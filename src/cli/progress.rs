@@ -1,4 +1,4 @@
-//! How far something has come that takes long, for whoever watches on a terminal.
+//! Progress of long operations, shown on a terminal.
 
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -40,7 +40,7 @@ impl Drop for Progress {
     }
 }
 
-/// Does what cannot say how far it is, and tells meanwhile for how long it has been at it.
+/// Runs an operation that cannot report its progress, and shows for how long it has been running.
 pub fn waiting<T>(what: &'static str, work: impl FnOnce() -> T) -> T {
     if !io::stderr().is_terminal() {
         return work();

@@ -60,15 +60,15 @@ pub fn run(context: &Context, command: flags::Request) -> Outcome {
 
 /// Connects to the control socket and sends.
 pub fn send(context: &Context, call: Call) -> Outcome {
-    let patience = waiting::patience(call.sending.timeout);
-    let mut client = connect::connect_by(context, patience)?;
-    finish(context, &mut client, call, patience)
+    let deadline = waiting::deadline(call.sending.timeout);
+    let mut client = connect::connect_by(context, deadline)?;
+    finish(context, &mut client, call, deadline)
 }
 
 /// How a request gets to the agent.
 struct Way {
-    /// Until when somebody waits, if that was said.
-    patience: Deadline,
+    /// Until when to wait, if `--timeout` was given.
+    deadline: Deadline,
     over: Over,
 }
 
@@ -80,11 +80,11 @@ enum Over {
 impl Way {
     fn open(context: &Context, asking: &Asking) -> Result<Self, Failure> {
         let Asking { via, ca, certificate, key, sending } = asking;
-        let patience = waiting::patience(sending.timeout);
+        let deadline = waiting::deadline(sending.timeout);
         let tls = tls::ClientOptions { ca: ca.clone(), certificate: certificate.clone(), key: key.clone() };
         let over = match via {
-            None => Over::Control(Box::new(connect::connect_by(context, patience)?)),
-            Some(url) => match websocket::Client::connect(url, &tls, patience) {
+            None => Over::Control(Box::new(connect::connect_by(context, deadline)?)),
+            Some(url) => match websocket::Client::connect(url, &tls, deadline) {
                 Ok(client) => Over::WebSocket(Box::new(client)),
                 Err(error @ (websocket::Error::Url { .. } | websocket::Error::Tls(_))) => {
                     return Err(Failure::new(Exit::Usage, chain(&error)));
@@ -92,13 +92,13 @@ impl Way {
                 Err(error @ websocket::Error::Refused { .. }) => {
                     return Err(Failure::new(Exit::Failed, chain(&error)));
                 }
-                Err(error) if patience.is_some_and(|patience| patience <= Instant::now()) => {
+                Err(error) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
                     return Err(Failure::because(Exit::Timeout, connect::NOTHING_ASKED, &error));
                 }
                 Err(error) => return Err(Failure::new(Exit::Unreachable, chain(&error))),
             },
         };
-        Ok(Self { patience, over })
+        Ok(Self { deadline, over })
     }
 
     /// The name of the agent that it leads to.
@@ -111,10 +111,10 @@ impl Way {
 
     fn send(&mut self, context: &Context, call: Call) -> Outcome {
         match &mut self.over {
-            Over::Control(client) => finish(context, client, call, self.patience),
+            Over::Control(client) => finish(context, client, call, self.deadline),
             Over::WebSocket(client) => {
                 let named = named_nodes(&call.request);
-                let response = exchange_over_websocket(context, client, call, self.patience)?;
+                let response = exchange_over_websocket(context, client, call, self.deadline)?;
                 show(context, &response, &named)
             }
         }
@@ -132,9 +132,9 @@ fn with_file(context: &Context, file: &std::path::Path, asking: &Asking) -> Resu
 }
 
 /// Sends over a connection, prints the answer, and judges it.
-pub fn finish(context: &Context, client: &mut Client, call: Call, patience: Deadline) -> Outcome {
+pub fn finish(context: &Context, client: &mut Client, call: Call, deadline: Deadline) -> Outcome {
     let named = named_nodes(&call.request);
-    let response = exchange(client, call, patience)?;
+    let response = exchange(client, call, deadline)?;
     show(context, &response, &named)
 }
 
@@ -159,10 +159,10 @@ pub fn reqid(given: Option<String>) -> String {
 }
 
 /// Sends and waits for the response.
-fn exchange(client: &mut Client, call: Call, patience: Deadline) -> Result<Response, Failure> {
+fn exchange(client: &mut Client, call: Call, deadline: Deadline) -> Result<Response, Failure> {
     let Call { request, dialect, sending } = call;
     let reqid = reqid(sending.reqid);
-    let waiting = Waiting::new(&request, &reqid, client.welcome(), patience);
+    let waiting = Waiting::new(&request, &reqid, client.welcome(), deadline);
     match client.submit(&reqid, request, dialect, None) {
         Ok(call) => waiting.until_answered(client, call),
         Err(Error::Closed | Error::Connection(_)) => Err(waiting::went_away(&waiting::again(&reqid))),
@@ -170,12 +170,12 @@ fn exchange(client: &mut Client, call: Call, patience: Deadline) -> Result<Respo
     }
 }
 
-/// The same over WebSocket. The agent's own patience is not told there, so this host's settings stand in for it.
+/// The same over WebSocket. How long the agent may take is not said there, so this host's settings are used instead.
 fn exchange_over_websocket(
     context: &Context,
     client: &mut websocket::Client,
     call: Call,
-    patience: Deadline,
+    deadline: Deadline,
 ) -> Result<Response, Failure> {
     let Call { request, dialect, sending } = call;
     let settings = context.settings()?;
@@ -185,7 +185,7 @@ fn exchange_over_websocket(
     let stop = settings.stop_timeout.ms.max(settings.stop_timeout_manager_logger.ms);
     let stop = stop.saturating_add(3 * settings.stage_wait.ms);
     let longest = Duration::from_millis(waiting::ends_within_ms(&request, stop, settings.request_timeout.ms));
-    let deadline = patience.or_else(|| begun.checked_add(longest.saturating_add(2 * waiting::GRACE)));
+    let deadline = deadline.or_else(|| begun.checked_add(longest.saturating_add(2 * waiting::GRACE)));
     let is_whole = websocket::Client::carries(dialect, &reqid, &request);
     if !is_whole.map_err(|error| Failure::new(Exit::Failed, chain(&error)))? {
         to_stderr!(

@@ -41,10 +41,10 @@ pub fn ask(client: &mut Client) -> Result<StatusReport, Failure> {
     ask_by(client, None)
 }
 
-/// As [`ask`], for somebody who waits no longer than `patience`.
-pub fn ask_by(client: &mut Client, patience: Deadline) -> Result<StatusReport, Failure> {
+/// As [`ask`], waiting until `deadline` at most.
+pub fn ask_by(client: &mut Client, deadline: Deadline) -> Result<StatusReport, Failure> {
     let usual = Instant::now().checked_add(SOON);
-    client.status(usual.into_iter().chain(patience).min()).map_err(connect::failed)
+    client.status(usual.into_iter().chain(deadline).min()).map_err(connect::failed)
 }
 
 pub fn list(context: &Context) -> Outcome {

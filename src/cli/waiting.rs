@@ -1,5 +1,5 @@
 //! Waiting for the outcome of a request on the control socket: for how long, what is shown meanwhile, and what is said when
-//! patience ends. It ends with the client alone: the request goes on, and its reqid tells what became of it.
+//! the deadline has passed. It is the client's alone: the request goes on, and its reqid tells what became of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
@@ -16,15 +16,15 @@ use crate::terminal::{plain, to_stderr};
 
 /// Beyond what the agent may take: for the way there and back, and a commit.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// Between two looks at the nodes, for somebody who watches.
+/// Between two looks at the nodes on a terminal.
 const LOOK: Duration = Duration::from_millis(500);
 /// For a look: an agent that does not answer it is not waited for any longer.
-const LOOK_PATIENCE: Duration = Duration::from_millis(500);
-/// Nodes that are named when patience ends.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Nodes that are named when the deadline has passed.
 const NAMED: usize = 8;
 
-/// Until when somebody waits who said for how long.
-pub fn patience(timeout_ms: Option<u64>) -> Deadline {
+/// The deadline that `--timeout` gives, if there is one.
+pub fn deadline(timeout_ms: Option<u64>) -> Deadline {
     Instant::now().checked_add(Duration::from_millis(timeout_ms?))
 }
 
@@ -54,7 +54,7 @@ fn waits_for(request: &Request) -> Wait {
     }
 }
 
-/// Within this an answer comes over WebSocket, where nobody waits for nodes.
+/// Within this an answer comes over WebSocket, which does not wait for nodes to get ready.
 pub fn ends_within_ms(request: &Request, stop_ms: u64, other_ms: u64) -> u64 {
     match waits_for(request) {
         Wait::Ends => stop_ms.max(other_ms),
@@ -75,8 +75,8 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// `patience`: until when somebody waits; `None` means until the agent has to have answered.
-    pub fn new(request: &Request, reqid: &str, welcome: &Welcome, patience: Deadline) -> Self {
+    /// `deadline`: until when to wait; `None` means until the agent has to have answered.
+    pub fn new(request: &Request, reqid: &str, welcome: &Welcome, deadline: Deadline) -> Self {
         let wait = waits_for(request);
         let named = match request {
             Request::Restart { nodes } | Request::StartNodes { nodes } | Request::StopNodes { nodes, .. } => {
@@ -109,7 +109,7 @@ impl Waiting {
             named,
             reqid: reqid.to_owned(),
             begun,
-            deadline: patience.or_else(|| begun.checked_add(longest)),
+            deadline: deadline.or_else(|| begun.checked_add(longest)),
             shown: BTreeMap::new(),
             is_watched: wait != Wait::Nothing && std::io::stderr().is_terminal(),
         }
@@ -131,7 +131,7 @@ impl Waiting {
                     return Err(Failure::new(Exit::Failed, message));
                 }
                 Err(Error::TimedOut) if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                    return Err(self.out_of_patience(client));
+                    return Err(self.timed_out(client));
                 }
                 Err(Error::TimedOut) => self.show(client),
                 Err(Error::Closed | Error::Connection(_)) => return Err(went_away(&again(&self.reqid))),
@@ -142,7 +142,7 @@ impl Waiting {
 
     /// The nodes that the request may be waiting for.
     fn look(&self, client: &mut Client) -> Option<Vec<NodeReport>> {
-        let report = client.status(Instant::now().checked_add(LOOK_PATIENCE)).ok()?;
+        let report = client.status(Instant::now().checked_add(LOOK_TIMEOUT)).ok()?;
         let concerned = |node: &NodeReport| self.named.is_empty() || self.named.contains(&node.node);
         Some(report.nodes.into_iter().filter(concerned).collect())
     }
@@ -161,7 +161,7 @@ impl Waiting {
         }
     }
 
-    fn out_of_patience(&self, client: &mut Client) -> Failure {
+    fn timed_out(&self, client: &mut Client) -> Failure {
         let again = again(&self.reqid);
         let seconds = self.begun.elapsed().as_secs_f64();
         let open: Vec<String> = self

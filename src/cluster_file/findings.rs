@@ -77,7 +77,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// A host's name that somebody has to look up.
+    /// A host's name that has to be resolved.
     pub fn unresolved(&mut self, name: &str) {
         self.unresolved.insert(name.to_owned());
     }

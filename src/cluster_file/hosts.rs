@@ -1,4 +1,4 @@
-//! Hosts as a file names them: by an address, or by a name that somebody else has to look up.
+//! Hosts as a file names them: by an address, or by a name that the command line has to resolve.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};

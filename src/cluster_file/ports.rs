@@ -1,7 +1,7 @@
 //! The ports of nodes that name none: a pure function of the configuration.
 //!
 //! Zeek's controller does it so (`config_assign_broker_ports` and `config_assign_metrics_ports` in
-//! `scripts/policy/frameworks/management/controller/main.zeek`), and whoever moves from it keeps his ports: nodes in the
+//! `scripts/policy/frameworks/management/controller/main.zeek`), and existing users keep their ports: nodes in the
 //! order of their instance, then manager, loggers, proxies (and workers), then name.
 //! - Broker ports go to managers, loggers and proxies: from 2200 across all hosts, skipping every port named anywhere in
 //!   the configuration. (Zeek's controller does not skip named metrics ports, and then rejects the outcome.)

@@ -359,7 +359,7 @@ impl Settings {
         Err(Problem::Value { key: "control_group", origin: self.control_group.origin.clone(), problem })
     }
 
-    /// The agent's address was chosen by somebody: clients then look nowhere else.
+    /// The agent's address was given explicitly: clients then look nowhere else.
     pub fn names_agent(&self) -> bool {
         self.control_socket.origin != Origin::Default || self.state_dir.origin != Origin::Default
     }

@@ -59,7 +59,7 @@ mod tests {
         assert!(throttle.should_log(at(0)));
         assert_eq!(throttle.take_suppressed(at(1)), None);
         for second in 1..=30 {
-            // Also after the interval, as long as nobody has taken the count.
+            // Also after the interval, as long as the count has not been reported.
             assert!(!throttle.should_log(at(second)));
         }
         assert_eq!(throttle.take_suppressed(at(31)), Some(30));

@@ -1,4 +1,4 @@
-//! What a shell offers when somebody presses the key for it.
+//! Completion of commands, options and values in shells.
 //!
 //! The scripts for bash, zsh and fish know nothing of the command line: each asks this program (the hidden command `complete`)
 //! what could stand in the place of the word that is being written ([`words`]), and gets this host's nodes and the journal's
@@ -42,7 +42,7 @@ pub fn script(shell: clap_complete::Shell) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Prints what could stand in the place of the last of these words, one a line.
+/// Prints the completions of the last of these words, one per line.
 pub fn complete(context: &Context, script: Script, words: &[OsString]) -> Outcome {
     let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let mut command = examples::command();

@@ -9,7 +9,7 @@ use crate::cli::{Context, connect};
 use crate::control::client::{Client, within_ms};
 
 /// Somebody waits with a finger on the key.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const TIMEOUT: Duration = Duration::from_millis(1500);
 /// The newest, which are the ones that anybody remembers.
 const REQIDS: usize = 50;
 
@@ -43,5 +43,5 @@ fn soon(context: Context, ask: fn(&mut Client) -> Option<Vec<String>>) -> Vec<St
         // Nobody listens any more if it comes late.
         let _ = answer.send(found.unwrap_or_default());
     });
-    answered.recv_timeout(PATIENCE).unwrap_or_default()
+    answered.recv_timeout(TIMEOUT).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What could stand in a place of the command line, as far as the command line itself says.
+//! Completions that follow from the command line's own definition.
 
 use clap::{Arg, ValueHint};
 
@@ -25,9 +25,9 @@ pub enum Wanted {
     Reqids,
 }
 
-/// The place of the word that is being written.
+/// The position of the word that is being written.
 #[derive(Debug)]
-pub struct Place {
+pub struct Position {
     pub wanted: Wanted,
     /// Options with their values before it, by the options' ids.
     pub given: Vec<(String, String)>,
@@ -36,7 +36,7 @@ pub struct Place {
     front: String,
 }
 
-impl Place {
+impl Position {
     /// Of these values those that begin as the word does, as whole words.
     pub fn complete(&self, values: Vec<String>) -> Vec<Offer> {
         let fit = values.into_iter().filter(|value| value.starts_with(self.value.as_str()) && is_plain(value));
@@ -52,7 +52,7 @@ fn is_plain(word: &str) -> bool {
 }
 
 /// Looks at the words behind the program's name; the last is the one that is being written, and may be empty.
-pub fn look(root: &clap::Command, words: &[String]) -> Place {
+pub fn look(root: &clap::Command, words: &[String]) -> Position {
     let (word, before) = words.split_last().map_or(("", &[][..]), |(word, before)| (word.as_str(), before));
     let mut walk = Walk { command: root, pending: None, arguments: 0, is_over: false, given: Vec::new() };
     before.iter().for_each(|word| walk.step(word));
@@ -102,7 +102,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn end(self, word: &str) -> Place {
+    fn end(self, word: &str) -> Position {
         if let Some(option) = self.pending {
             return self.value(option, if word == "=" { "" } else { word }, "");
         }
@@ -126,8 +126,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn listed(self, offers: Vec<Offer>) -> Place {
-        Place { wanted: Wanted::Listed(offers), given: self.given, value: String::new(), front: String::new() }
+    fn listed(self, offers: Vec<Offer>) -> Position {
+        Position { wanted: Wanted::Listed(offers), given: self.given, value: String::new(), front: String::new() }
     }
 
     fn long(&self, name: &str) -> Option<&'a Arg> {
@@ -168,7 +168,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The value of an option or argument, of which `value` is there, with `front` before it in the same word.
-    fn value(self, arg: &Arg, value: &str, front: &str) -> Place {
+    fn value(self, arg: &Arg, value: &str, front: &str) -> Position {
         let (mut front, mut value) = (front.to_owned(), value);
         if let Some((done, rest)) = arg.get_value_delimiter().and_then(|delimiter| value.rsplit_once(delimiter)) {
             front = format!("{front}{done},");
@@ -190,7 +190,7 @@ impl<'a> Walk<'a> {
                 _ => Wanted::Listed(Vec::new()),
             }
         };
-        Place { wanted, given: self.given, value: value.to_owned(), front }
+        Position { wanted, given: self.given, value: value.to_owned(), front }
     }
 }
 
@@ -206,7 +206,7 @@ fn first_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn place(line: &str) -> Place {
+    fn place(line: &str) -> Position {
         let mut command = crate::cli::examples::command();
         command.build();
         // A blank in the end begins a word.

@@ -96,7 +96,7 @@ pub(super) fn run(context: &Context, dump: &Dump) -> Outcome {
         }
         Some(0) => {}
         Some(last) => {
-            // Found from the end, printed in order: nothing has to be kept meanwhile.
+            // Found from the end, printed in order: no row has to be kept in memory.
             let first = if dump.reverse { None } else { source.nth_newest(&filter, last)? };
             filter.from_seq = first.or(filter.from_seq);
             let mut left = last;

@@ -26,7 +26,7 @@ use source::{More, Source};
 
 /// For reading the whole journal.
 const WHOLE_MS: u64 = 600_000;
-/// For copying it, beside its use.
+/// For copying it while it is in use.
 const COMPACT_MS: u64 = 3_600_000;
 
 pub fn run(context: &Context, command: flags::Journal) -> Outcome {

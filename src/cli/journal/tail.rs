@@ -27,7 +27,7 @@ use crate::terminal::to_stderr;
 
 /// Rows to begin with.
 const LINES: usize = 10;
-/// How often the agent is asked for more. Between two answers of a person's patience, and next to nothing to the agent.
+/// How often the agent is asked for more. Short for a person who waits, and next to no work for the agent.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How often an agent that went away is looked for.
 const ABSENCE: Duration = Duration::from_secs(1);
@@ -88,7 +88,7 @@ pub(super) fn run(context: &Context, tail: &Tail) -> Outcome {
     }
 }
 
-/// A stopped agent is started again by somebody, most often.
+/// A stopped agent is usually started again soon.
 fn wait_for_agent(context: &Context) -> Result<Source, Failure> {
     loop {
         sleep(ABSENCE);

@@ -38,7 +38,7 @@ pub fn is_blank(character: char) -> bool {
 }
 
 /// Where the lines being read belong.
-enum Place {
+enum Scope {
     /// Before the first section.
     Start { reported: bool },
     /// In a section, with the keys that it has so far.
@@ -48,7 +48,7 @@ enum Place {
 struct Reader<'a, 'f> {
     findings: &'a mut Findings<'f>,
     ini: Ini,
-    place: Place,
+    scope: Scope,
     /// The keys of all `[DEFAULT]` sections, which is the one section that may come again.
     default_keys: BTreeMap<String, usize>,
     names: BTreeMap<String, usize>,
@@ -62,7 +62,7 @@ pub fn read(text: &str, findings: &mut Findings) -> Ini {
     let mut reader = Reader {
         findings,
         ini: Ini::default(),
-        place: Place::Start { reported: false },
+        scope: Scope::Start { reported: false },
         default_keys: BTreeMap::new(),
         names: BTreeMap::new(),
         open: false,
@@ -108,9 +108,9 @@ impl Reader<'_, '_> {
 
     /// The item that an indented line would carry on.
     fn open_item(&mut self) -> Option<&mut Item> {
-        match &mut self.place {
-            Place::Section { section, .. } if self.open => section.items.last_mut(),
-            Place::Section { .. } | Place::Start { .. } => None,
+        match &mut self.scope {
+            Scope::Section { section, .. } if self.open => section.items.last_mut(),
+            Scope::Section { .. } | Scope::Start { .. } => None,
         }
     }
 
@@ -139,7 +139,7 @@ impl Reader<'_, '_> {
             }
         }
         let section = Section { name: name.to_owned(), line: number, items: Vec::new() };
-        self.place = Place::Section { section, keys };
+        self.scope = Scope::Section { section, keys };
     }
 
     fn item(&mut self, number: usize, text: &str) {
@@ -151,9 +151,9 @@ impl Reader<'_, '_> {
             }
             None => (text, None),
         };
-        let (section, keys) = match &mut self.place {
-            Place::Section { section, keys } => (section, keys),
-            Place::Start { reported } => {
+        let (section, keys) = match &mut self.scope {
+            Scope::Section { section, keys } => (section, keys),
+            Scope::Start { reported } => {
                 if !*reported {
                     let problem = format!("{} comes before the first section", quoted(text));
                     self.findings.error(Some(number), "", problem, "begin with [instances] or with a node's [name]");
@@ -186,8 +186,8 @@ impl Reader<'_, '_> {
     }
 
     fn end_section(&mut self) {
-        let place = std::mem::replace(&mut self.place, Place::Start { reported: true });
-        let Place::Section { mut section, keys } = place else { return };
+        let scope = std::mem::replace(&mut self.scope, Scope::Start { reported: true });
+        let Scope::Section { mut section, keys } = scope else { return };
         for value in section.items.iter_mut().filter_map(|item| item.value.as_mut()) {
             *value = value.trim_end_matches(is_blank).to_owned();
         }
@@ -199,7 +199,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Drops what repeats, which has been reported, so that nobody reports it again in other words.
+    /// Drops repeated items, which have been reported, so that they are not reported again later.
     fn finish(self) -> Ini {
         let mut ini = self.ini;
         let mut names = BTreeSet::new();
