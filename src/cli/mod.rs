@@ -24,6 +24,7 @@ mod progress;
 mod request;
 mod requests;
 mod run;
+mod screen;
 mod settings;
 mod status;
 mod table;

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::output::Screen;
+use super::screen::Screen;
 use crate::terminal::plain;
 
 /// A column of a table.

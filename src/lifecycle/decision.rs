@@ -8,8 +8,8 @@ use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::time::BootTime;
 use crate::journal::entry::{Digest, Entry};
 
-use super::dispatch::Questioned;
 use super::effect::Effect;
+use super::questions::Questioned;
 use super::seen::{EarlyExit, Obstacle, Place};
 use super::set_aside::SetAside;
 

@@ -17,65 +17,12 @@ use crate::journal::entry::{Life, Outcome, Received};
 use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::input::Peers;
+use super::questions::Questioned;
 use super::wake::Wake;
 use super::{Lifecycle, answer};
 
 /// Bytes of values in one answer; with 4096 Results around it a stored response stays near 1 MiB.
 const VALUES_BYTES: usize = 640 << 10;
-
-/// How far the question to a node has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Questioned {
-    NotYet,
-    Asked {
-        connection: u64,
-    },
-    /// The value, or why there is none.
-    Answered(std::result::Result<Option<String>, String>),
-}
-
-/// What a request asks of nodes, and how far that has come.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Dispatch {
-    nodes: BTreeMap<NodeName, Questioned>,
-    /// Who is asked over a connection.
-    asked: BTreeMap<u64, NodeName>,
-    /// How many have not answered.
-    open: usize,
-}
-
-impl Dispatch {
-    pub fn new(nodes: BTreeMap<NodeName, Questioned>) -> Self {
-        let open = nodes.values().filter(|node| !matches!(node, Questioned::Answered(_))).count();
-        Self { nodes, asked: BTreeMap::new(), open }
-    }
-
-    /// Nodes that have not answered.
-    pub fn open(&self) -> impl Iterator<Item = &NodeName> {
-        self.nodes.iter().filter(|(_, node)| !matches!(node, Questioned::Answered(_))).map(|(name, _)| name)
-    }
-
-    pub fn set(&mut self, node: &NodeName, state: Questioned) {
-        let Some(before) = self.nodes.get_mut(node) else { return };
-        if let Questioned::Asked { connection } = before {
-            self.asked.remove(connection);
-        }
-        match (&before, &state) {
-            (Questioned::NotYet | Questioned::Asked { .. }, Questioned::Answered(_)) => self.open -= 1,
-            (Questioned::Answered(_), Questioned::NotYet | Questioned::Asked { .. }) => self.open += 1,
-            (Questioned::NotYet | Questioned::Asked { .. }, Questioned::NotYet | Questioned::Asked { .. })
-            | (Questioned::Answered(_), Questioned::Answered(_)) => {}
-        }
-        if let Questioned::Asked { connection } = state {
-            self.asked.insert(connection, node.clone());
-        }
-        *before = state;
-    }
-
-    fn is_answered(&self) -> bool {
-        self.open == 0
-    }
-}
 
 impl Lifecycle {
     /// Over which connection a node can be asked: the first of those over which its process said hello.
@@ -112,7 +59,7 @@ impl Lifecycle {
         said: &std::result::Result<Option<String>, String>,
     ) {
         // Who was not asked, or is asked over another connection by now, has nothing to say.
-        let asked = self.seen.dispatches.get(&of).and_then(|dispatch| dispatch.asked.get(&connection));
+        let asked = self.seen.dispatches.get(&of).and_then(|dispatch| dispatch.asked_over(connection));
         let Some(node) = asked.cloned() else { return };
         let said = match said {
             Ok(Some(value)) if value.len() > VALUES_BYTES => Err(no_room(value.len())),

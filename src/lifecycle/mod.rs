@@ -31,6 +31,7 @@ mod outcome;
 mod plan;
 mod ports;
 mod query;
+mod questions;
 mod remains;
 mod report;
 mod requests;
@@ -65,7 +66,7 @@ use crate::zeek;
 use agenda::Agenda;
 use change::Current;
 use decision::{Answered, Decision, Note};
-use dispatch::Questioned;
+use questions::Questioned;
 use seen::{Place, Seen, Unsent, Waiter, Waiting};
 use wake::Wake;
 

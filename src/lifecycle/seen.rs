@@ -11,8 +11,8 @@ use crate::api::time::BootTime;
 use crate::journal::entry::{Known, Stored};
 
 use super::answer;
-use super::dispatch::{Dispatch, Questioned};
 use super::input::Peers;
+use super::questions::{Dispatch, Questioned};
 use super::set_aside::SetAside;
 
 /// Responses kept for a peer that may come, oldest dropped first: they stay in the journal, and whoever repeats the

@@ -28,7 +28,7 @@ use tokio::io::AsyncReadExt;
 
 use super::launch::{NODE_PROGRAM, check_executable, environment, find_program};
 use super::process::{self, Holders, Proven};
-use super::{Context, create_private, rights, sys};
+use super::{Context, create_private, rights, start_step, sys};
 use crate::api::launch::ExitCause;
 use crate::api::rights::{OpenFiles, Rights, User};
 use crate::regular_file;
@@ -293,7 +293,7 @@ fn become_program(mut args: impl Iterator<Item = OsString>) -> Result<std::conve
     if let Some(mask) = order.umask {
         rustix::process::umask(Mode::from_raw_mode(mask));
     }
-    let failed = |step: sys::Step, error: rustix::io::Errno| format!("{step}: {error}");
+    let failed = |step: start_step::StartStep, error: rustix::io::Errno| format!("{step}: {error}");
     let rights = rights::Prepared::new(&order.rights, order.open_files)?;
     rights.take_on(|step, error| eprintln!("{}", failed(step, error))).map_err(|(step, error)| failed(step, error))?;
     std::env::set_current_dir("/").map_err(|error| format!("cannot work in /: {error}"))?;

@@ -32,6 +32,7 @@ mod launch;
 mod link;
 mod node_files;
 mod notify;
+mod orders;
 pub(crate) mod output;
 mod ownership;
 mod ports;
@@ -42,6 +43,7 @@ mod rights;
 mod set_aside;
 mod shim;
 pub(crate) mod simulated;
+mod start_step;
 mod sys;
 mod task;
 

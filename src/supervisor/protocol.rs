@@ -20,6 +20,9 @@ use crate::api::survivors::Survivors;
 
 pub const VERSION: u32 = 1;
 
+/// What the shim is called, in `ps` and to `pkill`.
+pub const SHIM_NAME: &str = "zca-shim";
+
 /// The longest message to a shim: it has few fields, and the shim little memory.
 pub const TO_SHIM_LIMIT: usize = 4 << 10;
 /// The longest message to the agent: two output tails of 16 KiB, and room.

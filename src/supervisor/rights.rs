@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, CpuSet};
 
-use super::sys::Step;
+use super::start_step::StartStep;
 use crate::api::rights::{Limits, OpenFiles, Rights};
 
 /// What capturing packets takes: raw sockets, and promiscuous mode.
@@ -63,19 +63,19 @@ impl Prepared {
 
     /// Takes them on. Only for a child of fork that is about to execute its program: it cannot go back. `warn` is told of
     /// steps that failed and matter less than the node.
-    pub fn take_on(&self, mut warn: impl FnMut(Step, Errno)) -> Result<(), (Step, Errno)> {
+    pub fn take_on(&self, mut warn: impl FnMut(StartStep, Errno)) -> Result<(), (StartStep, Errno)> {
         // The agent's own score protects it from the kernel's choice, and must not protect what it starts.
         if let Err(error) = reset_oom_score() {
-            warn(Step::OomScore, error);
+            warn(StartStep::OomScore, error);
         }
         if let Some(cpu) = &self.cpu
             && let Err(error) = rustix::thread::sched_setaffinity(None, cpu)
         {
-            warn(Step::Affinity, error);
+            warn(StartStep::Affinity, error);
         }
         // Raising them takes root, so before the user.
         for (resource, limit) in &self.limits {
-            rustix::process::setrlimit(*resource, *limit).map_err(|error| (Step::Limits, error))?;
+            rustix::process::setrlimit(*resource, *limit).map_err(|error| (StartStep::Limits, error))?;
         }
         match &self.identity {
             Some(identity) => identity.take_on(),
@@ -85,10 +85,10 @@ impl Prepared {
 }
 
 impl Identity {
-    fn take_on(&self) -> Result<(), (Step, Errno)> {
+    fn take_on(&self) -> Result<(), (StartStep, Errno)> {
         let Self { uid, gid, groups, capabilities } = self;
-        let capability = |error| (Step::Capabilities, error);
-        let user = |error| (Step::User, error);
+        let capability = |error| (StartStep::Capabilities, error);
+        let user = |error| (StartStep::User, error);
         // The bounding set first, while there is the capability for it.
         for number in 0..u64::BITS {
             let one = CapabilitySet::from_bits_retain(1 << number);

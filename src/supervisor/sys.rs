@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 use super::rights;
+use super::start_step::StartStep;
 
 /// Closes every descriptor from 3 up that is not in `keep`.
 ///
@@ -55,74 +56,6 @@ pub struct Program<'a> {
     pub failure: BorrowedFd<'a>,
 }
 
-/// A step before the program ran that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Session,
-    Directory,
-    Descriptors,
-    OomScore,
-    Affinity,
-    Limits,
-    User,
-    Capabilities,
-    ParentDeathSignal,
-    Execute,
-}
-
-impl Step {
-    const ALL: [Self; 10] = [
-        Self::Session,
-        Self::Directory,
-        Self::Descriptors,
-        Self::OomScore,
-        Self::Affinity,
-        Self::Limits,
-        Self::User,
-        Self::Capabilities,
-        Self::ParentDeathSignal,
-        Self::Execute,
-    ];
-    /// The length of a report.
-    pub const REPORT: usize = 5;
-
-    /// Whether the program runs all the same.
-    pub fn is_warning(self) -> bool {
-        matches!(self, Self::OomScore | Self::Affinity)
-    }
-
-    fn report(self, error: &io::Error) -> [u8; Self::REPORT] {
-        let [a, b, c, d] = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
-        [self as u8, a, b, c, d]
-    }
-
-    /// Reads one report that the child wrote on `failure`.
-    pub fn parse(bytes: &[u8]) -> Option<(Self, io::Error)> {
-        let (step, errno) = bytes.split_first()?;
-        let step = *Self::ALL.get(usize::from(*step))?;
-        Some((step, io::Error::from_raw_os_error(i32::from_ne_bytes(errno.try_into().ok()?))))
-    }
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Session => "cannot give it a session of its own",
-            Self::Directory => "cannot go to its directory",
-            Self::Descriptors => "cannot set up its descriptors",
-            Self::OomScore => "cannot set oom_score_adj to 0",
-            Self::Affinity => "cannot pin it to its CPU",
-            Self::Limits => "cannot set its limits (node_open_files, node_core)",
-            Self::User => "cannot become its user",
-            Self::Capabilities => {
-                "cannot leave it with just its capabilities (does the agent have them itself, and CAP_SETPCAP?)"
-            }
-            Self::ParentDeathSignal => "cannot tie its life to its shim's",
-            Self::Execute => "cannot execute it",
-        })
-    }
-}
-
 /// Forks and executes `program` in a session of its own, with default signals, an empty mask, and SIGKILL when this
 /// process dies. Must be called from the only thread of the process.
 pub fn spawn(program: &Program<'_>) -> io::Result<Pid> {
@@ -159,27 +92,27 @@ fn become_program(
     argv: &[*const libc::c_char],
     env: &[*const libc::c_char],
     parent: Pid,
-) -> (Step, io::Error) {
+) -> (StartStep, io::Error) {
     let prepared = (|| {
-        rustix::process::setsid().map_err(|error| (Step::Session, error))?;
-        rustix::process::fchdir(program.directory).map_err(|error| (Step::Directory, error))?;
-        rustix::stdio::dup2_stdin(program.stdin).map_err(|error| (Step::Descriptors, error))?;
-        rustix::stdio::dup2_stdout(program.stdout).map_err(|error| (Step::Descriptors, error))?;
-        rustix::stdio::dup2_stderr(program.stderr).map_err(|error| (Step::Descriptors, error))?;
-        let lock = duplicate_high(program.lock).map_err(|error| (Step::Descriptors, error))?;
+        rustix::process::setsid().map_err(|error| (StartStep::Session, error))?;
+        rustix::process::fchdir(program.directory).map_err(|error| (StartStep::Directory, error))?;
+        rustix::stdio::dup2_stdin(program.stdin).map_err(|error| (StartStep::Descriptors, error))?;
+        rustix::stdio::dup2_stdout(program.stdout).map_err(|error| (StartStep::Descriptors, error))?;
+        rustix::stdio::dup2_stderr(program.stderr).map_err(|error| (StartStep::Descriptors, error))?;
+        let lock = duplicate_high(program.lock).map_err(|error| (StartStep::Descriptors, error))?;
         // It has to outlive this function and the exec.
         mem::forget(lock);
         reset_dispositions();
-        let warn = |step: Step, error: rustix::io::Errno| {
+        let warn = |step: StartStep, error: rustix::io::Errno| {
             let _ = rustix::io::write(program.failure, &step.report(&error.into()));
         };
         program.rights.take_on(warn)?;
         // Last, since a change of the user clears it.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-            .map_err(|error| (Step::ParentDeathSignal, error))?;
+            .map_err(|error| (StartStep::ParentDeathSignal, error))?;
         if rustix::process::getppid() != Some(parent) {
             // The shim died before the line above: there would be no signal any more.
-            return Err((Step::ParentDeathSignal, rustix::io::Errno::SRCH));
+            return Err((StartStep::ParentDeathSignal, rustix::io::Errno::SRCH));
         }
         Ok(())
     })();
@@ -187,11 +120,11 @@ fn become_program(
         return (step, error.into());
     }
     if let Err(error) = set_mask(&empty_mask()) {
-        return (Step::Execute, error);
+        return (StartStep::Execute, error);
     }
     // SAFETY: the path is a C string, both arrays end in null and point to C strings that outlive the call.
     unsafe { libc::execve(program.path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
-    (Step::Execute, io::Error::last_os_error())
+    (StartStep::Execute, io::Error::last_os_error())
 }
 
 /// Becomes another program, with the environment and the signal dispositions that this process has: std's `exec` would give

@@ -19,7 +19,7 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 use tokio_util::sync::CancellationToken;
 
 use super::metered::Metered;
-use super::server::{Shared, turn_away};
+use super::shared::{Shared, turn_away};
 use super::wire::Wire;
 use super::{MESSAGE_LIMIT, PATH};
 use crate::api::event::Source;

@@ -7,6 +7,7 @@ pub(crate) mod client;
 mod connection;
 mod metered;
 pub(crate) mod server;
+mod shared;
 mod wire;
 
 /// The path of the API.

@@ -235,7 +235,7 @@ fn without_name(link: &Path) -> Option<&Path> {
 
 /// A name alone proves nothing; it saves looking at what else may be a parent (init, a service manager, the agent).
 pub(super) fn has_looks_of_a_shim(pid: u32) -> bool {
-    pid > 1 && name(pid) == super::super::shim::NAME
+    pid > 1 && name(pid) == super::super::protocol::SHIM_NAME
 }
 
 /// A process that has a deleted lock of this directory open and locked, by its number: to be looked at again.

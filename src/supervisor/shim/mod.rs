@@ -43,7 +43,7 @@ use super::fault::Fault;
 use super::files::{self, Durability, Exit, Status};
 use super::notify::Notification;
 use super::protocol::ToAgent;
-use super::{process, sys};
+use super::{process, start_step, sys};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
 use crate::api::report::chain;
@@ -55,8 +55,7 @@ use log::Log;
 use start::{Exec, Running, Stop, start};
 use streams::{Stream, Streams};
 
-/// What the shim is called, in `ps` and to `pkill`.
-pub const NAME: &str = "zca-shim";
+pub use super::protocol::SHIM_NAME as NAME;
 
 /// One read from a pipe: as much as a pipe holds unless told otherwise.
 const READ_SIZE: usize = 64 << 10;
@@ -362,11 +361,11 @@ impl Shim {
         if !matches!(running.exec, Exec::Awaited(_)) {
             return Next::Wait;
         }
-        let mut report = [0; sys::Step::REPORT];
+        let mut report = [0; start_step::StartStep::REPORT];
         while let Exec::Awaited(failure) = &mut running.exec {
             match failure.read(&mut report) {
                 Ok(0) => running.exec = Exec::Done,
-                Ok(count) => match report.get(..count).and_then(sys::Step::parse) {
+                Ok(count) => match report.get(..count).and_then(start_step::StartStep::parse) {
                     Some((step, error)) if step.is_warning() => {
                         let warning = format!("{step}: {error}; the node runs without");
                         self.log.line(&warning);
@@ -375,7 +374,7 @@ impl Shim {
                             let _ = stderr.output.write(format!("{NAME}: {warning}\n").as_bytes());
                         }
                     }
-                    Some((sys::Step::Execute, error)) => {
+                    Some((start_step::StartStep::Execute, error)) => {
                         let reason = format!("cannot execute {}: {error}", running.program);
                         running.exec = Exec::Failed(Fault::of(reason, &error));
                     }

@@ -1,0 +1,64 @@
+//! What a request asks of nodes, and how far that has come.
+
+use std::collections::BTreeMap;
+
+use crate::api::ids::NodeName;
+
+/// How far the question to a node has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Questioned {
+    NotYet,
+    Asked {
+        connection: u64,
+    },
+    /// The value, or why there is none.
+    Answered(std::result::Result<Option<String>, String>),
+}
+
+/// What a request asks of nodes, and how far that has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Dispatch {
+    pub nodes: BTreeMap<NodeName, Questioned>,
+    /// Who is asked over a connection.
+    asked: BTreeMap<u64, NodeName>,
+    /// How many have not answered.
+    open: usize,
+}
+
+impl Dispatch {
+    pub fn new(nodes: BTreeMap<NodeName, Questioned>) -> Self {
+        let open = nodes.values().filter(|node| !matches!(node, Questioned::Answered(_))).count();
+        Self { nodes, asked: BTreeMap::new(), open }
+    }
+
+    /// Nodes that have not answered.
+    pub fn open(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes.iter().filter(|(_, node)| !matches!(node, Questioned::Answered(_))).map(|(name, _)| name)
+    }
+
+    pub fn set(&mut self, node: &NodeName, state: Questioned) {
+        let Some(before) = self.nodes.get_mut(node) else { return };
+        if let Questioned::Asked { connection } = before {
+            self.asked.remove(connection);
+        }
+        match (&before, &state) {
+            (Questioned::NotYet | Questioned::Asked { .. }, Questioned::Answered(_)) => self.open -= 1,
+            (Questioned::Answered(_), Questioned::NotYet | Questioned::Asked { .. }) => self.open += 1,
+            (Questioned::NotYet | Questioned::Asked { .. }, Questioned::NotYet | Questioned::Asked { .. })
+            | (Questioned::Answered(_), Questioned::Answered(_)) => {}
+        }
+        if let Questioned::Asked { connection } = state {
+            self.asked.insert(connection, node.clone());
+        }
+        *before = state;
+    }
+
+    /// Who is asked over this connection.
+    pub fn asked_over(&self, connection: u64) -> Option<&NodeName> {
+        self.asked.get(&connection)
+    }
+
+    pub fn is_answered(&self) -> bool {
+        self.open == 0
+    }
+}
