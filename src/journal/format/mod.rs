@@ -3,4 +3,5 @@
 pub(in crate::journal) mod codec;
 pub mod entry;
 pub(in crate::journal) mod keys;
+pub(in crate::journal) mod subject;
 pub(in crate::journal) mod versions;

@@ -36,6 +36,7 @@ use crate::crash_point;
 use crate::journal::format::codec::{self, DecodeError, Hash};
 use crate::journal::format::entry::{AgentRecord, Entry, Numbered, Record};
 use crate::journal::format::keys;
+use crate::journal::format::subject::UnfinishedChange;
 use crate::journal::format::versions;
 use crate::journal::store::database::Database;
 use crate::journal::store::database_files::{main_file, remove_unfinished_snapshots};
@@ -495,24 +496,24 @@ impl Building {
 
     /// Keeps track of what an import closes.
     fn follow(&mut self, numbered: &Numbered) -> Result<(), ImportError> {
-        match &numbered.entry {
-            Entry::RequestReceived { .. } => {
+        match numbered.entry.unfinished_change() {
+            Some(UnfinishedChange::Received { .. }) => {
                 self.unfinished.insert(numbered.seq, 0);
                 if self.unfinished.len() > UNFINISHED_LIMIT {
                     let what = "is one more request without an outcome";
                     return Err(ImportError::Impossible { seq: numbered.seq, what });
                 }
             }
-            Entry::RequestBegun { of, attempt } => {
-                if let Some(attempts) = self.unfinished.get_mut(of) {
-                    *attempts = *attempt;
+            Some(UnfinishedChange::Begun { of, attempt }) => {
+                if let Some(attempts) = self.unfinished.get_mut(&of) {
+                    *attempts = attempt;
                 }
             }
-            Entry::RequestCompleted { of, .. } => drop(self.unfinished.remove(of)),
-            Entry::LaunchIntended { incarnation, .. } | Entry::NodeAdopted { incarnation, .. } => {
-                self.newest_incarnation = self.newest_incarnation.max(*incarnation);
-            }
-            _other => {}
+            Some(UnfinishedChange::Completed { of }) => drop(self.unfinished.remove(&of)),
+            None => {}
+        }
+        if let Entry::LaunchIntended { incarnation, .. } | Entry::NodeAdopted { incarnation, .. } = &numbered.entry {
+            self.newest_incarnation = self.newest_incarnation.max(*incarnation);
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::journal::format::entry::{
     WantChange,
 };
 use crate::journal::format::keys::{self, Family, Key};
+use crate::journal::format::subject::UnfinishedChange;
 use crate::journal::format::versions::{
     self,
     records::{HistoryRecord, OutcomeRecord, ReqidRecord},
@@ -298,41 +299,18 @@ pub(super) fn without_removed(missing: &mut Vec<(Seq, Seq)>, first: Seq) {
 
 /// Keeps `pending` to the requests without an outcome.
 fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
-    match &numbered.entry {
-        Entry::RequestReceived { reqid, request, .. } => {
-            let request = Pending { reqid: reqid.clone(), request: request.0.clone(), attempts: 0 };
+    match numbered.entry.unfinished_change() {
+        Some(UnfinishedChange::Received { reqid, request }) => {
+            let request = Pending { reqid: reqid.clone(), request: request.clone(), attempts: 0 };
             pending.insert(numbered.seq, request);
         }
-        Entry::RequestBegun { of, attempt } => {
-            if let Some(request) = pending.get_mut(of) {
-                request.attempts = *attempt;
+        Some(UnfinishedChange::Begun { of, attempt }) => {
+            if let Some(request) = pending.get_mut(&of) {
+                request.attempts = attempt;
             }
         }
-        Entry::RequestCompleted { of, .. } => {
-            pending.remove(of);
-        }
-        Entry::AgentStarted { .. }
-        | Entry::AgentStopped { .. }
-        | Entry::AgentSettled
-        | Entry::HoldEntered { .. }
-        | Entry::HoldEnded { .. }
-        | Entry::Salvaged { .. }
-        | Entry::Imported { .. }
-        | Entry::FormatChanged { .. }
-        | Entry::Pruned { .. }
-        | Entry::RequestAnswered { .. }
-        | Entry::RequestConflicted { .. }
-        | Entry::InputRejected { .. }
-        | Entry::RequestWaits { .. }
-        | Entry::DeadlineAnswered { .. }
-        | Entry::DuplicateSeen { .. }
-        | Entry::DesiredChanged { .. }
-        | Entry::LaunchIntended { .. }
-        | Entry::NodeStarted { .. }
-        | Entry::NodeReady { .. }
-        | Entry::NodeExited { .. }
-        | Entry::NodeAdopted { .. }
-        | Entry::NodeRetried { .. } => {}
+        Some(UnfinishedChange::Completed { of }) => drop(pending.remove(&of)),
+        None => {}
     }
 }
 

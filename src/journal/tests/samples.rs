@@ -154,6 +154,7 @@ fn exited(cause: ExitCause, verdict: Verdict, process: Option<ProcessId>) -> Ent
 }
 
 /// Every entry, and every variant of the enums inside, as entry 17.
+#[allow(clippy::too_many_lines, reason = "a table: a line or two for each sample")]
 fn entries() -> Vec<(&'static str, Entry)> {
     let nodes = || BTreeSet::from(["worker-1".to_owned(), "worker-2".to_owned()]);
     let waits = |goal| Entry::RequestWaits { of: Seq(16), goal, targets: vec![(name("worker-1"), Incarnation(3))] };
@@ -362,6 +363,7 @@ fn every_event_that_has_a_row_can_be_asked_for() {
 }
 
 /// File, key, value. `format`: which one the format record names.
+#[allow(clippy::too_many_lines, reason = "a table: a line or two for each sample")]
 fn samples(format: u32) -> Vec<(String, Vec<u8>, Sample)> {
     let mut samples: Vec<(String, Vec<u8>, Sample)> = entries()
         .into_iter()

@@ -1,19 +1,21 @@
 //! Entries to the rows that people and programs read, and which rows a filter wants. Pure.
 
+mod describe;
+
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
 use crate::api::audit::{EventRow, Filter, Kind, RequestRow, RequestState, Row, Sighting};
 use crate::api::event::{Request, Response, Source};
-use crate::api::ids::{Incarnation, NodeName, Seq};
-use crate::api::launch::ProcessId;
+use crate::api::ids::{NodeName, Seq};
 use crate::api::time::Timestamp;
 use crate::api::words::nearest;
-use crate::journal::format::entry::{
-    Answer, ConfigChange, Digest, Entry, Numbered, Outcome, Stage, UnfinishedRecord, Verdict, WantChange,
-};
+use crate::journal::format::entry::{Answer, Digest, Entry, Numbered, Outcome, Received, Stage, UnfinishedRecord};
 use crate::journal::format::versions::records::DuplicatesRecord;
 use crate::journal::format::versions::{kind, v2};
+
+pub(in crate::journal) use describe::recovery_summary;
+use describe::{Description, describe};
 
 /// What became of a request, from the rows beside its entry.
 #[derive(Debug, Default)]
@@ -84,12 +86,7 @@ pub(in crate::journal) fn may_match(filter: &Filter, numbered: &Numbered) -> boo
     if filter.since.is_some_and(|since| numbered.at < since) || filter.until.is_some_and(|until| numbered.at >= until) {
         return false;
     }
-    let has_reqid = |wanted: &String| match &numbered.entry {
-        Entry::RequestReceived { reqid, .. }
-        | Entry::RequestAnswered { reqid, .. }
-        | Entry::RequestConflicted { reqid, .. } => reqid.as_str() == wanted,
-        _other => false,
-    };
+    let has_reqid = |wanted: &String| numbered.entry.reqid().is_some_and(|reqid| reqid.as_str() == wanted);
     let is_event = |wanted: &String| same_event(wanted, event_name(&numbered.entry));
     any(filter.reqid.as_ref(), &filter.one_of.reqids, has_reqid)
         && any(filter.event.as_ref(), &filter.one_of.events, is_event)
@@ -250,99 +247,27 @@ fn unserved(request: &Request, response: &Response, source: &Source) -> Option<S
 /// The row of an entry, if the filter wants it. `fate` counts for requests alone.
 pub(in crate::journal) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row> {
     let Numbered { seq, at, entry } = numbered;
-    let (entry, fate) = match entry {
+    let row = match entry {
         Entry::RequestAnswered { reqid, request, digest, dialect, source, response } => {
             let fate = Fate { outcome: Some((at, Outcome::Completed, 1, response)), ..fate };
-            (Entry::RequestReceived { reqid, request, digest, dialect, source }, fate)
+            request_row(filter, Received { seq, at, reqid, request: request.0, digest, dialect, source }, fate)?
         }
-        other => (other, fate),
-    };
-    match entry {
         Entry::RequestReceived { reqid, request, digest, dialect, source } => {
-            let (state, attempts) = match (&fate.outcome, &fate.unfinished) {
-                (Some((_, Outcome::Completed, attempts, _)), _) => (RequestState::Completed, *attempts),
-                (Some((_, Outcome::Rejected, attempts, _)), _) => (RequestState::Rejected, *attempts),
-                (Some((_, Outcome::Abandoned, attempts, _)), _) => (RequestState::Abandoned, *attempts),
-                (None, None) => (RequestState::Accepted, 0),
-                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Accepted, .. })) => {
-                    (RequestState::Accepted, *lost_attempts)
-                }
-                (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Waiting { .. }, .. })) => {
-                    (RequestState::Handling, *lost_attempts + 1)
-                }
-            };
-            let completed_at = fate.outcome.as_ref().map(|(at, ..)| *at);
-            let answer = fate.outcome.map(|(_, _, _, answer)| answer);
-            let (response, dropped) = match answer {
-                Some(Answer::Kept(response)) => (Some(response), None),
-                Some(Answer::Dropped { digest, .. }) => (None, Some(hex(&digest))),
-                None => (None, None),
-            };
-            if !names(filter, || nodes_of(&request.0, response.as_ref())) {
-                return None;
-            }
-            let unserved = response.as_ref().and_then(|response| unserved(&request.0, response, &source));
-            let row = Row::Request(Box::new(RequestRow {
-                seq,
-                reqid: reqid.into(),
-                event: request.0.event().to_owned(),
-                dialect: dialect.as_str().to_owned(),
-                source,
-                received_at: time(at),
-                state,
-                attempts,
-                duplicates: fate.duplicates.count,
-                duplicates_first: sightings(&fate.duplicates.first),
-                duplicates_last: sightings(&fate.duplicates.last),
-                digest: hex(&digest),
-                request: arguments(&request.0),
-                completed_at: completed_at.map(time),
-                // The clock may have been set back in between.
-                duration_ms: completed_at.map(|end| end.0.saturating_sub(at.0) as f64 / 1000.0),
-                success: response.as_ref().map(|response| unserved.is_none() && response.success()),
-                error: response
-                    .as_ref()
-                    .filter(|_| matches!(state, RequestState::Rejected | RequestState::Abandoned))
-                    .and_then(first_error)
-                    .or(unserved),
-                response,
-                response_digest: dropped,
-                deadline_at: fate.deadline.as_ref().map(|(at, _)| time(*at)),
-                settled_at: fate.deadline.as_ref().and(completed_at).map(time),
-                deadline_response: fate.deadline.and_then(|(_, answer)| answer.into_kept()),
-            }));
-            matches(filter, &row).then_some(row)
+            request_row(filter, Received { seq, at, reqid, request: request.0, digest, dialect, source }, fate)?
         }
         Entry::RequestConflicted { reqid, first: _, request, digest, dialect, source, response } => {
             if !names(filter, || nodes_of(&request.0, None)) {
                 return None;
             }
-            let row = Row::Request(Box::new(RequestRow {
-                seq,
+            Row::Request(Box::new(RequestRow {
                 reqid: reqid.into(),
-                event: request.0.event().to_owned(),
                 dialect: dialect.as_str().to_owned(),
-                source,
-                received_at: time(at),
-                state: RequestState::Conflict,
-                attempts: 0,
-                duplicates: 0,
-                duplicates_first: Vec::new(),
-                duplicates_last: Vec::new(),
                 digest: hex(&digest),
                 request: arguments(&request.0),
-                // Answered when it came.
-                completed_at: Some(time(at)),
-                duration_ms: Some(0.0),
-                success: Some(false),
                 error: first_error(&response.0),
                 response: Some(response.0),
-                response_digest: None,
-                deadline_at: None,
-                deadline_response: None,
-                settled_at: None,
-            }));
-            matches(filter, &row).then_some(row)
+                ..refused(seq, at, source, request.0.event().to_owned(), RequestState::Conflict)
+            }))
         }
         Entry::InputRejected { source, event, error, suppressed } => {
             if !names(filter, Vec::new) {
@@ -352,205 +277,113 @@ pub(in crate::journal) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -
                 0 => error,
                 count => format!("{error} (and {count} more from this peer that were not recorded)"),
             };
-            let row = Row::Request(Box::new(RequestRow {
-                seq,
-                reqid: String::new(),
-                event,
-                dialect: String::new(),
-                source,
-                received_at: time(at),
-                state: RequestState::Rejected,
-                attempts: 0,
-                duplicates: 0,
-                duplicates_first: Vec::new(),
-                duplicates_last: Vec::new(),
-                digest: String::new(),
-                request: json!({}),
-                completed_at: Some(time(at)),
-                duration_ms: Some(0.0),
-                success: Some(false),
-                response: None,
-                response_digest: None,
-                deadline_at: None,
-                deadline_response: None,
-                settled_at: None,
+            Row::Request(Box::new(RequestRow {
                 error: Some(error),
-            }));
-            matches(filter, &row).then_some(row)
+                ..refused(seq, at, source, event, RequestState::Rejected)
+            }))
         }
         entry => {
             let event = event_name(&entry).to_owned();
-            let Told { node, incarnation, detail, summary, named } = tell(entry);
+            let node = entry.node().map(|node| node.as_str().to_owned());
+            let Description { incarnation, detail, summary, named } = describe(entry);
             if !names(filter, || named.iter().map(NodeName::as_str).chain(node.as_deref()).collect()) {
                 return None;
             }
-            let row = Row::Event(Box::new(EventRow {
-                seq,
-                at: time(at),
-                event,
-                node,
-                incarnation: incarnation.map(|incarnation| incarnation.0),
-                detail,
-                summary,
-            }));
-            matches(filter, &row).then_some(row)
+            let incarnation = incarnation.map(|incarnation| incarnation.0);
+            Row::Event(Box::new(EventRow { seq, at: time(at), event, node, incarnation, detail, summary }))
         }
+    };
+    matches(filter, &row).then_some(row)
+}
+
+/// The row of a request that was accepted, if the filter wants the nodes that it names.
+fn request_row(filter: &Filter, received: Received, fate: Fate) -> Option<Row> {
+    let Received { seq, at, reqid, request, digest, dialect, source } = received;
+    let (state, attempts) = match (&fate.outcome, &fate.unfinished) {
+        (Some((_, Outcome::Completed, attempts, _)), _) => (RequestState::Completed, *attempts),
+        (Some((_, Outcome::Rejected, attempts, _)), _) => (RequestState::Rejected, *attempts),
+        (Some((_, Outcome::Abandoned, attempts, _)), _) => (RequestState::Abandoned, *attempts),
+        (None, None) => (RequestState::Accepted, 0),
+        (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Accepted, .. })) => {
+            (RequestState::Accepted, *lost_attempts)
+        }
+        (None, Some(UnfinishedRecord { lost_attempts, stage: Stage::Waiting { .. }, .. })) => {
+            (RequestState::Handling, *lost_attempts + 1)
+        }
+    };
+    let completed_at = fate.outcome.as_ref().map(|(at, ..)| *at);
+    let answer = fate.outcome.map(|(_, _, _, answer)| answer);
+    let (response, dropped) = match answer {
+        Some(Answer::Kept(response)) => (Some(response), None),
+        Some(Answer::Dropped { digest, .. }) => (None, Some(hex(&digest))),
+        None => (None, None),
+    };
+    if !names(filter, || nodes_of(&request, response.as_ref())) {
+        return None;
     }
+    let unserved = response.as_ref().and_then(|response| unserved(&request, response, &source));
+    Some(Row::Request(Box::new(RequestRow {
+        seq,
+        reqid: reqid.into(),
+        event: request.event().to_owned(),
+        dialect: dialect.as_str().to_owned(),
+        source,
+        received_at: time(at),
+        state,
+        attempts,
+        duplicates: fate.duplicates.count,
+        duplicates_first: sightings(&fate.duplicates.first),
+        duplicates_last: sightings(&fate.duplicates.last),
+        digest: hex(&digest),
+        request: arguments(&request),
+        completed_at: completed_at.map(time),
+        // The clock may have been set back in between.
+        duration_ms: completed_at.map(|end| end.0.saturating_sub(at.0) as f64 / 1000.0),
+        success: response.as_ref().map(|response| unserved.is_none() && response.success()),
+        error: response
+            .as_ref()
+            .filter(|_| matches!(state, RequestState::Rejected | RequestState::Abandoned))
+            .and_then(first_error)
+            .or(unserved),
+        response,
+        response_digest: dropped,
+        deadline_at: fate.deadline.as_ref().map(|(at, _)| time(*at)),
+        settled_at: fate.deadline.as_ref().and(completed_at).map(time),
+        deadline_response: fate.deadline.and_then(|(_, answer)| answer.into_kept()),
+    })))
 }
 
-#[derive(Default)]
-struct Told {
-    node: Option<String>,
-    incarnation: Option<Incarnation>,
-    detail: Value,
-    summary: String,
-    /// Beside `node`.
-    named: Vec<NodeName>,
-}
-
-fn format_changed(from: u32, to: u32) -> String {
-    if from < v2::FIRST_CHAINED_FORMAT {
-        return format!(
-            "journal rewritten from format {from} to {to}; the hashes of all entries before are of this day"
-        );
+/// The row of what was refused when it came, and answered then.
+fn refused(seq: Seq, at: Timestamp, source: Source, event: String, state: RequestState) -> RequestRow {
+    RequestRow {
+        seq,
+        reqid: String::new(),
+        event,
+        dialect: String::new(),
+        source,
+        received_at: time(at),
+        state,
+        attempts: 0,
+        duplicates: 0,
+        duplicates_first: Vec::new(),
+        duplicates_last: Vec::new(),
+        digest: String::new(),
+        request: json!({}),
+        completed_at: Some(time(at)),
+        duration_ms: Some(0.0),
+        success: Some(false),
+        error: None,
+        response: None,
+        response_digest: None,
+        deadline_at: None,
+        deadline_response: None,
+        settled_at: None,
     }
-    format!("journal brought from format {from} to {to}; the entries before are as they were")
-}
-
-fn agent(detail: Value, summary: String) -> Told {
-    Told { detail, summary, ..Told::default() }
-}
-
-fn node(node: NodeName, incarnation: Option<Incarnation>, detail: Value, summary: String) -> Told {
-    Told { node: Some(node.into()), incarnation, detail, summary, named: Vec::new() }
-}
-
-/// What an entry says, as JSON and in a sentence.
-fn tell(entry: Entry) -> Told {
-    match entry {
-        Entry::AgentStarted { boot_id, version, pid } => agent(
-            json!({ "boot_id": boot_id, "version": version, "pid": pid }),
-            format!("agent {version} started with pid {pid}"),
-        ),
-        Entry::AgentStopped { reason } => agent(json!({ "reason": reason }), format!("agent stopped: {reason}")),
-        Entry::AgentSettled => agent(json!({}), "agent has been up for a minute".to_owned()),
-        Entry::HoldEntered { reason } => agent(json!({ "reason": reason }), format!("hold mode: {reason}")),
-        Entry::HoldEnded { by } => agent(json!({ "by": by }), format!("hold mode ended by request {by}")),
-        Entry::Salvaged { from, recovered, missing } => {
-            let summary = recovery_summary(recovered, &missing);
-            agent(json!({ "from": from, "recovered": recovered, "missing": missing }), summary)
-        }
-        Entry::Imported { from, entries, missing } => {
-            let summary = format!("imported from {from}: {}", recovery_summary(entries, &missing));
-            agent(json!({ "from": from, "entries": entries, "missing": missing }), summary)
-        }
-        Entry::FormatChanged { from, to } => agent(json!({ "from": from, "to": to }), format_changed(from, to)),
-        Entry::Pruned { upto, hash, trimmed, entries, requests } => agent(
-            json!({ "upto": upto, "hash": hex(&hash), "trimmed": trimmed, "entries": entries, "requests": requests }),
-            format!("retention: entries up to {upto} removed ({entries}, {requests} requests among them)"),
-        ),
-        Entry::DesiredChanged { by, config, nodes } => {
-            let config = match config {
-                ConfigChange::Keep => "keep",
-                ConfigChange::Set(_) => "set",
-                ConfigChange::Forget => "forget",
-            };
-            let wants: serde_json::Map<String, Value> =
-                nodes.iter().map(|(name, want)| (name.to_string(), Value::from(want_name(want)))).collect();
-            Told {
-                summary: format!("request {by}: configuration {config}, {} nodes changed", nodes.len()),
-                detail: json!({ "by": by, "config": config, "nodes": wants }),
-                named: nodes.into_iter().map(|(name, _)| name).collect(),
-                ..Told::default()
-            }
-        }
-        Entry::LaunchIntended { node: name, incarnation, by } => {
-            let summary = format!("about to start incarnation {incarnation}, wanted by request {by}");
-            node(name, Some(incarnation), json!({ "by": by }), summary)
-        }
-        Entry::NodeStarted { node: name, incarnation, process } => {
-            let summary = format!("started with pid {}", process.pid);
-            node(name, Some(incarnation), json!({ "process": process_json(&process) }), summary)
-        }
-        Entry::NodeReady { node: name, incarnation } => node(name, Some(incarnation), json!({}), "ready".to_owned()),
-        Entry::NodeExited { node: name, incarnation, cause, asked, process, ran_ms, when: _, verdict } => {
-            let (word, sentence) = match &verdict {
-                Verdict::Rest => ("rest", String::new()),
-                Verdict::RestartAt(_) => ("restart", "; to be restarted".to_owned()),
-                Verdict::GiveUp { reason } => ("give_up", format!("; given up: {reason}")),
-            };
-            let wish = if asked { " as asked" } else { "" };
-            let ran = ran_ms.map_or_else(String::new, |ms| format!(" after {:.1} s", ms as f64 / 1000.0));
-            let summary = format!("ended{wish}{ran}: {cause}{sentence}");
-            let mut detail = json!({
-                "cause": cause.to_string(),
-                "asked": asked,
-                "process": process.as_ref().map(process_json),
-                "ran_ms": ran_ms,
-                "verdict": word,
-            });
-            if let (Verdict::GiveUp { reason }, Some(detail)) = (verdict, detail.as_object_mut()) {
-                detail.insert("reason".to_owned(), Value::from(reason));
-            }
-            node(name, Some(incarnation), detail, summary)
-        }
-        Entry::NodeAdopted { node: name, incarnation, process, spec: _ } => {
-            let summary = format!("found running with pid {} and taken over", process.pid);
-            node(name, Some(incarnation), json!({ "process": process_json(&process) }), summary)
-        }
-        Entry::NodeRetried { node: name } => {
-            node(name, None, json!({}), "tried again after it was given up".to_owned())
-        }
-        // Rows of their own, or folded into the rows of their requests.
-        Entry::RequestReceived { .. }
-        | Entry::RequestAnswered { .. }
-        | Entry::RequestConflicted { .. }
-        | Entry::InputRejected { .. } => Told::default(),
-        Entry::RequestBegun { of, attempt } => {
-            agent(json!({ "of": of, "attempt": attempt }), format!("attempt {attempt} at request {of}"))
-        }
-        Entry::RequestWaits { of, .. } => agent(json!({ "of": of }), format!("request {of} waits for its nodes")),
-        Entry::DeadlineAnswered { of, .. } => {
-            agent(json!({ "of": of }), format!("request {of} was answered at its deadline"))
-        }
-        Entry::RequestCompleted { of, .. } => agent(json!({ "of": of }), format!("request {of} has its outcome")),
-        Entry::DuplicateSeen { of, .. } => agent(json!({ "of": of }), format!("request {of} came again")),
-    }
-}
-
-fn want_name(want: &WantChange) -> &'static str {
-    match want {
-        WantChange::Up { .. } => "up",
-        WantChange::Retry => "retry",
-        WantChange::Stopped => "stopped",
-        WantChange::Gone => "gone",
-    }
-}
-
-fn process_json(process: &ProcessId) -> Value {
-    json!({ "pid": process.pid, "start_time": process.start_time, "boot_id": process.boot_id })
 }
 
 /// The row that stands where an entry cannot be read.
 pub(in crate::journal) fn unreadable(seq: Seq, why: String) -> Row {
     Row::Unreadable(crate::api::audit::Unreadable { seq, unreadable: why })
-}
-
-/// What a salvage or an import came to, in words for people.
-pub(in crate::journal) fn recovery_summary(recovered: u64, missing: &[(Seq, Seq)]) -> String {
-    if missing.is_empty() {
-        return format!("all of its {recovered} entries could be read");
-    }
-    let lost: u64 = missing.iter().map(|(first, last)| last.0.saturating_sub(first.0).saturating_add(1)).sum();
-    let mut ranges: Vec<String> = missing
-        .iter()
-        .take(5)
-        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first} to {last}") })
-        .collect();
-    if missing.len() > 5 {
-        ranges.push("more".to_owned());
-    }
-    format!("{recovered} entries were taken over, {lost} are lost ({})", ranges.join(", "))
 }
 
 #[cfg(test)]

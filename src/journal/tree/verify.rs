@@ -7,33 +7,30 @@
 //! Works beside the writer: entries after the newest at the start are left alone, and what looks wrong about a request
 //! is looked at again, since there is no snapshot to read from. Memory does not grow with the journal.
 
+mod entries;
+mod indexes;
 mod links;
 
 use std::fmt;
 
-use super::batch;
 use super::rows;
 use super::table::{Entries, ReadError, Table};
-use crate::api::event::Request;
 use crate::api::head::Anchor;
-use crate::api::ids::{ReqId, Seq};
+use crate::api::ids::Seq;
 use crate::api::report::{VerifyReport, chain};
 use crate::api::time::Timestamp;
-use crate::journal::format::codec::{self, Hash};
-use crate::journal::format::entry::{
-    AgentRecord, DesiredRecord, Digest, Entry, NodeRecord, Numbered, UnfinishedRecord, digest,
-};
-use crate::journal::format::keys::{self, Family, Key};
+use crate::journal::format::codec::Hash;
+use crate::journal::format::entry::{Entry, Numbered};
+use crate::journal::format::keys;
 use crate::journal::format::versions::{
     self, kind,
-    records::{DeadlineRecord, DuplicatesRecord, FormatRecord, HistoryRecord, OutcomeRecord, ReqidRecord, SIGHTINGS},
-    v2,
+    records::{FormatRecord, HistoryRecord},
 };
 
-use links::{Links, Place};
+use links::{ChainPosition, Links};
 
-/// Problems told one by one; of further ones there is only the count.
-const TOLD: usize = 1000;
+/// Problems reported one by one; of further ones there is only the count.
+const REPORTED_LIMIT: usize = 1000;
 
 /// Checks everything. `noted`: the newest entry and its hash according to the side file. `anchor`: a head noted elsewhere,
 /// which the journal has to continue. An error is no finding about the journal: the device did not deliver it.
@@ -46,7 +43,7 @@ pub(in crate::journal) fn verify(
         table,
         report: VerifyReport::default(),
         problems: Vec::new(),
-        untold: 0,
+        not_reported: 0,
         history: HistoryRecord::default(),
         began_at: Seq::default(),
         links: Links::new(anchor),
@@ -65,8 +62,8 @@ pub(in crate::journal) fn verify(
     let mut report = check.report;
     check.problems.sort();
     report.problems = check.problems.iter().map(ToString::to_string).collect();
-    if check.untold > 0 {
-        report.problems.push(format!("and {} more problems", check.untold));
+    if check.not_reported > 0 {
+        report.problems.push(format!("and {} more problems", check.not_reported));
     }
     Ok(report)
 }
@@ -93,7 +90,7 @@ struct Check<'a, T> {
     table: &'a T,
     report: VerifyReport,
     problems: Vec<Problem>,
-    untold: u64,
+    not_reported: u64,
     /// As the record of history has it.
     history: HistoryRecord,
     /// The oldest entry that retention had left when this began.
@@ -119,7 +116,7 @@ impl<T: Table> Check<'_, T> {
     /// Something is wrong with an entry, unless retention has removed it while it was looked at.
     fn problem(&mut self, seq: Option<Seq>, at: Option<Timestamp>, what: String) {
         if !seq.is_some_and(|seq| self.was_removed_meanwhile(seq)) {
-            self.tell(seq, at, what);
+            self.report_problem(seq, at, what);
         }
     }
 
@@ -127,16 +124,16 @@ impl<T: Table> Check<'_, T> {
         seq >= self.began_at && self.table.is_removed(seq).unwrap_or(false)
     }
 
-    fn tell(&mut self, seq: Option<Seq>, at: Option<Timestamp>, what: String) {
-        if self.problems.len() < TOLD {
+    fn report_problem(&mut self, seq: Option<Seq>, at: Option<Timestamp>, what: String) {
+        if self.problems.len() < REPORTED_LIMIT {
             self.problems.push(Problem { seq, at: at.map(rows::time), what });
         } else {
-            self.untold += 1;
+            self.not_reported += 1;
         }
     }
 
     fn note(&mut self, what: String) {
-        if self.report.notes.len() < TOLD {
+        if self.report.notes.len() < REPORTED_LIMIT {
             self.report.notes.push(what);
         }
     }
@@ -201,11 +198,7 @@ impl<T: Table> Check<'_, T> {
             self.problem(Some(last.next()), None, what);
         }
         self.records(last);
-        self.index(Family::Reqid, last, Self::reqid_row);
-        self.index(Family::Outcome, last, Self::outcome_row);
-        self.index(Family::Deadline, last, Self::deadline_row);
-        self.index(Family::Unfinished, last, Self::unfinished_row);
-        self.index(Family::Duplicates, last, Self::duplicates_row);
+        self.indexes(last);
         self.pieces(last);
     }
 
@@ -251,7 +244,7 @@ impl<T: Table> Check<'_, T> {
         }
     }
 
-    fn altered(&mut self, Place { seq, at, .. }: Place) {
+    fn altered(&mut self, ChainPosition { seq, at, .. }: ChainPosition) {
         let what = "it was altered: its hash is not the one that the journal goes on from".to_owned();
         self.problem(Some(seq), Some(at), what);
     }
@@ -286,7 +279,7 @@ impl<T: Table> Check<'_, T> {
             }
             None => (None, format!("no entry has the hash {anchor} that was noted elsewhere: it was rewritten")),
         };
-        self.tell(seq, None, what);
+        self.report_problem(seq, None, what);
     }
 
     /// What retention has removed since the walk began is told by entries that the walk did not come to.
@@ -327,7 +320,7 @@ impl<T: Table> Check<'_, T> {
             );
             self.problem(None, None, what);
         }
-        if let Some((Place { seq, at, .. }, previous)) = self.links.first
+        if let Some((ChainPosition { seq, at, .. }, previous)) = self.links.first
             && seq == self.pruned.upto.next()
             && self.pruned.hash != Hash::default()
             && previous != self.pruned.hash
@@ -366,368 +359,5 @@ impl<T: Table> Check<'_, T> {
 
     fn is_missing(&self, seq: Seq) -> bool {
         self.missing.iter().any(|(first, last)| (*first..=*last).contains(&seq))
-    }
-
-    fn entry(&mut self, numbered: &Numbered) {
-        let Numbered { seq, at, entry } = numbered;
-        match entry {
-            Entry::RequestReceived { reqid, request, digest, .. } => {
-                self.digest(*seq, *at, &request.0, digest);
-                self.reqid(*seq, *at, reqid, digest);
-                self.progress(*seq, *at);
-            }
-            Entry::RequestAnswered { reqid, request, digest, response, .. } => {
-                self.digest(*seq, *at, &request.0, digest);
-                self.reqid(*seq, *at, reqid, digest);
-                if response.kept().is_none() {
-                    self.dropped(*seq, *at, Some(&request.0));
-                }
-            }
-            Entry::RequestConflicted { first, request, digest, .. } => {
-                self.digest(*seq, *at, &request.0, digest);
-                self.earlier(*seq, *at, *first);
-            }
-            Entry::RequestCompleted { of, response, .. } => {
-                self.earlier(*seq, *at, *of);
-                if response.kept().is_none() {
-                    let request = match self.table.entry(*of) {
-                        Ok(Some(Numbered { entry: Entry::RequestReceived { request, .. }, .. })) => Some(request.0),
-                        Ok(_) | Err(_) => None,
-                    };
-                    self.dropped(*seq, *at, request.as_ref());
-                }
-                if *of < self.history.first {
-                    return;
-                }
-                let row = self.table.record(&keys::outcome(*of));
-                match self.read(Some(*seq), row) {
-                    Some(Some(OutcomeRecord { completed })) if completed == *seq => {}
-                    Some(Some(OutcomeRecord { completed })) => {
-                        let what = format!("it completes request {of}, whose outcome is entry {completed}");
-                        self.problem(Some(*seq), Some(*at), what);
-                    }
-                    Some(None) if self.was_removed_meanwhile(*of) => {}
-                    Some(None) => {
-                        let what = format!("it completes request {of}, which is not known to have an outcome");
-                        self.problem(Some(*seq), Some(*at), what);
-                    }
-                    None => {}
-                }
-            }
-            Entry::DeadlineAnswered { of, response } => {
-                self.earlier(*seq, *at, *of);
-                if response.kept().is_none() {
-                    self.problem(
-                        Some(*seq),
-                        Some(*at),
-                        "its response was removed, and retention keeps such".to_owned(),
-                    );
-                }
-                if *of < self.history.first {
-                    return;
-                }
-                let row = self.table.record(&keys::deadline(*of));
-                match self.read(Some(*seq), row) {
-                    Some(Some(DeadlineRecord { answered })) if answered == *seq => {}
-                    Some(None) if self.was_removed_meanwhile(*of) => {}
-                    Some(Some(_) | None) => {
-                        let what =
-                            format!("it answers request {of} at its deadline, and its index row does not say so");
-                        self.problem(Some(*seq), Some(*at), what);
-                    }
-                    None => {}
-                }
-            }
-            Entry::DuplicateSeen { of, .. } => {
-                self.earlier(*seq, *at, *of);
-                if *of < self.history.first {
-                    return;
-                }
-                let row = self.table.record::<DuplicatesRecord>(&keys::duplicates(*of));
-                if let Some(None) = self.read(Some(*seq), row)
-                    && !self.was_removed_meanwhile(*of)
-                {
-                    let what = format!("it is a duplicate of request {of}, which is not known to have any");
-                    self.problem(Some(*seq), Some(*at), what);
-                }
-            }
-            Entry::RequestBegun { of, .. } | Entry::RequestWaits { of, .. } => self.earlier(*seq, *at, *of),
-            Entry::Salvaged { recovered, missing, .. } => {
-                self.missing.extend(missing);
-                if !missing.is_empty() {
-                    let summary = rows::recovery_summary(*recovered, missing);
-                    let at = rows::time(*at);
-                    self.note(format!(
-                        "entry {seq} of {at} tells of a loss: {summary}; the chain does not reach across"
-                    ));
-                }
-            }
-            Entry::Imported { entries, missing, .. } => {
-                self.missing.extend(missing);
-                let summary = rows::recovery_summary(*entries, missing);
-                let at = rows::time(*at);
-                self.note(format!("entry {seq} of {at} tells of an import: {summary}"));
-            }
-            // From format 2 on the chain is older than the change.
-            Entry::FormatChanged { from, .. } if *from >= v2::FIRST_CHAINED_FORMAT => {}
-            Entry::FormatChanged { from, .. } => {
-                let at = rows::time(*at);
-                self.note(format!("the hashes up to entry {seq} were computed on {at}, when format {from} was left"));
-            }
-            Entry::Pruned { upto, hash, trimmed, .. } => {
-                self.pruned = Pruned { upto: *upto, hash: *hash, trimmed: *trimmed };
-                self.links.vouch(*upto, *hash);
-            }
-            Entry::AgentStarted { .. }
-            | Entry::AgentStopped { .. }
-            | Entry::AgentSettled
-            | Entry::HoldEntered { .. }
-            | Entry::HoldEnded { .. }
-            | Entry::InputRejected { .. }
-            | Entry::DesiredChanged { .. }
-            | Entry::LaunchIntended { .. }
-            | Entry::NodeStarted { .. }
-            | Entry::NodeReady { .. }
-            | Entry::NodeExited { .. }
-            | Entry::NodeAdopted { .. }
-            | Entry::NodeRetried { .. } => {}
-        }
-    }
-
-    fn earlier(&mut self, seq: Seq, at: Timestamp, other: Seq) {
-        if other >= seq || other == Seq(0) {
-            self.problem(Some(seq), Some(at), format!("it refers to entry {other}, which is not an earlier one"));
-        }
-    }
-
-    fn digest(&mut self, seq: Seq, at: Timestamp, request: &Request, stored: &Digest) {
-        if digest(request) != *stored {
-            self.problem(Some(seq), Some(at), "its digest is not that of the request stored with it".to_owned());
-        }
-    }
-
-    /// Retention drops responses of reads, and says so; nobody else does.
-    fn dropped(&mut self, seq: Seq, at: Timestamp, request: Option<&Request>) {
-        if request.is_some_and(|request| !batch::is_trimmed(request)) {
-            self.problem(Some(seq), Some(at), "its response was removed, and retention keeps such".to_owned());
-            return;
-        }
-        if seq <= self.history.trimmed {
-            return;
-        }
-        let now = self.table.record::<HistoryRecord>(keys::HISTORY);
-        if let Some(Some(now)) = self.read(None, now)
-            && seq > now.trimmed
-        {
-            let what = "its response was removed, and retention has not come to it".to_owned();
-            self.problem(Some(seq), Some(at), what);
-        }
-    }
-
-    fn reqid(&mut self, seq: Seq, at: Timestamp, reqid: &ReqId, digest: &Digest) {
-        if !reqid.is_empty() {
-            let text = reqid.as_str();
-            let row = self.table.record(&keys::reqid(reqid));
-            match self.read(Some(seq), row) {
-                Some(Some(ReqidRecord { seq: first, digest: known })) => {
-                    if first != seq {
-                        let what = format!("reqid {text:?} stands for entry {first}, not for this request");
-                        self.problem(Some(seq), Some(at), what);
-                    } else if known != *digest {
-                        let what = format!("reqid {text:?} is indexed with another digest");
-                        self.problem(Some(seq), Some(at), what);
-                    }
-                }
-                Some(None) => self.problem(Some(seq), Some(at), format!("reqid {text:?} is not indexed")),
-                None => {}
-            }
-        }
-    }
-
-    fn progress(&mut self, seq: Seq, at: Timestamp) {
-        // Its outcome may be committed between two reads: what looks wrong is looked at again.
-        let mut state = self.state(seq);
-        if !matches!(state, Ok((true, false) | (false, true))) {
-            state = self.state(seq);
-        }
-        match self.read(Some(seq), state) {
-            Some((true, true)) => {
-                self.problem(Some(seq), Some(at), "it has an outcome and counts as unfinished".to_owned());
-            }
-            Some((false, false)) => {
-                self.problem(Some(seq), Some(at), "it has no outcome and does not count as unfinished".to_owned());
-            }
-            Some((false, true) | (true, false)) | None => {}
-        }
-    }
-
-    /// Whether a request has an outcome, and whether it counts as unfinished.
-    fn state(&self, seq: Seq) -> Result<(bool, bool), ReadError> {
-        let unfinished = self.table.record::<UnfinishedRecord>(&keys::unfinished(seq))?.is_some();
-        let outcome = self.table.record::<OutcomeRecord>(&keys::outcome(seq))?.is_some();
-        Ok((outcome, unfinished))
-    }
-
-    fn records(&mut self, last: Seq) {
-        let agent = self.table.record::<AgentRecord>(keys::AGENT);
-        self.read(None, agent);
-        let desired = self.table.record::<DesiredRecord>(keys::DESIRED);
-        if let Some(Some(DesiredRecord { by, .. })) = self.read(None, desired)
-            && by > last
-            && self.table.last().is_ok_and(|now| by > now)
-        {
-            self.problem(None, None, format!("the desired-state record is of entry {by}, which does not exist"));
-        }
-        self.index(Family::Node, last, |check, _, key, _| {
-            let record = check.table.record::<NodeRecord>(key);
-            check.read(None, record);
-        });
-    }
-
-    /// Walks a family of keys as far as it reads. Rows may be rewritten or gone by the time they are looked at.
-    fn index(&mut self, family: Family, last: Seq, each: impl Fn(&mut Self, Key<'_>, &[u8], Seq)) {
-        let table = self.table;
-        for row in table.range(family.range()) {
-            let Some((key, _)) = self.read(None, row) else { return };
-            match keys::parse(&key) {
-                Some(parsed) => each(self, parsed, &key, last),
-                None => self.problem(None, None, keys::describe(&key)),
-            }
-        }
-    }
-
-    fn reqid_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
-        let row = self.table.record(key);
-        let Some(Some(ReqidRecord { seq, .. })) = self.read(None, row) else { return };
-        if seq > last || self.is_missing(seq) && seq >= self.history.first {
-            return;
-        }
-        let entry = self.table.entry(seq);
-        // What does not read was told of in its turn.
-        let Ok(entry) = entry else { return };
-        let same = match (&entry, parsed) {
-            (
-                Some(Numbered {
-                    entry: Entry::RequestReceived { reqid, .. } | Entry::RequestAnswered { reqid, .. },
-                    ..
-                }),
-                Key::Reqid(indexed),
-            ) => reqid.as_str().as_bytes() == indexed,
-            (Some(_) | None, _) => false,
-        };
-        // Retention may have removed both in between.
-        if !same && matches!(self.table.get(key), Ok(Some(_))) {
-            let what = format!("{} points at it, and it is no request with this reqid", keys::describe(key));
-            self.problem(Some(seq), entry.map(|entry| entry.at), what);
-        }
-    }
-
-    fn outcome_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
-        let Key::Outcome(of) = parsed else { return };
-        let row = self.table.record(key);
-        let Some(Some(OutcomeRecord { completed })) = self.read(Some(of), row) else { return };
-        self.belongs_to_request(of, key, last);
-        if completed > last {
-            return;
-        }
-        if let Ok(entry) = self.table.entry(completed) {
-            let same = matches!(&entry, Some(Numbered { entry: Entry::RequestCompleted { of: other, .. }, .. })
-                if *other == of);
-            if !same {
-                let what = format!("{} points at it, and it is no outcome of that request", keys::describe(key));
-                self.problem(Some(completed), entry.map(|entry| entry.at), what);
-            }
-        }
-    }
-
-    fn deadline_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
-        let Key::Deadline(of) = parsed else { return };
-        let row = self.table.record(key);
-        let Some(Some(DeadlineRecord { answered })) = self.read(Some(of), row) else { return };
-        self.belongs_to_request(of, key, last);
-        if answered > last {
-            return;
-        }
-        if let Ok(entry) = self.table.entry(answered) {
-            let same = matches!(&entry, Some(Numbered { entry: Entry::DeadlineAnswered { of: other, .. }, .. })
-                if *other == of);
-            // Retention may have removed both in between.
-            if !same && matches!(self.table.get(key), Ok(Some(_))) {
-                let what = format!("{} points at it, and it is no answer of that request", keys::describe(key));
-                self.problem(Some(answered), entry.map(|entry| entry.at), what);
-            }
-        }
-    }
-
-    fn unfinished_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
-        let Key::Unfinished(of) = parsed else { return };
-        let row = self.table.record::<UnfinishedRecord>(key);
-        self.read(Some(of), row);
-        self.belongs_to_request(of, key, last);
-    }
-
-    fn duplicates_row(&mut self, parsed: Key<'_>, key: &[u8], last: Seq) {
-        let Key::Duplicates(of) = parsed else { return };
-        let row = self.table.record(key);
-        if let Some(Some(DuplicatesRecord { count, first, last })) = self.read(Some(of), row) {
-            let kept = first.len() + last.len();
-            if kept > 2 * SIGHTINGS || (kept as u64) != count.min(2 * SIGHTINGS as u64) {
-                let what = format!("{} counts {count} and keeps {kept}", keys::describe(key));
-                self.problem(Some(of), None, what);
-            }
-        }
-        self.belongs_to_request(of, key, last);
-    }
-
-    fn belongs_to_request(&mut self, of: Seq, key: &[u8], last: Seq) {
-        if of > last || self.is_missing(of) {
-            return;
-        }
-        if let Ok(entry) = self.table.entry(of)
-            && !matches!(
-                &entry,
-                Some(Numbered { entry: Entry::RequestReceived { .. } | Entry::RequestAnswered { .. }, .. })
-            )
-            && matches!(self.table.get(key), Ok(Some(_)))
-        {
-            let what = format!("{} stands for it, and it is no request", keys::describe(key));
-            self.problem(Some(of), entry.map(|entry| entry.at), what);
-        }
-    }
-
-    /// Pieces that belong to nothing.
-    fn pieces(&mut self, last: Seq) {
-        let mut of = (Vec::new(), 0);
-        for family in [Family::EntryChunk, Family::RecordChunk] {
-            let table = self.table;
-            for row in table.range(family.range()) {
-                let Some((key, _)) = self.read(None, row) else { break };
-                let (owner, index, seq) = match keys::parse(&key) {
-                    Some(Key::EntryChunk(seq, _)) if seq > last => continue,
-                    Some(Key::EntryChunk(seq, index)) => (keys::entry(seq), index, Some(seq)),
-                    Some(Key::RecordChunk(owner, index)) => (owner.to_vec(), index, None),
-                    Some(_) | None => {
-                        self.problem(None, None, keys::describe(&key));
-                        continue;
-                    }
-                };
-                if of.0 != owner {
-                    of = (owner.clone(), self.piece_count(&owner));
-                }
-                // A record may have been rewritten in between, or retention have taken a response.
-                if index >= of.1
-                    && index >= self.piece_count(&owner)
-                    && matches!(table.get(&key), Ok(Some(_)))
-                    && index >= self.piece_count(&owner)
-                {
-                    self.problem(seq, None, format!("{} belongs to nothing", keys::describe(&key)));
-                }
-            }
-        }
-    }
-
-    fn piece_count(&self, owner: &[u8]) -> u32 {
-        let value = self.table.get(owner).ok().flatten();
-        value.map_or(0, |value| codec::head(&value).map_or(0, |(head, _)| head.pieces()))
     }
 }

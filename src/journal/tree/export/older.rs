@@ -129,32 +129,27 @@ impl ForRelease1 {
 
     /// The entry as release 1 would have written it; `None`: it could not have.
     fn older(&mut self, seq: Seq, entry: Entry) -> Option<Entry> {
+        if entry.of().is_some_and(|of| self.unknown.contains(&of)) {
+            return None;
+        }
+        if let Some(request) = entry.request()
+            && !is_known(request)
+        {
+            self.unknown.insert(seq);
+            return None;
+        }
         match entry {
             Entry::DeadlineAnswered { .. } => None,
-            Entry::RequestReceived { ref request, .. }
-            | Entry::RequestAnswered { ref request, .. }
-            | Entry::RequestConflicted { ref request, .. } => {
-                let known = is_known(&request.0);
-                if !known {
-                    self.unknown.insert(seq);
-                }
-                known.then_some(entry)
-            }
-            Entry::RequestBegun { of, .. } | Entry::DuplicateSeen { of, .. } => {
-                (!self.unknown.contains(&of)).then_some(entry)
-            }
-            Entry::RequestCompleted {
-                of,
-                outcome: Outcome::Completed | Outcome::Rejected | Outcome::Abandoned,
-                ..
-            } => (!self.unknown.contains(&of)).then_some(entry),
             Entry::RequestWaits { of, goal, targets } => {
                 let goal = match goal {
                     Goal::Kept => Goal::Ready,
                     Goal::Ready | Goal::Restarted | Goal::Down => goal,
                 };
-                (!self.unknown.contains(&of)).then_some(Entry::RequestWaits { of, goal, targets })
+                Some(Entry::RequestWaits { of, goal, targets })
             }
+            Entry::RequestCompleted {
+                outcome: Outcome::Completed | Outcome::Rejected | Outcome::Abandoned, ..
+            } => Some(entry),
             Entry::NodeExited {
                 cause:
                     ExitCause::Code(_)
@@ -174,7 +169,12 @@ impl ForRelease1 {
             | Entry::Imported { .. }
             | Entry::FormatChanged { .. }
             | Entry::Pruned { .. }
+            | Entry::RequestReceived { .. }
+            | Entry::RequestAnswered { .. }
+            | Entry::RequestConflicted { .. }
             | Entry::InputRejected { .. }
+            | Entry::RequestBegun { .. }
+            | Entry::DuplicateSeen { .. }
             | Entry::DesiredChanged { .. }
             | Entry::LaunchIntended { .. }
             | Entry::NodeStarted { .. }

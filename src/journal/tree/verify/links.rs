@@ -10,7 +10,7 @@ use crate::journal::format::codec::{Hash, Link};
 
 /// An entry that the next one has to continue.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct ChainPosition {
     pub(super) seq: Seq,
     pub(super) at: Timestamp,
     pub(super) hash: Hash,
@@ -19,11 +19,11 @@ pub(super) struct Place {
 #[derive(Debug, Default)]
 pub(super) struct Links {
     /// The entry before, if it read.
-    before: Option<Place>,
+    before: Option<ChainPosition>,
     /// The entry before, if it does not fit the one before it, and that one.
-    loose: Option<(Place, Place)>,
+    loose: Option<(ChainPosition, ChainPosition)>,
     /// The oldest entry that read, and the hash it continues.
-    pub(super) first: Option<(Place, Hash)>,
+    pub(super) first: Option<(ChainPosition, Hash)>,
     sought: Option<Anchor>,
     /// What was sought, once the walk has come by it.
     pub(super) found: Option<Head>,
@@ -48,8 +48,8 @@ impl Links {
     }
 
     /// Takes in the next link. Returned is the entry that turns out to be altered.
-    pub(super) fn take(&mut self, seq: Seq, at: Timestamp, Link { previous, hash }: Link) -> Option<Place> {
-        let this = Place { seq, at, hash };
+    pub(super) fn take(&mut self, seq: Seq, at: Timestamp, Link { previous, hash }: Link) -> Option<ChainPosition> {
+        let this = ChainPosition { seq, at, hash };
         let before = self.before.replace(this).filter(|before| before.seq.next() == seq);
         if self.first.is_none() {
             self.first = Some((this, previous));
@@ -71,7 +71,7 @@ impl Links {
 
     /// No more entries; `head` is the hash that the newest one has to have, if that is known. Returned is the entry that
     /// turns out to be altered.
-    pub(super) fn end(&mut self, head: Option<Hash>) -> Option<Place> {
+    pub(super) fn end(&mut self, head: Option<Hash>) -> Option<ChainPosition> {
         let newest = self.before?;
         let is_head = head.is_none_or(|head| head == newest.hash);
         match self.loose.take() {
@@ -83,6 +83,6 @@ impl Links {
     }
 
     pub(super) fn newest(&self) -> Option<Head> {
-        self.before.map(|Place { seq, hash, .. }| Head { seq, hash })
+        self.before.map(|ChainPosition { seq, hash, .. }| Head { seq, hash })
     }
 }
