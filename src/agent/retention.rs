@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::chain;
 use crate::api::time::Now;
-use crate::journal::retention::{Policy, Step};
+use crate::journal::retention::{ClockTrust, Policy, PruneMode, RemovalStep};
 use crate::journal::{Compactor, ReadError, Reader};
 use crate::lifecycle::Input;
 
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// … and without any commit after this: entries grow old by themselves.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// A wall clock that stands so far from where it was, and the time that has passed since the start, is not believed: nothing
+/// A wall clock that stands so far from where it was, and the time that has passed since the start, is not trusted: nothing
 /// goes for its age.
 const JUMP_MS: u64 = 30 * 86_400_000;
 
@@ -103,9 +103,9 @@ impl Retention {
         }
     }
 
-    /// Whether the journal says that the clock is not to be believed. What does not read is met, and told of, by the turn.
+    /// Whether the journal says that the clock is not to be trusted. What does not read is met, and reported, by the run that removes.
     async fn doubts(&self) -> bool {
-        matches!(self.read(|reader| reader.believes(clock::now().wall)).await, Ok(false))
+        matches!(self.read(|reader| reader.clock_trust(clock::now().wall)).await, Ok(ClockTrust::Doubted))
     }
 
     /// Does nothing until a little more is there than is to be kept; then removes all that is.
@@ -114,23 +114,23 @@ impl Retention {
         if self.next(policy.loosened()).await?.is_none() {
             return Ok(());
         }
-        self.remove(policy, Step::default()).await.map(|_| ())
+        self.remove(policy, RemovalStep::default()).await.map(|_| ())
     }
 
     /// `journal prune`.
     async fn obey(&mut self, order: &PruneOrder, doubts: bool) -> Result<PruneReport, Ended> {
         let policy = Policy::ordered(order).unwrap_or(self.policy);
-        let believed = !doubts || !policy.has_ages();
+        let trust = policy.clock(if doubts { ClockTrust::Doubted } else { ClockTrust::Trusted });
         let policy = if doubts { policy.without_ages() } else { policy };
         let preview = self.read(move |reader| reader.preview_removal(&policy, clock::now().wall)).await?;
         if order.dry_run {
-            return Ok(preview.report(true, believed));
+            return Ok(preview.report(PruneMode::DryRun, trust));
         }
-        Ok(self.remove(policy, preview.emptied()).await?.report(false, believed))
+        Ok(self.remove(policy, preview.emptied()).await?.report(PruneMode::Remove, trust))
     }
 
     /// Takes steps until the policy is met, and tells of them; `sum` is what was removed before.
-    async fn remove(&mut self, policy: Policy, mut sum: Step) -> Result<Step, Ended> {
+    async fn remove(&mut self, policy: Policy, mut sum: RemovalStep) -> Result<RemovalStep, Ended> {
         while let Some(step) = self.next(policy).await? {
             self.inputs.send(Input::Prune(step.removal.clone())).await.map_err(|_| Ended::Agent)?;
             while !self.is_done(&step).await? {
@@ -154,11 +154,11 @@ impl Retention {
         Ok(sum)
     }
 
-    async fn next(&self, policy: Policy) -> Result<Option<Step>, Ended> {
+    async fn next(&self, policy: Policy) -> Result<Option<RemovalStep>, Ended> {
         self.read(move |reader| reader.next_removal(&policy, clock::now().wall)).await
     }
 
-    async fn is_done(&self, step: &Step) -> Result<bool, Ended> {
+    async fn is_done(&self, step: &RemovalStep) -> Result<bool, Ended> {
         let removal = step.removal.clone();
         self.read(move |reader| reader.is_removed(&removal)).await
     }
@@ -193,10 +193,10 @@ fn tell_of_clock(doubts: bool) {
     if doubts {
         tracing::warn!(
             "the clock is more than 30 days from where the journal and this run have it: while that is so nothing is removed \
-             from the journal for its age; put the clock right (a start believes a time that has 30 days of history)"
+             from the journal for its age; put the clock right (a start trusts a time that has 30 days of history)"
         );
     } else {
-        tracing::info!("the clock is believed again: what is too old goes from the journal");
+        tracing::info!("the clock is trusted again: entries that are too old are removed from the journal");
     }
 }
 

@@ -551,7 +551,7 @@ settings! {
     journal_open_timeout: Span, "ZCA_JOURNAL_OPEN_TIMEOUT", "1min" => Span::seconds(60);
     /// The journal's cache; its real use of memory can be several times as much, the least with MALLOC_ARENA_MAX=1 as in the unit file.
     journal_cache: Size, "ZCA_JOURNAL_CACHE", "32MiB" => Size::mib(32);
-    /// What is older goes from the journal; 0 is never.
+    /// Entries older than this are removed; 0 is never.
     retention_age: Span, "ZCA_RETENTION_AGE", "90d" => Span::days(90);
     /// So many requests are kept in the journal; 0 is without a limit.
     retention_requests: u32, "ZCA_RETENTION_REQUESTS", "1000000" => 1_000_000;
@@ -561,9 +561,9 @@ settings! {
     retention_reads: Span, "ZCA_RETENTION_READS", "1d" => Span::days(1);
     /// With less free space, new requests are refused.
     space_floor_requests: Size, "ZCA_SPACE_FLOOR_REQUESTS", "256MiB" => Size::mib(256);
-    /// With less free space, the ballast is given back; when that is used up, nothing more is journaled and no node launched.
+    /// With less free space, the ballast is released; when that is used up, nothing more is journaled and no node launched.
     space_floor_facts: Size, "ZCA_SPACE_FLOOR_FACTS", "64MiB" => Size::mib(64);
-    /// A file that is given back below `space_floor_facts`, so that facts are journaled still; 0 is none.
+    /// A file that is released below `space_floor_facts`, so that facts are journaled still; 0 is none.
     ballast_size: Size, "ZCA_BALLAST_SIZE", "16MiB" => Size::mib(16);
 
     /// The form of the log on stderr.

@@ -10,7 +10,7 @@ use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::ids::Seq;
 use zeek_cluster_agent::api::time::Timestamp;
 use zeek_cluster_agent::journal::entry::{Entry, Numbered, Removal, Sealed};
-use zeek_cluster_agent::journal::retention::{Policy, Step};
+use zeek_cluster_agent::journal::retention::{Policy, RemovalStep};
 use zeek_cluster_agent::journal::{CompactError, Condition, Journal};
 
 use crate::support::*;
@@ -100,7 +100,7 @@ fn files_stay_small_while_far_more_is_written_than_kept() {
             Numbered { seq: Seq(seq), at: Timestamp(EPOCH + seq), entry }
         });
         commit(&mut journal, entries.collect());
-        while let Some(Step { removal, .. }) = reader.next_removal(&policy, Timestamp(EPOCH)).unwrap() {
+        while let Some(RemovalStep { removal, .. }) = reader.next_removal(&policy, Timestamp(EPOCH)).unwrap() {
             let Removal { upto, hash, trimmed, entries, requests } = removal;
             let entry = Entry::Pruned { upto, hash, trimmed, entries, requests };
             let seq = journal.durable().next();

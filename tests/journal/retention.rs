@@ -7,7 +7,7 @@ use zeek_cluster_agent::api::time::Timestamp;
 use zeek_cluster_agent::journal::entry::{
     Answer, Entry, Numbered, Outcome, Packed, Record, Removal, Sealed, Stage, UnfinishedRecord,
 };
-use zeek_cluster_agent::journal::retention::{Policy, Step};
+use zeek_cluster_agent::journal::retention::{ClockTrust, Policy, PruneMode, RemovalStep};
 use zeek_cluster_agent::journal::{Journal, Reader};
 
 use crate::support::*;
@@ -33,7 +33,7 @@ fn prune(journal: &mut Journal<u64>, day: u64, removal: Removal) {
 }
 
 /// Takes steps until there is none, and checks after each that the journal is whole.
-fn prune_all(journal: &mut Journal<u64>, policy: &Policy, day: u64) -> Vec<Step> {
+fn prune_all(journal: &mut Journal<u64>, policy: &Policy, day: u64) -> Vec<RemovalStep> {
     let reader = journal.reader();
     let mut steps = Vec::new();
     while let Some(step) = reader.next_removal(policy, at(day)).unwrap() {
@@ -211,7 +211,7 @@ fn a_hole_of_months_before_this_month_is_no_reason_to_remove_anything() {
     // The clock stands a year ahead at a start: the newest entry is of now, and says nothing.
     for day in 465..495 {
         commit(&mut journal, day, vec![answered(&format!("r{day}"), Request::GetNodes {})], vec![]);
-        assert!(!reader.believes(at(day)).unwrap());
+        assert_eq!(reader.clock_trust(at(day)).unwrap(), ClockTrust::Doubted);
         assert_eq!(reader.next_removal(&policy, at(day)).unwrap(), None, "day {day}");
     }
     // What goes by number goes.
@@ -219,7 +219,7 @@ fn a_hole_of_months_before_this_month_is_no_reason_to_remove_anything() {
     assert_eq!(reader.next_removal(&by_number, at(494)).unwrap().unwrap().removal.entries, 10);
     // With a month of history of its own the time is believed.
     commit(&mut journal, 496, vec![answered("r496", Request::GetNodes {})], vec![]);
-    assert!(reader.believes(at(496)).unwrap());
+    assert_eq!(reader.clock_trust(at(496)).unwrap(), ClockTrust::Trusted);
     assert_eq!(prune_all(&mut journal, &policy, 496).iter().map(|step| step.removal.entries).sum::<u64>(), 100);
 }
 
@@ -232,7 +232,7 @@ fn a_clock_that_is_set_back_makes_nothing_old() {
     let reader = journal.reader();
     let year = 365 * DAY_MS * 1000;
     let back = Timestamp(at(20).0 - year);
-    assert!(reader.believes(back).unwrap());
+    assert_eq!(reader.clock_trust(back).unwrap(), ClockTrust::Trusted);
     assert_eq!(reader.next_removal(&policy, back).unwrap(), None);
     assert_eq!(reader.next_removal(&policy, at(20)).unwrap().unwrap().removal.entries, 10);
 }
@@ -253,7 +253,8 @@ fn a_preview_is_what_all_steps_come_to_and_names_what_holds() {
     for step in prune_all(&mut journal, &policy, 25) {
         sum.add(&step);
     }
-    assert_eq!(sum.report(false, true), preview.report(false, true));
+    let report = |step: &RemovalStep| step.report(PruneMode::Remove, ClockTrust::Trusted);
+    assert_eq!(report(&sum), report(&preview));
 
     let entry = received("open", Request::GetNodes {}, 1);
     let seq = journal.durable().next();

@@ -1,7 +1,7 @@
 //! A disk that is full or read-only: who is turned away, and how the agent comes out of it by itself.
 //!
 //! Above the floors all is well. Below the floor for requests new ones are refused; below that for facts the ballast is
-//! given back, and nothing but facts is journaled. Where a commit fails all the same it is kept by the journal, and with it
+//! released, and nothing but facts is journaled. Where a commit fails all the same it is kept by the journal, and with it
 //! waits all that rests on it. The store is opened again and the same batch written: at once, where there was ballast to
 //! give back, then now and then, and as soon as there is more space.
 
@@ -124,7 +124,7 @@ impl Driver {
             return false;
         }
         self.journal.release_ballast().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the ballast file cannot be given back");
+            tracing::warn!(%error, "the ballast file cannot be released");
             false
         })
     }

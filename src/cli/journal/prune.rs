@@ -11,7 +11,7 @@ use crate::cli::output::size;
 use crate::cli::progress::waiting;
 use crate::cli::run::{journal_options, retention};
 use crate::control::client::within_ms;
-use crate::journal::retention::Policy;
+use crate::journal::retention::{Policy, PruneMode};
 use crate::journal::{inspect, is_there, prune};
 use crate::terminal;
 
@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context, flags: &Prune) -> Outcome {
             };
             let failed = |error: &dyn std::error::Error| Failure::because(Exit::Failed, directory.display(), error);
             let policy = Policy::ordered(&order).unwrap_or_else(|| retention(&settings));
-            let (sum, believed) = waiting(PRUNING, || {
+            let (sum, clock) = waiting(PRUNING, || {
                 if order.dry_run {
                     let opened = inspect::state_dir(&directory, &options(&settings)).map_err(|error| failed(&error))?;
                     opened.preview_removal(&policy).map_err(|error| failed(&error))
@@ -38,7 +38,7 @@ pub(super) fn run(context: &Context, flags: &Prune) -> Outcome {
                     prune::offline(&directory, &journal_options(&settings), &policy).map_err(|error| failed(&error))
                 }
             })?;
-            sum.report(order.dry_run, believed || !policy.has_ages())
+            sum.report(if order.dry_run { PruneMode::DryRun } else { PruneMode::Remove }, policy.clock(clock))
         }
     };
     let screen = context.screen();

@@ -32,7 +32,7 @@ use crate::journal::store::space;
 use crate::journal::store::watermark;
 use crate::journal::tree::export::ExportError;
 use crate::journal::tree::recover;
-use crate::journal::tree::retention::{Policy, Step};
+use crate::journal::tree::retention::{ClockTrust, Policy, RemovalStep};
 use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::ReadError;
 
@@ -232,10 +232,10 @@ impl Inspection {
         Ok(stats)
     }
 
-    /// What all steps of retention towards `policy` would come to, and whether the clock is believed.
-    pub fn preview_removal(&self, policy: &Policy) -> Result<(Step, bool), ReadError> {
+    /// What all steps of retention towards `policy` would come to, and whether the clock is trusted.
+    pub fn preview_removal(&self, policy: &Policy) -> Result<(RemovalStep, ClockTrust), ReadError> {
         let now = clock::now();
-        Ok((self.reader().preview_removal(policy, now)?, self.reader().believes(now)?))
+        Ok((self.reader().preview_removal(policy, now)?, self.reader().clock_trust(now)?))
     }
 
     /// The number of the newest entry; 0 in an empty journal.

@@ -13,7 +13,7 @@ use crate::journal::store::files::StateDir;
 use crate::journal::store::identity::{self, IdentityError};
 use crate::journal::store::location;
 use crate::journal::store::lock::{LockError, StateLock};
-use crate::journal::tree::retention::{Policy, Step};
+use crate::journal::tree::retention::{ClockTrust, Policy, RemovalStep};
 use crate::journal::tree::table::ReadError;
 use crate::journal::write::error::CommitError;
 use crate::journal::write::writer::Journal;
@@ -37,8 +37,9 @@ pub enum PruneError {
     Commit(#[from] CommitError),
 }
 
-/// Removes all that `policy` lets go of, step by step, each told of by an entry (its anchor). Returned is the sum, and whether the clock was believed.
-pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(Step, bool), PruneError> {
+/// Removes all that `policy` does not keep, step by step, with an entry for each (its anchor). Returns the sum, and whether the
+/// clock was trusted.
+pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(RemovalStep, ClockTrust), PruneError> {
     let location = StateDir::new(state_dir);
     let dir = location::found(&location).map_err(OpenError::from)?.dir(&location);
     if !main_file(&dir).exists() {
@@ -53,7 +54,7 @@ pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(
     let mut journal = opened.journal;
     let reader = journal.reader();
     let now = clock::now();
-    let believed = reader.believes(now)?;
+    let clock = reader.clock_trust(now)?;
     let mut sum = reader.preview_removal(policy, now)?.emptied();
     while let Some(step) = reader.next_removal(policy, now)? {
         let Removal { upto, hash, trimmed, entries, requests } = step.removal.clone();
@@ -64,5 +65,5 @@ pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(
         drop(journal.commit(Vec::new())?);
         sum.add(&step);
     }
-    Ok((sum, believed))
+    Ok((sum, clock))
 }

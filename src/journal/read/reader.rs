@@ -19,7 +19,7 @@ use crate::journal::store::database::Database;
 use crate::journal::store::shared::SharedDatabase;
 use crate::journal::tree::export::{self, ExportError};
 use crate::journal::tree::recover;
-use crate::journal::tree::retention::{self, Policy, Step};
+use crate::journal::tree::retention::{self, ClockTrust, Policy, RemovalStep};
 use crate::journal::tree::table::{ReadError, Table};
 use crate::journal::tree::verify;
 
@@ -78,18 +78,18 @@ impl Reader {
     }
 
     /// The next step of retention towards `policy`; `None`: there is nothing to remove. Blocks on the disk.
-    pub fn next_removal(&self, policy: &Policy, now: Timestamp) -> Result<Option<Step>, ReadError> {
+    pub fn next_removal(&self, policy: &Policy, now: Timestamp) -> Result<Option<RemovalStep>, ReadError> {
         retention::next(self.database()?.as_ref(), policy, now)
     }
 
     /// What all steps towards `policy` would come to. Blocks on the disk.
-    pub fn preview_removal(&self, policy: &Policy, now: Timestamp) -> Result<Step, ReadError> {
+    pub fn preview_removal(&self, policy: &Policy, now: Timestamp) -> Result<RemovalStep, ReadError> {
         retention::preview(self.database()?.as_ref(), policy, now)
     }
 
     /// Whether the clock may make anything too old, as far as the journal can tell.
-    pub fn believes(&self, now: Timestamp) -> Result<bool, ReadError> {
-        retention::believes(self.database()?.as_ref(), now)
+    pub fn clock_trust(&self, now: Timestamp) -> Result<ClockTrust, ReadError> {
+        retention::clock_trust(self.database()?.as_ref(), now)
     }
 
     /// Whether a step that was decided is durable.

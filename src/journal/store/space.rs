@@ -1,7 +1,7 @@
-//! Free space: what is left, how much must be, and the ballast file that is given back when nothing is.
+//! Free space: what is left, how much must be, and the ballast file that is released when nothing is.
 //!
 //! ```text
-//! free space: ── request floor ── requests are refused ── fact floor ── the ballast is given back, and of it the journal
+//! free space: ── request floor ── requests are refused ── fact floor ── the ballast is released, and of it the journal
 //!             may use three quarters; then nothing is journaled
 //! ```
 //!
@@ -25,9 +25,9 @@ pub struct Space {
     /// Bytes that this user may still write.
     pub free: u64,
     pub floors: Floors,
-    /// The size of the ballast, if it was given back. It was not for requests.
+    /// The size of the ballast, if it was released. It was not for requests.
     pub released: u64,
-    /// What the journal may still use of the ballast that was given back.
+    /// What the journal may still use of the ballast that was released.
     pub from_ballast: u64,
     pub read_only: bool,
 }
@@ -37,7 +37,7 @@ pub struct Space {
 pub struct Floors {
     /// Below this, requests are refused.
     pub requests: u64,
-    /// Below this, the ballast is given back; without one nothing is journaled any more, facts and launches included.
+    /// Below this, the ballast is released; without one nothing is journaled any more, facts and launches included.
     pub facts: u64,
     /// The size of the ballast file; 0: none.
     pub ballast: u64,
@@ -85,7 +85,7 @@ pub(in crate::journal) struct Gauge {
     location: Location,
     floors: Floors,
     ballast: Ballast,
-    told: bool,
+    reported: bool,
 }
 
 impl Gauge {
@@ -96,7 +96,7 @@ impl Gauge {
             SpaceToOpen::Free if state_dir.join(BALLAST).exists() => Ballast::Kept,
             SpaceToOpen::Free => Ballast::None,
         };
-        Self { state_dir: state_dir.to_owned(), location, floors, ballast, told: false }
+        Self { state_dir: state_dir.to_owned(), location, floors, ballast, reported: false }
     }
 
     /// What is to stay free for facts.
@@ -120,7 +120,7 @@ impl Gauge {
         Ok(Space { free, floors: self.floors, released, from_ballast, read_only })
     }
 
-    /// Measures, and gives the ballast back or makes it anew, as the space asks for it.
+    /// Measures, and releases the ballast or makes it anew, as the space asks for it.
     pub(in crate::journal) fn tend(&mut self) -> io::Result<Space> {
         let space = self.measure()?;
         if space.read_only {
@@ -133,7 +133,7 @@ impl Gauge {
         Ok(space)
     }
 
-    /// Gives the ballast back; whether there was any.
+    /// Releases the ballast; whether there was any.
     pub(in crate::journal) fn release(&mut self) -> io::Result<bool> {
         if self.ballast != Ballast::Kept {
             return Ok(false);
@@ -142,7 +142,7 @@ impl Gauge {
         let released = release_ballast(&self.state_dir)?;
         self.ballast = if released { Ballast::Released { used: before } } else { Ballast::None };
         if released {
-            tracing::warn!(bytes = self.floors.ballast, "the disk is full: the journal's ballast file was given back");
+            tracing::warn!(bytes = self.floors.ballast, "the disk is full: the journal's ballast file was released");
         }
         Ok(released)
     }
@@ -159,11 +159,11 @@ impl Gauge {
                     tracing::info!(bytes = ballast, "there is space again: the journal's ballast file is made anew");
                 }
                 self.ballast = Ballast::Kept;
-                self.told = false;
+                self.reported = false;
             }
-            Err(error) if !self.told => {
-                self.told = true;
-                tracing::warn!(%error, "the ballast file, kept to be given back on a full disk, cannot be created");
+            Err(error) if !self.reported => {
+                self.reported = true;
+                tracing::warn!(%error, "the ballast file, kept to be released on a full disk, cannot be created");
             }
             Err(_) => {}
         }
@@ -173,7 +173,7 @@ impl Gauge {
 fn create_ballast(state_dir: &Path, bytes: u64) -> io::Result<()> {
     let path = state_dir.join(BALLAST);
     let file = regular_file::rewrite(&path, 0o600)?;
-    // Allocated, not only declared: a sparse file would give nothing back.
+    // Allocated, not only declared: a sparse file would release nothing.
     if let Err(error) = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         fs::remove_file(&path)?;
         return Err(error.into());
@@ -181,7 +181,7 @@ fn create_ballast(state_dir: &Path, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the ballast back; whether there was any.
+/// Releases the ballast; whether there was any.
 pub(in crate::journal) fn release_ballast(state_dir: &Path) -> io::Result<bool> {
     match fs::remove_file(state_dir.join(BALLAST)) {
         Ok(()) => Ok(true),

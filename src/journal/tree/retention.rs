@@ -1,6 +1,6 @@
-//! Retention: what the journal may let go of, a step at a time, from the oldest on.
+//! Retention: what the journal may remove, a step at a time, from the oldest on.
 //!
-//! A step is decided here and carried out by the commit that has its entry ([`Entry::Pruned`]). What is never let go of:
+//! A step is decided here and carried out by the commit that has its entry ([`Entry::Pruned`]). What is never removed:
 //! the newest entry, a request without an outcome and all that came after it, and the records that sum history up (the
 //! running configuration is one), which are no history.
 //!
@@ -31,20 +31,20 @@ impl Limits {
     const NONE: Self = Self { removed: u64::MAX, examined: u64::MAX };
 }
 
-/// A clock that is so far past the newest entry, or that has left such a hole in history since then, is not believed:
+/// A clock that is so far past the newest entry, or that has left such a hole in history since then, is not trusted:
 /// nothing is removed for its age.
-const UNBELIEVABLE_MS: u64 = 30 * 86_400_000;
+const DOUBTFUL_MS: u64 = 30 * 86_400_000;
 
 /// How much is kept; `None`: no limit of that sort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {
-    /// Entries older than this go.
+    /// Entries older than this are removed.
     pub age_ms: Option<u64>,
     /// Requests, conflicts and rejected input.
     pub requests: Option<u64>,
     /// Keys and values of entries.
     pub bytes: Option<u64>,
-    /// The responses of get_nodes and node_dispatch go after this; their digests stay with their requests.
+    /// The responses of get_nodes and node_dispatch are removed after this; their digests stay with their requests.
     pub reads_ms: Option<u64>,
 }
 
@@ -63,6 +63,12 @@ impl Policy {
         }
     }
 
+    /// Whether the clock matters to it, and can be trusted.
+    #[must_use]
+    pub fn clock(&self, trust: ClockTrust) -> ClockTrust {
+        if self.has_ages() { trust } else { ClockTrust::Trusted }
+    }
+
     /// What somebody asked for; `None` if that is what the settings say.
     #[must_use]
     pub fn ordered(order: &PruneOrder) -> Option<Self> {
@@ -76,14 +82,14 @@ impl Policy {
         self.age_ms.is_some() || self.reads_ms.is_some()
     }
 
-    /// For a clock that is not believed.
+    /// For a clock that is not trusted.
     #[must_use]
     pub fn without_ages(self) -> Self {
         Self { age_ms: None, reads_ms: None, ..self }
     }
 
     /// Whether the oldest entry, of this time, goes while so much is there.
-    fn lets_go(&self, requests: u64, bytes: u64, at: Timestamp, now: Timestamp) -> bool {
+    fn removes(&self, requests: u64, bytes: u64, at: Timestamp, now: Timestamp) -> bool {
         self.requests.is_some_and(|most| requests > most)
             || self.bytes.is_some_and(|most| bytes > most)
             || self.age_ms.is_some_and(|most| age_ms(at, now) > most)
@@ -95,20 +101,38 @@ fn age_ms(at: Timestamp, now: Timestamp) -> u64 {
     now.0.saturating_sub(at.0) / 1000
 }
 
+/// Whether what a policy does not keep is removed, or only reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PruneMode {
+    /// Only reported.
+    DryRun,
+    /// Removed.
+    Remove,
+}
+
+/// Whether the clock may make anything too old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockTrust {
+    /// It goes on from what the journal has.
+    Trusted,
+    /// It may have been set far ahead: nothing is removed for its age.
+    Doubted,
+}
+
 /// One step, and what it comes to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Step {
+pub struct RemovalStep {
     /// What the entry of this step will say.
     pub removal: Removal,
     /// Responses dropped.
     pub responses: u64,
-    /// Keys and values that go.
+    /// Bytes of keys and values removed.
     pub bytes: u64,
     /// The request without an outcome that keeps more from going.
     pub held_by: Option<Seq>,
 }
 
-impl Step {
+impl RemovalStep {
     /// Nothing yet of what this is a preview of.
     #[must_use]
     pub fn emptied(self) -> Self {
@@ -124,23 +148,27 @@ impl Step {
         self.bytes += step.bytes;
     }
 
-    /// The report of `journal prune`. `believed`: the clock was, so ages counted.
-    pub fn report(&self, dry_run: bool, believed: bool) -> PruneReport {
+    /// The report of `journal prune`.
+    pub fn report(&self, mode: PruneMode, clock: ClockTrust) -> PruneReport {
         PruneReport {
-            dry_run,
+            dry_run: mode == PruneMode::DryRun,
             entries: self.removal.entries,
             requests: self.removal.requests,
             responses: self.responses,
             bytes: self.bytes,
             upto: self.removal.upto.0,
             held_by: self.held_by.map(|seq| seq.0),
-            clock_doubted: !believed,
+            clock_doubted: clock == ClockTrust::Doubted,
         }
     }
 }
 
 /// The next step towards `policy`; `None`: it is met.
-pub(in crate::journal) fn next(table: &impl Table, policy: &Policy, now: Timestamp) -> Result<Option<Step>, ReadError> {
+pub(in crate::journal) fn next(
+    table: &impl Table,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Option<RemovalStep>, ReadError> {
     let (step, examined) = step(table, policy, now, Limits::STEP)?;
     // A step that only says how far it has looked is one too, else the next would look at the same again.
     let gets_on = step.removal.entries > 0 || step.responses > 0 || examined == Limits::STEP.examined;
@@ -148,50 +176,55 @@ pub(in crate::journal) fn next(table: &impl Table, policy: &Policy, now: Timesta
 }
 
 /// What all steps towards `policy` would come to. Reads all that would go.
-pub(in crate::journal) fn preview(table: &impl Table, policy: &Policy, now: Timestamp) -> Result<Step, ReadError> {
+pub(in crate::journal) fn preview(
+    table: &impl Table,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<RemovalStep, ReadError> {
     step(table, policy, now, Limits::NONE).map(|(step, _)| step)
 }
 
 /// Whether what the clock says may make anything too old. A clock that was set far ahead shows at once in a run that began
 /// before; in one that began after, by a hole: nothing happened for a month before this month. Time that has
-/// left no trace for so long may not have passed. After a month with the new time it is believed.
-pub(in crate::journal) fn believes(table: &impl Table, now: Timestamp) -> Result<bool, ReadError> {
-    let Some(history) = table.record::<HistoryRecord>(keys::HISTORY)? else { return Ok(true) };
+/// left no trace for so long may not have passed. After a month with the new time it is trusted.
+pub(in crate::journal) fn clock_trust(table: &impl Table, now: Timestamp) -> Result<ClockTrust, ReadError> {
+    let Some(history) = table.record::<HistoryRecord>(keys::HISTORY)? else { return Ok(ClockTrust::Trusted) };
     let age_of = |from: Seq| -> Result<Option<(Seq, u64)>, ReadError> {
         let Some((seq, value)) = Entries::new(table, from, history.last, false).next() else { return Ok(None) };
         Ok(Some((seq, age_ms(table.decode_entry(seq, &value?)?.at, now))))
     };
-    let Some((_, newest)) = age_of(history.last)? else { return Ok(true) };
-    if newest > UNBELIEVABLE_MS {
-        return Ok(false);
+    let Some((_, newest)) = age_of(history.last)? else { return Ok(ClockTrust::Trusted) };
+    if newest > DOUBTFUL_MS {
+        return Ok(ClockTrust::Doubted);
     }
     // The newest entry that is older than a month, found by halves: `old` is, and `young` and what follows is not.
-    let Some((mut old, mut age)) = age_of(history.first)?.filter(|(_, age)| *age > UNBELIEVABLE_MS) else {
-        return Ok(true);
+    let Some((mut old, mut age)) = age_of(history.first)?.filter(|(_, age)| *age > DOUBTFUL_MS) else {
+        return Ok(ClockTrust::Trusted);
     };
     let mut young = history.last;
     while old.next() < young {
         let middle = Seq(old.0 + (young.0 - old.0) / 2);
         match age_of(middle)? {
-            Some((seq, found)) if found > UNBELIEVABLE_MS && seq < young => (old, age) = (seq, found),
+            Some((seq, found)) if found > DOUBTFUL_MS && seq < young => (old, age) = (seq, found),
             Some(_) | None => young = middle,
         }
     }
-    Ok(age <= 2 * UNBELIEVABLE_MS)
+    Ok(if age <= 2 * DOUBTFUL_MS { ClockTrust::Trusted } else { ClockTrust::Doubted })
 }
 
 /// One step, and how many entries it looked at for responses to drop.
-fn step(table: &impl Table, policy: &Policy, now: Timestamp, limits: Limits) -> Result<(Step, u64), ReadError> {
-    let Some(history) = table.record::<HistoryRecord>(keys::HISTORY)? else { return Ok((Step::default(), 0)) };
-    let policy = if policy.has_ages() && !believes(table, now)? { policy.without_ages() } else { *policy };
+fn step(table: &impl Table, policy: &Policy, now: Timestamp, limits: Limits) -> Result<(RemovalStep, u64), ReadError> {
+    let Some(history) = table.record::<HistoryRecord>(keys::HISTORY)? else { return Ok((RemovalStep::default(), 0)) };
+    let is_doubted = policy.has_ages() && clock_trust(table, now)? == ClockTrust::Doubted;
+    let policy = if is_doubted { policy.without_ages() } else { *policy };
     let before_newest = Seq(history.last.0.saturating_sub(1));
-    let mut step = Step {
+    let mut step = RemovalStep {
         removal: Removal {
             upto: Seq(history.first.0.saturating_sub(1)),
             trimmed: history.trimmed,
             ..Removal::default()
         },
-        ..Step::default()
+        ..RemovalStep::default()
     };
     remove(table, &policy, now, &history, before_newest, limits, &mut step)?;
     let examined = match policy.reads_ms {
@@ -211,7 +244,7 @@ fn remove(
     history: &HistoryRecord,
     before_newest: Seq,
     limits: Limits,
-    step: &mut Step,
+    step: &mut RemovalStep,
 ) -> Result<(), ReadError> {
     let unfinished = oldest_unfinished(table)?.filter(|seq| *seq <= before_newest);
     let end = unfinished.map_or(before_newest, |seq| Seq(seq.0.saturating_sub(1)));
@@ -220,7 +253,7 @@ fn remove(
     for (seq, value) in Entries::new(table, history.first, end, false) {
         let value = value?;
         let whole = table.read_entry(seq, &value)?;
-        if step.removal.entries == limits.removed || !policy.lets_go(requests, bytes, whole.numbered.at, now) {
+        if step.removal.entries == limits.removed || !policy.removes(requests, bytes, whole.numbered.at, now) {
             hash = hash.or(whole.link.map(|link| link.previous));
             break;
         }
@@ -238,7 +271,7 @@ fn remove(
     if step.removal.upto.next() > end
         && let Some(seq) = unfinished
         && let Some(held) = table.entry(seq)?
-        && policy.lets_go(requests, bytes, held.at, now)
+        && policy.removes(requests, bytes, held.at, now)
     {
         step.held_by = Some(seq);
     }
@@ -253,7 +286,7 @@ fn trim(
     now: Timestamp,
     before_newest: Seq,
     limits: Limits,
-    step: &mut Step,
+    step: &mut RemovalStep,
 ) -> Result<u64, ReadError> {
     let from = step.removal.trimmed.max(step.removal.upto).next();
     let mut examined = 0;
