@@ -10,8 +10,7 @@ use crate::journal::entry::{Digest, Entry};
 
 use super::effect::Effect;
 use super::questions::Questioned;
-use super::seen::{EarlyExit, Obstacle, Place};
-use super::set_aside::SetAside;
+use super::seen::{EarlyExit, Obstacle, Place, SetAside};
 
 #[derive(Debug, Default)]
 pub(super) struct Decision {

@@ -13,7 +13,6 @@ use crate::journal::entry::{Known, Stored};
 use super::answer;
 use super::input::Peers;
 use super::questions::{Dispatch, Questioned};
-use super::set_aside::SetAside;
 
 /// Responses kept for a peer that may come, oldest dropped first: they stay in the journal, and whoever repeats the
 /// request gets them.
@@ -221,6 +220,17 @@ pub(super) struct Blocked {
     pub at: BootTime,
     /// It was said before.
     pub is_told: bool,
+}
+
+/// How far a run directory is on its way to being set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SetAside {
+    /// The supervisor was told to.
+    Ordered,
+    /// It is not in the way any more. Where it is, if there was one.
+    Done { path: Option<String> },
+    /// It stays where it is, and so does what holds it.
+    Failed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,18 +20,7 @@ use super::Lifecycle;
 use super::decision::{Decision, Note};
 use super::durable::Targets;
 use super::effect::Effect;
-use super::seen::{NodeSeen, Obstacle, Place};
-
-/// How far a run directory is on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SetAside {
-    /// The supervisor was told to.
-    Ordered,
-    /// It is not in the way any more. Where it is, if there was one.
-    Done { path: Option<String> },
-    /// It stays where it is, and so does what holds it.
-    Failed,
-}
+use super::seen::{NodeSeen, Obstacle, Place, SetAside};
 
 impl NodeSeen {
     pub(super) fn observe_set_aside(&mut self, path: Option<&Path>) {

@@ -17,7 +17,7 @@ use super::job::{self, Job};
 use super::orders::{Pending, Shared, Slot, locked};
 use super::process::{self, Lingering};
 use super::task::NodeTask;
-use super::{Context, Error, Options, output, set_aside};
+use super::{Context, Error, Options, aside, output};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ProcessId;
 use crate::api::report::chain;
@@ -112,7 +112,7 @@ impl Handle {
             let name = entry.map_err(failed)?.file_name();
             match name.to_str().map(NodeName::new) {
                 Some(Ok(node)) => nodes.push(node),
-                Some(Err(_)) | None if set_aside::has_name(&name) => {}
+                Some(Err(_)) | None if aside::has_name(&name) => {}
                 Some(Err(_)) | None => tracing::warn!(?name, "not a node's run directory; left alone"),
             }
         }

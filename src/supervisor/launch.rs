@@ -24,7 +24,7 @@ use serde_bytes::ByteBuf;
 use super::fault::Fault;
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Live;
-use super::{Context, create_private, node_files, ownership, ports, set_aside, shim, simulated};
+use super::{Context, aside, create_private, node_files, ownership, ports, shim, simulated};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
@@ -161,7 +161,7 @@ fn free_run_dir(
     last: Option<&ProcessId>,
 ) -> Result<Result<(RunDir, File), Preparation>, String> {
     let cannot = |what: &'static str| {
-        move |error: io::Error| format!("cannot {what} {}: {error}; {}", path.display(), set_aside::way_out(node))
+        move |error: io::Error| format!("cannot {what} {}: {error}; {}", path.display(), aside::way_out(node))
     };
     let directory = RunDir::create(path.to_owned()).map_err(cannot("create or open its run directory"))?;
     let Some(lock) = directory.lock_within(PATIENCE).map_err(cannot("take the lock in"))? else {

@@ -23,6 +23,7 @@
 //! - [`simulated`] is what a stand-in for Zeek is started as, and what it needs of the kernel.
 
 mod adopt;
+mod aside;
 pub(crate) mod crash;
 mod fault;
 mod files;

@@ -12,16 +12,15 @@
 //! The directory keeps its content under a name in `run/` that no node can have.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Context;
 use super::adopt::{self, Cannot, Known, Look, ROUNDS, WithoutShim};
+use super::aside::PREFIX;
 use super::files::Status;
 use super::launch::{PATIENCE, RunDir};
 use super::link::{Heard, Link};
@@ -32,19 +31,6 @@ use crate::api::ids::{Incarnation, NodeName};
 use crate::api::supervision::NodeHappening;
 use crate::crash_point;
 use crate::tasks::blocking;
-
-/// What a directory that was set aside is called begins so: a node's name does not begin with a dot.
-const PREFIX: &str = ".aside-";
-
-/// Whether something in `run/` is called so.
-pub fn has_name(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(PREFIX.as_bytes())
-}
-
-/// What to do about a damaged run directory, for messages.
-pub fn way_out(node: &NodeName) -> String {
-    format!("put back what belongs there, or have `nodes stop {node} --force` set the directory aside")
-}
 
 impl NodeTask {
     /// Does what was ordered, as soon as no shim is connected any more.
@@ -246,7 +232,9 @@ fn rename(run: &Path, node: &NodeName) -> io::Result<Option<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::aside::has_name;
     use super::*;
+    use std::ffi::OsStr;
 
     #[test]
     fn whatever_lies_there_is_moved_and_nothing_that_was_moved_before_is_replaced() {

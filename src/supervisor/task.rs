@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::adopt::{self, Known, Look};
+use super::aside::way_out;
 use super::crash::Crash;
 use super::fault::Fault;
 use super::files::{self, Exit, LAUNCH, Launch, STATUS, Status};
@@ -23,7 +24,6 @@ use super::orders::{Pending, Shared, Slot, locked};
 use super::output;
 use super::process::Foreign;
 use super::protocol::{Hello, ToAgent, ToShim};
-use super::set_aside::way_out;
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
 use crate::api::report::chain;
