@@ -360,7 +360,7 @@ fn a_log_queue_that_is_a_link_is_not_given_away_and_one_of_another_user_is() {
     symlink(&elsewhere, &queue).unwrap();
     let said = host.run(&host.run_args());
     let told = format!("nodes cannot be given {}", queue.display());
-    assert!(said.code == 1 && said.stderr.contains(&told) && said.stderr.contains("no link"), "{said:?}");
+    assert!(said.code == 1 && said.stderr.contains(&told) && said.stderr.contains("not a link"), "{said:?}");
     assert_eq!(owner(&elsewhere).0, 0);
     fs::remove_file(&queue).unwrap();
     fs::create_dir(&queue).unwrap();

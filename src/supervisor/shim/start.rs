@@ -22,7 +22,8 @@ use super::streams::{Stream, Streams};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ProcessId;
 use crate::api::report::chain;
-use crate::{crash_point, crash_points};
+use crate::crash_point;
+use crate::crash_points;
 
 /// The node from fork to reap.
 pub(super) struct Running {
