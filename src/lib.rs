@@ -31,7 +31,7 @@
 //! | how nodes are started, adopted, proven and ended | [`supervisor`] |
 //! | how all of it is started, driven and ended | [`agent`] |
 //! | Zeek's event APIs; Broker's encodings; who is connected | [`dialect`], [`broker`], [`hub`] |
-//! | the control socket, Broker and WebSocket; who may ask; TLS | [`control`], [`peers`], [`websocket`], [`identify`], [`tls`] |
+//! | the control socket, Broker and WebSocket; what they share; who may ask; TLS | [`control`], [`peers`], [`websocket`], [`transport`], [`identify`], [`tls`] |
 //! | how a Zeek node is run without Zeek's Supervisor | [`zeek`] |
 //! | cluster files of zeek-client, zeekctl and Zeek's systemd generator | [`cluster_file`] |
 //! | commands, output, exit codes; settings | [`cli`], [`settings`] |
@@ -128,5 +128,6 @@ pub mod tasks;
 mod telemetry;
 mod terminal;
 mod tls;
+pub mod transport;
 pub mod websocket;
 mod zeek;

@@ -23,8 +23,9 @@ use zeek_cluster_agent::api::report::{CompactReport, JournalReport, SettingRepor
 use zeek_cluster_agent::api::stats::JournalStats;
 use zeek_cluster_agent::control::logs;
 use zeek_cluster_agent::control::message::{LogChunk, LogQuery, VERSION, Welcome};
-use zeek_cluster_agent::control::server::{self, Credentials, Handle, Refusal, Server, Timeouts};
+use zeek_cluster_agent::control::{self, ControlAgent, Credentials, Handle, Server, Timeouts};
 use zeek_cluster_agent::identify::{self, Gate};
+use zeek_cluster_agent::transport::{Agent, Refusal};
 
 #[path = "../fuzz/properties/control_frame.rs"]
 mod control_frame;
@@ -60,7 +61,7 @@ impl Fake {
     }
 }
 
-impl server::Agent for Fake {
+impl Agent for Fake {
     fn request(&self, incoming: Incoming) -> Result<(), Refusal> {
         self.incoming.lock().unwrap().push(incoming.clone());
         let (success, error) = match incoming.reqid.as_str() {
@@ -102,8 +103,10 @@ impl server::Agent for Fake {
 
     fn disconnected(&self, _: u64) {}
 
-    fn subscribed(&self, _: u64, _: &[String]) {}
+    fn subscribed(&self) {}
+}
 
+impl ControlAgent for Fake {
     async fn check_in(&self, node: NodeName, _: Credentials) -> Result<(), String> {
         if node.as_str() == "w1" { Ok(()) } else { Err(format!("no node {node}")) }
     }
@@ -267,7 +270,7 @@ impl Served {
             ready_timeout_ms: 0,
         };
         let options =
-            server::Options { path: scratch.path().join("control.sock"), group: None, timeouts: Timeouts::default() };
+            control::Options { path: scratch.path().join("control.sock"), group: None, timeouts: Timeouts::default() };
         let gate = Gate::new(identify::Options::only(rustix::process::geteuid().as_raw()));
         let (server, handle) = Server::bind(&options, Arc::new(AtomicU64::new(1)), welcome, gate).unwrap();
         fake.handle.set(handle).ok().unwrap();

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::api::configuration::{Instance, Node, ScriptOption};
 use crate::api::event::{Request, Route, Source};
-use crate::control::message;
+use crate::transport::request::size as request_size;
 
 /// All requests that wait, …
 pub(super) const ALL: usize = 64 << 20;
@@ -103,7 +103,7 @@ impl Asker {
 
 /// What a request takes in memory, about.
 pub(super) fn decoded_size(request: &Request) -> usize {
-    let encoded = message::request_size(request);
+    let encoded = request_size(request);
     match request {
         Request::SetConfiguration { config } | Request::Deploy { config, .. } => {
             let of_node = |node: &Node| {

@@ -10,8 +10,8 @@ use crate::api::event::{Dialect, Notification, Response, Route};
 use crate::api::head::Head;
 use crate::api::ids::InstanceName;
 use crate::api::time::Timestamp;
+use crate::control;
 use crate::control::message::Publication;
-use crate::control::server;
 use crate::crash_point;
 use crate::lifecycle::{Effect, Input};
 use crate::peers;
@@ -50,8 +50,8 @@ impl Topics {
 pub(super) struct Performer {
     pub topics: Topics,
     /// `None` when the agent runs only to stop its nodes.
-    pub control: Option<server::Handle>,
-    pub websocket: Option<websocket::server::Handle>,
+    pub control: Option<control::Handle>,
+    pub websocket: Option<websocket::Handle>,
     pub peers: Option<peers::Handle>,
     pub supervisor: supervisor::Handle,
     pub exit: watch::Sender<Option<String>>,
@@ -165,7 +165,7 @@ impl Performer {
     }
 
     /// The WebSocket server, if this route leads over one of its connections.
-    fn websocket_of(&self, route: Route) -> Option<&websocket::server::Handle> {
+    fn websocket_of(&self, route: Route) -> Option<&websocket::Handle> {
         self.websocket.as_ref().filter(|websocket| websocket.owns(route.connection))
     }
 

@@ -32,8 +32,8 @@ use crate::api::ids::ReqId;
 use crate::api::report::SettingReport;
 use crate::api::rights::User;
 use crate::api::supervision::Finding;
+use crate::control;
 use crate::control::message::Welcome;
-use crate::control::server;
 use crate::identify::{self, Gate};
 use crate::journal::entry::Life;
 use crate::journal::retention::Policy;
@@ -81,13 +81,13 @@ pub struct Options {
     /// `None`: rotated logs are left where they are.
     pub archive: Option<archive::Options>,
     pub supervisor: supervisor::Options,
-    pub control: server::Options,
+    pub control: control::Options,
     /// Who may ask, over every transport.
     pub asking: identify::Options,
     /// The same in words, and whom the transports let in besides: one clause each.
     pub may_ask: Vec<String>,
     /// `None`: WebSocket clients are not served.
-    pub websocket: Option<websocket::server::Options>,
+    pub websocket: Option<websocket::Options>,
     /// If nodes run as somebody else: who has to get through the state directory to the nodes' directories.
     pub node_user: Option<User>,
     /// `None`: the agent neither accepts Broker peers nor dials a controller.
@@ -136,7 +136,7 @@ pub enum Error {
     #[error(transparent)]
     Control(#[from] crate::control::BindError),
     #[error(transparent)]
-    WebSocket(#[from] websocket::server::BindError),
+    WebSocket(#[from] websocket::BindError),
     #[error(transparent)]
     Broker(#[from] peers::BindError),
     #[error("the agent cannot go on serving its clients and ends; its nodes run on")]
@@ -266,8 +266,8 @@ struct Started {
     commits: watch::Receiver<u64>,
     watched: Watched,
     tasks: Tasks,
-    server: Option<(server::Server, server::Handle)>,
-    websocket: Option<(websocket::server::Server, websocket::server::Handle)>,
+    server: Option<(control::Server, control::Handle)>,
+    websocket: Option<(websocket::Server, websocket::Handle)>,
     broker: Option<(peers::Server, peers::Handle)>,
     reader: journal::Reader,
     compactor: journal::Compactor,
@@ -371,7 +371,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
     let websocket = match (&own, &options.websocket) {
         (None, Some(options)) => {
             let endpoint = endpoint.to_string();
-            Some(websocket::server::Server::bind(options, Arc::clone(&ids), name, endpoint, gate.clone())?)
+            Some(websocket::Server::bind(options, Arc::clone(&ids), name, endpoint, gate.clone())?)
         }
         (Some(_), _) | (None, None) => None,
     };
@@ -388,7 +388,7 @@ async fn start(options: &Options, own: Option<(Incoming, oneshot::Sender<Respons
                 stop_timeout_ms: options.lifecycle.longest_stop_ms(),
                 ready_timeout_ms: options.lifecycle.longest_start_ms(),
             };
-            Some(server::Server::bind(&options.control, ids, welcome, gate.clone())?)
+            Some(control::Server::bind(&options.control, ids, welcome, gate.clone())?)
         }
     };
 

@@ -21,14 +21,14 @@ use crate::api::report::{
 use crate::api::stats::JournalStats;
 use crate::api::time::{Now, Timestamp};
 use crate::control::logs;
-use crate::control::message::{self, LogChunk, LogQuery, REQUEST_LIMIT};
-use crate::control::server::{self, Credentials, Refusal};
-use crate::hub;
+use crate::control::message::{LogChunk, LogQuery};
+use crate::control::{self, ControlAgent, Credentials};
 use crate::journal::entry::Received;
 use crate::journal::{Compactor, Journal, Reader};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
-use crate::peers;
+use crate::peers::{self, PeersAgent};
 use crate::supervisor;
+use crate::transport::{Agent, Refusal};
 use crate::websocket;
 
 use super::budget::{self, Asker, Budget, Full, Share, Shares};
@@ -44,8 +44,8 @@ pub(super) struct AgentService {
     pub inputs: mpsc::Sender<Input>,
     pub questions: mpsc::Sender<Question>,
     pub peers: watch::Sender<Peers>,
-    pub control: server::Handle,
-    pub websocket: Option<websocket::server::Handle>,
+    pub control: control::Handle,
+    pub websocket: Option<websocket::Handle>,
     pub broker: Option<peers::Handle>,
     pub reader: Reader,
     pub orders: mpsc::Sender<Order>,
@@ -126,7 +126,7 @@ impl AgentService {
     }
 }
 
-impl server::Agent for AgentService {
+impl Agent for AgentService {
     fn request(&self, incoming: Incoming) -> Result<(), Refusal> {
         let refusal = |reason: &str| {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -177,15 +177,17 @@ impl server::Agent for AgentService {
     }
 
     fn disconnected(&self, connection: u64) {
-        server::Agent::room_over(self, connection);
+        self.room_over(connection);
         self.tell(Input::Disconnected { connection });
         self.look_for_peers();
     }
 
-    fn subscribed(&self, _connection: u64, _topics: &[String]) {
+    fn subscribed(&self) {
         self.look_for_peers();
     }
+}
 
+impl ControlAgent for AgentService {
     async fn check_in(&self, node: NodeName, _: Credentials) -> Result<(), String> {
         let busy = || "the agent is busy or stopping; say it again".to_owned();
         let wanted = node.clone();
@@ -216,28 +218,18 @@ impl server::Agent for AgentService {
 
     async fn page(&self, filter: Filter, cursor: Option<Seq>) -> Result<Page, String> {
         let reader = self.reader.clone();
-        let page = tokio::task::spawn_blocking(move || reader.page(&filter, cursor));
-        match page.await {
-            Ok(page) => page.map_err(|error| chain(&error)),
-            Err(error) => Err(format!("reading the journal failed: {error}")),
-        }
+        blocking("reading the journal", move || reader.page(&filter, cursor).map_err(chained)).await
     }
 
     async fn verify(&self, anchor: Option<Anchor>) -> Result<VerifyReport, String> {
         let reader = self.reader.clone();
-        match tokio::task::spawn_blocking(move || reader.verify(anchor.as_ref())).await {
-            Ok(report) => report.map_err(|error| chain(&error)),
-            Err(error) => Err(format!("verifying the journal failed: {error}")),
-        }
+        blocking("verifying the journal", move || reader.verify(anchor.as_ref()).map_err(chained)).await
     }
 
     async fn export(&self, cursor: Option<Box<ExportCursor>>) -> Result<ExportChunk, String> {
         let reader = self.reader.clone();
         let now = clock::now().wall;
-        match tokio::task::spawn_blocking(move || reader.export(cursor.as_deref(), now)).await {
-            Ok(chunk) => chunk.map_err(|error| chain(&error)),
-            Err(error) => Err(format!("exporting the journal failed: {error}")),
-        }
+        blocking("exporting the journal", move || reader.export(cursor.as_deref(), now).map_err(chained)).await
     }
 
     fn settings(&self) -> Vec<SettingReport> {
@@ -249,11 +241,8 @@ impl server::Agent for AgentService {
             return Err("the agent is stopping".to_owned());
         };
         let reader = self.reader.clone();
-        match tokio::task::spawn_blocking(move || reader.stats()).await {
-            Ok(Ok(stats)) => Ok(JournalStats { bytes_on_disk: files.bytes_on_disk, open_ms: files.open_ms, ..stats }),
-            Ok(Err(error)) => Err(chain(&error)),
-            Err(error) => Err(format!("reading the journal failed: {error}")),
-        }
+        let stats = blocking("reading the journal", move || reader.stats().map_err(chained)).await?;
+        Ok(JournalStats { bytes_on_disk: files.bytes_on_disk, open_ms: files.open_ms, ..stats })
     }
 
     async fn prune(&self, order: PruneOrder, who: Credentials) -> Result<PruneReport, String> {
@@ -273,10 +262,10 @@ impl server::Agent for AgentService {
 
     async fn compact(&self, force: bool) -> Result<CompactReport, String> {
         let compactor = self.compactor.clone();
-        match tokio::task::spawn_blocking(move || compactor.compact(force)).await {
-            Ok(report) => report.map_err(|error| format!("the journal was not compacted: {}", chain(&error))),
-            Err(error) => Err(format!("compacting the journal failed: {error}")),
-        }
+        let compact = move || {
+            compactor.compact(force).map_err(|error| format!("the journal was not compacted: {}", chain(&error)))
+        };
+        blocking("compacting the journal", compact).await
     }
 
     async fn plan(&self, config: Configuration, force: bool) -> Result<Plan, String> {
@@ -286,55 +275,31 @@ impl server::Agent for AgentService {
 
     async fn logs(&self, node: NodeName, query: LogQuery) -> Result<LogChunk, String> {
         let directory = self.about.node_dir.join(node.as_str());
-        match tokio::task::spawn_blocking(move || logs::read(&directory, &query)).await {
-            Ok(chunk) => chunk.map_err(|error| chain(&error)),
-            Err(error) => Err(format!("reading the node's output failed: {error}")),
-        }
+        let read = move || logs::read(&directory, &query).map_err(chained);
+        blocking("reading the node's output", read).await
     }
 }
 
-impl hub::Agent for AgentService {
-    fn request(&self, incoming: Incoming) -> Result<(), hub::Refusal> {
-        let size = message::request_size(&incoming.request);
-        if size > REQUEST_LIMIT {
-            let reason = format!("the request has {size} bytes, {REQUEST_LIMIT} is the most");
-            let event = incoming.request.event().to_owned();
-            server::Agent::malformed(self, incoming.source, event, reason.clone());
-            return Err(hub::Refusal { reason });
-        }
-        server::Agent::request(self, incoming).map_err(|Refusal { reason }| hub::Refusal { reason })
-    }
-
-    async fn room(&self, connection: u64, source: &Source, bytes: usize) {
-        server::Agent::room(self, connection, source, bytes).await;
-    }
-
-    fn room_over(&self, connection: u64) {
-        server::Agent::room_over(self, connection);
-    }
-
-    fn malformed(&self, source: Source, event: String, error: String) {
-        server::Agent::malformed(self, source, event, error);
-    }
-
-    fn delivered(&self, route: Route) {
-        server::Agent::delivered(self, route);
-    }
-
-    fn disconnected(&self, connection: u64) {
-        server::Agent::disconnected(self, connection);
-    }
-
-    fn subscribed(&self) {
-        self.look_for_peers();
-    }
-}
-
-impl peers::Agent for AgentService {
+impl PeersAgent for AgentService {
     async fn answered(&self, of: Seq, connection: u64, answer: Result<Option<String>, String>) {
         // Waits for room: nobody would say it again. If the agent is ending, its next run asks again.
         let _ = self.inputs.send(Input::NodeAnswered { of, connection, answer }).await;
     }
+}
+
+/// Runs `work` on a thread for blocking calls. `doing` says what failed if that thread panics.
+async fn blocking<T: Send + 'static>(
+    doing: &str,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(format!("{doing} failed: {error}")),
+    }
+}
+
+fn chained(error: impl std::error::Error) -> String {
+    chain(&error)
 }
 
 /// Peers, each with the node that it is, if it is believed.

@@ -5,7 +5,7 @@
 //! the originator must look there before it goes on; a responder that finds a duplicate has met a faulty originator.
 //!
 //! Broker waits for ever; we give a handshake [`DEADLINE`]. Points in time are durations since any fixed moment of a
-//! clock that never goes back. The owner hands in frames and time, writes what a [`Step`] says, and closes the
+//! clock that never goes back. The owner hands in frames and time, writes what a [`HandshakeStep`] says, and closes the
 //! connection once the outcome is anything but [`Outcome::Wait`] or [`Outcome::Established`].
 
 use std::collections::BTreeMap;
@@ -160,7 +160,7 @@ pub enum Outcome {
     /// The handshake is over, and the peering begins.
     Established(Established),
     /// There is a peering with this endpoint already: close, and see the attempt as satisfied. If the remote dialled, it
-    /// may know better: [`doubt`](super::peering::Peering::doubt) the peering.
+    /// may know better: [probe](super::peering::Peering::probe_liveness) the peering.
     Redundant(EndpointId),
     /// Close the connection, once what there is to send is written.
     Failed(HandshakeError),
@@ -169,7 +169,7 @@ pub enum Outcome {
 /// What to write, and what then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
-pub struct Step {
+pub struct HandshakeStep {
     /// Whole frames, to be written before a connection is closed.
     pub send: Vec<u8>,
     /// What it means for the connection.
@@ -255,24 +255,24 @@ impl Handshake {
     }
 
     /// Ends the handshake if its time is up.
-    pub fn handle_timeout(&mut self, now: Duration, registry: &mut Registry) -> Step {
+    pub fn handle_timeout(&mut self, now: Duration, registry: &mut Registry) -> HandshakeStep {
         if now < self.deadline || self.state == State::Over {
-            return Step { send: Vec::new(), outcome: Outcome::Wait };
+            return HandshakeStep { send: Vec::new(), outcome: Outcome::Wait };
         }
         let wanted = self.state.wanted();
         self.fail(registry, Vec::new(), HandshakeError::Timeout { wanted })
     }
 
     /// The other connection's handshake has ended: go on, or end, as it says.
-    pub fn resume(&mut self, registry: &mut Registry) -> Step {
+    pub fn resume(&mut self, registry: &mut Registry) -> HandshakeStep {
         match (&self.state, self.remote) {
             (State::Parked, Some(remote)) => self.originate(remote, registry),
-            _ => Step { send: Vec::new(), outcome: Outcome::Wait },
+            _ => HandshakeStep { send: Vec::new(), outcome: Outcome::Wait },
         }
     }
 
     /// Takes in the payload of a frame.
-    pub fn handle_frame(&mut self, payload: &[u8], registry: &mut Registry) -> Step {
+    pub fn handle_frame(&mut self, payload: &[u8], registry: &mut Registry) -> HandshakeStep {
         let message = match HandshakeMessage::decode(payload) {
             Ok(message) => message,
             Err(error) => return self.malformed(registry, error),
@@ -281,7 +281,7 @@ impl Handshake {
             (
                 State::HelloOrVersionSelect | State::Hello | State::VersionSelect | State::Parked,
                 HandshakeMessage::Probe,
-            ) => Step { send: Vec::new(), outcome: Outcome::Wait },
+            ) => HandshakeStep { send: Vec::new(), outcome: Outcome::Wait },
             (
                 State::HelloOrVersionSelect | State::Hello | State::VersionSelect | State::Parked,
                 HandshakeMessage::DropConn { sender, code, description },
@@ -298,7 +298,7 @@ impl Handshake {
                 self.state = State::OriginatorAck { remote_filter: Filter::new(filter) };
                 let filter = self.filter.topics().to_vec();
                 let send = frame(&HandshakeMessage::ResponderSynAck { filter });
-                Step { send, outcome: Outcome::Wait }
+                HandshakeStep { send, outcome: Outcome::Wait }
             }
             (State::ResponderSynAck, HandshakeMessage::ResponderSynAck { filter }) => {
                 let send = frame(&HandshakeMessage::OriginatorAck);
@@ -315,7 +315,7 @@ impl Handshake {
         }
     }
 
-    fn hello(&mut self, registry: &mut Registry, sender: EndpointId, min: u8, max: u8) -> Step {
+    fn hello(&mut self, registry: &mut Registry, sender: EndpointId, min: u8, max: u8) -> HandshakeStep {
         if !(min..=max).contains(&VERSION) {
             let send = self.drop_conn(ErrorCode::PEER_INCOMPATIBLE, "unsupported versions offered");
             return self.fail(registry, send, HandshakeError::Version { min, max });
@@ -327,33 +327,33 @@ impl Handshake {
             return self.originate(sender, registry);
         }
         self.state = State::VersionSelect;
-        Step { send: hello(self.local), outcome: Outcome::Wait }
+        HandshakeStep { send: hello(self.local), outcome: Outcome::Wait }
     }
 
     /// The originator's part: it alone sees to it that there is one connection.
-    fn originate(&mut self, remote: EndpointId, registry: &mut Registry) -> Step {
+    fn originate(&mut self, remote: EndpointId, registry: &mut Registry) -> HandshakeStep {
         match registry.claim(remote, self.connection) {
             Claim::Ours => {
                 self.state = State::ResponderSynAck;
                 let mut send = frame(&HandshakeMessage::VersionSelect { sender: self.local, version: VERSION });
                 let filter = self.filter.topics().to_vec();
                 send.extend(frame(&HandshakeMessage::OriginatorSyn { filter }));
-                Step { send, outcome: Outcome::Wait }
+                HandshakeStep { send, outcome: Outcome::Wait }
             }
             Claim::Connecting => {
                 self.state = State::Parked;
-                Step { send: Vec::new(), outcome: Outcome::Wait }
+                HandshakeStep { send: Vec::new(), outcome: Outcome::Wait }
             }
             Claim::Peered => {
                 self.state = State::Over;
                 let send = self.drop_conn(ErrorCode::REDUNDANT_CONNECTION, "redundant connection");
-                Step { send, outcome: Outcome::Redundant(remote) }
+                HandshakeStep { send, outcome: Outcome::Redundant(remote) }
             }
             Claim::Closing => self.shutting_down(registry),
         }
     }
 
-    fn version_select(&mut self, registry: &mut Registry, sender: EndpointId, version: u8) -> Step {
+    fn version_select(&mut self, registry: &mut Registry, sender: EndpointId, version: u8) -> HandshakeStep {
         if version != VERSION {
             let send = self.drop_conn(ErrorCode::PEER_INCOMPATIBLE, "unsupported version selected");
             return self.fail(registry, send, HandshakeError::Version { min: version, max: version });
@@ -369,7 +369,7 @@ impl Handshake {
         match registry.claim(sender, self.connection) {
             Claim::Ours => {
                 self.state = State::OriginatorSyn;
-                Step { send: Vec::new(), outcome: Outcome::Wait }
+                HandshakeStep { send: Vec::new(), outcome: Outcome::Wait }
             }
             Claim::Connecting | Claim::Peered => {
                 let send = self.drop_conn(ErrorCode::LOGIC_ERROR, "detected redundant connection at the responder");
@@ -379,17 +379,23 @@ impl Handshake {
         }
     }
 
-    fn dropped(&mut self, registry: &mut Registry, sender: EndpointId, code: ErrorCode, description: String) -> Step {
+    fn dropped(
+        &mut self,
+        registry: &mut Registry,
+        sender: EndpointId,
+        code: ErrorCode,
+        description: String,
+    ) -> HandshakeStep {
         let others = registry.get(sender).is_some_and(|(holder, _)| holder != self.connection);
         if code == ErrorCode::REDUNDANT_CONNECTION && others {
             self.state = State::Over;
-            return Step { send: Vec::new(), outcome: Outcome::Redundant(sender) };
+            return HandshakeStep { send: Vec::new(), outcome: Outcome::Redundant(sender) };
         }
         self.fail(registry, Vec::new(), HandshakeError::Refused { code, description })
     }
 
     /// Notes who the remote says it is.
-    fn name(&mut self, registry: &mut Registry, sender: EndpointId) -> Result<(), Step> {
+    fn name(&mut self, registry: &mut Registry, sender: EndpointId) -> Result<(), HandshakeStep> {
         if sender == self.local {
             // Two of us would answer hello with hello and wait.
             return Err(self.fail(registry, Vec::new(), HandshakeError::Oneself));
@@ -402,7 +408,13 @@ impl Handshake {
         Ok(())
     }
 
-    fn established(&mut self, registry: &mut Registry, role: Role, remote_filter: Filter, send: Vec<u8>) -> Step {
+    fn established(
+        &mut self,
+        registry: &mut Registry,
+        role: Role,
+        remote_filter: Filter,
+        send: Vec<u8>,
+    ) -> HandshakeStep {
         let Some(remote) = self.remote else {
             // No state that leads here is entered without a name.
             return self.fail(registry, Vec::new(), HandshakeError::InvalidId);
@@ -411,10 +423,10 @@ impl Handshake {
         registry.established(remote, self.connection);
         let local_filter = self.filter.clone();
         let established = Established { local: self.local, remote, role, remote_filter, local_filter };
-        Step { send, outcome: Outcome::Established(established) }
+        HandshakeStep { send, outcome: Outcome::Established(established) }
     }
 
-    fn malformed(&mut self, registry: &mut Registry, error: HandshakeDecodeError) -> Step {
+    fn malformed(&mut self, registry: &mut Registry, error: HandshakeDecodeError) -> HandshakeStep {
         let send = match &error {
             HandshakeDecodeError::Tag(_) => self.drop_conn(ErrorCode::INVALID_MESSAGE, "invalid message type tag"),
             HandshakeDecodeError::Magic(_) => self.drop_conn(ErrorCode::WRONG_MAGIC_NUMBER, "wrong magic number"),
@@ -425,18 +437,18 @@ impl Handshake {
         self.fail(registry, send, error.into())
     }
 
-    fn shutting_down(&mut self, registry: &mut Registry) -> Step {
+    fn shutting_down(&mut self, registry: &mut Registry) -> HandshakeStep {
         let send = self.drop_conn(ErrorCode::SHUTTING_DOWN, "shutting down");
         self.fail(registry, send, HandshakeError::ShuttingDown)
     }
 
-    fn fail(&mut self, registry: &mut Registry, send: Vec<u8>, error: HandshakeError) -> Step {
+    fn fail(&mut self, registry: &mut Registry, send: Vec<u8>, error: HandshakeError) -> HandshakeStep {
         // After the end nothing is ours to give back: the claim has become the peering's.
         if self.state != State::Over {
             registry.release(self.connection);
         }
         self.state = State::Over;
-        Step { send, outcome: Outcome::Failed(error) }
+        HandshakeStep { send, outcome: Outcome::Failed(error) }
     }
 
     fn drop_conn(&self, code: ErrorCode, description: &str) -> Vec<u8> {
@@ -483,7 +495,7 @@ mod tests {
         said(bytes).iter().map(HandshakeMessage::name).collect()
     }
 
-    fn hear(handshake: &mut Handshake, registry: &mut Registry, message: HandshakeMessage) -> Step {
+    fn hear(handshake: &mut Handshake, registry: &mut Registry, message: HandshakeMessage) -> HandshakeStep {
         let frame = message.encode().unwrap();
         handshake.handle_frame(&frame[4..], registry)
     }
@@ -508,7 +520,7 @@ mod tests {
         vec![b"remote".to_vec()]
     }
 
-    fn drop_code(step: &Step) -> u8 {
+    fn drop_code(step: &HandshakeStep) -> u8 {
         match said(&step.send).as_slice() {
             [HandshakeMessage::DropConn { code, .. }] => code.0,
             other => panic!("{other:?}"),
@@ -618,7 +630,7 @@ mod tests {
     fn ones_own_id_and_odd_ids_are_refused() {
         let mut registry = Registry::default();
         let step = hear(&mut accept(SMALL, 1), &mut registry, hello_of(SMALL));
-        assert_eq!(step, Step { send: vec![], outcome: Outcome::Failed(HandshakeError::Oneself) });
+        assert_eq!(step, HandshakeStep { send: vec![], outcome: Outcome::Failed(HandshakeError::Oneself) });
         let step = hear(&mut dial(SMALL, 1), &mut registry, select_of(SMALL));
         assert_eq!(step.outcome, Outcome::Failed(HandshakeError::Oneself));
         let step = hear(&mut accept(SMALL, 1), &mut registry, hello_of(EndpointId::NIL));
@@ -678,7 +690,7 @@ mod tests {
             let (mut first, mut second) = (dial(SMALL, 1), accept(SMALL, 2));
             _ = hear(&mut first, &mut registry, hello_of(LARGE));
             let step = hear(&mut second, &mut registry, hello_of(LARGE));
-            assert_eq!(step, Step { send: vec![], outcome: Outcome::Wait });
+            assert_eq!(step, HandshakeStep { send: vec![], outcome: Outcome::Wait });
             assert!(second.is_parked() && second.remote() == Some(LARGE));
             assert_eq!(second.resume(&mut registry).outcome, Outcome::Wait, "the other one still runs");
             assert!(second.is_parked());
@@ -726,7 +738,10 @@ mod tests {
             assert_eq!(early.outcome, Outcome::Wait);
             assert_eq!(handshake.deadline(), DEADLINE);
             let step = handshake.handle_timeout(DEADLINE, &mut registry);
-            assert_eq!(step, Step { send: vec![], outcome: Outcome::Failed(HandshakeError::Timeout { wanted: name }) });
+            assert_eq!(
+                step,
+                HandshakeStep { send: vec![], outcome: Outcome::Failed(HandshakeError::Timeout { wanted: name }) }
+            );
             assert!(registry.get(LARGE).is_none_or(|(holder, _)| holder != ConnectionId(1)));
             assert_eq!(handshake.handle_timeout(DEADLINE * 2, &mut registry).outcome, Outcome::Wait);
         }

@@ -25,8 +25,8 @@ pub struct Options {
     pub ping_after: Duration,
     /// Silence after which the peering is dead.
     pub dead_after: Duration,
-    /// The same once there is reason to [`doubt`](Peering::doubt).
-    pub dead_in_doubt: Duration,
+    /// The same once it was [probed](Peering::probe_liveness).
+    pub dead_after_probe: Duration,
     /// How long to wait for the answer to our BYE (Broker: 3 s).
     pub bye_timeout: Duration,
     /// For the values of data messages.
@@ -38,7 +38,7 @@ impl Default for Options {
         Self {
             ping_after: Duration::from_secs(10),
             dead_after: Duration::from_secs(45),
-            dead_in_doubt: Duration::from_secs(5),
+            dead_after_probe: Duration::from_secs(5),
             bye_timeout: Duration::from_secs(3),
             limits: binary::Limits::default(),
         }
@@ -143,7 +143,7 @@ pub struct Peering {
     heard: Duration,
     asked: Option<Duration>,
     /// When the peering is dead unless something is heard before.
-    doubted: Option<Duration>,
+    probed: Option<Duration>,
     pings: u64,
     leaving: Option<(Vec<u8>, Duration)>,
 }
@@ -161,7 +161,7 @@ impl Peering {
             options,
             heard: now,
             asked: None,
-            doubted: None,
+            probed: None,
             pings: 0,
             leaving: None,
         };
@@ -229,16 +229,16 @@ impl Peering {
 
     fn dies(&self) -> Duration {
         let dies = self.heard.saturating_add(self.options.dead_after);
-        self.doubted.map_or(dies, |doubted| doubted.min(dies))
+        self.probed.map_or(dies, |probed| probed.min(dies))
     }
 
     /// The remote opens another connection, as if it knew of none: this one may be dead without our having noticed, and
     /// stands in the way of the new one. Returns the ping to write, if that has not been done yet.
-    pub fn doubt(&mut self, now: Duration) -> Option<Vec<u8>> {
-        if self.doubted.is_some() || self.leaving.is_some() {
+    pub fn probe_liveness(&mut self, now: Duration) -> Option<Vec<u8>> {
+        if self.probed.is_some() || self.leaving.is_some() {
             return None;
         }
-        self.doubted = Some(now.saturating_add(self.options.dead_in_doubt));
+        self.probed = Some(now.saturating_add(self.options.dead_after_probe));
         Some(self.ask(now))
     }
 
@@ -266,7 +266,7 @@ impl Peering {
     /// The peer sent a frame too long to be read: it lives.
     pub fn heard(&mut self, now: Duration) {
         self.heard = self.heard.max(now);
-        self.doubted = None;
+        self.probed = None;
     }
 
     /// Takes in the payload of a frame.
@@ -501,18 +501,18 @@ mod tests {
     }
 
     #[test]
-    fn a_peering_in_doubt_has_five_seconds() {
+    fn a_peering_that_was_probed_has_five_seconds() {
         let pong = |ping: &[u8]| {
             let ping = Envelope::decode(&ping[4..]).unwrap();
             Envelope { sender: REMOTE, receiver: LOCAL, kind: Kind::Pong, ..ping }.encode().unwrap()
         };
         let mut alive = peering();
-        let ping = alive.doubt(seconds(1)).unwrap();
-        assert_eq!((alive.doubt(seconds(2)), alive.next_timeout()), (None, seconds(6)));
+        let ping = alive.probe_liveness(seconds(1)).unwrap();
+        assert_eq!((alive.probe_liveness(seconds(2)), alive.next_timeout()), (None, seconds(6)));
         assert_eq!(alive.handle_frame(&pong(&ping)[4..], seconds(3)), Received::Alive);
         assert_eq!(alive.next_timeout(), seconds(13));
         let mut dead = peering();
-        _ = dead.doubt(seconds(1)).unwrap();
+        _ = dead.probe_liveness(seconds(1)).unwrap();
         assert_eq!(dead.handle_timeout(seconds(5)), Due::Nothing);
         assert_eq!(dead.handle_timeout(seconds(6)), Due::Dead { silent: seconds(6) });
     }

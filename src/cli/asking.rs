@@ -100,7 +100,7 @@ pub struct Open {
 
 pub fn transports(
     settings: &Settings,
-    websocket: Option<&websocket::server::Options>,
+    websocket: Option<&websocket::Options>,
     broker: Option<&peers::Options>,
 ) -> Open {
     let mut open = Open::default();
@@ -143,7 +143,7 @@ fn open_broker(options: &peers::Options, open: &mut Open) {
     }
 }
 
-fn open_websocket(options: &websocket::server::Options, asks_for_certificates: bool, open: &mut Open) {
+fn open_websocket(options: &websocket::Options, asks_for_certificates: bool, open: &mut Open) {
     let is_local = options.addresses.iter().all(|address| address.ip().is_loopback());
     if asks_for_certificates {
         open.clauses.push("whoever shows a certificate of websocket_client_ca over WebSocket".to_owned());

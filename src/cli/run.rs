@@ -16,7 +16,7 @@ use crate::api::event::Response;
 use crate::api::ids::ReqId;
 use crate::api::launch::Program;
 use crate::api::report::chain;
-use crate::control::server;
+use crate::control;
 use crate::journal::identity;
 use crate::journal::retention::Policy;
 use crate::lifecycle::{DeployStrategy, Profile};
@@ -24,7 +24,7 @@ use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Sett
 use crate::supervisor::crash;
 use crate::telemetry::systemd::Notifier;
 use crate::telemetry::{self, Format};
-use crate::websocket::server as websocket_server;
+use crate::websocket;
 use crate::{identify, journal, lifecycle, supervisor, tls};
 
 /// How long a predecessor's hold of the state directory is waited for.
@@ -134,7 +134,7 @@ fn own_flags(flags: Run) -> Flags {
 }
 
 /// Where WebSocket clients are served. Without TLS, another address than a loopback one has to be asked for twice.
-fn websocket(settings: &Settings) -> Result<Option<websocket_server::Options>, Failure> {
+fn websocket(settings: &Settings) -> Result<Option<websocket::Options>, Failure> {
     let Address::At { host, port } = &settings.websocket.value else { return Ok(None) };
     let wrong = |problem: String| {
         let place = &settings.websocket.origin;
@@ -155,11 +155,11 @@ fn websocket(settings: &Settings) -> Result<Option<websocket_server::Options>, F
                 .to_owned(),
         ));
     }
-    Ok(Some(websocket_server::Options {
+    Ok(Some(websocket::Options {
         addresses,
         notify: settings.notify_dialects.value.0.clone(),
         connecting: settings.controller.value != Address::Off,
-        timeouts: websocket_server::Timeouts::default(),
+        timeouts: websocket::Timeouts::default(),
         tls,
         insecure: *settings.websocket_insecure,
     }))
@@ -262,10 +262,10 @@ fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, F
             },
             ..supervisor::Options::new(settings.state_dir.value.clone())
         },
-        control: server::Options {
+        control: control::Options {
             path: settings.control_socket.value.clone(),
             group,
-            timeouts: server::Timeouts::default(),
+            timeouts: control::Timeouts::default(),
         },
         asking: identify::Options::only(rustix::process::geteuid().as_raw()),
         may_ask: Vec::new(),

@@ -24,8 +24,6 @@ pub const VERSION: u32 = 1;
 pub const CLIENT_FRAME_LIMIT: usize = 6 << 20;
 /// The longest body from the agent: a page of the journal that holds the largest request and its response.
 pub const SERVER_FRAME_LIMIT: usize = 8 << 20;
-/// The largest request, in its canonical form.
-pub const REQUEST_LIMIT: usize = 4 << 20;
 /// How deep a body may nest. Our own frames stay below 16.
 pub const DEPTH_LIMIT: usize = 64;
 /// Topic prefixes of one subscription, and the length of each.
@@ -534,27 +532,18 @@ pub fn decode_server(body: &[u8]) -> Result<ServerFrame, DecodeError> {
     decode(body, SERVER_FRAME_LIMIT, &SERVER_KINDS)
 }
 
-/// The size of a request in its canonical form, which [`REQUEST_LIMIT`] bounds.
-pub fn request_size(request: &Request) -> usize {
-    let mut counter = Bounded { bytes: None, written: 0, limit: usize::MAX };
-    request
-        .serialize(&mut rmp_serde::Serializer::new(&mut counter).with_struct_map())
-        .expect("a request has only types that MessagePack can carry, and counting has no limit");
-    counter.written
-}
-
 /// A reqid that is worth sending, or why not.
 pub fn check_reqid(text: &str) -> Result<ReqId, String> {
     ReqId::new(text).map_err(|error| error.to_string())
 }
 
 fn encode<T: Serialize>(frame: &T, limit: usize) -> Result<Vec<u8>, EncodeError> {
-    let mut bounded = Bounded { bytes: Some(vec![0; HEADER]), written: 0, limit };
+    let mut bounded = Bounded { bytes: vec![0; HEADER], written: 0, limit };
     frame
         .serialize(&mut rmp_serde::Serializer::new(&mut bounded).with_struct_map())
         .map_err(|_| EncodeError::TooLong { limit })?;
     let length = u32::try_from(bounded.written).map_err(|_| EncodeError::TooLong { limit })?;
-    let mut bytes = bounded.bytes.unwrap_or_default();
+    let mut bytes = bounded.bytes;
     for (place, byte) in bytes.iter_mut().zip(length.to_be_bytes()) {
         *place = byte;
     }
@@ -603,10 +592,10 @@ fn shorten(text: &str) -> String {
     format!("{}…", text.get(..cut).unwrap_or_default())
 }
 
-/// Takes bytes, or only counts them, up to a limit.
+/// Takes bytes up to a limit.
 #[derive(Debug)]
 struct Bounded {
-    bytes: Option<Vec<u8>>,
+    bytes: Vec<u8>,
     written: usize,
     limit: usize,
 }
@@ -617,9 +606,7 @@ impl std::io::Write for Bounded {
         if self.written > self.limit {
             return Err(std::io::ErrorKind::FileTooLarge.into());
         }
-        if let Some(into) = &mut self.bytes {
-            into.extend_from_slice(bytes);
-        }
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

@@ -3,13 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{Agent, Asked, Hub, Refusal, Wire};
+use super::{Asked, Hub, Wire};
 use crate::api::event::{Dialect, Incoming, Request, Route, Source};
 use crate::api::ids::ReqId;
 use crate::broker::data::Data;
 use crate::broker::json::ErrorCode;
 use crate::dialect::event::{Event, unpack};
 use crate::dialect::{self, Decoded, Rejection};
+use crate::transport::{Agent, Refusal, request};
 
 /// Requests of one connection without an answer.
 const PENDING_LIMIT: usize = 1024;
@@ -125,9 +126,17 @@ impl<W: Wire> Hub<W> {
             }
             connection.pending.insert(route.call, asked);
         }
-        let source = from.source.clone();
-        let incoming = Incoming { reqid, request, dialect, source, route: Some(route) };
-        if let Err(Refusal { reason }) = from.agent.request(incoming) {
+        let accepted = match request::check_size(&request) {
+            Ok(()) => {
+                let source = from.source.clone();
+                from.agent.request(Incoming { reqid, request, dialect, source, route: Some(route) })
+            }
+            Err(reason) => {
+                from.agent.malformed(from.source.clone(), request.event().to_owned(), reason.clone());
+                Err(Refusal { reason })
+            }
+        };
+        if let Err(Refusal { reason }) = accepted {
             self.refuse(route, &reason);
         }
         Vec::new()

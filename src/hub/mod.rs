@@ -16,21 +16,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::event::{Dialect, Incoming, Notification, Request, Response, Result as ApiResult, ResultData};
-use crate::api::event::{Route, Source};
+use crate::api::event::Route;
+use crate::api::event::{Dialect, Notification, Request, Response, Result as ApiResult, ResultData};
 use crate::api::ids::{InstanceName, ReqId};
 use crate::broker::json::ErrorCode;
 use crate::broker::wire::Filter;
 use crate::dialect::event::Event;
 use crate::dialect::{self, Local};
+use crate::transport::outgoing::{Capacity, Names, Outgoing, Queued};
 
-/// Messages that wait for one slow reader.
-const QUEUE_MESSAGES: usize = 8192;
-/// Bytes that wait for one slow reader, in KiB.
-const QUEUE_KIB: u32 = 16 * 1024;
+/// What waits for one slow reader.
+const QUEUE: Capacity = Capacity { messages: 8192, kib: 16 * 1024 };
 
 /// A transport's form of what is sent.
 pub trait Wire: Send + Sync + 'static {
@@ -45,32 +44,6 @@ pub trait Wire: Send + Sync + 'static {
     /// What tells one client alone that something is wrong; `None` where the protocol has no words for that.
     fn error(&self, code: ErrorCode, context: &str) -> Option<Self::Message>;
     fn size(message: &Self::Message) -> usize;
-}
-
-/// Why a request is not taken in. It is not journaled and does not use up its reqid.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    pub reason: String,
-}
-
-/// What a transport asks of the agent. Nothing here waits.
-pub trait Agent: Send + Sync + 'static {
-    /// Takes in a request, canonical. The answer comes through [`Hub::respond`] or [`Hub::refuse`] with its route.
-    fn request(&self, incoming: Incoming) -> Result<(), Refusal>;
-    /// Waits, for a while, until there is room for a message of so many bytes that the connection has read. Nothing more is to
-    /// be read meanwhile. [`Agent::room_over`] follows once the message was taken in, whatever it was.
-    fn room(&self, _connection: u64, _source: &Source, _bytes: usize) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
-    }
-    fn room_over(&self, _connection: u64) {}
-    /// Input that is no request, to be journaled as rejected; its sender has been told. `event` is empty if unknown.
-    fn malformed(&self, source: Source, event: String, error: String);
-    /// The response for this route has been handed to the kernel, whole.
-    fn delivered(&self, route: Route);
-    /// The connection is gone: nothing sent to it arrives any more.
-    fn disconnected(&self, connection: u64);
-    /// Somebody may have begun, or ceased, to receive what is published on the agent's topics.
-    fn subscribed(&self);
 }
 
 #[derive(Debug, Clone)]
@@ -92,24 +65,15 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     Accepted,
-    /// By us, so it never loses its place to others.
+    /// By us, so it is never cut to make room for others.
     Dialled,
 }
 
-/// A message on its way out.
-pub struct Queued<M> {
-    pub message: M,
-    /// Its share of the queue's bytes, given back when it has been written.
-    pub share: OwnedSemaphorePermit,
-    /// The request whose delivery this is.
-    pub route: Option<Route>,
-}
-
-/// A connection's end of its place.
-pub struct Place<M> {
+/// A connection that was registered, as its transport holds it.
+pub struct Registration<M> {
     pub id: u64,
     pub queue: mpsc::Receiver<Queued<M>>,
-    /// The place was lost: to a newer connection, or by not reading.
+    /// The connection has to end: a newer one needs its place, or its other end does not read.
     pub cut: CancellationToken,
 }
 
@@ -121,9 +85,7 @@ struct Asked {
 }
 
 struct Connection<M> {
-    queue: mpsc::Sender<Queued<M>>,
-    room: Arc<Semaphore>,
-    cut: CancellationToken,
+    outgoing: Outgoing<M>,
     direction: Direction,
     /// `None` until it said what it wants.
     topics: Option<Filter>,
@@ -164,9 +126,14 @@ impl<M: Clone> Connection<M> {
     fn wants(&self, topic: &str) -> bool {
         self.topics.as_ref().is_some_and(|filter| filter.matches(topic))
     }
+
+    /// Queues a message, or cuts the connection if its other end has left too much unread.
+    fn offer<W: Wire<Message = M>>(&self, message: &M, route: Option<Route>) -> bool {
+        self.outgoing.offer(message.clone(), W::size(message), route)
+    }
 }
 
-struct Shared<W: Wire> {
+struct HubState<W: Wire> {
     wire: W,
     options: Options,
     /// The agent's topic for each dialect that has one.
@@ -178,7 +145,7 @@ struct Shared<W: Wire> {
 }
 
 /// The connections of one transport. `true` and counts say who took a message, not who read it.
-pub struct Hub<W: Wire>(Arc<Shared<W>>);
+pub struct Hub<W: Wire>(Arc<HubState<W>>);
 
 impl<W: Wire> Clone for Hub<W> {
     fn clone(&self) -> Self {
@@ -190,7 +157,7 @@ impl<W: Wire> Hub<W> {
     /// `ids` numbers connections over all transports.
     pub fn new(wire: W, ids: Arc<AtomicU64>, options: Options) -> Self {
         let topic = |dialect| Some((dialect, dialect::agent_topic(dialect, options.instance.as_str())?));
-        Self(Arc::new(Shared {
+        Self(Arc::new(HubState {
             wire,
             topics: [Dialect::Management, Dialect::ClusterAgent].into_iter().filter_map(topic).collect(),
             options,
@@ -224,21 +191,9 @@ impl<W: Wire> Hub<W> {
         self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a connection its place. When all are taken, the oldest loses its own that was accepted and has not said yet
-    /// what it wants; `None` if there is none.
-    pub fn register(&self, direction: Direction, host: IpAddr) -> Option<Place<W::Message>> {
-        let (sender, queue) = mpsc::channel(QUEUE_MESSAGES);
-        let cut = CancellationToken::new();
-        let connection = Connection {
-            queue: sender,
-            room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
-            cut: cut.clone(),
-            direction,
-            topics: None,
-            host,
-            pending: BTreeMap::new(),
-            rejections: Rejections { since: Instant::now(), told: 0, more: 0 },
-        };
+    /// Registers a connection. When as many are open as may be, the oldest accepted one that has not said yet what it wants is cut to
+    /// make room; `None` if there is no such one.
+    pub fn register(&self, direction: Direction, host: IpAddr) -> Option<Registration<W::Message>> {
         let mut connections = self.connections();
         let options = &self.0.options;
         let is_idle = |one: &Connection<W::Message>| one.direction == Direction::Accepted && one.topics.is_none();
@@ -248,12 +203,22 @@ impl<W: Wire> Hub<W> {
         {
             let oldest = connections.iter().find(|(_, one)| is_idle(one)).map(|(id, _)| *id)?;
             if let Some(oldest) = connections.remove(&oldest) {
-                oldest.cut.cancel();
+                oldest.outgoing.cut().cancel();
             }
         }
         let id = self.0.ids.fetch_add(1, Ordering::Relaxed);
+        let (outgoing, queue) = Outgoing::new(id, Names { transport: W::NAME, other: W::OTHER }, QUEUE);
+        let cut = outgoing.cut().clone();
+        let connection = Connection {
+            outgoing,
+            direction,
+            topics: None,
+            host,
+            pending: BTreeMap::new(),
+            rejections: Rejections { since: Instant::now(), told: 0, more: 0 },
+        };
         connections.insert(id, connection);
-        Some(Place { id, queue, cut })
+        Some(Registration { id, queue, cut })
     }
 
     /// The connection receives what it wants from here on. What of the agent's topics is new to it begins with a hello, in
@@ -270,7 +235,7 @@ impl<W: Wire> Hub<W> {
                 && !before.as_ref().is_some_and(|before| before.matches(topic))
                 && let Some(message) = self.notification(*dialect, &hello, connection.host)
             {
-                self.offer(id, connection, &message, None);
+                connection.offer::<W>(&message, None);
             }
         }
     }
@@ -305,12 +270,12 @@ impl<W: Wire> Hub<W> {
             requester.pending.remove(&route.call);
         }
         let Some((topic, message)) = self.response(dialect, response) else { return false };
-        let mut taken = connections.get(&route.connection).is_some_and(|requester| {
-            requester.wants(topic) && self.offer(route.connection, requester, &message, Some(route))
-        });
-        for (id, peer) in connections.iter().filter(|(id, peer)| **id != route.connection && peer.wants(topic)) {
+        let mut taken = connections
+            .get(&route.connection)
+            .is_some_and(|requester| requester.wants(topic) && requester.offer::<W>(&message, Some(route)));
+        for (_, peer) in connections.iter().filter(|(id, peer)| **id != route.connection && peer.wants(topic)) {
             let reported = (!taken).then_some(route);
-            taken |= self.offer(*id, peer, &message, reported);
+            taken |= peer.offer::<W>(&message, reported);
         }
         taken
     }
@@ -325,7 +290,7 @@ impl<W: Wire> Hub<W> {
             Some((topic, message)) if requester.wants(topic) => Some(message),
             Some(_) | None => self.0.wire.error(ErrorCode::BrokerError, reason),
         };
-        message.is_some_and(|message| self.offer(route.connection, requester, &message, None))
+        message.is_some_and(|message| requester.offer::<W>(&message, None))
     }
 
     /// Sends a response that no connection waits for; says how many took it.
@@ -336,7 +301,7 @@ impl<W: Wire> Hub<W> {
             return 0;
         }
         let Some((topic, message)) = self.response(dialect, response) else { return 0 };
-        connections.iter().filter(|(id, peer)| peer.wants(topic) && self.offer(**id, peer, &message, None)).count()
+        connections.values().filter(|peer| peer.wants(topic) && peer.offer::<W>(&message, None)).count()
     }
 
     /// Tells subscribers something unasked, in each dialect that is configured.
@@ -346,11 +311,11 @@ impl<W: Wire> Hub<W> {
             let Some(topic) = self.topic(*dialect) else { continue };
             // Only a hello depends on where the client reached us; there are few such addresses.
             let mut messages: BTreeMap<IpAddr, Option<W::Message>> = BTreeMap::new();
-            for (id, peer) in connections.iter().filter(|(_, peer)| peer.wants(topic)) {
+            for peer in connections.values().filter(|peer| peer.wants(topic)) {
                 let message =
                     messages.entry(peer.host).or_insert_with(|| self.notification(*dialect, notification, peer.host));
                 if let Some(message) = message {
-                    self.offer(*id, peer, message, None);
+                    peer.offer::<W>(message, None);
                 }
             }
         }
@@ -358,20 +323,7 @@ impl<W: Wire> Hub<W> {
 
     /// Sends a message to this connection, whatever it wants. `false`: it is not there, or has left too much unread.
     pub fn send(&self, connection: u64, message: &W::Message) -> bool {
-        self.connections().get(&connection).is_some_and(|peer| self.offer(connection, peer, message, None))
-    }
-
-    /// Queues a message, or cuts the connection if its client has left too much unread.
-    fn offer(&self, id: u64, connection: &Connection<W::Message>, message: &W::Message, route: Option<Route>) -> bool {
-        let kib = u32::try_from(W::size(message).div_ceil(1024)).unwrap_or(u32::MAX);
-        let Ok(share) = Arc::clone(&connection.room).try_acquire_many_owned(kib) else {
-            return overflow::<W>(id, &connection.cut);
-        };
-        match connection.queue.try_send(Queued { message: message.clone(), share, route }) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Full(_)) => overflow::<W>(id, &connection.cut),
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-        }
+        self.connections().get(&connection).is_some_and(|peer| peer.offer::<W>(message, None))
     }
 
     /// A notification in this dialect, as somebody is told it who reached us at `host`.
@@ -423,14 +375,6 @@ impl<W: Wire> Hub<W> {
         };
         Response { event: asked.response_event.to_owned(), reqid: asked.reqid.clone(), results: vec![result] }
     }
-}
-
-fn overflow<W: Wire>(id: u64, cut: &CancellationToken) -> bool {
-    if !cut.is_cancelled() {
-        tracing::warn!(connection = id, "{} connection cut: its {} does not read what it is sent", W::NAME, W::OTHER);
-        cut.cancel();
-    }
-    false
 }
 
 #[cfg(test)]

@@ -8,8 +8,11 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Ending, Link};
-use super::{Agent, Shared, locked};
+use super::agent::PeersAgent;
+use super::connection::Connection;
+use super::ending::Ending;
+use super::session;
+use super::state::{PeersState, locked};
 use crate::api::report::ControllerReport;
 use crate::broker::handshake::Stage;
 use crate::broker::wire::EndpointId;
@@ -22,14 +25,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Dialler<A> {
     host: String,
     port: u16,
-    shared: Arc<Shared>,
+    state: Arc<PeersState>,
     agent: Arc<A>,
     failures: u32,
 }
 
-impl<A: Agent> Dialler<A> {
-    pub fn new(host: String, port: u16, shared: Arc<Shared>, agent: Arc<A>) -> Self {
-        let dialler = Self { host, port, shared, agent, failures: 0 };
+impl<A: PeersAgent> Dialler<A> {
+    pub fn new(host: String, port: u16, state: Arc<PeersState>, agent: Arc<A>) -> Self {
+        let dialler = Self { host, port, state, agent, failures: 0 };
         dialler.report("connecting", None);
         dialler
     }
@@ -44,7 +47,7 @@ impl<A: Agent> Dialler<A> {
 
     fn report(&self, state: &str, problem: Option<String>) {
         let report = ControllerReport { address: self.address(), state: state.to_owned(), problem };
-        *locked(&self.shared.controller) = Some(report);
+        *locked(&self.state.controller) = Some(report);
     }
 
     pub async fn run(mut self, stop: CancellationToken) {
@@ -85,9 +88,9 @@ impl<A: Agent> Dialler<A> {
         }
     }
 
-    /// Said once, and again when the trouble is another.
+    /// Logged once, and again when the reason changes.
     fn failed(&mut self, reason: String) {
-        let known = locked(&self.shared.controller).as_ref().and_then(|report| report.problem.clone());
+        let known = locked(&self.state.controller).as_ref().and_then(|report| report.problem.clone());
         let address = self.address();
         if self.failures == 0 || known.as_ref() != Some(&reason) {
             let most = PAUSE_MAX.as_secs();
@@ -104,18 +107,17 @@ impl<A: Agent> Dialler<A> {
     /// One connection, from its beginning to its end.
     async fn attempt(&self, stop: &CancellationToken) -> Result<Ending, String> {
         let (tcp, address) = self.connect().await?;
-        let Some(link) = Link::register(&self.shared, &self.agent, &tcp, Direction::Dialled, address) else {
-            return Err("the connection was lost at once".to_owned());
-        };
+        let connection = Connection::register(&self.state, &self.agent, &tcp, Direction::Dialled, address);
+        let Ok(connection) = connection else { return Err("the connection was lost at once".to_owned()) };
         let connected = |remote: EndpointId| {
             self.report("connected", None);
             tracing::info!("peering with the controller at {}, which is {remote}", self.address());
         };
-        Ok(link.serve(tcp, stop.clone(), connected).await)
+        Ok(session::run(connection, tcp, stop.clone(), connected).await)
     }
 
     async fn connect(&self) -> Result<(TcpStream, SocketAddr), String> {
-        let limit = self.shared.timeouts.connect;
+        let limit = self.state.timeouts.connect;
         let found = timeout(limit, lookup_host((self.host.as_str(), self.port))).await;
         let found = found.map_err(|_| format!("{} was not resolved within {limit:?}", self.host))?;
         let found = found.map_err(|error| format!("{} cannot be resolved: {error}", self.host))?;
@@ -132,9 +134,9 @@ impl<A: Agent> Dialler<A> {
 
     /// Resolves when there is no peering with this endpoint any more.
     async fn gone(&self, remote: EndpointId) {
-        let mut settled = self.shared.settled.subscribe();
+        let mut settled = self.state.settled.subscribe();
         loop {
-            let there = locked(&self.shared.registry).get(remote);
+            let there = locked(&self.state.registry).get(remote);
             if !matches!(there, Some((_, Stage::Peered | Stage::Connecting))) || settled.changed().await.is_err() {
                 return;
             }

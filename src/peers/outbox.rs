@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::api::event::Route;
-use crate::hub::Queued;
+use crate::transport::outgoing::Queued;
 
 /// More than this waiting: nothing is taken from the queue, and nothing more is read that would have to be answered.
 const FULL: usize = 64 << 10;
 
 /// The end of a message in the stream.
-struct Mark {
+struct MessageEnd {
     end: u64,
     route: Option<Route>,
     /// Its share of the queue's bytes, given back when it has been written.
@@ -25,7 +25,7 @@ pub(super) struct Outbox {
     bytes: Vec<u8>,
     start: usize,
     written: u64,
-    marks: VecDeque<Mark>,
+    ends: VecDeque<MessageEnd>,
     /// When something began to wait, or was last taken.
     since: Duration,
 }
@@ -41,7 +41,7 @@ impl Outbox {
     pub fn push_queued(&mut self, queued: Queued<Arc<[u8]>>, now: Duration) {
         self.push(&queued.message, now);
         let end = self.written + self.waiting().len() as u64;
-        self.marks.push_back(Mark { end, route: queued.route, _share: queued.share });
+        self.ends.push_back(MessageEnd { end, route: queued.route, _share: queued.share });
     }
 
     /// What to write next.
@@ -78,8 +78,8 @@ impl Outbox {
             self.start = 0;
         }
         let mut gone = Vec::new();
-        while self.marks.front().is_some_and(|mark| mark.end <= self.written) {
-            gone.extend(self.marks.pop_front().and_then(|mark| mark.route));
+        while self.ends.front().is_some_and(|message| message.end <= self.written) {
+            gone.extend(self.ends.pop_front().and_then(|message| message.route));
         }
         gone
     }

@@ -5,31 +5,64 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Ending, Link};
+use super::agent::PeersAgent;
+use super::connection::{Connection, NotRegistered};
 use super::dial::Dialler;
-use super::{
-    Agent, BindError, CONNECTIONS_LIMIT, Frames, HANDSHAKES_LIMIT, Handle, Options, RECEIVE_BYTES, SHARE, Shared,
-    holder,
-};
+use super::ending::Ending;
+use super::frames::Frames;
+use super::handle::Handle;
+use super::state::{PeersState, Timeouts};
+use super::{port_owner, receiving, session};
+use crate::api::event::Dialect;
 use crate::api::ids::InstanceName;
 use crate::broker::handshake::Registry;
 use crate::broker::wire::{EndpointId, Filter};
 use crate::dialect::node;
-use crate::hub::{self, Direction, Hub};
+use crate::hub::{self, Direction, Hub, Wire};
 use crate::identify::Gate;
-use crate::telemetry::LogThrottle;
 use crate::tls;
+use crate::transport::accept::{Accepted, accept};
+use crate::transport::admission::Admission;
+use crate::transport::tcp;
 
-/// The least between log lines about peers that are turned away.
-const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
+/// A node each, and some controllers and tools.
+const CONNECTIONS_LIMIT: usize = 4096 + 256;
+/// Connections whose handshake is not done. As many nodes may start at once.
+const HANDSHAKES_LIMIT: usize = 256;
+/// What would make a peer of another host known.
+const ADVICE: &str = "broker_certificate, broker_key and broker_cafile on both sides make it known, broker_insecure lets \
+                      everybody in";
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The first of them that can be listened at is taken; none: nobody is let in.
+    pub listen: Vec<SocketAddr>,
+    /// The controller's host and port.
+    pub controller: Option<(String, u16)>,
+    pub tls: tls::BrokerOptions,
+    /// Everybody who reaches it is let in.
+    pub insecure: bool,
+    /// The dialects of what the agent says unasked.
+    pub notify: Vec<Dialect>,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error(
+        "cannot accept Broker peers at {address}{holder}; free the port, give another --listen ADDR:PORT, or --listen off"
+    )]
+    Listen { address: String, holder: String, source: io::Error },
+    #[error("Broker's TLS cannot be set up")]
+    Tls(#[from] tls::Error),
+}
 
 /// A bound listener, if one is wanted; nobody is served or dialled until [`Server::run`].
 pub struct Server {
@@ -38,7 +71,7 @@ pub struct Server {
     closed: Option<SocketAddr>,
     controller: Option<(String, u16)>,
     mode: tls::BrokerMode,
-    shared: Arc<Shared>,
+    state: Arc<PeersState>,
 }
 
 impl Server {
@@ -67,15 +100,14 @@ impl Server {
             },
         );
         let filter = Filter::new(hub.topics().chain([node::TOPIC]));
-        let shared = Arc::new(Shared {
+        let state = Arc::new(PeersState {
             hub,
             local,
             filter,
             tls,
-            gate,
-            is_open: options.insecure,
+            admission: Admission { gate, protocol: Frames::NAME, is_open: options.insecure, advice: ADVICE },
             timeouts: options.timeouts.clone(),
-            budget: Arc::new(Semaphore::new(RECEIVE_BYTES / SHARE)),
+            budget: receiving::budget(),
             began: Instant::now(),
             registry: Mutex::new(Registry::default()),
             settled: watch::Sender::new(0),
@@ -83,9 +115,9 @@ impl Server {
             controller: Mutex::new(None),
             troubles: Mutex::new(BTreeMap::new()),
         });
-        let handle = Handle { shared: Arc::clone(&shared), listening };
+        let handle = Handle { state: Arc::clone(&state), listening };
         let (controller, mode) = (options.controller.clone(), options.tls.mode());
-        Ok((Self { listener, closed: None, controller, mode, shared }, handle))
+        Ok((Self { listener, closed: None, controller, mode, state }, handle))
     }
 
     /// Gives the port up until [`Server::run`]: nobody gets a connection by then.
@@ -95,15 +127,15 @@ impl Server {
     }
 
     /// Serves until `stop`; then says BYE to all peers, and returns when the last is gone.
-    pub async fn run<A: Agent>(self, agent: Arc<A>, stop: CancellationToken) -> io::Result<()> {
-        let Self { listener, closed, controller, mode, shared } = self;
+    pub async fn run<A: PeersAgent>(self, agent: Arc<A>, stop: CancellationToken) -> io::Result<()> {
+        let Self { listener, closed, controller, mode, state } = self;
         let listener = match listener {
             Some(listener) => Some(listener),
             None => listen(closed.as_slice()).map_err(io::Error::other)?,
         };
         let tracker = TaskTracker::new();
         if let Some((host, port)) = controller {
-            let dialler = Dialler::new(host, port, Arc::clone(&shared), Arc::clone(&agent));
+            let dialler = Dialler::new(host, port, Arc::clone(&state), Arc::clone(&agent));
             tracker.spawn(dialler.run(stop.clone()));
         }
         match listener {
@@ -115,7 +147,24 @@ impl Server {
                     tls::BrokerMode::Certificates => "with certificates",
                 };
                 tracing::info!("Broker peers are accepted at {}, {tls}", listener.local_addr()?);
-                accept(listener, &shared, &agent, &tracker, &stop).await;
+                accept(listener, "Broker peer", CONNECTIONS_LIMIT, &stop, |(tcp, address)| match Connection::register(
+                    &state,
+                    &agent,
+                    &tcp,
+                    Direction::Accepted,
+                    address,
+                ) {
+                    Ok(connection) => {
+                        tracker.spawn(serve(connection, tcp, stop.clone()));
+                        Accepted::Served
+                    }
+                    Err(NotRegistered::Lost(error)) => {
+                        tracing::debug!(%error, "Broker peer lost at once");
+                        Accepted::Lost
+                    }
+                    Err(NotRegistered::NoRoom) => Accepted::TurnedAway { address: Some(address) },
+                })
+                .await;
             }
             None => stop.cancelled().await,
         }
@@ -129,92 +178,32 @@ fn listen(addresses: &[SocketAddr]) -> Result<Option<TcpListener>, BindError> {
     if addresses.is_empty() {
         return Ok(None);
     }
-    let failed = |source: io::Error| {
-        let text: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let listener = tcp::listen(addresses).map_err(|source| {
         let holder = match (source.kind(), addresses) {
-            (io::ErrorKind::AddrInUse, [address, ..]) => holder::describe(*address),
+            (io::ErrorKind::AddrInUse, [address, ..]) => port_owner::describe(*address),
             _ => String::new(),
         };
-        BindError::Listen { address: text.join(" or "), holder, source }
-    };
-    let listener = TcpListener::bind(addresses).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
+        BindError::Listen { address: tcp::one_of(addresses), holder, source }
+    })?;
     Ok(Some(listener))
 }
 
-async fn accept<A: Agent>(
-    listener: tokio::net::TcpListener,
-    shared: &Arc<Shared>,
-    agent: &Arc<A>,
-    tracker: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let mut turned_away = LogThrottle::new(TURNED_AWAY_EVERY);
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return say_how_many(&mut turned_away),
-            () = turned_away.due() => {
-                say_how_many(&mut turned_away);
-                continue;
+/// Serves one connection that was accepted.
+async fn serve<A: PeersAgent>(connection: Connection<A>, tcp: TcpStream, stop: CancellationToken) {
+    let (agent, state) = (Arc::clone(&connection.agent), Arc::clone(&connection.state));
+    let (address, source) = (connection.remote.address, connection.remote.source.clone());
+    match session::run(connection, tcp, stop, |_| ()).await {
+        // A refusal has been logged already.
+        Ending::Peering(_) | Ending::Redundant(_) | Ending::Refused(_) | Ending::Stopped => {}
+        Ending::Handshake { reason, malformed } => {
+            if state.is_new_trouble(address, &reason) {
+                tracing::warn!(%address, "no peering with a Broker peer that connected: {reason}");
+            } else {
+                tracing::debug!(%address, "no peering with a Broker peer that connected: {reason}");
             }
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((tcp, address)) => {
-                if !take(tcp, address, shared, agent, tracker, stop)
-                    && turned_away.should_log(std::time::Instant::now())
-                {
-                    tracing::warn!(
-                        %address,
-                        "Broker peer turned away: {CONNECTIONS_LIMIT} connections are open, which is the most"
-                    );
-                }
-            }
-            Err(error) => {
-                // Out of descriptors or memory. The pending connection stays pending, so pause instead of spinning.
-                tracing::error!(%error, "cannot accept Broker peers; trying again in 100 ms");
-                tokio::select! {
-                    () = stop.cancelled() => return say_how_many(&mut turned_away),
-                    () = tokio::time::sleep(Duration::from_millis(100)) => {}
-                }
+            if malformed {
+                agent.malformed(source, String::new(), reason);
             }
         }
     }
-}
-
-fn say_how_many(turned_away: &mut LogThrottle) {
-    if let Some(more) = turned_away.take_suppressed(std::time::Instant::now()) {
-        tracing::warn!("{more} more Broker peers were turned away: {CONNECTIONS_LIMIT} connections are the most");
-    }
-}
-
-/// `false`: there is no place for it.
-fn take<A: Agent>(
-    tcp: TcpStream,
-    address: SocketAddr,
-    shared: &Arc<Shared>,
-    agent: &Arc<A>,
-    tracker: &TaskTracker,
-    stop: &CancellationToken,
-) -> bool {
-    let Some(link) = Link::register(shared, agent, &tcp, Direction::Accepted, address) else { return false };
-    let (shared, agent, stop) = (Arc::clone(shared), Arc::clone(agent), stop.clone());
-    tracker.spawn(async move {
-        let source = link.source().clone();
-        match link.serve(tcp, stop, |_| ()).await {
-            // Who was refused has been told of already.
-            Ending::Peering(_) | Ending::Redundant(_) | Ending::Refused(_) | Ending::Stopped => {}
-            Ending::Handshake { reason, malformed } => {
-                if shared.is_news(address, &reason) {
-                    tracing::warn!(%address, "no peering with a Broker peer that connected: {reason}");
-                } else {
-                    tracing::debug!(%address, "no peering with a Broker peer that connected: {reason}");
-                }
-                if malformed {
-                    agent.malformed(source, String::new(), reason);
-                }
-            }
-        }
-    });
-    true
 }

@@ -15,7 +15,7 @@ use crate::api::event::{Result as ApiResult, ResultData};
 use crate::api::ids::ReqId;
 use crate::api::report::chain;
 use crate::broker::handshake::{
-    ConnectionId, DEADLINE, Established, Handshake, HandshakeError, Outcome, Registry, Step,
+    ConnectionId, DEADLINE, Established, Handshake, HandshakeError, HandshakeStep, Outcome, Registry,
 };
 use crate::broker::peering::{self, Due, Message, Peering, Received};
 use crate::broker::wire::{EncodeError, EndpointId, FRAME_LIMIT, Filter, Frame, FrameError, FrameReader};
@@ -179,7 +179,7 @@ impl Peer {
                 None if self.read(stream, reader, handshake.deadline())? => continue,
                 None => handshake.handle_timeout(self.now(), &mut registry),
             };
-            let Step { send, outcome } = step;
+            let HandshakeStep { send, outcome } = step;
             stream.write_all(&send)?;
             match outcome {
                 Outcome::Wait => {}

@@ -1,12 +1,12 @@
 //! One connection of the server: upgrade, subscription, messages, end.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_tungstenite::tungstenite::handshake::server::{
     Callback, ErrorResponse, Request as Head, Response as Upgrade,
@@ -19,24 +19,22 @@ use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 use tokio_util::sync::CancellationToken;
 
 use super::metered::Metered;
-use super::shared::{Shared, turn_away};
+use super::state::ServerState;
 use super::wire::Wire;
 use super::{MESSAGE_LIMIT, PATH};
-use crate::api::event::Source;
 use crate::api::report::chain;
 use crate::broker::json::{self, ErrorCode, Limits};
 use crate::broker::wire::Filter;
+use crate::hub::Registration;
 use crate::hub::intake::Publisher;
-use crate::hub::{Agent, Direction, Place, Queued};
-use crate::identify::{self, Caller, Ends, Verdict};
-use crate::telemetry::LogThrottle;
 use crate::tls;
+use crate::transport::admission::{NodePolicy, Remote};
+use crate::transport::outgoing::Queued;
+use crate::transport::{Agent, tcp};
 
 /// The prefixes of one subscription, and the bytes of each.
 const TOPICS_LIMIT: usize = 64;
 const TOPIC_LIMIT: usize = 512;
-/// How clients of other hosts become known.
-const ADVICE: &str = "websocket_client_ca makes its certificate known, websocket_insecure lets everybody in";
 /// A message longer than this waits for room.
 const LARGE_MESSAGE: usize = 64 << 10;
 /// Buffers of a connection, before a message needs more.
@@ -54,67 +52,50 @@ struct Ending {
 type Objection = Option<(ErrorCode, String)>;
 
 /// One connection.
-pub(super) struct Client<A: Agent> {
+pub(super) struct Connection<A: Agent> {
     id: u64,
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
     agent: Arc<A>,
-    address: SocketAddr,
-    ends: Ends,
-    source: Source,
-    place: Place<Utf8Bytes>,
+    remote: Remote,
+    queue: mpsc::Receiver<Queued<Utf8Bytes>>,
+    cut: CancellationToken,
     /// The agent knows of this connection.
     is_subscribed: bool,
 }
 
 type Socket = WebSocketStream<Metered>;
 
-impl<A: Agent> Client<A> {
-    /// Gives a connection its place. When all are taken, the oldest that has not subscribed yet loses its own.
-    pub fn register(
-        shared: &Arc<Shared>,
+impl<A: Agent> Connection<A> {
+    pub fn new(
+        state: &Arc<ServerState>,
         agent: &Arc<A>,
-        tcp: &TcpStream,
-        peer: SocketAddr,
-        turned_away: &mut LogThrottle,
-    ) -> Option<Self> {
-        let ends = match tcp.local_addr().and_then(|local| identify::ends(tcp, local, peer)) {
-            Ok(ends) => ends,
-            Err(error) => {
-                tracing::debug!(%error, "WebSocket connection lost at once");
-                return None;
-            }
-        };
-        let Some(place) = shared.hub.register(Direction::Accepted, ends.local.ip()) else {
-            turn_away(tcp, shared.tls.is_some(), turned_away);
-            return None;
-        };
-        let source = Source { transport: "websocket".to_owned(), peer: identify::peer(peer, None, None) };
-        let (shared, agent) = (Arc::clone(shared), Arc::clone(agent));
-        Some(Self { id: place.id, shared, agent, address: peer, ends, source, place, is_subscribed: false })
+        remote: Remote,
+        registration: Registration<Utf8Bytes>,
+    ) -> Self {
+        let Registration { id, queue, cut } = registration;
+        let (state, agent) = (Arc::clone(state), Arc::clone(agent));
+        Self { id, state, agent, remote, queue, cut, is_subscribed: false }
     }
 
-    pub async fn serve(mut self, tcp: TcpStream, stop: CancellationToken) {
-        tracing::debug!(connection = self.id, peer = self.source.peer, "WebSocket connection");
-        let cut = self.place.cut.clone();
+    pub async fn serve(mut self, stream: TcpStream, stop: CancellationToken) {
+        tracing::debug!(connection = self.id, peer = self.remote.source.peer, "WebSocket connection");
+        let cut = self.cut.clone();
         tokio::select! {
-            () = self.live(tcp, &stop) => {}
+            () = self.live(stream, &stop) => {}
             () = cut.cancelled() => {}
         }
-        self.shared.hub.forget(self.id);
+        self.state.hub.forget(self.id);
         // Who never subscribed never asked for anything: connections that come and go cost the agent nothing.
         if self.is_subscribed {
             self.agent.disconnected(self.id);
         }
     }
 
-    async fn live(&mut self, tcp: TcpStream, stop: &CancellationToken) {
-        // Responses are small and somebody waits for each.
-        if let Err(error) = tcp.set_nodelay(true) {
-            tracing::debug!(connection = self.id, %error, "TCP_NODELAY cannot be set");
-        }
+    async fn live(&mut self, stream: TcpStream, stop: &CancellationToken) {
+        tcp::set_nodelay(&stream, self.id);
         let begun = tokio::select! {
             () = stop.cancelled() => return,
-            begun = timeout(self.shared.timeouts.hello, self.begin(tcp)) => begun,
+            begun = timeout(self.state.timeouts.hello, self.begin(stream)) => begun,
         };
         let Ok(Some((mut socket, ending))) = begun else { return };
         let ending = match ending {
@@ -127,7 +108,7 @@ impl<A: Agent> Client<A> {
                         Some(Ending { error: None, code: CloseCode::Away, reason: "Terminating" })
                     }
                 };
-                self.shared.hub.forget(self.id);
+                self.state.hub.forget(self.id);
                 ending
             }
         };
@@ -137,11 +118,14 @@ impl<A: Agent> Client<A> {
     }
 
     /// The upgrade and the subscription. `None`: the connection is over.
-    async fn begin(&mut self, tcp: TcpStream) -> Option<(Socket, Option<Ending>)> {
-        let (wire, subject) = self.secure(tcp).await?;
-        let refusal = self.identify(subject.as_deref()).await.err();
+    async fn begin(&mut self, stream: TcpStream) -> Option<(Socket, Option<Ending>)> {
+        let (wire, subject) = self.secure(stream).await?;
+        // Nodes check in elsewhere.
+        let admission = &self.state.admission;
+        let admitted = admission.check(&mut self.remote, subject.as_deref(), NodePolicy::Refuse, &*self.agent).await;
+        let refusal = admitted.err();
         let is_refused = refusal.is_some();
-        let metered = Metered::new(wire, Arc::clone(&self.shared.budget), self.shared.timeouts.message);
+        let metered = Metered::new(wire, Arc::clone(&self.state.budget), self.state.timeouts.message);
         let mut objection = None;
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
@@ -155,7 +139,11 @@ impl<A: Agent> Client<A> {
             Err(_) if is_refused => return None,
             Err(error) => {
                 tracing::debug!(connection = self.id, %error, "no WebSocket connection came of it");
-                self.agent.malformed(self.source.clone(), String::new(), format!("no WebSocket upgrade: {error}"));
+                self.agent.malformed(
+                    self.remote.source.clone(),
+                    String::new(),
+                    format!("no WebSocket upgrade: {error}"),
+                );
                 return None;
             }
         };
@@ -186,44 +174,28 @@ impl<A: Agent> Client<A> {
         };
         drop(text);
         // What it receives from here on is queued, and goes out behind the ack: who has the ack misses nothing.
-        self.shared.hub.subscribe(self.id, Filter::new(topics));
+        self.state.hub.subscribe(self.id, Filter::new(topics));
         self.is_subscribed = true;
         self.agent.subscribed();
-        let ack = json::write_ack(&self.shared.hub.options().endpoint, env!("CARGO_PKG_VERSION"));
+        let ack = json::write_ack(&self.state.hub.options().endpoint, env!("CARGO_PKG_VERSION"));
         if !self.send(&mut socket, ack.into()).await {
             return None;
         }
         Some((socket, None))
     }
 
-    /// Finds out who the client is, and why it is refused, if it is.
-    async fn identify(&mut self, subject: Option<&str>) -> Result<(), String> {
-        let caller = Caller { ends: self.ends, subject, is_open: self.shared.is_open, advice: ADVICE };
-        let admitted = self.shared.gate.admit(caller).await;
-        self.source.peer = admitted.peer;
-        let reason = match admitted.verdict {
-            Verdict::MayAsk => return Ok(()),
-            // Nodes check in elsewhere.
-            Verdict::OnlyAsNode(reason) | Verdict::Refused(reason) => reason,
-        };
-        if let Some(error) = self.shared.gate.refused("WebSocket", self.address, admitted.uid, &reason) {
-            self.agent.malformed(self.source.clone(), String::new(), error);
-        }
-        Err(reason)
-    }
-
     /// The TLS handshake, where there is to be one, and the subject of the client's certificate, if it was verified.
-    async fn secure(&mut self, tcp: TcpStream) -> Option<(Wire, Option<String>)> {
-        let Some(context) = &self.shared.tls else {
+    async fn secure(&mut self, stream: TcpStream) -> Option<(Wire, Option<String>)> {
+        let Some(context) = &self.state.tls else {
             // Read by nobody: the upgrade finds it again.
             let mut first = [0; 1];
-            if tcp.peek(&mut first).await.is_ok_and(|read| read > 0) && tls::speaks_tls(&first) {
+            if stream.peek(&mut first).await.is_ok_and(|read| read > 0) && tls::speaks_tls(&first) {
                 self.reject("the client speaks TLS, and this listener has no certificate; ask at ws://".to_owned());
                 return None;
             }
-            return Some((Wire::Plain(tcp), None));
+            return Some((Wire::Plain(stream), None));
         };
-        match context.accept(tcp, self.shared.timeouts.hello).await {
+        match context.accept(stream, self.state.timeouts.hello).await {
             Ok(stream) => {
                 let subject = tls::subject(stream.ssl());
                 Some((Wire::Tls(Box::new(stream)), subject))
@@ -243,7 +215,7 @@ impl<A: Agent> Client<A> {
 
     /// Receives and sends until one side ends it. `None`: there is nobody left to be told.
     async fn talk(&mut self, socket: &mut Socket) -> Option<Ending> {
-        let mut pings = interval(self.shared.timeouts.ping);
+        let mut pings = interval(self.state.timeouts.ping);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pings.tick().await;
         let mut heard = true;
@@ -272,7 +244,7 @@ impl<A: Agent> Client<A> {
                     Ok(None) => return None,
                     Err(ending) => return Some(ending),
                 },
-                Some(queued) = self.place.queue.recv() => {
+                Some(queued) = self.queue.recv() => {
                     if !self.deliver(socket, queued).await {
                         return None;
                     }
@@ -282,7 +254,7 @@ impl<A: Agent> Client<A> {
                         return Some(Ending { error: None, code: CloseCode::Error, reason: "Ping timeout" });
                     }
                     heard = false;
-                    if timeout(self.shared.timeouts.write, socket.send(Message::Ping(Vec::new().into()))).await.is_err() {
+                    if timeout(self.state.timeouts.write, socket.send(Message::Ping(Vec::new().into()))).await.is_err() {
                         return None;
                     }
                 }
@@ -293,13 +265,13 @@ impl<A: Agent> Client<A> {
     /// Waits until there is room for what was read, and reads nothing more; answers go out meanwhile. `false`: the connection is
     /// over.
     async fn wait_for_room(&mut self, socket: &mut Socket, bytes: usize) -> bool {
-        let (agent, source, id) = (Arc::clone(&self.agent), self.source.clone(), self.id);
+        let (agent, source, id) = (Arc::clone(&self.agent), self.remote.source.clone(), self.id);
         let room = agent.room(id, &source, bytes);
         tokio::pin!(room);
         loop {
             tokio::select! {
                 () = &mut room => return true,
-                Some(queued) = self.place.queue.recv() => {
+                Some(queued) = self.queue.recv() => {
                     if !self.deliver(socket, queued).await {
                         return false;
                     }
@@ -345,11 +317,11 @@ impl<A: Agent> Client<A> {
     }
 
     fn publisher(&self) -> Publisher<'_, A> {
-        Publisher { id: self.id, source: &self.source, agent: &self.agent }
+        Publisher { id: self.id, source: &self.remote.source, agent: &self.agent }
     }
 
     fn reject(&self, error: String) {
-        self.shared.hub.reject(&self.publisher(), String::new(), error);
+        self.state.hub.reject(&self.publisher(), String::new(), error);
     }
 
     /// What the client published. Gives back what it is to be told at once.
@@ -363,12 +335,12 @@ impl<A: Agent> Client<A> {
                 return vec![self.error(ErrorCode::DeserializationFailed, error.context())];
             }
         };
-        let Some(dialect) = self.shared.hub.dialect_of(&topic) else {
-            let agent = &self.shared.hub.options().instance;
+        let Some(dialect) = self.state.hub.dialect_of(&topic) else {
+            let agent = &self.state.hub.options().instance;
             let context = format!("nobody listens on {:?} here; this is the agent of {agent}", clip(&topic));
             return vec![self.error(ErrorCode::BrokerError, context)];
         };
-        self.shared.hub.take(&self.publisher(), dialect, data)
+        self.state.hub.take(&self.publisher(), dialect, data)
     }
 
     fn error(&self, code: ErrorCode, context: String) -> Utf8Bytes {
@@ -389,7 +361,7 @@ impl<A: Agent> Client<A> {
 
     /// Sends and waits until the kernel has it. `false`: the connection is over.
     async fn send(&self, socket: &mut Socket, text: Utf8Bytes) -> bool {
-        match timeout(self.shared.timeouts.write, socket.send(Message::Text(text))).await {
+        match timeout(self.state.timeouts.write, socket.send(Message::Text(text))).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 tracing::debug!(connection = self.id, %error, "WebSocket connection lost");
@@ -404,9 +376,9 @@ impl<A: Agent> Client<A> {
 
     /// Gives the client what is queued for it, in the time there is for it.
     async fn flush(&mut self, socket: &mut Socket) {
-        let limit = self.shared.timeouts.flush;
+        let limit = self.state.timeouts.flush;
         let all = async {
-            while let Ok(queued) = self.place.queue.try_recv() {
+            while let Ok(queued) = self.queue.try_recv() {
                 if !self.deliver(socket, queued).await {
                     break;
                 }
@@ -426,12 +398,9 @@ impl<A: Agent> Client<A> {
             }
             socket.close(Some(CloseFrame { code: ending.code, reason: ending.reason.into() })).await
         };
-        if let Ok(Ok(())) = timeout(self.shared.timeouts.flush, farewell).await {
-            let wire = socket.get_mut().wire();
-            let mut waste = [0; BUFFER];
-            let all = async { while wire.read(&mut waste).await.is_ok_and(|read| read > 0) {} };
-            // Who goes on sending is cut off.
-            let _ = timeout(self.shared.timeouts.flush, all).await;
+        if let Ok(Ok(())) = timeout(self.state.timeouts.flush, farewell).await {
+            // A client that goes on sending is cut off.
+            let _ = timeout(self.state.timeouts.flush, tcp::drain(socket.get_mut().wire())).await;
         }
     }
 }

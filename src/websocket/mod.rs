@@ -6,9 +6,12 @@
 pub(crate) mod client;
 mod connection;
 mod metered;
-pub(crate) mod server;
-mod shared;
+mod server;
+mod state;
 mod wire;
+
+pub(crate) use server::{BindError, Options, Server};
+pub(crate) use state::{Handle, Timeouts};
 
 /// The path of the API.
 pub const PATH: &str = "/v1/messages/json";

@@ -14,26 +14,32 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::Client;
-use super::shared::{CONNECTIONS_LIMIT, Shared};
-pub use super::shared::{Json, Timeouts};
+use super::connection::Connection;
+use super::state::{Handle, Json, ServerState, Timeouts};
 use super::{PATH, metered};
 use crate::api::event::Dialect;
 use crate::api::ids::InstanceName;
-use crate::hub::{self, Agent, Hub};
+use crate::hub::{self, Direction, Hub, Wire};
 use crate::identify::Gate;
-use crate::telemetry::LogThrottle;
 use crate::tls;
+use crate::transport::accept::{Accepted, accept, send_at_once};
+use crate::transport::admission::{Admission, Remote};
+use crate::transport::{Agent, tcp};
 
+/// More than the controllers and tools of one agent; each costs a task and two small buffers.
+const CONNECTIONS_LIMIT: usize = 256;
 /// Bytes of large messages being received by all connections.
 const RECEIVE_BYTES: usize = 64 << 20;
-/// The least between log lines about connections that are turned away.
-const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
+/// How this transport is called in the journal.
+const TRANSPORT: &str = "websocket";
+/// What would make a client of another host known.
+const ADVICE: &str = "websocket_client_ca makes its certificate known, websocket_insecure lets everybody in";
+/// The answer to a client that is turned away.
+const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -57,13 +63,10 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// How the agent's effects reach connections.
-pub type Handle = Hub<Json>;
-
 /// A bound listener; nobody is served until [`Server::run`].
 pub struct Server {
     listener: std::net::TcpListener,
-    shared: Arc<Shared>,
+    state: Arc<ServerState>,
 }
 
 impl Server {
@@ -75,12 +78,8 @@ impl Server {
         endpoint: String,
         gate: Gate,
     ) -> Result<(Self, Handle), BindError> {
-        let failed = |source| {
-            let addresses: Vec<String> = options.addresses.iter().map(ToString::to_string).collect();
-            BindError { address: addresses.join(" or "), source }
-        };
-        let listener = std::net::TcpListener::bind(options.addresses.as_slice()).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = tcp::listen(&options.addresses)
+            .map_err(|source| BindError { address: tcp::one_of(&options.addresses), source })?;
         let hub = Hub::new(
             Json,
             ids,
@@ -94,63 +93,46 @@ impl Server {
             },
         );
         let budget = metered::budget(RECEIVE_BYTES);
-        let shared = Arc::new(Shared {
+        let state = Arc::new(ServerState {
             hub: hub.clone(),
             budget,
             timeouts: options.timeouts,
             tls: options.tls.clone(),
-            gate,
-            is_open: options.insecure,
+            admission: Admission { gate, protocol: Json::NAME, is_open: options.insecure, advice: ADVICE },
         });
-        Ok((Self { listener, shared }, hub))
+        Ok((Self { listener, state }, hub))
     }
 
-    /// Serves until `stop`; then takes no more, gives clients what is queued for them, and returns when the last is gone.
+    /// Serves until `stop`; then accepts no more, gives clients what is queued for them, and returns when the last is gone.
     pub async fn run<A: Agent>(self, agent: Arc<A>, stop: CancellationToken) -> io::Result<()> {
-        let Self { listener, shared } = self;
+        let Self { listener, state } = self;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let scheme = if shared.tls.is_some() { "wss" } else { "ws" };
+        let scheme = if state.tls.is_some() { "wss" } else { "ws" };
         tracing::info!("WebSocket clients are served at {scheme}://{}{PATH}", listener.local_addr()?);
         let tracker = TaskTracker::new();
-        let mut turned_away = LogThrottle::new(TURNED_AWAY_EVERY);
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => break,
-                () = turned_away.due() => {
-                    say_how_many(&mut turned_away);
-                    continue;
-                }
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((tcp, peer)) => {
-                    if let Some(client) = Client::register(&shared, &agent, &tcp, peer, &mut turned_away) {
-                        tracker.spawn(client.serve(tcp, stop.clone()));
-                    }
-                }
+        accept(listener, "WebSocket connection", CONNECTIONS_LIMIT, &stop, |(tcp, address)| {
+            let remote = match Remote::of(&tcp, address, TRANSPORT) {
+                Ok(remote) => remote,
                 Err(error) => {
-                    // Out of descriptors or memory. The pending connection stays pending, so pause instead of spinning.
-                    tracing::error!(%error, "cannot accept WebSocket connections; trying again in 100 ms");
-                    tokio::select! {
-                        () = stop.cancelled() => break,
-                        () = tokio::time::sleep(Duration::from_millis(100)) => {}
-                    }
+                    tracing::debug!(%error, "WebSocket connection lost at once");
+                    return Accepted::Lost;
                 }
-            }
-        }
-        drop(listener);
-        say_how_many(&mut turned_away);
+            };
+            let Some(registration) = state.hub.register(Direction::Accepted, remote.local().ip()) else {
+                // In HTTP. A client that begins with TLS would not understand that.
+                if state.tls.is_none() {
+                    send_at_once(&tcp, TURNED_AWAY);
+                }
+                return Accepted::TurnedAway { address: Some(address) };
+            };
+            let connection = Connection::new(&state, &agent, remote, registration);
+            tracker.spawn(connection.serve(tcp, stop.clone()));
+            Accepted::Served
+        })
+        .await;
         tracker.close();
         tracker.wait().await;
         Ok(())
-    }
-}
-
-fn say_how_many(turned_away: &mut LogThrottle) {
-    if let Some(more) = turned_away.take_suppressed(Instant::now()) {
-        tracing::warn!(
-            "{more} more WebSocket connections were turned away: the most that may be open is {CONNECTIONS_LIMIT}"
-        );
     }
 }
 

@@ -474,9 +474,3 @@ fn frames_that_nobody_would_read_are_not_written() {
     let long = ServerFrame::Refused { call: 1, reason: "x".repeat(SERVER_FRAME_LIMIT) };
     assert_eq!(encode_server(&long), Err(EncodeError::TooLong { limit: SERVER_FRAME_LIMIT }));
 }
-
-#[test]
-fn a_request_is_measured_in_its_canonical_form() {
-    let request = Request::Deploy { config: configuration(), force: false };
-    assert_eq!(request_size(&request), rmp_serde::to_vec_named(&request).unwrap().len());
-}

@@ -1,17 +1,29 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as StdStream;
-use std::time::Instant;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::*;
-use crate::api::event::Result as ApiResult;
+use crate::api::audit::{Filter, Page};
+use crate::api::configuration::Configuration;
+use crate::api::event::{Dialect, Incoming, Request, Response, Result as ApiResult, Route, Source};
+use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::head::Anchor;
-use crate::api::ids::ReqId;
+use crate::api::ids::{NodeName, ReqId, Seq};
+use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
-use crate::api::report::{CompactReport, JournalReport};
+use crate::api::report::{CompactReport, JournalReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
+use crate::control::Credentials;
 use crate::control::client::{self, Answer, Client, within_ms};
-use crate::control::message::{Stream, decode_server, encode_client};
+use crate::control::message::{
+    self, CLIENT_FRAME_LIMIT, ClientFrame, HEADER, LogChunk, LogQuery, Publication, SERVER_FRAME_LIMIT, Stream,
+    TOPICS_LIMIT, decode_server, encode_client,
+};
 use crate::identify::{self, Gate};
+use crate::transport::request::REQUEST_LIMIT;
+use crate::transport::{Agent, Refusal};
 
 const TOPIC: &str = "zeek/management/agent/agent-1";
 
@@ -22,7 +34,7 @@ struct Fake {
     malformed: Mutex<Vec<(Source, String, String)>>,
     incoming: Mutex<Vec<Incoming>>,
     disconnected: Mutex<Vec<u64>>,
-    subscribed: Mutex<Vec<u64>>,
+    subscribed: AtomicU64,
 }
 
 fn response(reqid: &ReqId) -> Response {
@@ -50,10 +62,12 @@ impl Agent for Fake {
         self.disconnected.lock().unwrap().push(connection);
     }
 
-    fn subscribed(&self, connection: u64, _topics: &[String]) {
-        self.subscribed.lock().unwrap().push(connection);
+    fn subscribed(&self) {
+        self.subscribed.fetch_add(1, Ordering::Relaxed);
     }
+}
 
+impl ControlAgent for Fake {
     async fn check_in(&self, node: NodeName, _credentials: Credentials) -> Result<(), String> {
         if node.as_str() == "w1" { Ok(()) } else { Err(format!("no node {node} here")) }
     }
@@ -413,7 +427,7 @@ fn subscribers_get_what_their_prefixes_name() {
     all.subscribe(&[""], within_ms(10_000)).unwrap();
     some.subscribe(&["zeek/management/"], within_ms(10_000)).unwrap();
     none.subscribe(&["zeek/cluster-control/"], within_ms(10_000)).unwrap();
-    served.wait_until("three subscriptions", |served| served.fake.subscribed.lock().unwrap().len() == 3);
+    served.wait_until("three subscriptions", |served| served.fake.subscribed.load(Ordering::Relaxed) == 3);
     let publication = Publication::Response(response(&ReqId::new("p").unwrap()));
     assert_eq!(served.handle.publish(TOPIC, &publication), 2);
     assert_eq!(all.next_publication(within_ms(10_000)).unwrap(), (TOPIC.to_owned(), publication.clone()));

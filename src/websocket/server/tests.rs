@@ -13,8 +13,8 @@ use super::{Options, PATH, Server, Timeouts};
 use crate::api::event::{Dialect, Incoming, Route, Source};
 use crate::api::ids::InstanceName;
 use crate::broker::json;
-use crate::hub::{Agent, Refusal};
 use crate::identify::{self, Gate};
+use crate::transport::{Agent, Refusal};
 
 struct Fake;
 

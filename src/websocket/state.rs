@@ -1,22 +1,16 @@
-//! What all connections share: the hub, budgets and timeouts, and how a client is turned away.
+//! What all connections of the WebSocket server share.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::net::SendFlags;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::broker::json::{self, ErrorCode};
 use crate::dialect::event::Event;
 use crate::hub::{self, Hub};
-use crate::identify::Gate;
-use crate::telemetry::LogThrottle;
 use crate::tls;
-
-/// More than the controllers and tools of one agent; each costs a task and two small buffers.
-pub(super) const CONNECTIONS_LIMIT: usize = 256;
+use crate::transport::admission::Admission;
 
 /// Timeouts of clients. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
@@ -67,26 +61,13 @@ impl hub::Wire for Json {
 }
 
 /// What all connections share.
-pub(super) struct Shared {
+pub(super) struct ServerState {
     pub hub: Hub<Json>,
     pub budget: Arc<Semaphore>,
     pub timeouts: Timeouts,
     pub tls: Option<tls::Context>,
-    pub gate: Gate,
-    /// Everybody is let in.
-    pub is_open: bool,
+    pub admission: Admission,
 }
 
-/// Tells a client in HTTP that there is no place for it. One that begins with TLS would not understand that.
-pub(super) fn turn_away(tcp: &TcpStream, is_tls: bool, turned_away: &mut LogThrottle) {
-    if turned_away.should_log(Instant::now()) {
-        tracing::warn!("WebSocket connection turned away: {CONNECTIONS_LIMIT} are open, which is the most");
-    }
-    if is_tls {
-        return;
-    }
-    // A new socket's buffer takes a short answer at once; a client that is already gone misses nothing. Not through the
-    // runtime, which would first have to hear from the kernel that the socket can be written.
-    let answer = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-    let _ = rustix::net::send(tcp, answer, SendFlags::NOSIGNAL);
-}
+/// How the agent's effects reach connections.
+pub type Handle = Hub<Json>;
