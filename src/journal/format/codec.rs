@@ -339,7 +339,7 @@ pub(in crate::journal) fn assemble<E: From<DecodeError>>(
     head: &Head,
     mut piece: impl FnMut(u32) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Vec<u8>, E> {
-    // Not allocated up front: the length is believed no further than pieces turn up.
+    // Not allocated up front: the length is trusted no further than pieces turn up.
     let mut stored = Vec::new();
     for index in 0..head.pieces() {
         match piece(index)? {

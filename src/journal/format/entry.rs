@@ -118,7 +118,7 @@ pub enum Entry {
     },
     /// Retention's anchor: the entries up to `upto`, whose hash was `hash`, are gone, `entries` of them with `requests`
     /// requests this time, and the responses of reads up to `trimmed` are kept as digests only. What is older than the
-    /// oldest kept entry and not told of by one of these was removed by somebody else.
+    /// oldest kept entry and not reported by one of these was removed by somebody else.
     Pruned {
         /// The newest entry that is gone.
         upto: Seq,

@@ -6,7 +6,7 @@
 //! C seq index                the body of an entry over 3 KiB, in pieces of 4 KiB
 //! R reqid                    the first request with this reqid that was no conflict: its seq and digest
 //! P seq                      the entry that completed request `seq`, if that is another one
-//! D seq                      the entry with what was told of request `seq` at its deadline
+//! D seq                      the entry with what request `seq` was answered at its deadline
 //! U seq                      request `seq` has no outcome yet: how far it is
 //! X seq                      the duplicates of request `seq`: how many, the first 16, the last 16
 //! H                          where history begins and ends, its newest hash, what it comes to

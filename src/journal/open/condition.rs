@@ -78,7 +78,7 @@ impl std::fmt::Display for Condition {
     }
 }
 
-/// The condition that the newest entry stands for, if it tells of a loss that nobody has acted on yet.
+/// The condition that the newest entry stands for, if it reports a loss that nobody has acted on yet.
 pub(super) fn newest_loss(table: &impl Table, last: Seq) -> Result<Option<Condition>, ReadError> {
     let mut newest = table.entry(last)?;
     while let Some(Numbered { entry: Entry::FormatChanged { .. }, seq, .. }) = newest {

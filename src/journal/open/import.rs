@@ -62,7 +62,7 @@ const BYTES: usize = 256 << 10;
 /// What is read from the stream at once.
 const READ: usize = 64 << 10;
 
-/// What the requester of a request without an outcome is told.
+/// The answer to a request without an outcome.
 const EXPORTED: &str =
     "this request had no outcome when the agent's journal was exported, and was given up by the import";
 const SALVAGED: &str =
@@ -200,7 +200,7 @@ impl Imported {
     }
 }
 
-/// Takes in a stream. `from`: what the journal is to say about where it came from. `progress` is told of the newest entry
+/// Takes in a stream. `from`: what the journal is to say about where it came from. `progress` is given the newest entry
 /// now and then. On an error nothing has changed.
 pub fn import(
     state_dir: &Path,

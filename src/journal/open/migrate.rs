@@ -9,7 +9,7 @@
 //! found now; an entry says so, since they prove nothing about the time before.
 //!
 //! From format 2: entries stay as they are, with their hashes, and records are written anew as they change. One batch
-//! holds the entry that tells of it and the format's version.
+//! holds the entry that reports it and the format's version.
 
 use std::time::Duration;
 

@@ -59,7 +59,7 @@ impl<E> Journal<E> {
         }?;
         let journal: &mut Journal<E> = &mut opened.journal;
         journal.tend_space().map_err(FileError::at("measuring the free space of", state_dir))?;
-        // Of what is missing the files may still tell something.
+        // What is missing may still be recovered from the files.
         if opened.condition.is_whole() {
             journal.compactor().if_outgrown();
         }
@@ -140,7 +140,7 @@ impl<'a> Opening<'a> {
             Some(Watermark { high: Seq(0), .. }) => JournalAge::NeverCommitted,
             Some(_) | None => JournalAge::InUse,
         };
-        // Of a journal that was just rebuilt, the side file still tells of the one before.
+        // Of a journal that was just rebuilt, the side file still describes the one before.
         let cut_off = known.filter(|_| !rebuilt).map_or(Ok(0), |mark| mark.cut_off(&dir));
         let cut_off = cut_off.map_err(FileError::at("measuring", &main_file(&dir)))?;
         Ok(Self { state_dir, options, dir, existed, initialised, known, age, cut_off })

@@ -28,7 +28,7 @@ pub enum PruneError {
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// An entry after the one that tells of the loss would hide it from the next start.
+    /// An entry after the one that reports the loss would hide it from the next start.
     #[error("nothing was removed: {0}; start the agent first: it goes into hold mode and says what is lost")]
     Loss(Condition),
     #[error("the journal's oldest entries cannot be read; `journal verify` tells what is wrong")]

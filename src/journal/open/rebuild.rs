@@ -26,7 +26,7 @@ use crate::journal::tree::table::{ReadError, Table, Whole};
 /// Entries in a batch of the new journal.
 const ENTRIES_PER_BATCH: usize = 256;
 
-/// What the requester of a request is told whose outcome is lost.
+/// The answer to a request whose outcome is lost.
 const LOST: &str = "the outcome of this request was lost when the agent's journal was damaged";
 
 /// Why it could not be built.
@@ -57,7 +57,7 @@ pub(super) struct Pending {
     pub(super) attempts: u32,
 }
 
-/// What the entries tell of the records that sum them up: enough to see that one is missing, or was written over since.
+/// What the entries say about the records that sum them up: enough to see that one is missing, or was written over since.
 #[derive(Default)]
 struct Sum {
     /// The request that changed the desired state last.
@@ -95,7 +95,7 @@ pub(super) struct Rebuild<'a> {
     /// The format of entries that get their place in the chain only now.
     older: Option<u32>,
     sum: Sum,
-    /// A record that sums history up does not read, or not as the entries tell.
+    /// A record that sums history up does not read, or not as the entries say.
     has_lost_records: bool,
 }
 
@@ -314,7 +314,7 @@ fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
     }
 }
 
-/// The outcome of a request that has none. `why`: what its requester is told.
+/// The outcome of a request that has none. `why`: the error in its answer.
 pub(super) fn abandoned(of: Seq, lost: Pending, why: &str) -> Entry {
     let data = match lost.request {
         // A controller casts the data of this one whether it succeeded or not.

@@ -13,7 +13,7 @@ use crate::journal::format::keys::{self, Key};
 use crate::journal::format::versions::records::HistoryRecord;
 use crate::journal::tree::table::{ReadError, Table};
 
-/// The longest latency that is told apart, in microseconds: a year.
+/// The longest latency that is counted exactly, in microseconds: a year.
 const LONGEST_US: u64 = 366 * 24 * 3600 * 1_000_000;
 
 /// Everything but what the files say: their size, and how long opening them took.
@@ -146,7 +146,7 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// A clock that was set back in between makes a time negative: that tells nothing and is left out.
+    /// A clock that was set back in between makes a time negative: that says nothing and is left out.
     fn add(&mut self, ms: f64) {
         if ms >= 0.0 {
             self.percentiles.saturating_record((ms * 1000.0) as u64);

@@ -36,7 +36,7 @@ impl From<sled::Error> for StorageError {
                 None => "a checksum does not match".to_owned(),
             }),
             // At open alone: sled's own settings file says something else than this build's. A newer store would come
-            // with a newer format of ours, which is told before sled is asked.
+            // with a newer format of ours, which is found before sled is asked.
             sled::Error::Unsupported(what) => Self::Damaged(what),
             sled::Error::CollectionNotFound(_) | sled::Error::ReportableBug(_) => Self::Store(error.to_string()),
         }
@@ -65,7 +65,7 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, Storag
 pub(in crate::journal) struct OpenOptions {
     pub(in crate::journal) cache_capacity: u64,
     pub(in crate::journal) timeout: Duration,
-    /// A just closed database keeps its lock until sled's threads have let go of it.
+    /// A just closed database keeps its lock until sled's threads have closed it.
     pub(in crate::journal) lock_wait: Duration,
 }
 

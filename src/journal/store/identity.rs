@@ -77,7 +77,7 @@ pub fn fresh_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// Why a state directory is not this agent's, or cannot be told to be.
+/// Why a state directory is not this agent's, or it is not known whose it is.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Exit 78.

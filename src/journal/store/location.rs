@@ -33,7 +33,7 @@ const REMOVE: &str = "remove ";
 /// Two names with the largest numbers there are.
 const POINTER_LIMIT: u64 = 128;
 
-/// Why it cannot be told where the journal is, or the pointer cannot be written. Nothing was touched.
+/// Why it is not known where the journal is, or the pointer cannot be written. Nothing was touched.
 #[derive(Debug, thiserror::Error)]
 pub enum LocationError {
     /// The journal was compacted, and its files are not where they were put.
@@ -178,7 +178,7 @@ pub(in crate::journal) fn found(state_dir: &StateDir) -> Result<Generation, Loca
     Ok(current)
 }
 
-/// Whether a state directory has a journal, as far as can be told without opening it.
+/// Whether a state directory has a journal, as far as can be seen without opening it.
 pub fn is_there(state_dir: &Path) -> bool {
     state_dir.join(DIR).is_dir() || state_dir.join(POINTER).exists()
 }
@@ -233,7 +233,7 @@ pub(in crate::journal) fn clear_up(state_dir: &StateDir) -> Result<(), LocationE
     Ok(settled.map_err(FileError::at("writing", &path))?)
 }
 
-/// Tells of journals that are not the one, and refuses to begin anew beside one that only its pointer is missing of.
+/// Warns of other journals beside this one, and refuses to begin anew beside one that only its pointer is missing of.
 fn look_for_others(state_dir: &StateDir) -> Result<(), LocationError> {
     let current = current(state_dir)?;
     for (name, path) in state_dir.list()? {

@@ -190,7 +190,7 @@ impl WriteTurn {
 }
 
 /// Has the next reader read from the disk: what a failed write-back left in the page cache may be on no disk, and would be
-/// believed.
+/// taken for what is stored.
 fn forget_cached(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     file.sync_data()?;

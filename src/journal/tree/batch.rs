@@ -141,7 +141,7 @@ impl<'a> Builder<'a> {
                 if !reqid.is_empty() =>
             {
                 let key = keys::reqid(reqid);
-                // The first keeps its reqid, whatever the core believes.
+                // The first keeps its reqid, whatever the core takes it for.
                 if !self.writes.contains_key(&key) && table.get(&key)?.is_none() {
                     self.record(key, &ReqidRecord { seq: numbered.seq, digest: *digest })?;
                 }

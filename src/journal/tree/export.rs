@@ -166,7 +166,7 @@ pub(in crate::journal) fn chunk(
     if after.first > from {
         return Err(ExportError::Pruned(from));
     }
-    // Responses that were dropped meanwhile are told of by an entry after these.
+    // Responses that were dropped meanwhile are reported by an entry after these.
     let end = !full && after.trimmed == history.trimmed;
     if end {
         let (last, checksum) = end_frame(&at.checksum, &End { entries: at.entries, last: at.last, hash: at.hash });

@@ -237,7 +237,7 @@ fn outcome(table: &impl Table, seq: Seq) -> Result<Option<StoredAnswer>, ReadErr
     }
 }
 
-/// What was told of request `seq` at its deadline.
+/// What request `seq` was answered at its deadline.
 fn deadline(table: &impl Table, seq: Seq) -> Result<Option<StoredAnswer>, ReadError> {
     let key = keys::deadline(seq);
     let Some(DeadlineRecord { answered }) = table.record(&key)? else { return Ok(None) };

@@ -50,7 +50,7 @@ pub struct Policy {
 
 impl Policy {
     /// A little more of everything. Who begins to remove when this is exceeded and ends when the policy is met does so
-    /// seldom, and leaves few entries that tell of it.
+    /// seldom, and leaves few entries of its own.
     #[must_use]
     pub fn loosened(self) -> Self {
         let later = |ms: u64| ms.saturating_add((ms / 64).clamp(1, 3_600_000));

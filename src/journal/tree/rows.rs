@@ -23,7 +23,7 @@ pub(in crate::journal) struct Fate {
     /// When, how, in how many attempts, and what was answered.
     pub(in crate::journal) outcome: Option<(Timestamp, Outcome, u32, Answer)>,
     pub(in crate::journal) unfinished: Option<UnfinishedRecord>,
-    /// When and what was told at the deadline.
+    /// When and what was answered at the deadline.
     pub(in crate::journal) deadline: Option<(Timestamp, Answer)>,
     pub(in crate::journal) duplicates: DuplicatesRecord,
 }
@@ -59,7 +59,7 @@ fn sightings(seen: &[(Timestamp, Source)]) -> Vec<Sighting> {
 }
 
 /// Whether entries of this kind are rows at all in this view; the others are folded into the rows of their requests.
-/// Kinds that this release does not know are kept, to be told as unreadable.
+/// Kinds that this release does not know are kept, to be shown as unreadable.
 pub(in crate::journal) fn wanted_kind(wanted: Kind, stored: u8) -> bool {
     let request = kind::is_request(stored);
     let folded = matches!(
@@ -81,7 +81,7 @@ pub(in crate::journal) fn wanted_kind(wanted: Kind, stored: u8) -> bool {
     }
 }
 
-/// Whether the filter can want this entry, as far as can be told without its fate.
+/// Whether the filter can want this entry, as far as can be known without its fate.
 pub(in crate::journal) fn may_match(filter: &Filter, numbered: &Numbered) -> bool {
     if filter.since.is_some_and(|since| numbered.at < since) || filter.until.is_some_and(|until| numbered.at >= until) {
         return false;
@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(of(&["w1", "w9"], &["w1"], "control"), missing);
         assert_eq!(of(&["w1"], &["w1"], "control"), None);
         assert_eq!(of(&[], &[], "control"), None);
-        // A controller names the nodes of all hosts; nothing at all of it here is told all the same.
+        // A controller names the nodes of all hosts; that this host has none of them is reported all the same.
         assert_eq!(of(&["w1", "w9"], &["w1"], "broker"), None);
         assert_eq!(of(&["w9"], &[], "broker"), missing);
     }

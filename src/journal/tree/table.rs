@@ -114,7 +114,7 @@ pub(in crate::journal) trait Table: Sized {
         Ok(Whole { numbered, link, head, stored })
     }
 
-    /// An entry that a walk has come by, from its value. Beside a writer retention may have taken its response, or all of it,
+    /// An entry that a walk has found, from its value. Beside a writer retention may have taken its response, or all of it,
     /// since: `None` for the latter.
     fn read_walked(&self, seq: Seq, value: &[u8]) -> Result<Option<Whole>, ReadError> {
         let mut value = Cow::Borrowed(value);
@@ -173,7 +173,7 @@ pub(in crate::journal) trait Table: Sized {
     }
 }
 
-/// Numbers without an entry after which looking ends, where the tree does not tell its end.
+/// Numbers without an entry after which looking ends, where the tree does not give its end.
 const GAP: u64 = 4096;
 
 /// Entries in order, carrying on past damage: where the tree cannot be walked, by number.

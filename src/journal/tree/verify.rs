@@ -96,9 +96,9 @@ struct Check<'a, T> {
     /// The oldest entry that retention had left when this began.
     began_at: Seq,
     links: Links,
-    /// What retention has told of last.
+    /// What the newest entry of retention says.
     pruned: Pruned,
-    /// Ranges of numbers without an entry, and those that salvages have told of.
+    /// Ranges of numbers without an entry, and those that salvages have reported lost.
     gaps: Vec<(Seq, Seq)>,
     missing: Vec<(Seq, Seq)>,
     undelivered: Option<ReadError>,
@@ -282,7 +282,7 @@ impl<T: Table> Check<'_, T> {
         self.report_problem(seq, None, what);
     }
 
-    /// What retention has removed since the walk began is told by entries that the walk did not come to.
+    /// What retention has removed since the walk began is reported by entries after the end of the walk.
     fn later_pruning(&mut self, last: Seq) {
         let history = |check: &mut Self| {
             let history = check.table.record::<HistoryRecord>(keys::HISTORY);
@@ -331,7 +331,7 @@ impl<T: Table> Check<'_, T> {
         self.history = now;
     }
 
-    /// Gaps that a salvage or retention has told of are no problem.
+    /// Gaps that a salvage or retention has reported are no problem.
     fn account_for_gaps(&mut self) {
         if self.pruned.upto > Seq(0) {
             self.missing.push((Seq(1), self.pruned.upto));

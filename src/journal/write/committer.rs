@@ -198,7 +198,7 @@ impl Committer {
         })
     }
 
-    /// The side file guards against damage that is rare and does not carry promises: failing to write it is told once.
+    /// The side file guards against damage that is rare and does not carry promises: failing to write it is logged once.
     pub(super) fn mark(&mut self, write: impl FnOnce(&mut WatermarkFile) -> std::io::Result<()>) {
         match write(&mut self.mark) {
             Ok(()) => self.mark_failed = false,

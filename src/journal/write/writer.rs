@@ -362,7 +362,7 @@ impl<E> Journal<E> {
         Compactor { database: Arc::clone(&self.database), state_dir: self.state_dir.clone(), floor }
     }
 
-    /// Whether somebody waits for what is not durable yet: it is more than rows that tell of duplicates.
+    /// Whether somebody waits for what is not durable yet: it is more than records of duplicates.
     pub fn is_urgent(&self) -> bool {
         self.queue.is_urgent()
     }

@@ -32,7 +32,7 @@ pub(in crate::journal) struct OutcomeRecord {
     pub(in crate::journal) completed: Seq,
 }
 
-/// `D`: the entry with what was told of a request at its deadline.
+/// `D`: the entry with what a request was answered at its deadline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::journal) struct DeadlineRecord {
     pub(in crate::journal) answered: Seq,
@@ -63,7 +63,7 @@ impl Default for HistoryRecord {
 }
 
 impl HistoryRecord {
-    /// Where a journal stands that is put together again from entries which tell that retention came so far.
+    /// Where a journal stands that is put together again from entries which say that retention came so far.
     pub(in crate::journal) fn retention_came_to(&mut self, upto: Seq, trimmed: Seq) {
         self.first = self.first.max(upto.next());
         self.trimmed = self.trimmed.max(trimmed);

@@ -64,7 +64,7 @@ impl Building {
         let newest = self.state.history.last;
         self.before = Some((newest, self.state.history.hash));
         self.noted = self.noted.max(last);
-        // Those after the newest are told of with what is known of the journal that was here.
+        // Those after the newest are reported with what is known of the journal that was here.
         self.missing = missing.into_iter().filter(|(first, _)| *first < newest).collect();
         rebuild::without_removed(&mut self.missing, self.state.history.first);
         Ok(())

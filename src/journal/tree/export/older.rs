@@ -1,6 +1,6 @@
 //! An export rewritten for release 1, which knows format 2: its way back, beside a copy of the state directory.
 //!
-//! What that release has no kind for is left out, and one entry at the end tells which numbers: `Imported`, of a journal of
+//! What that release has no kind for is left out, and one entry at the end says which numbers: `Imported`, of a journal of
 //! this format. Every entry's hash is computed anew, since it covers the one before; heads that were noted hold for the
 //! journal that is exported and not for this copy of it. Memory is that of one entry and of the numbers left out.
 

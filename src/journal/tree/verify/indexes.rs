@@ -55,7 +55,7 @@ impl<T: Table> Check<'_, T> {
             return;
         }
         let entry = self.table.entry(seq);
-        // What does not read was told of in its turn.
+        // An entry that does not read was reported already.
         let Ok(entry) = entry else { return };
         let same = match (&entry, parsed) {
             (

@@ -25,7 +25,7 @@ pub(super) struct Links {
     /// The oldest entry that read, and the hash it continues.
     pub(super) first: Option<(ChainPosition, Hash)>,
     sought: Option<Anchor>,
-    /// What was sought, once the walk has come by it.
+    /// What was sought, once the walk has found it.
     pub(super) found: Option<Head>,
 }
 
