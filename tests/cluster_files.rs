@@ -129,7 +129,7 @@ fn every_error_of_an_ini_file_names_line_section_and_key() {
             .to_owned(),
         r#"f:7: [manager] role: "boss" is not a role; give manager, logger, proxy, worker or none"#.to_owned(),
         r#"f:8: [manager] port: "eighty" is not a whole number; give a TCP port from 1 to 65535"#.to_owned(),
-        "f:9: [manager] instance: instance name is empty; give the instance another name".to_owned(),
+        "f:9: [manager] instance: instance name is empty, and needs at least one character; give the instance another name".to_owned(),
         r#"f:13: [worker-1] cpu_affinity: "first" is not a whole number; give the number of a CPU, counted from 0"#
             .to_owned(),
         r#"f:14: [worker-1] scripts: a quote is not closed; close the quote, or write the quote or \ as \" or \\"#
