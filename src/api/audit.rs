@@ -197,7 +197,7 @@ pub struct RequestRow {
     pub received_at: String,
     /// What has become of it by now.
     pub state: RequestState,
-    /// How often its handling was begun.
+    /// Those that a crash ended, and the one that is under way or led to the outcome; 0 if there was none.
     pub attempts: u32,
     /// How often it came again and was not handled.
     pub duplicates: u64,

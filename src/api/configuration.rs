@@ -91,7 +91,7 @@ impl fmt::Display for Port {
 pub struct ScriptOption {
     /// The identifier with its module, for example `Log::default_rotation_interval`.
     pub name: String,
-    /// A Zeek expression, not checked here.
+    /// As it stands behind the `=` on the command line; only Zeek knows whether it is of the right type.
     pub value: String,
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Why a text cannot be the identifier it was offered as.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// There is no text.
+    /// The text is empty.
     #[error("{what} is empty, and needs at least one character")]
     Empty {
         /// Which identifier, for the message.

@@ -19,7 +19,7 @@ pub struct PruneOrder {
 /// What went, or would go.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PruneReport {
-    /// Nothing went: it was only asked what would.
+    /// Nothing was removed; the report says what would be.
     pub dry_run: bool,
     /// Entries, and how many of them were requests.
     pub entries: u64,

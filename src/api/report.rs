@@ -129,7 +129,7 @@ pub struct JournalReport {
     pub last: u64,
     /// Commits since the journal was opened.
     pub commits: u64,
-    /// Milliseconds that all but the slowest hundredth of the last 1024 commits took at most; 0 before the first.
+    /// The 99th percentile of how long the last 1024 commits took, in milliseconds; 0 before the first.
     pub commit_ms_p99: f64,
     /// Milliseconds that opening the journal took.
     pub open_ms: f64,
@@ -169,7 +169,7 @@ pub struct NodeReport {
     pub want: String,
     /// The node's own process, not its shim; `None` if it is down.
     pub pid: Option<u32>,
-    /// How often it has been started; the number of its current or last start.
+    /// The number of its current or last start; 0: never started.
     pub incarnation: u64,
     /// Milliseconds since the process started.
     pub up_ms: Option<u64>,

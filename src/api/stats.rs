@@ -63,12 +63,12 @@ pub struct EventStats {
 /// Milliseconds; percentiles are exact to one percent, and the longest is exact.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Latency {
-    /// Half of the requests took no longer.
+    /// Half of the requests took no longer than this.
     pub p50_ms: f64,
-    /// Nine tenths took no longer.
+    /// 90 % took no longer than this.
     pub p90_ms: f64,
-    /// All but a hundredth took no longer.
+    /// 99 % took no longer than this.
     pub p99_ms: f64,
-    /// The longest.
+    /// The longest that any took.
     pub max_ms: f64,
 }

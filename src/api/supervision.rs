@@ -135,7 +135,7 @@ pub enum NodeHappening {
     },
     /// So many bytes of this incarnation's output could not be written. With a reason when it begins.
     Dropped {
-        /// In all, for this incarnation.
+        /// The total for this incarnation.
         bytes: u64,
         /// Why the first of them could not be; `None` in later reports.
         reason: Option<String>,

@@ -53,13 +53,13 @@ pub enum Problem {
         /// Bytes that follow.
         left: usize,
     },
-    /// Refused for its depth, by [`Limits::depth`].
+    /// It is nested deeper than [`Limits::depth`] allows.
     #[error("containers are nested deeper than {limit} levels")]
     Depth {
         /// The most containers inside each other.
         limit: usize,
     },
-    /// Refused for its size, by [`Limits::values`].
+    /// It holds more values than [`Limits::values`] allows.
     #[error("more than {limit} values")]
     Values {
         /// The most values altogether.

@@ -138,7 +138,7 @@ pub enum HandshakeError {
         /// Why, in the peer's words.
         description: String,
     },
-    /// There is a connection to this endpoint, and as the originator it was the peer's to notice.
+    /// There is a connection to this endpoint already, which the peer, as the originator, should have noticed.
     #[error("the peer {0} opened a second connection although it had to notice the first")]
     Redundant(EndpointId),
     /// [`Registry::close`] was called.

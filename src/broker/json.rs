@@ -44,7 +44,7 @@ pub struct ReadError {
 /// What can be wrong with a text that is to be a message or a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Refused for its length, by [`Limits::bytes`].
+    /// It is longer than [`Limits::bytes`] allows.
     #[error("the message has {length} bytes, {limit} is the most")]
     TooLong {
         /// Its length in bytes.
@@ -64,19 +64,19 @@ pub enum Problem {
     /// A backslash before a character that is not escaped so, or an incomplete `\u`.
     #[error("an escape in a string is not known")]
     Escape,
-    /// Refused for its depth, by [`Limits::depth`].
+    /// It is nested deeper than [`Limits::depth`] allows.
     #[error("nested too deeply, {limit} levels are the most")]
     Depth {
         /// The most containers inside each other.
         limit: usize,
     },
-    /// Refused for its size, by [`Limits::values`].
+    /// It holds more values than [`Limits::values`] allows.
     #[error("more than {limit} values")]
     Values {
         /// The most values altogether.
         limit: usize,
     },
-    /// More values than a text of this length can mean, which only an attack has.
+    /// It has more tokens than any message of this length needs: only an attack looks like that.
     #[error("too many tokens for the length of the text")]
     Tokens,
     /// The value ends before the text does.
@@ -224,7 +224,7 @@ pub fn read_value(text: &[u8], limits: &Limits) -> Result<Data, ReadError> {
 /// A value that JSON cannot hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// Infinity and NaN are no JSON, and Zeek's readers refuse them.
+    /// JSON has neither infinity nor NaN, and Zeek's readers refuse both.
     #[error("JSON has no form for a real that is infinite or not a number")]
     Real,
     /// Replacing what is no text could make two elements of a set the same.

@@ -111,7 +111,7 @@ pub enum Received {
     Left,
     /// It needs nothing to be done.
     Ignored(Ignored),
-    /// It makes no sense.
+    /// It could not be understood.
     Skipped(Skipped),
 }
 

@@ -243,7 +243,7 @@ impl FrameReader {
 /// Something too long to be written as a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// Its length does not fit into 16 bits. Holds it.
+    /// Its length, which it holds, does not fit into 16 bits.
     #[error("a topic of {0} bytes, {TOPIC_MAX} is the most")]
     Topic(usize),
     /// Longer than any Broker reads. Holds the length.

@@ -38,7 +38,7 @@ pub enum Error {
     /// There is no socket, nobody listens on it, or who listens does not greet.
     #[error("no agent answers at {}", path.display())]
     Unreachable {
-        /// The socket's.
+        /// The socket's path.
         path: PathBuf,
         /// What the kernel says, or what was missing.
         source: io::Error,

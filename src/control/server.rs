@@ -31,14 +31,14 @@ const CONNECTIONS_LIMIT: usize = 256;
 /// Bytes of large frames being received by all connections, in KiB. A frame waits for its share.
 const RECEIVE_KIB: usize = 32 * 1024;
 
-/// Where to listen, and for whom.
+/// Where to listen, and who may connect.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The socket's path.
     pub path: PathBuf,
     /// The group that may connect beside the owner.
     pub group: Option<u32>,
-    /// How long a peer may take over what.
+    /// How long a peer may take for each step.
     pub timeouts: Timeouts,
 }
 

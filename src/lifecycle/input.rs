@@ -61,7 +61,7 @@ pub enum Input {
     },
     /// A response has left through this route.
     Delivered {
-        /// The route whose response the peer's kernel or ours has taken.
+        /// The connection and the call that it went to.
         route: Route,
     },
     /// The connection is gone, and with it the routes over it.

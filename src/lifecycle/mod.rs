@@ -79,7 +79,7 @@ pub use restart::RestartOptions;
 /// What the core needs to know of the settings. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// The agent's own instance, of which its nodes are.
+    /// The instance whose nodes this agent runs.
     pub instance: InstanceName,
     /// CPUs of this host, for checking affinities.
     pub cpus: u32,

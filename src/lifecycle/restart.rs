@@ -10,9 +10,9 @@ use super::durable::PROPER_LIFE_MS;
 /// The settings of the policy; times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestartOptions {
-    /// The first pause between two starts.
+    /// The pause before the second restart in a row. The first comes at once, and each further pause is twice as long.
     pub backoff_min_ms: u64,
-    /// The pause up to which pauses grow.
+    /// No pause is longer than this.
     pub backoff_max_ms: u64,
     /// More deaths than this within `window_ms`: FAILED.
     pub max_restarts: u32,

@@ -53,7 +53,7 @@ pub enum DecodeError {
         /// Which piece, from 0.
         index: u32,
     },
-    /// Whole and written so by a newer release: no damage, and nothing may be touched.
+    /// It is intact, and a newer release wrote it: nothing may be touched.
     #[error("its kind {kind:#04x} version {version} is unknown: a newer release wrote it; use that one")]
     Newer {
         /// As in the head of the value.
@@ -61,13 +61,13 @@ pub enum DecodeError {
         /// As in the head of the value.
         version: u8,
     },
-    /// Whole, and under a key of another family.
+    /// It is intact, and does not belong under keys of this kind.
     #[error("it is of kind {found:#04x}, which does not belong there")]
     Kind {
         /// As in the head of the value.
         found: u8,
     },
-    /// Whole, and its fields are not those of its kind and version.
+    /// It is intact, and its fields are not those of its kind and version.
     #[error("its body does not read as version {version} of kind {kind:#04x}")]
     Body {
         /// As in the head of the value.

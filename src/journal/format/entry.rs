@@ -102,7 +102,7 @@ pub enum Entry {
     /// All entries before this one were taken over from somewhere else, `entries` of them, and those numbered `missing`
     /// (first, last) were not there. No state was: this host runs what somebody asks for from here on.
     Imported {
-        /// The name of the file or directory, as the command line had it.
+        /// Where they came from: a file or directory as the command line had it, or what a rewritten export says of itself.
         from: String,
         /// How many were taken over.
         entries: u64,
@@ -193,7 +193,7 @@ pub enum Entry {
     RequestBegun {
         /// The request's entry.
         of: Seq,
-        /// How many have begun by now, this one included.
+        /// One more than the attempts that a crash ended.
         attempt: u32,
     },
     /// Step 1 of a change is taken: it is answered once the targets meet the goal.
@@ -219,7 +219,7 @@ pub enum Entry {
         of: Seq,
         /// How it ended.
         outcome: Outcome,
-        /// How often it was begun.
+        /// Those that a crash ended, and the one that led to the outcome.
         attempts: u32,
         /// What the requester gets, now and whenever the request comes again.
         response: Answer,
@@ -508,11 +508,11 @@ pub struct NodeExtras {}
 /// What is wanted of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Want {
-    /// A process of it runs.
+    /// A process of it is to run.
     Up,
-    /// None runs, by command; the configuration still has it.
+    /// None is to run, by command; the configuration still has the node.
     Stopped,
-    /// None runs, and the node is forgotten once that is so.
+    /// None is to run, and the node is forgotten once none does.
     Gone,
 }
 

@@ -84,7 +84,7 @@ pub enum ImportError {
     /// The lock's file cannot be used.
     #[error("the state directory cannot be locked")]
     Lock(#[source] LockError),
-    /// Import adds to no history.
+    /// The state directory has a history already, and an import does not add to one.
     #[error("{dir} holds a journal with entries already: import into another --state-dir, or move that journal away")]
     NotEmpty {
         /// The journal's directory.

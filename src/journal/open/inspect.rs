@@ -79,7 +79,7 @@ pub struct Inspection {
 /// How the copy could be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
-    /// With all its files.
+    /// It opened with all its files.
     Whole,
     /// Damaged: it opens without its snapshots only.
     WithoutSnapshots,

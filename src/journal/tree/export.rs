@@ -92,7 +92,7 @@ pub enum ExportError {
         "the journal is damaged, and an export is all or nothing; `journal import --salvage` takes over what can be read"
     )]
     Damaged(#[source] ReadError),
-    /// The storage failed, for a reason that may pass.
+    /// The storage failed for another reason than damage, or an entry is a newer release's.
     #[error(transparent)]
     Read(ReadError),
     /// An entry of format 1. Holds its number.

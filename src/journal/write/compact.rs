@@ -96,7 +96,7 @@ pub enum CompactError {
     /// The copy was removed: it would never have caught up.
     #[error("entries are written faster than they can be copied: try again at a quieter time")]
     Busy,
-    /// A commit failed while the copy was made, so what the original holds is not certain.
+    /// A write to the original failed while the copy was made, so what there is to copy is not known.
     #[error("writing to it failed during the compaction, and the agent's log says why: mend that, then try again")]
     Failing,
     /// Which of the two the pointer names is not known.
@@ -104,7 +104,7 @@ pub enum CompactError {
         "the disk failed as the copy took its place, and the journal is closed: restart the agent, which finds it whole"
     )]
     Unknown(#[source] std::io::Error),
-    /// By another caller.
+    /// Another caller is at it.
     #[error("it is being compacted already: wait for that to end")]
     UnderWay,
 }

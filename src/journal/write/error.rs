@@ -28,7 +28,7 @@ pub enum CommitError {
     /// An entry or record exceeds the limit, which nothing that was taken in can.
     #[error("the journal cannot store what was decided")]
     Encode(#[source] EncodeError),
-    /// A fault of the core's.
+    /// A bug in the core: it left out a number, or gave one twice.
     #[error("entry {found} was decided after entry {last}: the numbers of entries have to be gapless")]
     Sequence {
         /// The newest entry staged before.
