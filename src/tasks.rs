@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 /// What it means to the process when a task ends before its token was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Death {
+pub enum OnExit {
     /// It may end at any time: one connection, one node. A panic is logged, nobody else suffers.
     Tolerated,
     /// It may end when its work is done; a panic would strand that work until the process starts again.
@@ -32,7 +32,7 @@ pub enum Death {
 /// A task died that the process cannot do without.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("task {task} {how}; the agent cannot go on without it and has to be started again")]
-pub struct FatalDeath {
+pub struct FatalExit {
     /// The task's name.
     pub task: String,
     /// Whether it returned or panicked.
@@ -64,7 +64,7 @@ pub struct Tasks {
     token: CancellationToken,
     tracker: TaskTracker,
     /// The first fatal death; later ones follow from it.
-    fatal: Arc<watch::Sender<Option<FatalDeath>>>,
+    fatal: Arc<watch::Sender<Option<FatalExit>>>,
 }
 
 impl Tasks {
@@ -97,7 +97,7 @@ impl Tasks {
     pub fn spawn<F>(
         &self,
         name: impl Into<Cow<'static, str>>,
-        death: Death,
+        on_exit: OnExit,
         work: impl FnOnce(CancellationToken) -> F,
     ) -> JoinHandle<()>
     where
@@ -109,23 +109,23 @@ impl Tasks {
         let fatal = Arc::clone(&self.fatal);
         self.tracker.spawn_on(
             async move {
-                let how = match (work.await, death) {
-                    (Ok(()), Death::Tolerated | Death::FatalByPanic) => return,
-                    (Ok(()), Death::Fatal) if token.is_cancelled() => return,
-                    (Ok(()), Death::Fatal) => How::Ended,
+                let how = match (work.await, on_exit) {
+                    (Ok(()), OnExit::Tolerated | OnExit::FatalByPanic) => return,
+                    (Ok(()), OnExit::Fatal) if token.is_cancelled() => return,
+                    (Ok(()), OnExit::Fatal) => How::Ended,
                     // Only the end of the runtime cancels: nobody aborts our tasks.
                     (Err(error), _) if !error.is_panic() => return,
-                    (Err(error), death) => {
+                    (Err(error), on_exit) => {
                         tracing::error!(task = %name, %error, "a task panicked");
-                        match death {
-                            Death::Tolerated => return,
-                            Death::FatalByPanic | Death::Fatal => How::Panicked,
+                        match on_exit {
+                            OnExit::Tolerated => return,
+                            OnExit::FatalByPanic | OnExit::Fatal => How::Panicked,
                         }
                     }
                 };
                 fatal.send_if_modified(|first| {
                     let is_first = first.is_none();
-                    first.get_or_insert(FatalDeath { task: name.into_owned(), how });
+                    first.get_or_insert(FatalExit { task: name.into_owned(), how });
                     is_first
                 });
             },
@@ -134,7 +134,7 @@ impl Tasks {
     }
 
     /// Resolves when a task has died that the process cannot do without.
-    pub async fn fatal(&self) -> FatalDeath {
+    pub async fn fatal(&self) -> FatalExit {
         let mut deaths = self.fatal.subscribe();
         let death = deaths.wait_for(Option::is_some).await.map(|death| death.clone());
         death.ok().flatten().expect("the sender lives in self, and the value was just seen to be there")
@@ -171,8 +171,8 @@ mod tests {
     #[tokio::test]
     async fn a_fatal_task_that_panics_or_returns_is_reported_once() {
         let tasks = Tasks::new(runtime::Handle::current());
-        tasks.spawn("reader", Death::Tolerated, |_| async { panic!("on purpose") });
-        tasks.spawn("driver", Death::Fatal, |_| async {});
+        tasks.spawn("reader", OnExit::Tolerated, |_| async { panic!("on purpose") });
+        tasks.spawn("driver", OnExit::Fatal, |_| async {});
         assert_eq!(tasks.fatal().await.task, "driver");
         tasks.finished().await;
     }
@@ -180,16 +180,16 @@ mod tests {
     #[tokio::test]
     async fn work_that_is_done_is_no_death_and_a_panic_over_it_is() {
         let tasks = Tasks::new(runtime::Handle::current());
-        tasks.spawn("done", Death::FatalByPanic, |_| async {}).await.unwrap();
+        tasks.spawn("done", OnExit::FatalByPanic, |_| async {}).await.unwrap();
         assert!(tasks.fatal.borrow().is_none());
-        tasks.spawn("node", Death::FatalByPanic, |_| async { panic!("on purpose") });
-        assert_eq!(tasks.fatal().await, FatalDeath { task: "node".into(), how: How::Panicked });
+        tasks.spawn("node", OnExit::FatalByPanic, |_| async { panic!("on purpose") });
+        assert_eq!(tasks.fatal().await, FatalExit { task: "node".into(), how: How::Panicked });
     }
 
     #[tokio::test]
     async fn an_asked_for_end_is_no_death() {
         let tasks = Tasks::new(runtime::Handle::current());
-        tasks.spawn("driver", Death::Fatal, |token| async move { token.cancelled().await });
+        tasks.spawn("driver", OnExit::Fatal, |token| async move { token.cancelled().await });
         tasks.cancel();
         tasks.finished().await;
         assert!(tasks.fatal.borrow().is_none());
@@ -199,7 +199,7 @@ mod tests {
     async fn a_child_ends_alone() {
         let tasks = Tasks::new(runtime::Handle::current());
         let child = tasks.child();
-        let ended = child.spawn("node", Death::Fatal, |token| async move { token.cancelled().await });
+        let ended = child.spawn("node", OnExit::Fatal, |token| async move { token.cancelled().await });
         child.cancel();
         ended.await.unwrap();
         assert!(!tasks.token().is_cancelled());

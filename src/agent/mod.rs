@@ -42,7 +42,7 @@ use crate::lifecycle::{self, Effect, Input, Lifecycle, Peers};
 use crate::peers;
 use crate::sim_node;
 use crate::supervisor;
-use crate::tasks::{Death, FatalDeath, Tasks};
+use crate::tasks::{FatalExit, OnExit, Tasks};
 use crate::websocket;
 
 use archive::Archive;
@@ -148,7 +148,7 @@ pub enum Error {
     #[error(transparent)]
     Driver(#[from] driver::Error),
     #[error(transparent)]
-    Task(#[from] FatalDeath),
+    Task(#[from] FatalExit),
     #[error(transparent)]
     Hang(#[from] Hang),
 }
@@ -547,7 +547,7 @@ impl Started {
             let user = options.node_user.clone();
             let (archive, report) =
                 Archive::new(archive, &options.state_dir, user, &self.supervisor, self.inputs.clone());
-            self.tasks.spawn("archival of logs", Death::FatalByPanic, |token| archive.run(token));
+            self.tasks.spawn("archival of logs", OnExit::FatalByPanic, |token| archive.run(token));
             report
         });
         let service = Arc::new(AgentService {
@@ -585,7 +585,7 @@ impl Started {
             commits: self.commits.clone(),
             orders: queued,
         };
-        self.tasks.spawn("retention", Death::FatalByPanic, |token| retention.run(token));
+        self.tasks.spawn("retention", OnExit::FatalByPanic, |token| retention.run(token));
         let (control_stop, websocket_stop, broker_stop) = (stop.clone(), stop.clone(), stop.clone());
         let serving = tokio::spawn(async move {
             let websocket = async {

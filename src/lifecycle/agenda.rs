@@ -175,7 +175,7 @@ impl Lifecycle {
             self.survey_node(now, name);
         }
         let Agenda { facts, nodes, .. } = &mut self.agenda;
-        facts.stages.turn(now, self.options.stage_wait_ms, nodes);
+        facts.stages.advance(now, self.options.stage_wait_ms, nodes);
     }
 
     fn survey_request(&mut self, seq: Seq) {
@@ -196,7 +196,7 @@ impl Lifecycle {
             Progress::Accepted
                 if self.seen.dispatches.contains_key(&seq)
                     || self.seen.adopting_state.contains(&seq)
-                    || self.durable.waits_for_word(seq) =>
+                    || self.durable.waits_for_operator(seq) =>
             {
                 facts.accepted.remove(&seq);
             }

@@ -102,7 +102,7 @@ impl Lifecycle {
             .supersede(received, None)
             .and(self.replace_waiting(received))
             .and(self.desire(received, ConfigChange::Set(Packed(config)), changes))
-            .and(self.doubts(&report));
+            .and(self.notify_warnings(&report));
         if targets.is_empty() {
             let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
             return decision.and(self.complete(received, Outcome::Completed, done));
@@ -288,17 +288,17 @@ impl Lifecycle {
             config,
             &HostFacts { instance, cpus: self.options.cpus, agent_ports: &self.options.agent_ports },
         );
-        let doubt = match &self.options.profile {
+        let warning = match &self.options.profile {
             Profile::Zeek(options) => zeek::doubts(config, Some(instance), options.version),
             Profile::Plain => None,
         };
         // It concerns the whole configuration, and these come first.
-        report.warnings.splice(0..0, doubt);
+        report.warnings.splice(0..0, warning);
         report
     }
 
     /// What of a configuration will work and may not be meant.
-    pub(super) fn doubts(&self, report: &validate::Report) -> Decision {
+    pub(super) fn notify_warnings(&self, report: &validate::Report) -> Decision {
         let warnings = &report.warnings;
         let told = warnings.iter().take(WARNINGS_TOLD).map(|warning| format!("warning: {warning}"));
         let more = warnings
@@ -346,7 +346,7 @@ impl Lifecycle {
         let mut decision = Decision::default();
         for seq in self.agenda.facts.waits.waiting_for(targets.map(Vec::as_slice)) {
             let Some(one) = self.durable.unfinished.get(&seq).filter(|_| seq != by.seq) else { continue };
-            if self.durable.waits_for_word(seq) {
+            if self.durable.waits_for_operator(seq) {
                 continue;
             }
             let received = &one.received;

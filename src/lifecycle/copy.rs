@@ -13,7 +13,7 @@ use crate::journal::entry::{Entry, Life, Outcome, Received, Verdict};
 
 use super::decision::{Decision, Note};
 use super::effect::Effect;
-use super::seen::{Obstacle, Place};
+use super::seen::{Obstacle, ProcessPhase};
 use super::{Lifecycle, answer};
 
 /// What the record of a foreign process becomes.
@@ -136,6 +136,6 @@ impl super::seen::Seen {
     pub(super) fn unblock(&mut self, node: &NodeName) {
         let node = self.node(node);
         node.blocked = None;
-        node.place = Place::Clear;
+        node.phase = ProcessPhase::Clear;
     }
 }

@@ -10,7 +10,7 @@ use crate::journal::entry::{Digest, Entry};
 
 use super::effect::Effect;
 use super::questions::Questioned;
-use super::seen::{EarlyExit, Obstacle, Place, SetAside};
+use super::seen::{EarlyExit, Obstacle, ProcessPhase, SetAside};
 
 #[derive(Debug, Default)]
 pub(super) struct Decision {
@@ -115,9 +115,9 @@ pub(super) enum Note {
         node: NodeName,
         error: String,
     },
-    Place {
+    Phase {
         node: NodeName,
-        place: Place,
+        phase: ProcessPhase,
     },
     StopSent {
         node: NodeName,
@@ -159,7 +159,7 @@ pub(super) enum Note {
         progress: Option<SetAside>,
     },
     /// Less than usual is known of the end of the node's last process.
-    Doubt {
+    LimitedCleanup {
         node: NodeName,
         why: &'static str,
     },

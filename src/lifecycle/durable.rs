@@ -108,7 +108,7 @@ impl Durable {
 
     /// Whether this request changes something, was accepted before hold mode, and has done nothing yet: then it does nothing
     /// before an operator has resumed it.
-    pub fn waits_for_word(&self, seq: Seq) -> bool {
+    pub fn waits_for_operator(&self, seq: Seq) -> bool {
         let before = self.agent.extras.0.held_before;
         let waits = |one: &Unfinished| one.record.extras.0.resumed < before && waits_in_hold(one);
         seq < before && self.unfinished.get(&seq).is_some_and(waits)
@@ -162,7 +162,7 @@ impl Durable {
             Entry::RequestReceived { .. } => self.request_received(numbered),
             Entry::RequestBegun { of, .. } => {
                 // The attempt is told by how many were lost before; the entry is for the audit.
-                if self.waits_for_word(*of)
+                if self.waits_for_operator(*of)
                     && let Some(one) = self.unfinished.get_mut(of)
                 {
                     one.record.extras.0.resumed = numbered.seq;
@@ -247,7 +247,7 @@ impl Durable {
         let crashed = !self.agent.boot_id.is_empty() && !self.agent.stopped;
         if crashed {
             // What only waits has no part in a crash.
-            let seqs: Vec<Seq> = self.unfinished.keys().copied().filter(|seq| !self.waits_for_word(*seq)).collect();
+            let seqs: Vec<Seq> = self.unfinished.keys().copied().filter(|seq| !self.waits_for_operator(*seq)).collect();
             for seq in seqs {
                 if let Some(one) = self.unfinished.get_mut(&seq) {
                     one.record.lost_attempts += 1;

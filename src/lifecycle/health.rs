@@ -98,7 +98,7 @@ impl NodeSeen {
 
 impl Lifecycle {
     /// The disk does not take a node's output: said once for each of its processes. How much is lost is counted in `status`.
-    pub(super) fn tell_dropping(&self, name: &NodeName, reason: Option<&str>) -> Decision {
+    pub(super) fn notify_dropping(&self, name: &NodeName, reason: Option<&str>) -> Decision {
         if self.seen.nodes.get(name).is_some_and(|node| node.is_drop_told) {
             return Decision::default();
         }
@@ -108,7 +108,7 @@ impl Lifecycle {
         self.notify_error(name, &message).note(Note::DropTold { node: name.clone() })
     }
 
-    pub(super) fn tell_obstacle(&self, name: &NodeName) -> Decision {
+    pub(super) fn notify_obstacle(&self, name: &NodeName) -> Decision {
         let blocked = self.seen.nodes.get(name).and_then(|node| node.blocked.as_ref());
         match blocked.filter(|blocked| !blocked.is_told) {
             Some(Blocked { by: Obstacle::Lock | Obstacle::Foreign, reason, .. }) => self.notify_error(name, reason),

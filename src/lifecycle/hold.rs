@@ -68,7 +68,7 @@ impl Lifecycle {
 
     /// A configuration or standby takes the place of every change that arrived before it and still waits.
     pub(super) fn replace_waiting(&self, by: &Received) -> Decision {
-        self.waiting_for_word()
+        self.waiting_for_operator()
             .filter(|(seq, _)| *seq < by.seq)
             .map(|(_, one)| self.superseded(&one.received, by))
             .fold(Decision::default(), Decision::and)
@@ -76,25 +76,25 @@ impl Lifecycle {
 
     /// Requests that were accepted before hold mode and wait for an operator, by age.
     pub fn waiting_requests(&self) -> impl Iterator<Item = &Received> {
-        self.waiting_for_word().map(|(_, one)| &one.received)
+        self.waiting_for_operator().map(|(_, one)| &one.received)
     }
 
-    fn waiting_for_word(&self) -> impl Iterator<Item = (Seq, &Unfinished)> {
+    fn waiting_for_operator(&self) -> impl Iterator<Item = (Seq, &Unfinished)> {
         let before = self.durable.agent.extras.0.held_before;
         let older = self.durable.unfinished.range(..before).map(|(seq, one)| (*seq, one));
-        older.filter(|(seq, _)| self.durable.waits_for_word(*seq))
+        older.filter(|(seq, _)| self.durable.waits_for_operator(*seq))
     }
 
     /// The operator says that what was asked then is still wanted: it is taken up as if it arrived now.
     pub(super) fn plan_resume(&self, now: Now, received: &Received, name: &str) -> Decision {
         let one = match self.waiting_by_name(name) {
             Ok(one) => one,
-            Err(error) => return self.refuse_word(received, error),
+            Err(error) => return self.refuse_operator(received, error),
         };
         if let Request::ResumeWaiting { .. } | Request::DropWaiting { .. } = one.received.request {
             let error =
                 format!("request {name} is itself a command about another request; drop it and give the command again");
-            return self.refuse_word(received, error);
+            return self.refuse_operator(received, error);
         }
         let attempt = one.record.lost_attempts + 1;
         let message = format!("{} goes on; `journal show` tells how it ends", described(one));
@@ -102,39 +102,39 @@ impl Lifecycle {
             .entry(Entry::RequestBegun { of: one.received.seq, attempt })
             .note(self.deadline(now, one.received.seq))
             .and(self.plan(now, &one.received))
-            .and(self.say_done(received, message))
+            .and(self.report_done(received, message))
     }
 
     /// The operator says that what was asked then is not wanted any more: its requester gets to know that.
     pub(super) fn plan_drop(&self, received: &Received, name: &str) -> Decision {
         let one = match self.waiting_by_name(name) {
             Ok(one) => one,
-            Err(error) => return self.refuse_word(received, error),
+            Err(error) => return self.refuse_operator(received, error),
         };
         let error =
             format!("dropped by an operator (request {}) while it waited in hold mode; nothing was done", received.seq);
         let dropped = answer::failed(&self.options.instance, &one.received.reqid, &one.received.request, error);
         self.complete(&one.received, Outcome::Rejected, dropped)
-            .and(self.say_done(received, format!("{} is dropped", described(one))))
+            .and(self.report_done(received, format!("{} is dropped", described(one))))
     }
 
     /// By its reqid, or `#` and its number in the journal, which is the only name of one without a reqid.
     fn waiting_by_name(&self, name: &str) -> Result<&Unfinished, String> {
         let by_reqid = |one: &Unfinished| !name.is_empty() && one.received.reqid.as_str() == name;
         let number = name.strip_prefix('#').and_then(|number| number.parse().ok()).map(Seq);
-        let found = self.waiting_for_word().find(|(_, one)| by_reqid(one));
-        let found = found.or_else(|| self.waiting_for_word().find(|(seq, _)| Some(*seq) == number));
+        let found = self.waiting_for_operator().find(|(_, one)| by_reqid(one));
+        let found = found.or_else(|| self.waiting_for_operator().find(|(seq, _)| Some(*seq) == number));
         found.map(|(_, one)| one).ok_or_else(|| {
             format!("no request {name:?} waits since before hold mode; `requests list` shows those that do")
         })
     }
 
-    fn refuse_word(&self, received: &Received, error: String) -> Decision {
+    fn refuse_operator(&self, received: &Received, error: String) -> Decision {
         let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
         self.complete(received, Outcome::Rejected, response)
     }
 
-    fn say_done(&self, received: &Received, message: String) -> Decision {
+    fn report_done(&self, received: &Received, message: String) -> Decision {
         let mut done = answer::result(&self.options.instance, &received.reqid, true);
         done.data = Some(ResultData::Text(message));
         let response = answer::response(&received.reqid, &received.request, vec![done]);

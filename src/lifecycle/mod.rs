@@ -67,7 +67,7 @@ use agenda::Agenda;
 use change::Current;
 use decision::{Answered, Decision, Note};
 use questions::Questioned;
-use seen::{Place, Seen, Unsent, Waiter, Waiting};
+use seen::{ProcessPhase, Seen, Unsent, Waiter, Waiting};
 use wake::Wake;
 
 pub use durable::{Durable, PROPER_LIFE_MS};
@@ -162,7 +162,7 @@ impl Lifecycle {
             seen.remember_unsent(*key, unsent);
         }
         for name in recovered.nodes.keys() {
-            seen.node(name).place = Place::Unprobed;
+            seen.node(name).phase = ProcessPhase::Unprobed;
         }
         let durable = Durable::new(recovered);
         Self { options, durable, seen, agenda: Agenda::new(), current: Current::default() }
@@ -401,11 +401,11 @@ impl Lifecycle {
                     self.seen.unsent.remove(&key);
                 }
             }
-            Note::Place { node, place } => {
+            Note::Phase { node, phase } => {
                 let ports = self.durable.nodes.get(&node).map(|record| record.spec.0.ports.clone());
                 let node = self.seen.node(&node);
-                node.place = place;
-                if let Place::Launching { .. } = place {
+                node.phase = phase;
+                if let ProcessPhase::Launching { .. } = phase {
                     node.ports = ports.unwrap_or_default();
                 }
             }
@@ -422,7 +422,9 @@ impl Lifecycle {
                 }
             }
             Note::SetAside { node, progress } => self.seen.node(&node).set_aside = progress,
-            Note::Doubt { node, why } => self.seen.node(&node).doubt = Some(seen::Doubt { why, pending: false }),
+            Note::LimitedCleanup { node, why } => {
+                self.seen.node(&node).limited_cleanup = Some(seen::LimitedCleanup { why, pending: false })
+            }
             Note::Adopted { node, ports } => {
                 let node = self.seen.node(&node);
                 node.was_adopted = true;
@@ -430,7 +432,7 @@ impl Lifecycle {
             }
             Note::Blocked { node, by, reason, at } => {
                 let node = self.seen.node(&node);
-                node.place = Place::Clear;
+                node.phase = ProcessPhase::Clear;
                 node.blocked = Some(seen::Blocked { by, reason, since: at, at, is_told: true });
             }
             Note::Unblocked { node } => self.seen.unblock(&node),

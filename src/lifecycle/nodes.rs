@@ -12,7 +12,7 @@ use crate::journal::entry::{ConfigChange, Entry, Life, NodeRecord, Packed, Verdi
 use super::agenda::Item;
 use super::decision::{Decision, Note};
 use super::effect::Effect;
-use super::seen::{NodeSeen, Obstacle, Place, Unprepared};
+use super::seen::{NodeSeen, Obstacle, ProcessPhase, Unprepared};
 use super::wake::Wake;
 use super::{Lifecycle, SETTLED_MS, health, remains, restart};
 
@@ -42,28 +42,28 @@ impl Lifecycle {
         node.newest = node.newest.max(*incarnation);
         match what {
             NodeHappening::Prepared => {
-                if let Place::Preparing { incarnation: preparing, by } = node.place
+                if let ProcessPhase::Preparing { incarnation: preparing, by } = node.phase
                     && preparing == *incarnation
                 {
-                    node.place = Place::Prepared { incarnation: *incarnation, by };
+                    node.phase = ProcessPhase::Prepared { incarnation: *incarnation, by };
                 }
                 node.blocked = None;
                 node.observe_free();
                 node.unprepared = None;
             }
             NodeHappening::Blocked { reason } => {
-                node.place = Place::Clear;
+                node.phase = ProcessPhase::Clear;
                 node.block(Obstacle::Lock, reason, now.boot);
             }
             NodeHappening::PortTaken { reason } => {
-                node.place = Place::Clear;
+                node.phase = ProcessPhase::Clear;
                 node.observe_free();
                 node.block(Obstacle::Port, reason, now.boot);
             }
             NodeHappening::Started { .. } => {
-                node.place = Place::Present { incarnation: *incarnation };
+                node.phase = ProcessPhase::Present { incarnation: *incarnation };
                 node.blocked = None;
-                node.doubt = None;
+                node.limited_cleanup = None;
                 (node.dropped, node.is_drop_told) = (0, false);
                 node.unprepared = None;
             }
@@ -80,15 +80,15 @@ impl Lifecycle {
                     node.blocked = None;
                     node.observe_free();
                 }
-                let current = match node.place {
-                    Place::Preparing { incarnation: at, .. }
-                    | Place::Prepared { incarnation: at, .. }
-                    | Place::Launching { incarnation: at }
-                    | Place::Present { incarnation: at } => at <= *incarnation,
-                    Place::Unprobed | Place::Clear => true,
+                let current = match node.phase {
+                    ProcessPhase::Preparing { incarnation: at, .. }
+                    | ProcessPhase::Prepared { incarnation: at, .. }
+                    | ProcessPhase::Launching { incarnation: at }
+                    | ProcessPhase::Present { incarnation: at } => at <= *incarnation,
+                    ProcessPhase::Unprobed | ProcessPhase::Clear => true,
                 };
                 if current {
-                    node.place = Place::Clear;
+                    node.phase = ProcessPhase::Clear;
                     node.left = None;
                     node.silent = false;
                     node.overdue = false;
@@ -144,23 +144,25 @@ impl Lifecycle {
             NodeHappening::Exited { cause, process, stdout: _, stderr, is_lasting: _ } => {
                 self.exited(now, name, *incarnation, cause, process.as_ref(), stderr)
             }
-            NodeHappening::Blocked { .. } | NodeHappening::PortTaken { .. } => self.tell_obstacle(name),
+            NodeHappening::Blocked { .. } | NodeHappening::PortTaken { .. } => self.notify_obstacle(name),
             NodeHappening::Silent => {
                 self.notify_error(name, "its shim does not answer; nothing is done to it until it does")
             }
-            NodeHappening::Dropped { reason, bytes: _ } => self.tell_dropping(name, reason.as_deref()),
-            NodeHappening::Left { survivors } => self.tell_left(name, survivors),
-            NodeHappening::HoldersOnly => self.tell_first_shim(name),
+            NodeHappening::Dropped { reason, bytes: _ } => self.notify_dropping(name, reason.as_deref()),
+            NodeHappening::Left { survivors } => self.notify_left(name, survivors),
+            NodeHappening::HoldersOnly => self.notify_first_shim(name),
             NodeHappening::Cleared => self.cleared(now, name),
-            NodeHappening::SetAside { path } => self.tell_set_aside(name, path.as_deref()).and(self.cleared(now, name)),
-            NodeHappening::NotSetAside { .. } => self.tell_obstacle(name),
+            NodeHappening::SetAside { path } => {
+                self.notify_set_aside(name, path.as_deref()).and(self.cleared(now, name))
+            }
+            NodeHappening::NotSetAside { .. } => self.notify_obstacle(name),
             NodeHappening::Prepared | NodeHappening::Responsive | NodeHappening::Forgotten => Decision::default(),
         }
     }
 
     /// Nothing of the node is there: what the journal has running is gone.
     fn cleared(&self, now: Now, name: &NodeName) -> Decision {
-        let is_clear = self.seen.nodes.get(name).is_some_and(|node| node.place == Place::Clear);
+        let is_clear = self.seen.nodes.get(name).is_some_and(|node| node.phase == ProcessPhase::Clear);
         match self.durable.nodes.get(name) {
             Some(NodeRecord { life: Life::Up { process, .. }, incarnation, .. }) if is_clear => {
                 self.exited(now, name, *incarnation, &ExitCause::Lost, Some(process), "")
@@ -293,7 +295,9 @@ impl Lifecycle {
         let mut decision = Decision::default().entry(entry).note(early);
         if *cause == ExitCause::Lost {
             let why = remains::SHIM_GONE;
-            decision = decision.note(Note::Doubt { node: name.clone(), why }).and(self.tell_doubt(name, why));
+            decision = decision
+                .note(Note::LimitedCleanup { node: name.clone(), why })
+                .and(self.notify_limited_cleanup(name, why));
         }
         let decision = keep.into_iter().fold(decision, Decision::effect).and(acknowledge);
         match message {
@@ -328,9 +332,9 @@ impl Lifecycle {
         }
         // It is in no configuration any more, or never was. What a held start finds is not its own to clear away.
         let node = node.filter(|_| self.durable.agent.hold.is_none())?;
-        match node.place {
-            Place::Clear if self.is_to_be_set_aside(name, node) => Some(self.order_set_aside(name, node.newest)),
-            Place::Clear if node.may_be_left() => {
+        match node.phase {
+            ProcessPhase::Clear if self.is_to_be_set_aside(name, node) => Some(self.order_set_aside(name, node.newest)),
+            ProcessPhase::Clear if node.may_be_left() => {
                 let due = |at: BootTime| self.copied().is_none() && wake.due(at);
                 node.blocked
                     .as_ref()
@@ -338,7 +342,7 @@ impl Lifecycle {
                     .then(|| self.look_again(now, name, node.newest))
             }
             // A preparation that is under way is let go when it is done.
-            Place::Clear | Place::Prepared { .. } => {
+            ProcessPhase::Clear | ProcessPhase::Prepared { .. } => {
                 let order = NodeOrder::Forget { incarnation: node.newest };
                 Some(
                     Decision::default()
@@ -346,7 +350,10 @@ impl Lifecycle {
                         .note(Note::Forgotten { node: name.clone() }),
                 )
             }
-            Place::Unprobed | Place::Preparing { .. } | Place::Launching { .. } | Place::Present { .. } => None,
+            ProcessPhase::Unprobed
+            | ProcessPhase::Preparing { .. }
+            | ProcessPhase::Launching { .. }
+            | ProcessPhase::Present { .. } => None,
         }
     }
 
@@ -362,16 +369,16 @@ impl Lifecycle {
         if awaited.is_some() {
             return awaited;
         }
-        match node.place {
-            Place::Unprobed | Place::Launching { .. } => None,
-            Place::Present { incarnation } => self.advance_present(now, wake, name, record, node, incarnation),
-            Place::Preparing { by, .. } => {
+        match node.phase {
+            ProcessPhase::Unprobed | ProcessPhase::Launching { .. } => None,
+            ProcessPhase::Present { incarnation } => self.advance_present(now, wake, name, record, node, incarnation),
+            ProcessPhase::Preparing { by, .. } => {
                 (by != record.by && self.wants_up(name, record)).then(|| self.prepare(name, record))
             }
-            Place::Prepared { incarnation, by } => {
+            ProcessPhase::Prepared { incarnation, by } => {
                 self.advance_prepared(now, wake, name, record, incarnation, by == record.by)
             }
-            Place::Clear => self.advance_absent(now, wake, name, record, node),
+            ProcessPhase::Clear => self.advance_absent(now, wake, name, record, node),
         }
     }
 
@@ -430,7 +437,7 @@ impl Lifecycle {
             return Some(
                 Decision::default()
                     .effect(Effect::Order { node: name.clone(), order })
-                    .note(Note::Place { node: name.clone(), place: Place::Clear }),
+                    .note(Note::Phase { node: name.clone(), phase: ProcessPhase::Clear }),
             );
         }
         if !current {
@@ -447,7 +454,7 @@ impl Lifecycle {
         }
         let launch = Decision::default()
             .effect(Effect::Order { node: name.clone(), order: NodeOrder::Launch { incarnation } })
-            .note(Note::Place { node: name.clone(), place: Place::Launching { incarnation } });
+            .note(Note::Phase { node: name.clone(), phase: ProcessPhase::Launching { incarnation } });
         if record.life == Life::Intended && record.incarnation == incarnation {
             return Some(launch);
         }
@@ -625,7 +632,7 @@ impl Lifecycle {
         let order = NodeOrder::Prepare { incarnation, spec: Box::new(spec), by: record.by };
         Decision::default()
             .effect(Effect::Order { node: name.clone(), order })
-            .note(Note::Place { node: name.clone(), place: Place::Preparing { incarnation, by: record.by } })
+            .note(Note::Phase { node: name.clone(), phase: ProcessPhase::Preparing { incarnation, by: record.by } })
     }
 }
 

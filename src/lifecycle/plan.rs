@@ -24,10 +24,10 @@ pub enum DeployStrategy {
 /// One node's part.
 pub(super) struct Planned {
     pub name: NodeName,
-    pub step: Step,
+    pub step: PlannedChange,
 }
 
-pub(super) enum Step {
+pub(super) enum PlannedChange {
     /// It runs as it should: nothing is journaled for it. `least` is what it has to have reached.
     Keep {
         least: Incarnation,
@@ -57,14 +57,14 @@ impl Lifecycle {
             let Ok(name) = NodeName::new(node.name.as_str()) else { continue };
             let spec = self.launch_spec(shared.as_ref(), node);
             let step = match self.durable.nodes.get(&name) {
-                None => Step::Up { spec, least: self.first_incarnation(&name), was: None },
+                None => PlannedChange::Up { spec, least: self.first_incarnation(&name), was: None },
                 Some(record) => self.plan_known(record, spec, force),
             };
             planned.push(Planned { name, step });
         }
         let kept: BTreeSet<&NodeName> = planned.iter().map(|one| &one.name).collect();
         let gone = self.durable.nodes.keys().filter(|name| !kept.contains(name));
-        let gone: Vec<Planned> = gone.map(|name| Planned { name: name.clone(), step: Step::Gone }).collect();
+        let gone: Vec<Planned> = gone.map(|name| Planned { name: name.clone(), step: PlannedChange::Gone }).collect();
         planned.extend(gone);
         planned
     }
@@ -79,7 +79,7 @@ impl Lifecycle {
         }
     }
 
-    fn plan_known(&self, record: &NodeRecord, spec: LaunchSpec, force: bool) -> Step {
+    fn plan_known(&self, record: &NodeRecord, spec: LaunchSpec, force: bool) -> PlannedChange {
         let down = match (record.want, &record.life) {
             (Want::Stopped, _) => Some("stopped by command"),
             (Want::Gone, _) => Some("about to go"),
@@ -90,7 +90,7 @@ impl Lifecycle {
         let mut differences = differences(&record.spec.0, &spec);
         let keeps = self.options.deploy_strategy == DeployStrategy::Changed && !force && !self.seen.winding_down;
         if keeps && down.is_none() && differences.is_empty() {
-            return Step::Keep { least: record.least };
+            return PlannedChange::Keep { least: record.least };
         }
         if differences.is_empty() {
             differences.push(self.replaced_unchanged(force).to_owned());
@@ -99,7 +99,7 @@ impl Lifecycle {
             Some(why) => Was::Down { why },
             None => Was::Running { differences },
         };
-        Step::Up { spec, least: record.incarnation.next(), was: Some(was) }
+        PlannedChange::Up { spec, least: record.incarnation.next(), was: Some(was) }
     }
 
     /// Why a process is replaced by one that runs the same.
@@ -179,9 +179,9 @@ impl Planned {
     /// What is journaled of it. None: nothing changes.
     pub(super) fn change(self) -> Option<(NodeName, WantChange)> {
         let change = match self.step {
-            Step::Keep { .. } => return None,
-            Step::Up { spec, least, .. } => WantChange::Up { spec: Packed(spec), least },
-            Step::Gone => WantChange::Gone,
+            PlannedChange::Keep { .. } => return None,
+            PlannedChange::Up { spec, least, .. } => WantChange::Up { spec: Packed(spec), least },
+            PlannedChange::Gone => WantChange::Gone,
         };
         Some((self.name, change))
     }
@@ -189,19 +189,19 @@ impl Planned {
     /// The incarnation that has to be ready. None: it is to go.
     pub(super) fn least(&self) -> Option<Incarnation> {
         match &self.step {
-            Step::Keep { least } | Step::Up { least, .. } => Some(*least),
-            Step::Gone => None,
+            PlannedChange::Keep { least } | PlannedChange::Up { least, .. } => Some(*least),
+            PlannedChange::Gone => None,
         }
     }
 }
 
 fn preview_of(planned: Planned) -> NodePlan {
     let (action, why) = match planned.step {
-        Step::Keep { .. } => (Action::Keep, Vec::new()),
-        Step::Up { was: None, .. } => (Action::Start, vec!["new".to_owned()]),
-        Step::Up { was: Some(Was::Down { why }), .. } => (Action::Start, vec![why.to_owned()]),
-        Step::Up { was: Some(Was::Running { differences }), .. } => (Action::Replace, differences),
-        Step::Gone => (Action::Stop, vec!["not in the configuration".to_owned()]),
+        PlannedChange::Keep { .. } => (Action::Keep, Vec::new()),
+        PlannedChange::Up { was: None, .. } => (Action::Start, vec!["new".to_owned()]),
+        PlannedChange::Up { was: Some(Was::Down { why }), .. } => (Action::Start, vec![why.to_owned()]),
+        PlannedChange::Up { was: Some(Was::Running { differences }), .. } => (Action::Replace, differences),
+        PlannedChange::Gone => (Action::Stop, vec!["not in the configuration".to_owned()]),
     };
     NodePlan { node: planned.name.to_string(), action, why }
 }

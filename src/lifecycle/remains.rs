@@ -5,7 +5,7 @@
 //!
 //! - its shim has processes left that it could not end ([`NodeSeen::left`]): it goes on trying, and tells when they are gone;
 //! - somebody has its lock, and there is no shim ([`Obstacle::Lock`]): looked for again every few seconds;
-//! - its shim was of the first release, and holders of the lock are still being looked for ([`Doubt::pending`]).
+//! - its shim was of the first release, and holders of the lock are still being looked for ([`LimitedCleanup::pending`]).
 
 use crate::api::event::Notification;
 use crate::api::ids::{Incarnation, NodeName};
@@ -17,7 +17,7 @@ use crate::journal::entry::{Life, NodeRecord};
 use super::Lifecycle;
 use super::decision::{Decision, Note};
 use super::effect::Effect;
-use super::seen::{Doubt, Left, NodeSeen, Obstacle, Place};
+use super::seen::{Left, LimitedCleanup, NodeSeen, Obstacle, ProcessPhase};
 
 /// Why only holders of the lock could be looked for.
 pub(super) const SHIM_GONE: &str = "its shim was gone before it";
@@ -31,7 +31,7 @@ impl NodeSeen {
     }
 
     pub(super) fn observe_first_shim(&mut self) {
-        self.doubt = Some(Doubt { why: FIRST_SHIM, pending: true });
+        self.limited_cleanup = Some(LimitedCleanup { why: FIRST_SHIM, pending: true });
     }
 
     /// Nobody has its lock any more.
@@ -42,8 +42,8 @@ impl NodeSeen {
 
     /// Nobody had its lock when it was looked for.
     pub(super) fn observe_free(&mut self) {
-        if let Some(doubt) = &mut self.doubt {
-            doubt.pending = false;
+        if let Some(limited) = &mut self.limited_cleanup {
+            limited.pending = false;
         }
     }
 
@@ -53,7 +53,7 @@ impl NodeSeen {
 
     /// Whether some process of it may be left, beside one that is under supervision.
     pub(super) fn may_be_left(&self) -> bool {
-        self.is_unknown() || self.doubt.as_ref().is_some_and(|doubt| doubt.pending)
+        self.is_unknown() || self.limited_cleanup.as_ref().is_some_and(|limited| limited.pending)
     }
 
     /// The same, as far as there is a reason to think so.
@@ -80,16 +80,16 @@ impl std::fmt::Display for Left {
 }
 
 impl Lifecycle {
-    pub(super) fn tell_left(&self, name: &NodeName, survivors: &Survivors) -> Decision {
+    pub(super) fn notify_left(&self, name: &NodeName, survivors: &Survivors) -> Decision {
         let left = Left { survivors: survivors.clone(), after_stop: false };
         self.notify_error(name, &format!("{name}: {left}"))
     }
 
-    pub(super) fn tell_first_shim(&self, name: &NodeName) -> Decision {
-        self.tell_doubt(name, FIRST_SHIM)
+    pub(super) fn notify_first_shim(&self, name: &NodeName) -> Decision {
+        self.notify_limited_cleanup(name, FIRST_SHIM)
     }
 
-    pub(super) fn tell_doubt(&self, name: &NodeName, why: &str) -> Decision {
+    pub(super) fn notify_limited_cleanup(&self, name: &NodeName, why: &str) -> Decision {
         let msg = format!("{name} has ended, and {}", only_holders(why));
         let instance = self.options.instance.to_string();
         Decision::default().effect(Effect::Notify(Notification::NotifyLog { instance, msg, node: name.to_string() }))
@@ -98,12 +98,12 @@ impl Lifecycle {
     /// No process of this node is left, and none is on its way. What is only being prepared never becomes a process
     /// without an intent.
     pub(super) fn is_down(&self, name: &NodeName) -> bool {
-        let no_process = |place| match place {
-            Place::Clear | Place::Preparing { .. } | Place::Prepared { .. } => true,
-            Place::Unprobed | Place::Launching { .. } | Place::Present { .. } => false,
+        let no_process = |phase| match phase {
+            ProcessPhase::Clear | ProcessPhase::Preparing { .. } | ProcessPhase::Prepared { .. } => true,
+            ProcessPhase::Unprobed | ProcessPhase::Launching { .. } | ProcessPhase::Present { .. } => false,
         };
         self.durable.nodes.get(name).is_none_or(|record| record.life == Life::Down)
-            && self.seen.nodes.get(name).is_none_or(|node| no_process(node.place) && !node.may_be_left())
+            && self.seen.nodes.get(name).is_none_or(|node| no_process(node.phase) && !node.may_be_left())
     }
 
     /// It is down, or was told to stop and could not be ended: waiting for it does not help.
@@ -139,8 +139,8 @@ impl Lifecycle {
 
     /// What can be promised of a node that is down, where that is less than usual.
     pub(super) fn only_promised(&self, name: &NodeName) -> Option<String> {
-        let doubt = self.seen.nodes.get(name)?.doubt.as_ref()?;
-        Some(only_holders(doubt.why))
+        let limited = self.seen.nodes.get(name)?.limited_cleanup.as_ref()?;
+        Some(only_holders(limited.why))
     }
 
     /// Orders the end once more of what could not be ended before.
@@ -148,8 +148,8 @@ impl Lifecycle {
         let (Some(record), Some(node)) = (self.durable.nodes.get(name), self.seen.nodes.get(name)) else {
             return Decision::default();
         };
-        match (node.place, &node.left) {
-            (Place::Present { incarnation }, Some(_)) => self.order_stop(now, name, record, incarnation),
+        match (node.phase, &node.left) {
+            (ProcessPhase::Present { incarnation }, Some(_)) => self.order_stop(now, name, record, incarnation),
             (_, Some(_) | None) => Decision::default(),
         }
     }

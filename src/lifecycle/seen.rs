@@ -116,7 +116,7 @@ impl Nodes {
 /// What is known of one node's process.
 #[derive(Debug, Clone)]
 pub(super) struct NodeSeen {
-    pub place: Place,
+    pub phase: ProcessPhase,
     /// The newest incarnation that was heard of.
     pub newest: Incarnation,
     /// The ports that its process was started with, which may not be those it is wanted with now.
@@ -132,7 +132,7 @@ pub(super) struct NodeSeen {
     /// What its shim could not end after it.
     pub left: Option<Left>,
     /// Only holders of its lock could be looked for after its last process.
-    pub doubt: Option<Doubt>,
+    pub limited_cleanup: Option<LimitedCleanup>,
     /// What became of a forced stop's wish to have its run directory out of the way.
     pub set_aside: Option<SetAside>,
     /// Bytes of its process's output that could not be written.
@@ -159,14 +159,14 @@ pub(super) struct NodeSeen {
 impl Default for NodeSeen {
     fn default() -> Self {
         Self {
-            place: Place::Clear,
+            phase: ProcessPhase::Clear,
             newest: Incarnation::default(),
             ports: Vec::new(),
             stop_sent: None,
             blocked: None,
             unprepared: None,
             left: None,
-            doubt: None,
+            limited_cleanup: None,
             set_aside: None,
             dropped: 0,
             is_drop_told: false,
@@ -185,7 +185,7 @@ impl Default for NodeSeen {
 
 /// Where a node's process is, as far as this run knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ProcessPhase {
     /// Nobody has looked yet.
     Unprobed,
     /// There is none.
@@ -253,7 +253,7 @@ pub(super) struct Left {
 
 /// Less than usual is known of a node's end.
 #[derive(Debug, Clone)]
-pub(super) struct Doubt {
+pub(super) struct LimitedCleanup {
     pub why: &'static str,
     /// Holders of its lock are still being looked for.
     pub pending: bool,

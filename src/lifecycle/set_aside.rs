@@ -20,7 +20,7 @@ use super::Lifecycle;
 use super::decision::{Decision, Note};
 use super::durable::Targets;
 use super::effect::Effect;
-use super::seen::{NodeSeen, Obstacle, Place, SetAside};
+use super::seen::{NodeSeen, Obstacle, ProcessPhase, SetAside};
 
 impl NodeSeen {
     pub(super) fn observe_set_aside(&mut self, path: Option<&Path>) {
@@ -29,7 +29,7 @@ impl NodeSeen {
     }
 
     pub(super) fn observe_not_set_aside(&mut self, reason: &str, now: BootTime) {
-        self.place = Place::Clear;
+        self.phase = ProcessPhase::Clear;
         self.block(Obstacle::Lock, reason, now);
         self.set_aside = Some(SetAside::Failed);
     }
@@ -100,7 +100,7 @@ impl Lifecycle {
         (!told.is_empty()).then(|| told.join("; "))
     }
 
-    pub(super) fn tell_set_aside(&self, name: &NodeName, path: Option<&Path>) -> Decision {
+    pub(super) fn notify_set_aside(&self, name: &NodeName, path: Option<&Path>) -> Decision {
         let Some(path) = path else { return Decision::default() };
         let instance = self.options.instance.to_string();
         let msg = format!("the run directory of {name} was set aside as {}; nothing uses it any more", path.display());

@@ -20,7 +20,7 @@ impl Lifecycle {
     pub(super) fn settle(&self, now: Now, wake: &Wake, seq: Seq) -> Option<Decision> {
         let one = self.durable.unfinished.get(&seq)?;
         let Stage::Waiting { goal, targets } = &one.record.stage else { return self.meet_deadline(wake, seq, one) };
-        if self.durable.waits_for_word(seq) {
+        if self.durable.waits_for_operator(seq) {
             return self.meet_deadline(wake, seq, one);
         }
         let settle_by = self.seen.waiting.get(&seq).and_then(|waiting| waiting.settle_by).unwrap_or(now.boot);
@@ -72,7 +72,7 @@ impl Lifecycle {
     /// Whether an answer to the request is due for the time that has passed.
     pub(super) fn is_due(&self, now: Now, one: &Unfinished) -> bool {
         let Some(waiting) = self.seen.waiting.get(&one.received.seq) else { return false };
-        if self.durable.waits_for_word(one.received.seq) {
+        if self.durable.waits_for_operator(one.received.seq) {
             return false;
         }
         let is_due = |at: Option<BootTime>| at.is_some_and(|at| at <= now.boot);

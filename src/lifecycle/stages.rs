@@ -11,7 +11,7 @@ use crate::api::time::BootTime;
 use crate::journal::entry::{Life, NodeRecord, Want};
 
 use super::Lifecycle;
-use super::seen::{NodeSeen, Place};
+use super::seen::{NodeSeen, ProcessPhase};
 
 const STAGES: usize = 4;
 
@@ -117,7 +117,7 @@ impl Stages {
 
     /// Gives their turn to the nodes of every stage that no earlier one holds back, and lets those be stopped that no later one
     /// does; who may do something now is to be looked at.
-    pub fn turn(&mut self, now: BootTime, wait_ms: u64, look: &mut BTreeSet<NodeName>) {
+    pub fn advance(&mut self, now: BootTime, wait_ms: u64, look: &mut BTreeSet<NodeName>) {
         let mut held_back = false;
         for stage in &mut self.stages {
             if !held_back {
@@ -215,16 +215,18 @@ impl Lifecycle {
         let (Some(record), Some(node)) = (self.durable.nodes.get(name), self.seen.nodes.get(name)) else {
             return Leaving::No;
         };
-        match (node.place, node.stop_sent) {
-            (Place::Present { .. }, _) if !self.must_go(record) => Leaving::No,
-            (Place::Present { .. }, Some((incarnation, at))) if incarnation == record.incarnation => Leaving::Told(at),
-            (Place::Present { .. }, Some(_) | None) => Leaving::Untold,
+        match (node.phase, node.stop_sent) {
+            (ProcessPhase::Present { .. }, _) if !self.must_go(record) => Leaving::No,
+            (ProcessPhase::Present { .. }, Some((incarnation, at))) if incarnation == record.incarnation => {
+                Leaving::Told(at)
+            }
+            (ProcessPhase::Present { .. }, Some(_) | None) => Leaving::Untold,
             (
-                Place::Unprobed
-                | Place::Clear
-                | Place::Preparing { .. }
-                | Place::Prepared { .. }
-                | Place::Launching { .. },
+                ProcessPhase::Unprobed
+                | ProcessPhase::Clear
+                | ProcessPhase::Preparing { .. }
+                | ProcessPhase::Prepared { .. }
+                | ProcessPhase::Launching { .. },
                 _,
             ) => Leaving::No,
         }

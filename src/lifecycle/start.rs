@@ -9,7 +9,7 @@ use crate::journal::entry::{Entry, Life, Packed, Stage};
 
 use super::decision::{Decision, Note};
 use super::durable::waits_in_hold;
-use super::seen::{Obstacle, Place};
+use super::seen::{Obstacle, ProcessPhase};
 use super::{ATTEMPTS, Lifecycle};
 
 impl Lifecycle {
@@ -27,7 +27,7 @@ impl Lifecycle {
             decision = decision.and(self.spread_starts());
         }
         if let Some(config) = &self.durable.desired.config {
-            decision = decision.and(self.doubts(&self.check(&config.0)));
+            decision = decision.and(self.notify_warnings(&self.check(&config.0)));
         }
         for (seq, one) in &self.durable.unfinished {
             if one.record.extras.0.asked.is_some() {
@@ -43,7 +43,7 @@ impl Lifecycle {
             // enough.
             let crashed = !self.durable.agent.stopped && !self.durable.agent.boot_id.is_empty();
             let attempt = one.record.lost_attempts + u32::from(crashed) + 1;
-            let waits = if is_entered { waits_in_hold(one) } else { self.durable.waits_for_word(*seq) };
+            let waits = if is_entered { waits_in_hold(one) } else { self.durable.waits_for_operator(*seq) };
             if one.record.stage == Stage::Accepted || attempt > ATTEMPTS || waits {
                 continue;
             }
@@ -60,12 +60,12 @@ impl Lifecycle {
         let record = self.durable.nodes.get(name);
         match finding {
             Finding::Adopted { incarnation, process, ready, spec } => {
-                let place = match process {
-                    Some(_) => Place::Present { incarnation: *incarnation },
-                    None => Place::Launching { incarnation: *incarnation },
+                let phase = match process {
+                    Some(_) => ProcessPhase::Present { incarnation: *incarnation },
+                    None => ProcessPhase::Launching { incarnation: *incarnation },
                 };
                 let decision = Decision::default()
-                    .note(Note::Place { node: name.clone(), place })
+                    .note(Note::Phase { node: name.clone(), phase })
                     .note(Note::Adopted { node: name.clone(), ports: spec.ports.clone() });
                 let Some(process) = process else { return decision };
                 let known = record.is_some_and(|record| {
@@ -98,11 +98,11 @@ impl Lifecycle {
                 }
             }
             Finding::Exited { incarnation, process, cause, stdout: _, stderr, is_lasting: _ } => {
-                let clear = Decision::default().note(Note::Place { node: name.clone(), place: Place::Clear });
+                let clear = Decision::default().note(Note::Phase { node: name.clone(), phase: ProcessPhase::Clear });
                 clear.and(self.exited(now, name, *incarnation, cause, process.as_ref(), stderr))
             }
             Finding::Absent => {
-                let clear = Decision::default().note(Note::Place { node: name.clone(), place: Place::Clear });
+                let clear = Decision::default().note(Note::Phase { node: name.clone(), phase: ProcessPhase::Clear });
                 let Some(record) = record else { return clear };
                 let Life::Up { process, .. } = &record.life else { return clear };
                 let cause = if process.boot_id == self.durable.agent.boot_id {

@@ -134,7 +134,7 @@ impl Bench {
     }
 
     /// Carries out the orders in `effects` as a host without faults does, until no more come.
-    fn obey(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+    fn execute(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
         let mut queue: std::collections::VecDeque<Effect> = effects.into();
         let mut seen = Vec::new();
         while let Some(effect) = queue.pop_front() {
@@ -174,7 +174,7 @@ impl Bench {
     fn ready(&mut self, node: &str) -> Vec<Effect> {
         let incarnation = self.incarnation(node);
         let effects = self.report(node, incarnation, NodeHappening::Ready);
-        self.obey(effects)
+        self.execute(effects)
     }
 
     fn state(&self, node: &str) -> NodeState {
@@ -185,11 +185,11 @@ impl Bench {
     fn running(nodes: &[&str]) -> Self {
         let mut bench = Self::new();
         let effects = bench.ask("setup", set("c1", nodes));
-        let mut effects = bench.obey(effects);
+        let mut effects = bench.execute(effects);
         for node in nodes {
             effects.extend(bench.ready(node));
             let later = bench.pass(1_000);
-            effects.extend(bench.obey(later));
+            effects.extend(bench.execute(later));
         }
         for node in nodes {
             bench.ready(node);
@@ -341,7 +341,7 @@ fn a_completed_duplicate_gets_the_stored_response() {
     let mut bench = Bench::running(&["w1"]);
     let first = only_response(&bench.ask("g", Request::GetNodes {}));
     let effects = bench.report("w1", bench.incarnation("w1"), exited(ExitCause::Signal(9)));
-    bench.obey(effects);
+    bench.execute(effects);
     let again = only_response(&bench.ask("g", Request::GetNodes {}));
     assert_eq!(first, again);
     let effects = bench.crash(vec![("w1", adopted(&bench, "w1"))]);
@@ -357,7 +357,7 @@ fn a_duplicate_during_handling_waits_for_the_same_response() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", set("c1", &["w1"]));
     assert!(responses(&effects).is_empty());
-    bench.obey(effects);
+    bench.execute(effects);
     assert!(responses(&bench.ask("d", set("c1", &["w1"]))).is_empty());
     let answers = responses(&bench.ready("w1"));
     assert_eq!(answers.len(), 2);
@@ -370,7 +370,7 @@ fn a_duplicate_during_handling_waits_for_the_same_response() {
 fn too_many_waiting_duplicates_are_refused() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", set("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     for _ in 1..WAITING_DUPLICATES {
         assert!(bench.ask("d", set("c1", &["w1"])).is_empty());
     }
@@ -406,7 +406,7 @@ fn an_empty_reqid_is_never_a_duplicate() {
 fn three_crashes_abandon_a_request_and_clean_stops_do_not_count() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", set("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     for _ in 0..5 {
         bench.give(Input::Stop { reason: "test".into() });
         bench.crash(vec![("w1", adopted(&bench, "w1"))]);
@@ -433,7 +433,7 @@ fn the_journals_head_is_told_after_each_change_and_every_hour() {
     let told = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::TellHead { .. })).count();
     let effects = bench.ask("d", set("c1", &["w1"]));
     assert_eq!(told(&effects), 1);
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(told(&bench.ask("g", Request::GetNodes {})), 0, "a read changes nothing");
     assert_eq!(told(&bench.ask("r", Request::Restart { nodes: BTreeSet::new() })), 1);
     bench.ready("w1");
@@ -446,7 +446,7 @@ fn the_journals_head_is_told_after_each_change_and_every_hour() {
 fn a_replayed_request_is_finished_and_published_to_whoever_subscribes() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", set("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     bench.crash(vec![("w1", adopted(&bench, "w1"))]);
     assert!(responses(&bench.ready("w1")).is_empty(), "who asked is gone");
     assert!(bench.core.durable().unfinished.is_empty());
@@ -500,7 +500,7 @@ fn the_running_configuration_is_left_alone_unless_forced() {
     assert_eq!((answer.results.len(), answer.success()), (1, true));
     assert_eq!(bench.incarnation("w1"), before);
     let effects = bench.ask("f", Request::Deploy { config: configuration("c1", &["w1"]), force: true });
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(bench.incarnation("w1"), before.next());
 }
 
@@ -508,12 +508,12 @@ fn the_running_configuration_is_left_alone_unless_forced() {
 fn a_later_configuration_supersedes_one_that_still_waits() {
     let mut bench = Bench::new();
     let effects = bench.ask("first", set("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     let effects = bench.ask("second", set("c2", &["w2"]));
     let answer = only_response(&effects);
     assert_eq!(answer.reqid.as_str(), "first");
     assert!(answer.results[0].error.as_ref().unwrap().starts_with("superseded by request "), "{answer:?}");
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(only_response(&bench.ready("w2")).reqid.as_str(), "second");
     assert!(!bench.core.durable().nodes.contains_key(&name("w1")));
 }
@@ -523,14 +523,14 @@ fn stages_start_in_order_and_wait_for_a_slow_one_only_so_long() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", set("c1", &["w1", "manager", "logger", "proxy"]));
     assert_eq!(prepared(&effects), ["logger"]);
-    assert_eq!(prepared(&bench.obey(effects)), ["logger"], "others wait for the logger");
+    assert_eq!(prepared(&bench.execute(effects)), ["logger"], "others wait for the logger");
     let effects = bench.ready("logger");
     assert_eq!(prepared(&effects), ["manager"]);
     let effects = bench.pass(999);
     assert!(prepared(&effects).is_empty());
     let effects = bench.pass(1);
     assert_eq!(prepared(&effects), ["proxy"], "the manager had its second");
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(prepared(&bench.ready("proxy")), ["w1"], "workers wait for the proxy, not for the manager any more");
 }
 
@@ -539,7 +539,7 @@ fn stages_stop_in_reverse() {
     let mut bench = Bench::running(&["logger", "manager", "w1"]);
     let effects = bench.ask("s", Request::AgentStandby {});
     assert_eq!(stopped(&effects), ["w1"]);
-    let seen = bench.obey(effects);
+    let seen = bench.execute(effects);
     assert_eq!(stopped(&seen), ["w1", "manager", "logger"]);
     assert!(only_response(&seen).success());
     assert!(bench.core.durable().nodes.is_empty());
@@ -570,9 +570,9 @@ fn a_node_that_cannot_start_is_failed_with_the_reason() {
     let incarnation = bench.incarnation("w1").next();
     let effects = bench.report("w1", incarnation, refused.clone());
     assert_eq!(bench.state("w1"), NodeState::Crashed);
-    bench.obey(effects);
+    bench.execute(effects);
     let effects = bench.report("w2", incarnation, NodeHappening::Prepared);
-    bench.obey(effects);
+    bench.execute(effects);
     bench.ready("w2");
     let mut effects = bench.pass(3_000);
     for pause in [4_000, 2_000] {
@@ -610,24 +610,24 @@ fn incarnations_count_per_node() {
     let mut bench = Bench::running(&["w1"]);
     for _ in 0..3 {
         let effects = bench.report("w1", bench.incarnation("w1"), exited(ExitCause::Signal(11)));
-        bench.obey(effects);
+        bench.execute(effects);
         let later = bench.pass(60_000);
-        bench.obey(later);
+        bench.execute(later);
         bench.ready("w1");
     }
     assert_eq!(bench.incarnation("w1"), Incarnation(4));
     let effects = bench.ask("d", set("c2", &["w2"]));
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(bench.incarnation("w2"), Incarnation(1));
     // Its run directory may still be there.
     let effects = bench.ask("e", set("c3", &["w1", "w2"]));
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(bench.incarnation("w1"), Incarnation(5));
     let effects = bench.ask("f", set("c4", &["w2"]));
-    bench.obey(effects);
+    bench.execute(effects);
     bench.report("w1", Incarnation::default(), NodeHappening::Forgotten);
     let effects = bench.ask("g", set("c5", &["w1", "w2"]));
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(bench.incarnation("w1"), Incarnation(1));
 }
 
@@ -635,11 +635,11 @@ fn incarnations_count_per_node() {
 fn at_the_deadline_pending_nodes_are_named_and_supervision_goes_on() {
     let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
-    bench.obey(effects);
+    bench.execute(effects);
     assert!(responses(&bench.ready("w1")).is_empty());
     let incarnation = bench.incarnation("w2");
     let effects = bench.report("w2", incarnation, exited(ExitCause::Code(3)));
-    bench.obey(effects);
+    bench.execute(effects);
     let answer = only_response(&bench.pass(7_000));
     let [timed_out, w1, w2] = answer.results.as_slice() else { panic!("{answer:?}") };
     assert_eq!((timed_out.error.as_deref(), &timed_out.node), (Some("request timed out"), &None));
@@ -657,10 +657,10 @@ fn a_crash_loop_backs_off_and_is_given_up() {
     while bench.state("w1") != NodeState::Failed {
         let incarnation = bench.incarnation("w1");
         let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
-        let mut seen = bench.obey(effects);
+        let mut seen = bench.execute(effects);
         for _ in 0..70 {
             let later = bench.pass(500);
-            seen.extend(bench.obey(later));
+            seen.extend(bench.execute(later));
         }
         restarts += prepared(&seen).len();
         assert!(restarts < 20, "it is never given up");
@@ -673,7 +673,7 @@ fn a_crash_loop_backs_off_and_is_given_up() {
 fn a_stopped_node_stays_stopped_until_it_is_started_or_configured() {
     let mut bench = Bench::running(&["w1"]);
     let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]), force: false });
-    assert!(only_response(&bench.obey(effects)).success());
+    assert!(only_response(&bench.execute(effects)).success());
     assert_eq!(bench.state("w1"), NodeState::Stopped);
     bench.crash(vec![("w1", Finding::Absent)]);
     assert!(prepared(&bench.pass(600_000)).is_empty());
@@ -681,7 +681,7 @@ fn a_stopped_node_stays_stopped_until_it_is_started_or_configured() {
     assert!(only_response(&effects).success() && prepared(&effects).is_empty());
     let effects = bench.ask("y", Request::StartNodes { nodes: names(&["w1"]) });
     assert_eq!(prepared(&effects), ["w1"]);
-    bench.obey(effects);
+    bench.execute(effects);
     assert!(only_response(&bench.ready("w1")).success());
 }
 
@@ -697,7 +697,7 @@ fn unknown_nodes_are_dropped_by_the_api_and_named_to_operators() {
     let rejected = |entry: &Entry| matches!(entry, Entry::RequestCompleted { outcome: Outcome::Rejected, .. });
     assert_eq!(bench.entries(rejected), 1);
     let effects = bench.ask("aaa", Request::Restart { nodes: names(&["w1", "nobody"]) });
-    bench.obey(effects);
+    bench.execute(effects);
     let answer = only_response(&bench.ready("w1"));
     let told: Vec<_> = answer.results.iter().map(|one| (one.node.as_deref(), one.success)).collect();
     assert_eq!(told, [(Some("w1"), true), (Some("nobody"), false)]);
@@ -719,7 +719,7 @@ fn an_exit_while_the_agent_was_away_is_recorded_once_and_restarted_once() {
         is_lasting: false,
     };
     let effects = bench.crash(vec![("w1", report)]);
-    let seen = bench.obey(effects);
+    let seen = bench.execute(effects);
     assert_eq!(prepared(&seen), ["w1"]);
     let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(9)));
     assert_eq!(
@@ -734,7 +734,7 @@ fn an_exit_while_the_agent_was_away_is_recorded_once_and_restarted_once() {
 fn after_a_host_restart_wanted_nodes_start_and_stopped_ones_do_not() {
     let mut bench = Bench::running(&["w1", "w2"]);
     let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w2"]), force: false });
-    bench.obey(effects);
+    bench.execute(effects);
     bench.reload();
     bench.now.boot = BootTime(5_000_000);
     let effects = bench.start("boot-2", vec![("w1", Finding::Absent), ("w2", Finding::Absent)]);
@@ -752,7 +752,7 @@ fn an_intent_without_a_process_is_carried_out_under_its_own_number() {
     assert_eq!(prepared(&effects), ["w1"]);
     bench.report("w1", incarnation, NodeHappening::Prepared);
     let effects = bench.crash(vec![("w1", Finding::Absent)]);
-    let seen = bench.obey(effects);
+    let seen = bench.execute(effects);
     let launched = Effect::Order { node: name("w1"), order: NodeOrder::Launch { incarnation } };
     assert!(seen.contains(&launched), "{seen:?}");
     assert_eq!(bench.entries(|entry| matches!(entry, Entry::LaunchIntended { .. })), 1);
@@ -771,11 +771,11 @@ fn five_early_deaths_hold_until_somebody_says_what_they_want() {
     let incarnation = bench.incarnation("w1");
     let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
     assert_eq!(prepared(&effects), ["w1"], "what was adopted is supervised");
-    bench.obey(effects);
+    bench.execute(effects);
     let effects = bench.ask("go", set("c1", &["w1", "w2"]));
     assert_eq!(bench.core.hold(), None);
     assert_eq!(prepared(&effects), ["w2"]);
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(bench.state("w2"), NodeState::Pending);
 }
 
@@ -800,7 +800,7 @@ fn a_node_that_nobody_can_prove_ours_is_left_alone() {
     assert_eq!(prepared(&effects), ["w1"], "looked at again");
     let incarnation = bench.incarnation("w1").next();
     let effects = bench.report("w1", incarnation, NodeHappening::Prepared);
-    let seen = bench.obey(effects);
+    let seen = bench.execute(effects);
     let launched = Effect::Order { node: name("w1"), order: NodeOrder::Launch { incarnation } };
     assert!(seen.contains(&launched), "once the lock is free, the old one is lost and a new one starts: {seen:?}");
     assert_eq!(bench.entries(|entry| matches!(entry, Entry::NodeExited { cause: ExitCause::Lost, .. })), 1);
@@ -810,7 +810,7 @@ fn a_node_that_nobody_can_prove_ours_is_left_alone() {
 fn a_node_that_never_gets_ready_is_told_once_and_left_running() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", set("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     let mut errors = 0;
     for _ in 0..20 {
         let effects = bench.pass(10_000);
@@ -826,7 +826,7 @@ fn a_node_that_never_gets_ready_is_told_once_and_left_running() {
 fn alive_for_long_enough_is_ready_where_that_is_what_ready_means() {
     let mut bench = Bench::with(Options { readiness: Readiness::Alive { after_ms: 1_000 }, ..options() });
     let effects = bench.ask("d", set("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(bench.state("w1"), NodeState::Pending);
     assert!(only_response(&bench.pass(1_000)).success());
     assert_eq!(bench.state("w1"), NodeState::Running);
@@ -877,7 +877,7 @@ fn rejected_input_is_counted_for_each_user_of_an_address() {
 fn shutdown_with_nodes_keeps_what_is_wanted() {
     let mut bench = Bench::running(&["w1"]);
     let effects = bench.ask("bye", Request::Shutdown { nodes: true });
-    let seen = bench.obey(effects);
+    let seen = bench.execute(effects);
     assert!(only_response(&seen).success());
     let at = |wanted: fn(&Effect) -> bool| seen.iter().position(wanted).unwrap();
     let answered = at(|effect| matches!(effect, Effect::Respond { .. }));
@@ -904,7 +904,7 @@ fn a_shutdown_is_answered_before_the_agent_ends() {
 fn what_a_late_node_writes_belongs_into_the_answer() {
     let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
-    bench.obey(effects);
+    bench.execute(effects);
     bench.ready("w1");
     assert!(bench.core.wants_outputs(bench.now).is_empty());
     bench.now.boot = bench.now.boot.plus_ms(7_000);
@@ -922,7 +922,7 @@ fn output_in_an_answer_is_bounded() {
     let nodes: Vec<String> = (0..100).map(|number| format!("w{number}")).collect();
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false });
-    bench.obey(effects);
+    bench.execute(effects);
     bench.now.boot = bench.now.boot.plus_ms(7_000);
     let full = NodeOutputs { stdout: "x".repeat(16 << 10), stderr: "y".repeat(16 << 10) };
     let outputs = nodes.iter().map(|node| (name(node), full.clone())).collect();
@@ -989,7 +989,7 @@ fn a_dispatch_that_need_not_ask_is_answered_at_once() {
     bench.transport = "broker";
     assert!(only_response(&bench.ask("bb", dispatch(&GET, &["nobody"]))).results.is_empty());
     let effects = bench.ask("x", Request::StopNodes { nodes: names(&["w1"]), force: false });
-    bench.obey(effects);
+    bench.execute(effects);
     let effects = bench.ask("c", dispatch(&GET, &["w1"]));
     let error = "cluster node w1 not in running state";
     assert_eq!(said(&only_response(&effects)), [("w1".into(), None, Some(error.into()))]);
@@ -1080,13 +1080,13 @@ fn a_hello_over_a_peering_makes_a_node_ready_while_it_runs() {
     let mut bench = Bench::new();
     let effects = bench.ask("s", set("c1", &["w1"]));
     bench.give(peers(&[(6, "w1"), (5, "nobody")]));
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(bench.state("w1"), NodeState::Pending, "it said so before it was started");
     bench.give(peers(&[(7, "w1")]));
     assert_eq!(bench.state("w1"), NodeState::Running);
     let incarnation = bench.incarnation("w1");
     let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(bench.state("w1"), NodeState::Pending, "the hello was the last process's");
     bench.give(peers(&[(7, "w1"), (8, "w1")]));
     assert_eq!((bench.state("w1"), bench.core.channel(&name("w1"))), (NodeState::Running, Some(8)));
@@ -1105,16 +1105,16 @@ fn every_change_of_state_is_told_once_also_the_first_and_the_last() {
         effects.iter().filter_map(change).collect()
     };
     let effects = bench.ask("d", set("c1", &["w1"]));
-    assert_eq!(told(&bench.obey(effects)), ["w1 STOPPED PENDING"]);
+    assert_eq!(told(&bench.execute(effects)), ["w1 STOPPED PENDING"]);
     assert_eq!(told(&bench.ready("w1")), ["w1 PENDING RUNNING"]);
     let incarnation = bench.incarnation("w1");
     let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(11)));
-    assert_eq!(told(&bench.obey(effects)), ["w1 RUNNING CRASHED", "w1 CRASHED PENDING"]);
+    assert_eq!(told(&bench.execute(effects)), ["w1 RUNNING CRASHED", "w1 CRASHED PENDING"]);
     assert_eq!(told(&bench.ready("w1")), ["w1 PENDING RUNNING"]);
     let effects = bench.crash(vec![("w1", adopted(&bench, "w1"))]);
     assert!(told(&effects).is_empty(), "an adopted node has not changed");
     let effects = bench.ask("s", Request::AgentStandby {});
-    assert_eq!(told(&bench.obey(effects)), ["w1 RUNNING STOPPED"]);
+    assert_eq!(told(&bench.execute(effects)), ["w1 RUNNING STOPPED"]);
 }
 
 fn changes(effects: &[Effect]) -> Vec<(String, NodeState, NodeState)> {
@@ -1142,7 +1142,7 @@ fn a_standby_is_not_held_up_by_what_is_only_being_prepared() {
 fn a_node_that_goes_with_its_configuration_is_told() {
     let mut bench = Bench::running(&["w1"]);
     let effects = bench.ask("s", Request::AgentStandby {});
-    let seen = bench.obey(effects);
+    let seen = bench.execute(effects);
     assert_eq!(changes(&seen), [("w1".to_owned(), NodeState::Running, NodeState::Stopped)]);
 }
 
@@ -1196,7 +1196,7 @@ fn a_change_after_a_shutdown_supersedes_it() {
         response.results[0].error.as_ref().is_some_and(|error| error.starts_with("superseded by request "))
     };
     assert!(responses(&answers).iter().any(superseded), "{answers:?}");
-    let seen = bench.obey(effects);
+    let seen = bench.execute(effects);
     assert_eq!(prepared(&seen), ["w1", "w2"], "they start again");
     assert!(!seen.iter().any(|effect| matches!(effect, Effect::Exit { .. })));
     assert_eq!(bench.entries(|entry| matches!(entry, Entry::NodeExited { asked: false, .. })), 0, "we stopped them");
@@ -1223,7 +1223,7 @@ fn a_response_stays_within_its_limit() {
     let nodes: Vec<String> = (0..100).map(|index| format!("w{index}")).collect();
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
     let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false });
-    bench.obey(effects);
+    bench.execute(effects);
     for node in &nodes {
         let (incarnation, long) = (bench.incarnation(node), "x".repeat(16 << 10));
         let cause = ExitCause::Code(1);
@@ -1285,7 +1285,7 @@ fn a_check_in_that_overtakes_the_start_is_not_lost() {
 fn a_changed_configuration_leaves_unchanged_nodes_alone() {
     let mut bench = Bench::with(Options { deploy_strategy: DeployStrategy::Changed, ..options() });
     let effects = bench.ask("a", set("c1", &["w1", "w2", "w3"]));
-    bench.obey(effects);
+    bench.execute(effects);
     for node in ["w1", "w2", "w3"] {
         bench.ready(node);
     }
@@ -1305,7 +1305,7 @@ fn a_changed_configuration_leaves_unchanged_nodes_alone() {
     let effects = bench.ask("b", Request::SetConfiguration { config: config.clone() });
     assert_eq!(stopped(&effects), ["w2", "w3"]);
     assert_eq!(prepared(&effects), ["w4"]);
-    let effects = bench.obey(effects);
+    let effects = bench.execute(effects);
     assert!(responses(&effects).is_empty(), "w1 is ready, and two are not");
     bench.ready("w2");
     assert!(only_response(&bench.ready("w4")).success());
@@ -1314,7 +1314,7 @@ fn a_changed_configuration_leaves_unchanged_nodes_alone() {
 
     // A node that is not there cannot be kept; a stop by command ends with the new configuration.
     let effects = bench.ask("s", Request::StopNodes { nodes: names(&["w1"]), force: false });
-    bench.obey(effects);
+    bench.execute(effects);
     let plan = bench.core.preview(&Configuration { id: "c3".into(), ..config }, false);
     assert_eq!((plan.nodes[0].action, &plan.nodes[0].why[0][..]), (Action::Start, "stopped by command"));
     let invalid = bench.core.preview(&configuration("", &["w1"]), false);

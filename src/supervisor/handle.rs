@@ -14,7 +14,7 @@ use super::adopt::Known;
 use super::crash::Keeper;
 use super::files::{self, STATUS};
 use super::job::{self, Job};
-use super::orders::{Pending, Shared, Slot, locked};
+use super::orders::{Pending, Slot, SupervisorState, locked};
 use super::process::{self, Lingering};
 use super::task::NodeTask;
 use super::{Context, Error, Options, aside, output};
@@ -23,12 +23,12 @@ use crate::api::launch::ProcessId;
 use crate::api::report::chain;
 use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent, NodeOrder};
-use crate::tasks::{Death, Tasks, blocking};
+use crate::tasks::{OnExit, Tasks, blocking};
 
 /// The way to all nodes. Cheap to clone; its calls may come from any thread.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<SupervisorState>,
 }
 
 impl Handle {
@@ -36,7 +36,7 @@ impl Handle {
     pub fn start(options: Options, events: mpsc::Sender<NodeEvent>, tasks: Tasks) -> Result<Self, Error> {
         let context = Arc::new(Context::open(options)?);
         let crashes = Keeper::start(&context.options.state_dir, context.options.crash.clone(), &tasks);
-        Ok(Self { shared: Arc::new(Shared { context, tasks, crashes, events, slots: Mutex::default() }) })
+        Ok(Self { shared: Arc::new(SupervisorState { context, tasks, crashes, events, slots: Mutex::default() }) })
     }
 
     /// A job of this host. There must not be two with one directory.
@@ -140,7 +140,7 @@ impl Handle {
             let slot = Arc::new(Slot::default());
             let task = NodeTask::new(Arc::clone(&self.shared), Arc::clone(&slot), node.clone());
             // A panic would strand one node until the agent starts again, so it is worth a start.
-            self.shared.tasks.spawn(format!("node {node}"), Death::FatalByPanic, |token| task.run(token));
+            self.shared.tasks.spawn(format!("node {node}"), OnExit::FatalByPanic, |token| task.run(token));
             slot
         });
         change(&mut locked(&slot.pending));

@@ -15,7 +15,7 @@ use crate::tasks::Tasks;
 
 /// What the tasks of all nodes share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SupervisorState {
     pub(super) context: Arc<Context>,
     pub(super) tasks: Tasks,
     pub(super) crashes: Keeper,

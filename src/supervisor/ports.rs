@@ -40,7 +40,7 @@ pub fn taken(ports: &[u16], address: Option<IpAddr>) -> io::Result<Option<String
     }
     let mut words: Vec<String> = Vec::new();
     for listener in listeners.iter().filter(|one| ports.contains(&one.port) && in_the_way(one.address, address)) {
-        let text = format!("port {}/tcp is taken by {}", listener.port, holder(listener));
+        let text = format!("port {}/tcp is taken by {}", listener.port, port_owner(listener));
         if !words.contains(&text) {
             words.push(text);
         }
@@ -97,7 +97,7 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 }
 
 /// Who has the socket, in words.
-fn holder(listener: &Listener) -> String {
+fn port_owner(listener: &Listener) -> String {
     let socket = format!("socket:[{}]", listener.inode);
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };

@@ -55,7 +55,7 @@ impl NodeTask {
             }
             Err(reason) => {
                 self.set_aside = None;
-                return self.tell(incarnation, NodeHappening::NotSetAside { reason }).await;
+                return self.report(incarnation, NodeHappening::NotSetAside { reason }).await;
             }
         }
         self.set_aside = None;
@@ -70,7 +70,7 @@ impl NodeTask {
                 NodeHappening::NotSetAside { reason: format!("cannot rename {}: {error}", path.display()) }
             }
         };
-        self.tell(incarnation, what).await;
+        self.report(incarnation, what).await;
     }
 
     /// Gives the shim, if there is one, with the incarnation that it was launched as; else nothing is left, and the end of
@@ -82,7 +82,7 @@ impl NodeTask {
         match self.look(PATIENCE).await {
             Look::Absent => {}
             Look::Exited { incarnation, process, exit } => {
-                self.tell_exited(incarnation, process, exit).await;
+                self.report_exited(incarnation, process, exit).await;
                 return Ok(None);
             }
             Look::Shim { link, hello, launch } => return Ok(Some((link, hello, launch.incarnation))),
@@ -97,7 +97,7 @@ impl NodeTask {
             }
         }
         let process = self.known.process.clone().filter(|_| self.known.incarnation == incarnation);
-        self.tell_exited(incarnation, process, lost()).await;
+        self.report_exited(incarnation, process, lost()).await;
         Ok(None)
     }
 }

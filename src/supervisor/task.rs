@@ -20,7 +20,7 @@ use super::fault::Fault;
 use super::files::{self, Exit, LAUNCH, Launch, STATUS, Status};
 use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir};
 use super::link::{Heard, Link};
-use super::orders::{Pending, Shared, Slot, locked};
+use super::orders::{Pending, Slot, SupervisorState, locked};
 use super::output;
 use super::process::Foreign;
 use super::protocol::{Hello, ToAgent, ToShim};
@@ -31,7 +31,7 @@ use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent, NodeHappening};
 use crate::api::survivors::Survivors;
 use crate::crash_point;
-use crate::tasks::{Death, blocking};
+use crate::tasks::{OnExit, blocking};
 
 /// What is known to be there of the node.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub(super) enum Stage {
     /// Its node runs or is about to.
     Watching,
     /// Its exit is told, and not durable yet.
-    ExitTold,
+    ExitReported,
     /// Its exit is durable; it is leaving.
     Acknowledged,
 }
@@ -74,7 +74,7 @@ struct Ended {
 
 /// The newest incarnation of which each fact was told.
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     started: Incarnation,
     ready: Incarnation,
     exited: Incarnation,
@@ -82,7 +82,7 @@ struct Told {
 
 #[derive(Debug)]
 pub(super) struct NodeTask {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SupervisorState>,
     slot: Arc<Slot>,
     pub(super) node: NodeName,
     pub(super) life: Life,
@@ -90,7 +90,7 @@ pub(super) struct NodeTask {
     found_dropped: u64,
     /// The newest process on record.
     pub(super) known: Known,
-    told: Told,
+    reported: Reported,
     /// `/proc/PID/limits` of the known process.
     limits: Option<String>,
     /// The last exit that was told, until it is durable.
@@ -102,8 +102,8 @@ pub(super) struct NodeTask {
 }
 
 impl NodeTask {
-    pub(super) fn new(shared: Arc<Shared>, slot: Arc<Slot>, node: NodeName) -> Self {
-        let (known, told) = (Known::default(), Told::default());
+    pub(super) fn new(shared: Arc<SupervisorState>, slot: Arc<Slot>, node: NodeName) -> Self {
+        let (known, reported) = (Known::default(), Reported::default());
         Self {
             shared,
             slot,
@@ -111,7 +111,7 @@ impl NodeTask {
             life: Life::Nothing,
             found_dropped: 0,
             known,
-            told,
+            reported,
             limits: None,
             ended: None,
             forget: false,
@@ -131,7 +131,7 @@ impl NodeTask {
             }
             self.carry_out(pending).await;
             if is_last {
-                return self.take_leave().await;
+                return self.linger().await;
             }
             self.try_set_aside().await;
             if self.forget && self.try_forget().await {
@@ -150,7 +150,7 @@ impl NodeTask {
     }
 
     /// Waits until a shim that was told to go is gone, so that no process is left where none should be.
-    async fn take_leave(&mut self) {
+    async fn linger(&mut self) {
         if let Life::Shim(shim) = &mut self.life
             && shim.stage == Stage::Acknowledged
         {
@@ -180,10 +180,10 @@ impl NodeTask {
             // Whoever asked has gone: nobody is left to tell.
             let _ = reply.send(finding);
             if let Life::Shim(Shim { incarnation, stage, subreaper, .. }) = self.life {
-                self.tell_dropped(incarnation, self.found_dropped, None).await;
-                self.tell_left(incarnation, left).await;
-                if stage == Stage::ExitTold && !subreaper {
-                    self.tell(incarnation, NodeHappening::HoldersOnly).await;
+                self.report_dropped(incarnation, self.found_dropped, None).await;
+                self.report_left(incarnation, left).await;
+                if stage == Stage::ExitReported && !subreaper {
+                    self.report(incarnation, NodeHappening::HoldersOnly).await;
                 }
             }
         }
@@ -251,7 +251,7 @@ impl NodeTask {
                 works_here: foreign.works_here,
             },
             Look::Exited { incarnation, process, exit } => {
-                self.told.exited = incarnation;
+                self.reported.exited = incarnation;
                 self.found_exit(incarnation, process, exit).await
             }
             Look::Shim { link, hello, launch } => {
@@ -263,7 +263,7 @@ impl NodeTask {
                     None => {
                         let process = self.known.process.clone().filter(|_| self.known.incarnation == incarnation);
                         if process.is_some() {
-                            self.told.started = incarnation;
+                            self.reported.started = incarnation;
                         }
                         Finding::Adopted { incarnation, process, ready: false, spec: Box::new(spec) }
                     }
@@ -287,19 +287,19 @@ impl NodeTask {
             shim.subreaper = subreaper;
             self.found_dropped = dropped;
             if exit.is_some() {
-                shim.stage = Stage::ExitTold;
+                shim.stage = Stage::ExitReported;
             }
         }
         if let Some(exit) = exit {
-            self.told.exited = incarnation;
+            self.reported.exited = incarnation;
             return self.found_exit(incarnation, process, exit).await;
         }
         if let Some(process) = &process {
-            self.told.started = incarnation;
+            self.reported.started = incarnation;
             self.known = Known { incarnation, process: Some(process.clone()), lingering: None };
         }
         if ready {
-            self.told.ready = incarnation;
+            self.reported.ready = incarnation;
         }
         Finding::Adopted { incarnation, process, ready, spec: Box::new(spec) }
     }
@@ -377,24 +377,24 @@ impl NodeTask {
             Look::Absent => {
                 let process = self.known.process.clone().filter(|_| self.known.incarnation == expected);
                 let exit = lost();
-                self.tell_exited(expected, process, exit).await;
+                self.report_exited(expected, process, exit).await;
                 true
             }
             Look::Exited { incarnation, process, exit } => {
-                self.tell_exited(incarnation, process, exit).await;
+                self.report_exited(incarnation, process, exit).await;
                 true
             }
             Look::Unprovable(reason) => {
-                self.tell(expected, NodeHappening::Blocked { reason }).await;
+                self.report(expected, NodeHappening::Blocked { reason }).await;
                 false
             }
             Look::Damaged(reason) => {
                 let reason = self.with_way_out(&reason);
-                self.tell(expected, NodeHappening::Blocked { reason }).await;
+                self.report(expected, NodeHappening::Blocked { reason }).await;
                 false
             }
             Look::Foreign(foreign) => {
-                self.tell_foreign(expected, &foreign).await;
+                self.report_foreign(expected, &foreign).await;
                 false
             }
             Look::Shim { link, hello, launch } => {
@@ -411,7 +411,7 @@ impl NodeTask {
     /// Looks once more for what is to be gone.
     async fn clear(&mut self, incarnation: Incarnation) {
         if self.settle(incarnation, PATIENCE).await {
-            self.tell(incarnation, NodeHappening::Cleared).await;
+            self.report(incarnation, NodeHappening::Cleared).await;
         }
     }
 
@@ -431,7 +431,7 @@ impl NodeTask {
     async fn acknowledge(&mut self, incarnation: Incarnation) {
         match &mut self.life {
             Life::Shim(shim) if shim.incarnation == incarnation => match shim.stage {
-                Stage::ExitTold => {
+                Stage::ExitReported => {
                     shim.link.ask(&ToShim::Acknowledge { incarnation });
                     shim.stage = Stage::Acknowledged;
                 }
@@ -467,13 +467,13 @@ impl NodeTask {
                 let gone = async { while !matches!(shim.link.hear().await, Heard::Closed(_)) {} };
                 if tokio::time::timeout(PATIENCE, gone).await.is_err() {
                     let reason = format!("the shim of incarnation {} was told to go and does not", shim.incarnation);
-                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                    return self.report(incarnation, NodeHappening::Blocked { reason }).await;
                 }
                 self.life = Life::Nothing;
             }
             Life::Shim(shim) => {
                 let found = shim.incarnation;
-                return self.tell_still_there(incarnation, found).await;
+                return self.report_still_there(incarnation, found).await;
             }
         }
         // Something may still hold the lock that outlived its shim: it is ended if it is proven ours, then once more.
@@ -486,39 +486,39 @@ impl NodeTask {
                 Preparation::Prepared(prepared) => {
                     self.life = Life::Prepared(prepared);
                     crash_point!("agent_after_prepare", self.node.as_str());
-                    return self.tell(incarnation, NodeHappening::Prepared).await;
+                    return self.report(incarnation, NodeHappening::Prepared).await;
                 }
                 Preparation::PortTaken(reason) => {
-                    return self.tell(incarnation, NodeHappening::PortTaken { reason }).await;
+                    return self.report(incarnation, NodeHappening::PortTaken { reason }).await;
                 }
                 Preparation::Impossible(fault) => {
                     // No fact about an incarnation, so it is told as often as it is tried.
                     let Exit { cause, stdout, stderr, is_lasting, .. } = not_started(fault);
                     let what = NodeHappening::Exited { cause, process: None, stdout, stderr, is_lasting };
-                    return self.tell(incarnation, what).await;
+                    return self.report(incarnation, what).await;
                 }
                 Preparation::Unprovable(reason) => {
-                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                    return self.report(incarnation, NodeHappening::Blocked { reason }).await;
                 }
                 Preparation::Held if is_last => {
                     let reason = "its lock is taken again and again".to_owned();
-                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                    return self.report(incarnation, NodeHappening::Blocked { reason }).await;
                 }
                 Preparation::Held => {}
             }
             is_last = true;
             match self.look(Duration::ZERO).await {
                 Look::Absent => {}
-                Look::Exited { incarnation, process, exit } => self.tell_exited(incarnation, process, exit).await,
-                Look::Unprovable(reason) => return self.tell(incarnation, NodeHappening::Blocked { reason }).await,
+                Look::Exited { incarnation, process, exit } => self.report_exited(incarnation, process, exit).await,
+                Look::Unprovable(reason) => return self.report(incarnation, NodeHappening::Blocked { reason }).await,
                 Look::Damaged(reason) => {
                     let reason = self.with_way_out(&reason);
-                    return self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+                    return self.report(incarnation, NodeHappening::Blocked { reason }).await;
                 }
-                Look::Foreign(foreign) => return self.tell_foreign(incarnation, &foreign).await,
+                Look::Foreign(foreign) => return self.report_foreign(incarnation, &foreign).await,
                 Look::Shim { link, hello, launch } => {
                     let found = self.welcome(link, hello, launch.incarnation).await;
-                    return self.tell_still_there(incarnation, found).await;
+                    return self.report_still_there(incarnation, found).await;
                 }
             }
         }
@@ -532,7 +532,7 @@ impl NodeTask {
                 self.life = other;
                 if !is_launched {
                     let exit = not_started("it was not prepared when it was to be launched");
-                    self.tell_exited(incarnation, None, exit).await;
+                    self.report_exited(incarnation, None, exit).await;
                 }
                 return;
             }
@@ -549,7 +549,7 @@ impl NodeTask {
             Ok(spawned) => spawned,
             Err(error) => {
                 let exit = not_started(Fault::of(format!("cannot start its shim: {error}"), &error));
-                return self.tell_exited(incarnation, None, exit).await;
+                return self.report_exited(incarnation, None, exit).await;
             }
         };
         crash_point!("agent_after_spawn", self.node.as_str());
@@ -566,14 +566,14 @@ impl NodeTask {
     /// A shim of ours is our child: somebody has to take its exit code, which says nothing.
     fn reap(&self, mut child: tokio::process::Child) {
         let node = self.node.clone();
-        self.shared.tasks.spawn(format!("reaper of the shim of {node}"), Death::Tolerated, |token| async move {
+        self.shared.tasks.spawn(format!("reaper of the shim of {node}"), OnExit::Tolerated, |token| async move {
             let _ = token.run_until_cancelled(child.wait()).await;
         });
     }
 
     pub(super) async fn stop(&mut self, incarnation: Incarnation, timeout_ms: u64) {
         if let Life::Nothing = self.life
-            && self.told.exited < incarnation
+            && self.reported.exited < incarnation
         {
             // Blocked, or never looked for: whatever is there now.
             self.settle(incarnation, PATIENCE).await;
@@ -587,7 +587,7 @@ impl NodeTask {
             Life::Prepared(prepared) if prepared.incarnation == incarnation => {
                 self.life = Life::Nothing;
                 let exit = not_started("it was stopped before it was started");
-                self.tell_exited(incarnation, None, exit).await;
+                self.report_exited(incarnation, None, exit).await;
             }
             // Gone already, or another one.
             Life::Nothing | Life::Prepared(_) | Life::Shim(_) => {}
@@ -632,7 +632,7 @@ impl NodeTask {
             is_over
         };
         if is_over && is_removed {
-            self.tell(Incarnation::default(), NodeHappening::Forgotten).await;
+            self.report(Incarnation::default(), NodeHappening::Forgotten).await;
         }
         is_over
     }
@@ -641,7 +641,7 @@ impl NodeTask {
         let Life::Shim(shim) = &mut self.life else { return };
         let incarnation = shim.incarnation;
         match heard {
-            Heard::Silent => self.tell(incarnation, NodeHappening::Silent).await,
+            Heard::Silent => self.report(incarnation, NodeHappening::Silent).await,
             Heard::Closed(error) => {
                 let stage = shim.stage;
                 let (stop, subreaper) = (shim.stop, shim.subreaper);
@@ -655,7 +655,7 @@ impl NodeTask {
                         }
                     }
                     // The acknowledgement is still to come, and finds the report on disk.
-                    Stage::ExitTold => {}
+                    Stage::ExitReported => {}
                     // It may have died before it removed its report.
                     Stage::Acknowledged => {
                         self.acknowledge(incarnation).await;
@@ -669,10 +669,10 @@ impl NodeTask {
                 let was_silent = match shim.stage {
                     // What it owes now is to close.
                     Stage::Acknowledged => false,
-                    Stage::Watching | Stage::ExitTold => shim.link.settle(),
+                    Stage::Watching | Stage::ExitReported => shim.link.settle(),
                 };
                 if was_silent {
-                    self.tell(incarnation, NodeHappening::Responsive).await;
+                    self.report(incarnation, NodeHappening::Responsive).await;
                 }
                 self.take_in_message(incarnation, message).await;
             }
@@ -700,91 +700,91 @@ impl NodeTask {
                     shim.subreaper = subreaper;
                 }
                 if let Some(process) = process.clone() {
-                    self.tell_started(incarnation, process).await;
+                    self.report_started(incarnation, process).await;
                 }
                 if ready {
-                    self.tell_ready(incarnation).await;
+                    self.report_ready(incarnation).await;
                 }
-                self.tell_dropped(incarnation, dropped, None).await;
-                self.tell_left(incarnation, left).await;
+                self.report_dropped(incarnation, dropped, None).await;
+                self.report_left(incarnation, left).await;
                 if let Some(exit) = exit {
-                    self.tell_exited(incarnation, process, exit).await;
+                    self.report_exited(incarnation, process, exit).await;
                 }
             }
-            ToAgent::Dropped { bytes, reason } => self.tell_dropped(incarnation, bytes, reason).await,
-            ToAgent::Left { survivors } => self.tell_left(incarnation, survivors).await,
-            ToAgent::Started { process } => self.tell_started(incarnation, process).await,
-            ToAgent::Ready {} => self.tell_ready(incarnation).await,
-            ToAgent::Exited { process, exit } => self.tell_exited(incarnation, process, exit).await,
+            ToAgent::Dropped { bytes, reason } => self.report_dropped(incarnation, bytes, reason).await,
+            ToAgent::Left { survivors } => self.report_left(incarnation, survivors).await,
+            ToAgent::Started { process } => self.report_started(incarnation, process).await,
+            ToAgent::Ready {} => self.report_ready(incarnation).await,
+            ToAgent::Exited { process, exit } => self.report_exited(incarnation, process, exit).await,
             ToAgent::Stopping {} | ToAgent::Pong { token: _ } => {}
         }
     }
 
-    async fn tell_started(&mut self, incarnation: Incarnation, process: ProcessId) {
+    async fn report_started(&mut self, incarnation: Incarnation, process: ProcessId) {
         self.known = Known { incarnation, process: Some(process.clone()), lingering: None };
-        if self.told.started < incarnation {
-            self.told.started = incarnation;
+        if self.reported.started < incarnation {
+            self.reported.started = incarnation;
             self.read_limits(&process).await;
-            self.tell(incarnation, NodeHappening::Started { process }).await;
+            self.report(incarnation, NodeHappening::Started { process }).await;
         }
     }
 
     /// Met while the agent runs: its next start holds for it.
-    async fn tell_foreign(&mut self, incarnation: Incarnation, foreign: &Foreign) {
+    async fn report_foreign(&mut self, incarnation: Incarnation, foreign: &Foreign) {
         let reason = format!("{foreign}; it is not signalled, and nothing is started beside it");
-        self.tell(incarnation, NodeHappening::Blocked { reason }).await;
+        self.report(incarnation, NodeHappening::Blocked { reason }).await;
     }
 
     /// `wanted` cannot be prepared, since the shim of `found` is connected. Whoever did not know gets to know again.
-    pub(super) async fn tell_still_there(&mut self, wanted: Incarnation, found: Incarnation) {
+    pub(super) async fn report_still_there(&mut self, wanted: Incarnation, found: Incarnation) {
         let reason = format!("incarnation {found} is still there");
-        self.tell(wanted, NodeHappening::Blocked { reason }).await;
+        self.report(wanted, NodeHappening::Blocked { reason }).await;
         if let (Life::Shim(Shim { stage: Stage::Watching, .. }), Some(process)) = (&self.life, &self.known.process)
             && self.known.incarnation == found
         {
             let process = process.clone();
-            self.tell(found, NodeHappening::Started { process }).await;
+            self.report(found, NodeHappening::Started { process }).await;
         }
     }
 
-    async fn tell_ready(&mut self, incarnation: Incarnation) {
-        if self.told.ready < incarnation {
-            self.told.ready = incarnation;
-            self.tell(incarnation, NodeHappening::Ready).await;
+    async fn report_ready(&mut self, incarnation: Incarnation) {
+        if self.reported.ready < incarnation {
+            self.reported.ready = incarnation;
+            self.report(incarnation, NodeHappening::Ready).await;
         }
     }
 
-    async fn tell_dropped(&self, incarnation: Incarnation, bytes: u64, reason: Option<String>) {
+    async fn report_dropped(&self, incarnation: Incarnation, bytes: u64, reason: Option<String>) {
         if bytes > 0 {
-            self.tell(incarnation, NodeHappening::Dropped { bytes, reason }).await;
+            self.report(incarnation, NodeHappening::Dropped { bytes, reason }).await;
         }
     }
 
-    async fn tell_left(&self, incarnation: Incarnation, survivors: Survivors) {
+    async fn report_left(&self, incarnation: Incarnation, survivors: Survivors) {
         if !survivors.is_empty() {
-            self.tell(incarnation, NodeHappening::Left { survivors }).await;
+            self.report(incarnation, NodeHappening::Left { survivors }).await;
         }
     }
 
-    pub(super) async fn tell_exited(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) {
+    pub(super) async fn report_exited(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) {
         if let Life::Shim(shim) = &mut self.life
             && shim.incarnation == incarnation
             && shim.stage == Stage::Watching
         {
-            shim.stage = Stage::ExitTold;
+            shim.stage = Stage::ExitReported;
         }
-        if self.told.exited < incarnation {
-            self.told.exited = incarnation;
+        if self.reported.exited < incarnation {
+            self.reported.exited = incarnation;
             if matches!(&self.life, Life::Shim(shim) if shim.incarnation == incarnation && !shim.subreaper) {
-                self.tell(incarnation, NodeHappening::HoldersOnly).await;
+                self.report(incarnation, NodeHappening::HoldersOnly).await;
             }
             let exit = self.note_end(incarnation, process.as_ref(), exit).await;
             let Exit { cause, ran_ms: _, stdout, stderr, is_lasting } = exit;
-            self.tell(incarnation, NodeHappening::Exited { cause, process, stdout, stderr, is_lasting }).await;
+            self.report(incarnation, NodeHappening::Exited { cause, process, stdout, stderr, is_lasting }).await;
         }
     }
 
-    pub(super) async fn tell(&self, incarnation: Incarnation, what: NodeHappening) {
+    pub(super) async fn report(&self, incarnation: Incarnation, what: NodeHappening) {
         let event = NodeEvent { node: self.node.clone(), incarnation, what };
         // Closed means that the agent ends; the next one learns it from the shim.
         let _ = self.shared.events.send(event).await;

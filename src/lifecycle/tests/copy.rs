@@ -102,7 +102,7 @@ fn adopted_it_forgets_the_originals_processes_and_starts_its_own() {
     let disowned = effects.iter().filter(|effect| matches!(effect, Effect::Order { order: NodeOrder::Disown, .. }));
     assert_eq!(disowned.count(), 2);
     assert_eq!(prepared(&effects), ["w1", "w2"]);
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(bench.incarnation("w1"), Incarnation(2));
     // Again, with everything in order.
     let response = only_response(&bench.ask("again", Request::AdoptState {}));

@@ -49,7 +49,7 @@ impl Meter {
 fn settle(bench: &mut Bench, nodes: &[String]) {
     for _ in 0..4 {
         let later = bench.pass(1_000);
-        bench.obey(later);
+        bench.execute(later);
     }
     for node in nodes {
         bench.ready(node);
@@ -83,7 +83,7 @@ fn costs(count: usize) -> Vec<Cost> {
     });
     meter.phase("deploy", |bench, nodes| {
         let effects = bench.ask("second", set("c2", &borrowed(nodes)));
-        bench.obey(effects);
+        bench.execute(effects);
         settle(bench, nodes);
         assert!(nodes.iter().all(|node| bench.state(node) == NodeState::Running));
     });
@@ -94,7 +94,7 @@ fn costs(count: usize) -> Vec<Cost> {
     });
     meter.phase("replaced by another", |bench, nodes| {
         let effects = bench.ask("third", set("c3", &borrowed(nodes)));
-        bench.obey(effects);
+        bench.execute(effects);
         settle(bench, nodes);
         assert!(bench.core.durable().unfinished.is_empty());
         assert!(nodes.iter().all(|node| bench.state(node) == NodeState::Running));
@@ -121,7 +121,7 @@ fn costs(count: usize) -> Vec<Cost> {
         for node in nodes {
             let incarnation = bench.incarnation(node);
             let effects = bench.report(node, incarnation, exited(ExitCause::Signal(11)));
-            bench.obey(effects);
+            bench.execute(effects);
             bench.ready(node);
         }
         settle(bench, nodes);
@@ -129,16 +129,16 @@ fn costs(count: usize) -> Vec<Cost> {
     meter.phase("killed, all adopted", |bench, nodes| {
         let found: Vec<(&str, Finding)> = nodes.iter().map(|node| (node.as_str(), adopted(bench, node))).collect();
         let effects = bench.crash(found);
-        bench.obey(effects);
+        bench.execute(effects);
         settle(bench, nodes);
         assert!(nodes.iter().all(|node| bench.state(node) == NodeState::Running));
     });
     meter.phase("standby", |bench, nodes| {
         let effects = bench.ask("standby", Request::AgentStandby {});
-        bench.obey(effects);
+        bench.execute(effects);
         for _ in 0..4 {
             let later = bench.pass(1_000);
-            bench.obey(later);
+            bench.execute(later);
         }
         assert!(bench.core.durable().nodes.is_empty(), "of {}", nodes.len());
         assert!(bench.core.durable().unfinished.is_empty());

@@ -47,7 +47,7 @@ fn a_taken_port_is_told_once_holds_up_nobody_and_is_tried_again() {
     let other = bench.report("logger", Incarnation(1), taken("zeek (pid 8, uid 0)"));
     assert_eq!(errors(&other).len(), 1, "somebody else is news");
     let effects = bench.pass(5_000);
-    bench.obey(effects);
+    bench.execute(effects);
     bench.ready("logger");
     assert_eq!(bench.state("logger"), NodeState::Running);
 }
@@ -93,7 +93,7 @@ fn ends(bench: &mut Bench, ms: u64, cause: ExitCause, stderr: &str) -> Vec<Effec
 fn code_1_at_once_is_told_with_the_last_words_and_answered_so() {
     let mut bench = Bench::new().over_broker();
     let effects = bench.ask("r1", deploy("c1", &["logger"]));
-    bench.obey(effects);
+    bench.execute(effects);
     let words = "noise\n1\n2\n3\n4\nfatal error: can't find \x1b[2Jcluster-layout\n";
     let effects = ends(&mut bench, 100, ExitCause::Code(1), words);
     let told = errors(&effects);
@@ -103,7 +103,7 @@ fn code_1_at_once_is_told_with_the_last_words_and_answered_so() {
         "{told:?}"
     );
     assert!(bench.core.node_reports(bench.now)[0].note.as_deref().unwrap().contains("nodes logs logger --stderr"));
-    bench.obey(effects);
+    bench.execute(effects);
     let response = only_response(&bench.pass(7_000));
     let of_logger = response.results.iter().find(|one| one.node.is_some()).unwrap();
     assert!(of_logger.error.as_deref().unwrap().contains("cluster-layout"), "{of_logger:?}");
@@ -116,14 +116,14 @@ fn what_was_given_up_keeps_its_last_words() {
     let restart = RestartOptions { permanent_exit_codes: vec![1], ..RestartOptions::default() };
     let mut bench = Bench::with(Options { restart, ..options() });
     let effects = bench.ask("r1", deploy("c1", &["logger"]));
-    bench.obey(effects);
+    bench.execute(effects);
     let mut seen = Vec::new();
     for pause in [3_000, 6_000, 0] {
         assert_ne!(bench.state("logger"), NodeState::Failed);
         let effects = ends(&mut bench, 10, ExitCause::Code(1), "fatal error: can't find cluster-layout\n");
-        seen.extend(bench.obey(effects));
+        seen.extend(bench.execute(effects));
         let effects = bench.pass(pause);
-        seen.extend(bench.obey(effects));
+        seen.extend(bench.execute(effects));
     }
     assert_eq!(bench.state("logger"), NodeState::Failed);
     let response = only_response(&seen);
@@ -143,7 +143,7 @@ fn another_code_a_signal_or_a_later_end_is_a_crash() {
     for (ms, cause) in [(100, ExitCause::Code(2)), (100, ExitCause::Signal(11)), (2_500, ExitCause::Code(1))] {
         let mut bench = Bench::new();
         let effects = bench.ask("r1", set("c1", &["logger"]));
-        bench.obey(effects);
+        bench.execute(effects);
         let told = errors(&ends(&mut bench, ms, cause.clone(), "words"));
         assert!(told[0].contains(&format!("logger ended ({cause}); starting")), "{told:?}");
     }
@@ -153,7 +153,7 @@ fn another_code_a_signal_or_a_later_end_is_a_crash() {
 fn last_words_are_bounded() {
     let mut bench = Bench::new();
     let effects = bench.ask("r1", set("c1", &["logger"]));
-    bench.obey(effects);
+    bench.execute(effects);
     let told = errors(&ends(&mut bench, 1, ExitCause::Code(1), &"ä".repeat(10_000)));
     assert!(told[0].len() < 1_300, "{}", told[0].len());
 }
@@ -162,7 +162,7 @@ fn last_words_are_bounded() {
 fn that_the_agent_was_away_is_not_among_a_nodes_last_words() {
     let mut bench = Bench::new();
     let effects = bench.ask("r", deploy("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     let noise =
         "error in /usr/share/zeek/log.zeek, line 81: Broker error (Broker::PEER_UNAVAILABLE): (x, *127.0.0.1:2151)";
     let stderr = format!("fatal error: no such script\n{}", format!("{noise}\n").repeat(50));

@@ -175,7 +175,7 @@ fn a_shutdown_from_before_stops_nothing() {
     assert_eq!(waiting(&bench), ["off"], "its first step is durable, and it is the second that stops nodes");
     let effects = bench.ask("word", resume("off"));
     assert_eq!(stopped(&effects), ["w1"]);
-    let effects = bench.obey(effects);
+    let effects = bench.execute(effects);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Exit { .. })));
 }
 

@@ -16,7 +16,7 @@ fn running(strategy: DeployStrategy) -> Bench {
     let mut bench = Bench::with(Options { deploy_strategy: strategy, ..options() });
     let config = two_hosts("c1", ["192.0.2.1", "192.0.2.2"]);
     let effects = bench.ask("a", Request::Deploy { config, force: false });
-    bench.obey(effects);
+    bench.execute(effects);
     bench.ready("w1");
     bench
 }

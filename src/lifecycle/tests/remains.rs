@@ -105,7 +105,7 @@ fn a_configuration_is_done_when_what_it_removes_is_gone() {
         let effects = bench.ask("one", deploy(&["w1"]));
         // The host carries out all but the end of w2.
         let others = |effect: &Effect| !matches!(effect, Effect::Order { node, .. } if node.as_str() == "w2");
-        bench.obey(effects.into_iter().filter(others).collect());
+        bench.execute(effects.into_iter().filter(others).collect());
         let effects = bench.ready("w1");
         assert!(responses(&effects).is_empty(), "w2 is still there: {effects:?}");
         let effects = bench.report("w2", gone, left());

@@ -34,18 +34,18 @@ fn a_node_that_runs_is_stopped_before_its_run_directory_is_set_aside() {
     let effects = bench.report("w1", incarnation, exited(ExitCause::Signal(15)));
     assert_eq!(set_aside(&effects), ["w1"]);
     assert!(responses(&effects).is_empty(), "not before it is done");
-    let effects = bench.obey(effects);
+    let effects = bench.execute(effects);
     let response = only_response(&effects);
     assert!(response.success() && text(&response).contains("set aside as /run/.aside-w1-1"), "{response:?}");
     assert_eq!((bench.state("w1"), bench.state("w2")), (NodeState::Stopped, NodeState::Running));
     let effects = bench.ask("s", Request::StartNodes { nodes: names(&["w1"]) });
-    let effects = bench.obey(effects);
+    let effects = bench.execute(effects);
     assert!(set_aside(&effects).is_empty(), "once for each request");
     bench.ready("w1");
     assert_eq!(bench.state("w1"), NodeState::Running);
     // Said anew, it is done anew.
     let effects = bench.ask("f2", force(&["w1"]));
-    let effects = bench.obey(effects);
+    let effects = bench.execute(effects);
     assert_eq!(set_aside(&effects), ["w1"]);
     assert!(only_response(&effects).success());
 }
@@ -96,7 +96,7 @@ fn a_crash_of_the_agent_anywhere_has_it_done_again() {
         let finding = if was_done { Finding::Absent } else { unprovable() };
         let effects = bench.crash(vec![("w1", finding)]);
         assert_eq!(set_aside(&effects), ["w1"], "done: {was_done}");
-        bench.obey(effects);
+        bench.execute(effects);
         assert_eq!(bench.state("w1"), NodeState::Stopped);
         let again = only_response(&bench.ask("f", force(&["w1"])));
         assert!(again.success(), "{again:?}");
@@ -112,7 +112,7 @@ fn a_node_of_no_configuration_of_which_something_may_be_left_can_be_named() {
     assert!(!refused.success(), "there is nothing to stop: {refused:?}");
     let effects = bench.ask("f", force(&["w9"]));
     assert_eq!(set_aside(&effects), ["w9"]);
-    assert!(only_response(&bench.obey(effects)).success());
+    assert!(only_response(&bench.execute(effects)).success());
     let unknown = only_response(&bench.ask("g", force(&["w8"])));
     assert!(unknown.results[0].error.clone().unwrap().contains("no such node on this host: w8"), "{unknown:?}");
 }
@@ -127,9 +127,9 @@ fn a_start_that_comes_meanwhile_supersedes_it() {
     assert!(answers[0].1.results[0].error.clone().unwrap().starts_with("superseded by request"), "{answers:?}");
     let incarnation = bench.incarnation("w1");
     let effects = bench.report("w1", incarnation, NodeHappening::SetAside { path: None });
-    bench.obey(effects);
+    bench.execute(effects);
     let later = bench.pass(10_000);
-    bench.obey(later);
+    bench.execute(later);
     bench.ready("w1");
     assert_eq!(bench.state("w1"), NodeState::Running);
 }

@@ -27,7 +27,7 @@ fn deadlines(bench: &Bench) -> usize {
 fn on_the_control_socket_one_waits_for_the_outcome_however_long_nodes_take() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", deploy("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     assert!(responses(&bench.pass(20_000)).is_empty());
     let answer = only_response(&bench.ready("w1"));
     assert_eq!(nodes_of(&answer), [(Some("w1"), true)]);
@@ -38,7 +38,7 @@ fn on_the_control_socket_one_waits_for_the_outcome_however_long_nodes_take() {
 fn a_controller_is_told_at_the_deadline_and_gets_that_for_ever() {
     let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", deploy("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     // Somebody on the host asks too.
     bench.transport = "control";
     assert!(responses(&bench.ask("d", deploy("c1", &["w1"]))).is_empty());
@@ -71,7 +71,7 @@ fn a_controller_is_told_at_the_deadline_and_gets_that_for_ever() {
 fn the_deadline_begins_with_the_first_who_has_one() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", deploy("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     bench.pass(10_000);
     bench.transport = "broker";
     assert!(responses(&bench.ask("d", deploy("c1", &["w1"]))).is_empty());
@@ -87,7 +87,7 @@ fn the_deadline_begins_with_the_first_who_has_one() {
 fn an_outcome_that_comes_before_the_deadline_is_the_only_answer() {
     let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", deploy("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     let answer = only_response(&bench.ready("w1"));
     assert!(responses(&bench.pass(60_000)).is_empty());
     assert_eq!(deadlines(&bench), 0);
@@ -98,7 +98,7 @@ fn an_outcome_that_comes_before_the_deadline_is_the_only_answer() {
 fn who_asked_before_a_crash_is_told_at_a_deadline_after_it() {
     let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", deploy("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     let found = vec![("w1", adopted(&bench, "w1"))];
     bench.crash(found);
     bench.pass(7_000);
@@ -119,7 +119,7 @@ fn who_asked_before_a_crash_is_told_at_a_deadline_after_it() {
 fn a_node_that_does_not_get_ready_in_time_is_the_outcome() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", deploy("c1", &["w1", "w2"]));
-    bench.obey(effects);
+    bench.execute(effects);
     bench.ready("w1");
     assert!(responses(&bench.pass(59_999)).is_empty());
     let answer = only_response(&bench.pass(1));
@@ -133,7 +133,7 @@ fn a_node_that_does_not_get_ready_in_time_is_the_outcome() {
     assert!(only_response(&bench.ask("f", deploy("c1", &["w1", "w2"]))).success());
     // Begun anew it has all its time again.
     let effects = bench.ask("g", Request::Restart { nodes: names(&["w2"]) });
-    bench.obey(effects);
+    bench.execute(effects);
     assert!(responses(&bench.pass(59_999)).is_empty());
     assert!(only_response(&bench.ready("w2")).success());
 }
@@ -157,7 +157,7 @@ fn a_node_whose_lock_is_held_has_an_outcome_too() {
 fn the_same_configuration_again_waits_for_the_same_outcome_and_a_controller_does_not() {
     let mut bench = Bench::new();
     let effects = bench.ask("d", deploy("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     assert!(responses(&bench.ask("again", deploy("c1", &["w1"]))).is_empty());
     bench.transport = "broker";
     let told = only_response(&bench.ask("controller", deploy("c1", &["w1"])));
@@ -175,11 +175,11 @@ fn the_same_configuration_again_waits_for_the_same_outcome_and_a_controller_does
 fn a_superseded_change_has_its_outcome_at_once_and_what_was_told_before_stays() {
     let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", deploy("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     let told = only_response(&bench.pass(7_000));
     let effects = bench.ask("e", deploy("c2", &["w1"]));
     assert!(responses(&effects).is_empty(), "who was told at the deadline is told nothing else: {effects:?}");
-    bench.obey(effects);
+    bench.execute(effects);
     assert_eq!(stored(&bench.ask("d", deploy("c1", &["w1"]))), (told, true));
     bench.transport = "control";
     let (outcome, _) = stored(&bench.ask("d", deploy("c1", &["w1"])));
@@ -191,7 +191,7 @@ fn a_superseded_change_has_its_outcome_at_once_and_what_was_told_before_stays() 
 fn what_was_told_at_the_deadline_is_published_and_the_outcome_is_not() {
     let mut bench = Bench::new().over_broker();
     let effects = bench.ask("d", deploy("c1", &["w1"]));
-    bench.obey(effects);
+    bench.execute(effects);
     bench.give(Input::Disconnected { connection: 1 });
     let told = bench.pass(7_000);
     assert!(responses(&told).is_empty(), "{told:?}");

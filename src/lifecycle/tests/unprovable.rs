@@ -64,7 +64,7 @@ fn what_cannot_be_prepared_costs_an_entry_for_each_reason() {
     // Then it can.
     for _ in 0..61 {
         let effects = bench.pass(5_000);
-        bench.obey(effects);
+        bench.execute(effects);
     }
     assert_eq!((retried(&bench), bench.state("w1")), (1, NodeState::Pending));
     bench.ready("w1");
@@ -120,7 +120,7 @@ fn what_passes_is_tried_again_with_backoff_and_never_given_up() {
     assert!(deaths.is_empty(), "{deaths:?}");
     // It is over: the next try is the last.
     for _ in 0..2 {
-        let seen = bench.obey(effects);
+        let seen = bench.execute(effects);
         if bench.entries(|entry| matches!(entry, Entry::NodeStarted { .. })) == 1 {
             break;
         }

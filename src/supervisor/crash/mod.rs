@@ -23,7 +23,7 @@ pub use report::{Core, CrashReport, ReadError, list, read};
 use super::files::{Exit, Launch};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
-use crate::tasks::{Death, Tasks};
+use crate::tasks::{OnExit, Tasks};
 
 /// The directory of all bundles, in the state directory.
 pub const DIRECTORY: &str = "crash";
@@ -73,7 +73,7 @@ impl Keeper {
     pub fn start(state_dir: &Path, options: Options, tasks: &Tasks) -> Self {
         let (crashes, mut waiting) = mpsc::channel::<Crash>(WAITING);
         let mut store = Store { directory: state_dir.join(DIRECTORY), options };
-        tasks.spawn("crash bundles", Death::Tolerated, |token| async move {
+        tasks.spawn("crash bundles", OnExit::Tolerated, |token| async move {
             let mut crash = None;
             loop {
                 let work = move || {

@@ -89,7 +89,7 @@ impl Shim {
         // What came before the end still counts.
         while let Some(agent) = &mut self.agent {
             match agent.decoder.next(protocol::TO_SHIM_LIMIT) {
-                Ok(Some(message)) => match self.obey(&message) {
+                Ok(Some(message)) => match self.execute(&message) {
                     Next::Wait => {}
                     Next::Leave => return Next::Leave,
                 },
@@ -107,7 +107,7 @@ impl Shim {
         Next::Wait
     }
 
-    fn obey(&mut self, message: &ToShim) -> Next {
+    fn execute(&mut self, message: &ToShim) -> Next {
         match message {
             ToShim::Stop { incarnation, timeout_ms } if *incarnation == self.incarnation => self.stop(*timeout_ms),
             ToShim::Acknowledge { incarnation } if *incarnation == self.incarnation => {

@@ -1,6 +1,6 @@
 //! After the node's end: ends what descends from it, then what holds its lock, and says what could not be ended.
 //!
-//! Promises: its exit is reported when nothing is left ([`Step::Done`]), and not before. What is left when the time for it
+//! Promises: its exit is reported when nothing is left ([`ClearingProgress::Done`]), and not before. What is left when the time for it
 //! is over is named, looked at again whenever a process of it ends and every few seconds, and the shim stays for it. Whom the
 //! kernel does not let this process signal is named and left alone.
 //!
@@ -147,7 +147,7 @@ struct Asked {
 
 /// How far it has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ClearingProgress {
     /// Nothing is left.
     Done,
     Waits,
@@ -181,7 +181,7 @@ impl Clearing {
     }
 
     /// Does what is due.
-    pub(super) fn step(&mut self, lock: &mut Lock) -> Step {
+    pub(super) fn step(&mut self, lock: &mut Lock) -> ClearingProgress {
         let now = Instant::now();
         let is_due = now >= self.kill_at;
         let none_left = if is_due { descendants::kill_all() } else { !descendants::reap().has_more };
@@ -194,14 +194,14 @@ impl Clearing {
             self.tell_at = now + HOLDERS_TAKE;
         }
         match lock.is_alone() {
-            Ok(true) => Step::Done,
+            Ok(true) => ClearingProgress::Done,
             Ok(false) => self.end_holders(now, lock),
             Err(_) => self.wait(now, now + LOOK_AGAIN, || Survivors { unseen: true, ..Survivors::default() }),
         }
     }
 
-    fn end_holders(&mut self, now: Instant, lock: &Lock) -> Step {
-        let Some(Asked { since, processes }) = &mut self.holders else { return Step::Waits };
+    fn end_holders(&mut self, now: Instant, lock: &Lock) -> ClearingProgress {
+        let Some(Asked { since, processes }) = &mut self.holders else { return ClearingProgress::Waits };
         let (ask_at, kill_at) = (*since + HOLD_PATIENCE, *since + HOLD_PATIENCE + HOLDER_GRACE);
         if now < ask_at {
             return self.wait(now, now + LOOK_AGAIN, Survivors::default);
@@ -229,18 +229,18 @@ impl Clearing {
         self.wait(now, next, || survivors)
     }
 
-    fn wait(&mut self, now: Instant, next: Instant, survivors: impl FnOnce() -> Survivors) -> Step {
+    fn wait(&mut self, now: Instant, next: Instant, survivors: impl FnOnce() -> Survivors) -> ClearingProgress {
         if now < self.tell_at {
             self.wake = next.min(self.tell_at);
-            return Step::Waits;
+            return ClearingProgress::Waits;
         }
         self.wake = now + RETRY;
         let survivors = survivors();
         if self.told.as_ref() == Some(&survivors) {
-            return Step::Waits;
+            return ClearingProgress::Waits;
         }
         self.told = Some(survivors.clone());
-        Step::Left(survivors)
+        ClearingProgress::Left(survivors)
     }
 }
 

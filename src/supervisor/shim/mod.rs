@@ -50,7 +50,7 @@ use crate::api::report::chain;
 use crate::crash_point;
 
 use agent::Agent;
-use clearing::{Clearing, Lock, Step};
+use clearing::{Clearing, ClearingProgress, Lock};
 use log::Log;
 use start::{Exec, Running, Stop, start};
 use streams::{Stream, Streams};
@@ -488,13 +488,13 @@ impl Shim {
     fn clear(&mut self, buffer: &mut [u8]) -> bool {
         let Phase::Clearing(clearing) = &mut self.phase else { return true };
         match clearing.step(&mut self.lock) {
-            Step::Waits => false,
-            Step::Left(survivors) => {
+            ClearingProgress::Waits => false,
+            ClearingProgress::Left(survivors) => {
                 self.log.line(format_args!("could not be ended after the node: {survivors}"));
                 self.tell(&ToAgent::Left { survivors });
                 false
             }
-            Step::Done => {
+            ClearingProgress::Done => {
                 let (process, exit) = (clearing.process.clone(), clearing.exit.clone());
                 let exit = self.take_output(exit, buffer);
                 self.phase = Phase::Exited { process, exit };
