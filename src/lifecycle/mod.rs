@@ -359,6 +359,7 @@ impl Lifecycle {
         })
     }
 
+    #[expect(clippy::too_many_lines, reason = "one short arm for each kind of note")]
     fn remember(&mut self, now: Now, note: Note, numbered: &[Numbered], effects: &mut Vec<Effect>) {
         match note {
             Note::Wait { of, route, dialect, until_deadline } => {

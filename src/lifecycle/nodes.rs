@@ -12,7 +12,7 @@ use crate::journal::entry::{ConfigChange, Entry, Life, NodeRecord, Packed, Verdi
 use super::agenda::Item;
 use super::decision::{Decision, Note};
 use super::effect::Effect;
-use super::seen::{NodeSeen, Obstacle, ProcessPhase, Unprepared};
+use super::seen::{EarlyExit, NodeSeen, Obstacle, ProcessPhase, Unprepared};
 use super::wake::Wake;
 use super::{Lifecycle, SETTLED_MS, health, remains, restart};
 
@@ -242,17 +242,9 @@ impl Lifecycle {
             }
             Life::Up { .. } | Life::Intended | Life::Down => None,
         };
-        let verdict = if asked {
-            Verdict::Rest
-        } else {
-            let lasting = match cause {
-                ExitCause::NotStarted(_) | ExitCause::Code(_) => {
-                    self.seen.nodes.get(name).map_or(0, |node| node.lasting.0)
-                }
-                ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted => 0,
-            };
-            let end = restart::End { incarnation, cause, ran_ms, lasting };
-            restart::verdict(&self.options.restart, name, record, &end, now.boot)
+        let verdict = match asked {
+            true => Verdict::Rest,
+            false => self.verdict(now, name, record, incarnation, cause, ran_ms),
         };
         if record.life == Life::Down && is_known(record, cause, &verdict) {
             return acknowledge;
@@ -262,19 +254,7 @@ impl Lifecycle {
             Life::Up { process, .. } => Some(process.clone()),
             Life::Intended | Life::Down => None,
         };
-        let how = match (&early, cause) {
-            (Some(early), _) => early.what.clone(),
-            (None, ExitCause::NotStarted(reason)) => format!("could not be started: {reason}"),
-            (None, ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted) => {
-                format!("ended ({cause})")
-            }
-        };
-        let message = match &verdict {
-            Verdict::Rest => None,
-            Verdict::RestartAt(at) => Some(format!("{name} {how}; starting it again in {} ms", at.ms_since(now.boot))),
-            Verdict::GiveUp { reason } if early.is_some() => Some(format!("{name} failed: {reason}; it {how}")),
-            Verdict::GiveUp { reason } => Some(format!("{name} failed: {reason}")),
-        };
+        let message = exit_message(now, name, cause, early.as_ref(), &verdict);
         let entry = Entry::NodeExited {
             node: name.clone(),
             incarnation,
@@ -304,6 +284,24 @@ impl Lifecycle {
             Some(message) => decision.and(self.notify_error(name, &message)),
             None => decision,
         }
+    }
+
+    /// What an end that nobody asked for leads to.
+    fn verdict(
+        &self,
+        now: Now,
+        name: &NodeName,
+        record: &NodeRecord,
+        incarnation: Incarnation,
+        cause: &ExitCause,
+        ran_ms: Option<u64>,
+    ) -> Verdict {
+        let lasting = match cause {
+            ExitCause::NotStarted(_) | ExitCause::Code(_) => self.seen.nodes.get(name).map_or(0, |node| node.lasting.0),
+            ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted => 0,
+        };
+        let end = restart::End { incarnation, cause, ran_ms, lasting };
+        restart::verdict(&self.options.restart, name, record, &end, now.boot)
     }
 
     pub(super) fn advance_nodes(&mut self, now: Now) -> Option<Decision> {
@@ -633,6 +631,29 @@ impl Lifecycle {
         Decision::default()
             .effect(Effect::Order { node: name.clone(), order })
             .note(Note::Phase { node: name.clone(), phase: ProcessPhase::Preparing { incarnation, by: record.by } })
+    }
+}
+
+/// What is said of an end that nobody asked for.
+fn exit_message(
+    now: Now,
+    name: &NodeName,
+    cause: &ExitCause,
+    early: Option<&EarlyExit>,
+    verdict: &Verdict,
+) -> Option<String> {
+    let how = match (early, cause) {
+        (Some(early), _) => early.what.clone(),
+        (None, ExitCause::NotStarted(reason)) => format!("could not be started: {reason}"),
+        (None, ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted) => {
+            format!("ended ({cause})")
+        }
+    };
+    match verdict {
+        Verdict::Rest => None,
+        Verdict::RestartAt(at) => Some(format!("{name} {how}; starting it again in {} ms", at.ms_since(now.boot))),
+        Verdict::GiveUp { reason } if early.is_some() => Some(format!("{name} failed: {reason}; it {how}")),
+        Verdict::GiveUp { reason } => Some(format!("{name} failed: {reason}")),
     }
 }
 

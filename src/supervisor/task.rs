@@ -6,6 +6,9 @@
 //! A node's task is in one of three states: nothing of it is known to be there; prepared, which is holding its lock; or
 //! connected to its shim, until that has gone after the acknowledged exit.
 
+mod discovery;
+mod report;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -21,14 +24,11 @@ use super::files::{self, Exit, LAUNCH, Launch, STATUS, Status};
 use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir};
 use super::link::{Heard, Link};
 use super::orders::{Pending, Slot, SupervisorState, locked};
-use super::output;
-use super::process::Foreign;
 use super::protocol::{Hello, ToAgent, ToShim};
 use crate::api::ids::{Incarnation, NodeName};
-use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
+use crate::api::launch::{ExitCause, ProcessId};
 use crate::api::report::chain;
-use crate::api::status::NodeOutputs;
-use crate::api::supervision::{Finding, NodeEvent, NodeHappening};
+use crate::api::supervision::NodeHappening;
 use crate::api::survivors::Survivors;
 use crate::crash_point;
 use crate::tasks::{OnExit, blocking};
@@ -231,92 +231,6 @@ impl NodeTask {
         self.forget |= forget.is_some_and(|forgotten| present.is_none_or(|present| present <= forgotten));
     }
 
-    /// Looks for what an earlier agent left.
-    async fn probe(&mut self, known: Known, left: &mut Survivors) -> Finding {
-        if !matches!(self.life, Life::Nothing) {
-            return Finding::Unprovable { reason: "it is under supervision already".into() };
-        }
-        self.known = known;
-        let look = self.look(PATIENCE).await;
-        // From here on it may be otherwise.
-        self.known.lingering = None;
-        match look {
-            Look::Absent => Finding::Absent,
-            Look::Unprovable(reason) => Finding::Unprovable { reason },
-            Look::Damaged(reason) => Finding::Unprovable { reason: self.with_way_out(&reason) },
-            Look::Foreign(foreign) => Finding::Foreign {
-                pid: foreign.pid,
-                reason: foreign.to_string(),
-                state_dir: foreign.state_dir,
-                works_here: foreign.works_here,
-            },
-            Look::Exited { incarnation, process, exit } => {
-                self.reported.exited = incarnation;
-                self.found_exit(incarnation, process, exit).await
-            }
-            Look::Shim { link, hello, launch } => {
-                let incarnation = hello.as_ref().map_or(launch.incarnation, |hello| hello.incarnation);
-                let spec = launch.spec;
-                self.connect(link, incarnation);
-                match hello {
-                    // Silent. What the journal knows of it is the best there is.
-                    None => {
-                        let process = self.known.process.clone().filter(|_| self.known.incarnation == incarnation);
-                        if process.is_some() {
-                            self.reported.started = incarnation;
-                        }
-                        Finding::Adopted { incarnation, process, ready: false, spec: Box::new(spec) }
-                    }
-                    Some(mut hello) => {
-                        *left = std::mem::take(&mut hello.left);
-                        let finding = self.found_shim(hello, spec).await;
-                        if let Finding::Adopted { process: Some(process), .. } = &finding {
-                            self.read_limits(process).await;
-                        }
-                        finding
-                    }
-                }
-            }
-        }
-    }
-
-    async fn found_shim(&mut self, hello: Hello, spec: LaunchSpec) -> Finding {
-        let Hello { version: _, node: _, incarnation, process, ready, exit, dropped, left: _, subreaper } = hello;
-        if let Life::Shim(shim) = &mut self.life {
-            shim.link.settle();
-            shim.subreaper = subreaper;
-            self.found_dropped = dropped;
-            if exit.is_some() {
-                shim.stage = Stage::ExitReported;
-            }
-        }
-        if let Some(exit) = exit {
-            self.reported.exited = incarnation;
-            return self.found_exit(incarnation, process, exit).await;
-        }
-        if let Some(process) = &process {
-            self.reported.started = incarnation;
-            self.known = Known { incarnation, process: Some(process.clone()), lingering: None };
-        }
-        if ready {
-            self.reported.ready = incarnation;
-        }
-        Finding::Adopted { incarnation, process, ready, spec: Box::new(spec) }
-    }
-
-    async fn found_exit(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) -> Finding {
-        let exit = self.note_end(incarnation, process.as_ref(), exit).await;
-        let Exit { cause, ran_ms: _, stdout, stderr, is_lasting } = exit;
-        Finding::Exited { incarnation, process, cause, stdout, stderr, is_lasting }
-    }
-
-    async fn note_end(&mut self, incarnation: Incarnation, process: Option<&ProcessId>, exit: Exit) -> Exit {
-        let exit = self.with_output(exit).await;
-        let (process, noticed) = (process.cloned(), jiff::Timestamp::now());
-        self.ended = Some(Ended { incarnation, process, exit: exit.clone(), noticed });
-        exit
-    }
-
     /// Takes together what a crash bundle is made of, before the next preparation replaces the launch file.
     async fn keep_crash(&mut self, incarnation: Incarnation) {
         let Some(Ended { process, exit, noticed, .. }) = self.ended.take_if(|ended| ended.incarnation == incarnation)
@@ -342,24 +256,6 @@ impl NodeTask {
             directory: self.shared.context.node_dir(&self.node),
             noticed,
         });
-    }
-
-    /// Reads the limits of a process that runs now; nobody can once it is gone.
-    async fn read_limits(&mut self, process: &ProcessId) {
-        let path = format!("/proc/{}/limits", process.pid);
-        self.limits = blocking(move || fs::read_to_string(path).ok()).await;
-    }
-
-    /// A lost exit has nobody who kept its output: then what the files have is better than nothing.
-    async fn with_output(&self, exit: Exit) -> Exit {
-        match exit.cause {
-            ExitCause::Lost => {
-                let directory = self.shared.context.node_dir(&self.node);
-                let NodeOutputs { stdout, stderr } = blocking(move || output::tails(&directory)).await;
-                Exit { stdout, stderr, ..exit }
-            }
-            ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::HostRestarted | ExitCause::NotStarted(_) => exit,
-        }
     }
 
     pub(super) async fn look(&self, patience: Duration) -> Look {
@@ -718,76 +614,6 @@ impl NodeTask {
             ToAgent::Exited { process, exit } => self.report_exited(incarnation, process, exit).await,
             ToAgent::Stopping {} | ToAgent::Pong { token: _ } => {}
         }
-    }
-
-    async fn report_started(&mut self, incarnation: Incarnation, process: ProcessId) {
-        self.known = Known { incarnation, process: Some(process.clone()), lingering: None };
-        if self.reported.started < incarnation {
-            self.reported.started = incarnation;
-            self.read_limits(&process).await;
-            self.report(incarnation, NodeHappening::Started { process }).await;
-        }
-    }
-
-    /// Met while the agent runs: its next start holds for it.
-    async fn report_foreign(&mut self, incarnation: Incarnation, foreign: &Foreign) {
-        let reason = format!("{foreign}; it is not signalled, and nothing is started beside it");
-        self.report(incarnation, NodeHappening::Blocked { reason }).await;
-    }
-
-    /// `wanted` cannot be prepared, since the shim of `found` is connected. Whoever did not know gets to know again.
-    pub(super) async fn report_still_there(&mut self, wanted: Incarnation, found: Incarnation) {
-        let reason = format!("incarnation {found} is still there");
-        self.report(wanted, NodeHappening::Blocked { reason }).await;
-        if let (Life::Shim(Shim { stage: Stage::Watching, .. }), Some(process)) = (&self.life, &self.known.process)
-            && self.known.incarnation == found
-        {
-            let process = process.clone();
-            self.report(found, NodeHappening::Started { process }).await;
-        }
-    }
-
-    async fn report_ready(&mut self, incarnation: Incarnation) {
-        if self.reported.ready < incarnation {
-            self.reported.ready = incarnation;
-            self.report(incarnation, NodeHappening::Ready).await;
-        }
-    }
-
-    async fn report_dropped(&self, incarnation: Incarnation, bytes: u64, reason: Option<String>) {
-        if bytes > 0 {
-            self.report(incarnation, NodeHappening::Dropped { bytes, reason }).await;
-        }
-    }
-
-    async fn report_left(&self, incarnation: Incarnation, survivors: Survivors) {
-        if !survivors.is_empty() {
-            self.report(incarnation, NodeHappening::Left { survivors }).await;
-        }
-    }
-
-    pub(super) async fn report_exited(&mut self, incarnation: Incarnation, process: Option<ProcessId>, exit: Exit) {
-        if let Life::Shim(shim) = &mut self.life
-            && shim.incarnation == incarnation
-            && shim.stage == Stage::Watching
-        {
-            shim.stage = Stage::ExitReported;
-        }
-        if self.reported.exited < incarnation {
-            self.reported.exited = incarnation;
-            if matches!(&self.life, Life::Shim(shim) if shim.incarnation == incarnation && !shim.subreaper) {
-                self.report(incarnation, NodeHappening::HoldersOnly).await;
-            }
-            let exit = self.note_end(incarnation, process.as_ref(), exit).await;
-            let Exit { cause, ran_ms: _, stdout, stderr, is_lasting } = exit;
-            self.report(incarnation, NodeHappening::Exited { cause, process, stdout, stderr, is_lasting }).await;
-        }
-    }
-
-    pub(super) async fn report(&self, incarnation: Incarnation, what: NodeHappening) {
-        let event = NodeEvent { node: self.node.clone(), incarnation, what };
-        // Closed means that the agent ends; the next one learns it from the shim.
-        let _ = self.shared.events.send(event).await;
     }
 }
 

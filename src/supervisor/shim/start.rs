@@ -82,21 +82,7 @@ pub(super) fn start(
     let directory = rustix::fs::open(directory, flags, Mode::empty())
         .map_err(|error| format!("cannot use its directory {}: {error}", directory.display()))?;
 
-    let path: &[u8] = launch.program.as_ref().map_or(b"/proc/self/exe", |path| path.as_slice());
-    let program = String::from_utf8_lossy(path).into_owned();
-    let text = |bytes: &[u8]| {
-        CString::new(bytes).map_err(|_| format!("a zero byte in {:?}", bytes.escape_ascii().to_string()))
-    };
-    let path = text(path)?;
-    let argv = launch.argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
-    let mut env = Vec::with_capacity(launch.env.len() + 1);
-    for (name, value) in &launch.env {
-        if name.as_slice() != b"NOTIFY_SOCKET" {
-            env.push(text(&[name, b"=".as_slice(), value].concat())?);
-        }
-    }
-    env.push(text(&[b"NOTIFY_SOCKET=", notify.address()].concat())?);
-
+    let Image { program, path, argv, env } = Image::of(&launch, &notify)?;
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"));
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
@@ -134,15 +120,7 @@ pub(super) fn start(
     let forked = crash_points::fault("fork", node.as_str()).and_then(|()| sys::spawn(&image));
     let pid = forked.map_err(|error| format!("cannot fork: {error}"))?;
     crash_point!("shim_after_fork", node.as_str());
-    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(error) => {
-            // Out of descriptors or memory: without it the node's end would go unseen.
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-            return Err(format!("cannot watch its process: {error}"));
-        }
-    };
+    let pidfd = watch(pid)?;
     let raw = pid.as_raw_nonzero().get().unsigned_abs();
     let process = process::identify(raw, boot_id)
         // It can only not be read where /proc is hidden from us; then nothing is ever proven by it, which is safe.
@@ -150,4 +128,42 @@ pub(super) fn start(
     let exec = Exec::Awaited(File::from(failure));
     let uid = launch.spec.rights.user.as_ref().map_or_else(process::own_uid, |user| user.uid);
     Ok((Running { pid, pidfd, program, process, exec, stop: Stop::None, rule: Rule { uid, agent } }, streams))
+}
+
+/// What execve(2) is given.
+struct Image {
+    /// The path, for messages.
+    program: String,
+    path: CString,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Image {
+    fn of(launch: &Launch, notify: &NotifySocket) -> Result<Self, String> {
+        let path: &[u8] = launch.program.as_ref().map_or(b"/proc/self/exe", |path| path.as_slice());
+        let program = String::from_utf8_lossy(path).into_owned();
+        let text = |bytes: &[u8]| {
+            CString::new(bytes).map_err(|_| format!("a zero byte in {:?}", bytes.escape_ascii().to_string()))
+        };
+        let argv = launch.argv.iter().map(|argument| text(argument)).collect::<Result<Vec<_>, _>>()?;
+        let mut env = Vec::with_capacity(launch.env.len() + 1);
+        for (name, value) in &launch.env {
+            if name.as_slice() != b"NOTIFY_SOCKET" {
+                env.push(text(&[name, b"=".as_slice(), value].concat())?);
+            }
+        }
+        env.push(text(&[b"NOTIFY_SOCKET=", notify.address()].concat())?);
+        Ok(Self { program, path: text(path)?, argv, env })
+    }
+}
+
+/// Takes hold of the node's process, which is not reaped yet. Without that its end would go unseen: then it is ended.
+fn watch(pid: Pid) -> Result<OwnedFd, String> {
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| {
+        // Out of descriptors or memory.
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+        format!("cannot watch its process: {error}")
+    })
 }

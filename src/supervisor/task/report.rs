@@ -1,0 +1,126 @@
+//! What a node's task reports to the agent: each fact about an incarnation once per run of the agent.
+
+use std::fs;
+
+use super::super::files::Exit;
+use super::super::output;
+use super::super::process::Foreign;
+use super::{Ended, Known, Life, NodeTask, Shim, Stage};
+use crate::api::ids::Incarnation;
+use crate::api::launch::{ExitCause, ProcessId};
+use crate::api::status::NodeOutputs;
+use crate::api::supervision::{NodeEvent, NodeHappening};
+use crate::api::survivors::Survivors;
+use crate::tasks::blocking;
+
+impl NodeTask {
+    pub(in crate::supervisor) async fn report_started(&mut self, incarnation: Incarnation, process: ProcessId) {
+        self.known = Known { incarnation, process: Some(process.clone()), lingering: None };
+        if self.reported.started < incarnation {
+            self.reported.started = incarnation;
+            self.read_limits(&process).await;
+            self.report(incarnation, NodeHappening::Started { process }).await;
+        }
+    }
+
+    /// Met while the agent runs: its next start holds for it.
+    pub(in crate::supervisor) async fn report_foreign(&mut self, incarnation: Incarnation, foreign: &Foreign) {
+        let reason = format!("{foreign}; it is not signalled, and nothing is started beside it");
+        self.report(incarnation, NodeHappening::Blocked { reason }).await;
+    }
+
+    /// `wanted` cannot be prepared, since the shim of `found` is connected. Whoever did not know gets to know again.
+    pub(in crate::supervisor) async fn report_still_there(&mut self, wanted: Incarnation, found: Incarnation) {
+        let reason = format!("incarnation {found} is still there");
+        self.report(wanted, NodeHappening::Blocked { reason }).await;
+        if let (Life::Shim(Shim { stage: Stage::Watching, .. }), Some(process)) = (&self.life, &self.known.process)
+            && self.known.incarnation == found
+        {
+            let process = process.clone();
+            self.report(found, NodeHappening::Started { process }).await;
+        }
+    }
+
+    pub(in crate::supervisor) async fn report_ready(&mut self, incarnation: Incarnation) {
+        if self.reported.ready < incarnation {
+            self.reported.ready = incarnation;
+            self.report(incarnation, NodeHappening::Ready).await;
+        }
+    }
+
+    pub(in crate::supervisor) async fn report_dropped(
+        &self,
+        incarnation: Incarnation,
+        bytes: u64,
+        reason: Option<String>,
+    ) {
+        if bytes > 0 {
+            self.report(incarnation, NodeHappening::Dropped { bytes, reason }).await;
+        }
+    }
+
+    pub(in crate::supervisor) async fn report_left(&self, incarnation: Incarnation, survivors: Survivors) {
+        if !survivors.is_empty() {
+            self.report(incarnation, NodeHappening::Left { survivors }).await;
+        }
+    }
+
+    pub(in crate::supervisor) async fn report_exited(
+        &mut self,
+        incarnation: Incarnation,
+        process: Option<ProcessId>,
+        exit: Exit,
+    ) {
+        if let Life::Shim(shim) = &mut self.life
+            && shim.incarnation == incarnation
+            && shim.stage == Stage::Watching
+        {
+            shim.stage = Stage::ExitReported;
+        }
+        if self.reported.exited < incarnation {
+            self.reported.exited = incarnation;
+            if matches!(&self.life, Life::Shim(shim) if shim.incarnation == incarnation && !shim.subreaper) {
+                self.report(incarnation, NodeHappening::HoldersOnly).await;
+            }
+            let exit = self.note_end(incarnation, process.as_ref(), exit).await;
+            let Exit { cause, ran_ms: _, stdout, stderr, is_lasting } = exit;
+            self.report(incarnation, NodeHappening::Exited { cause, process, stdout, stderr, is_lasting }).await;
+        }
+    }
+
+    pub(in crate::supervisor) async fn report(&self, incarnation: Incarnation, what: NodeHappening) {
+        let event = NodeEvent { node: self.node.clone(), incarnation, what };
+        // Closed means that the agent ends; the next one learns it from the shim.
+        let _ = self.shared.events.send(event).await;
+    }
+
+    pub(in crate::supervisor) async fn note_end(
+        &mut self,
+        incarnation: Incarnation,
+        process: Option<&ProcessId>,
+        exit: Exit,
+    ) -> Exit {
+        let exit = self.with_output(exit).await;
+        let (process, noticed) = (process.cloned(), jiff::Timestamp::now());
+        self.ended = Some(Ended { incarnation, process, exit: exit.clone(), noticed });
+        exit
+    }
+
+    /// A lost exit has nobody who kept its output: then what the files have is better than nothing.
+    pub(in crate::supervisor) async fn with_output(&self, exit: Exit) -> Exit {
+        match exit.cause {
+            ExitCause::Lost => {
+                let directory = self.shared.context.node_dir(&self.node);
+                let NodeOutputs { stdout, stderr } = blocking(move || output::tails(&directory)).await;
+                Exit { stdout, stderr, ..exit }
+            }
+            ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::HostRestarted | ExitCause::NotStarted(_) => exit,
+        }
+    }
+
+    /// Reads the limits of a process that runs now; nobody can once it is gone.
+    pub(in crate::supervisor) async fn read_limits(&mut self, process: &ProcessId) {
+        let path = format!("/proc/{}/limits", process.pid);
+        self.limits = blocking(move || fs::read_to_string(path).ok()).await;
+    }
+}
