@@ -108,7 +108,7 @@ impl Archive {
         supervisor: &supervisor::Handle,
         inputs: mpsc::Sender<Input>,
     ) -> (Self, watch::Receiver<ArchiveReport>) {
-        let queue = super::log_queue(state_dir);
+        let queue = super::state_dir::log_queue(state_dir);
         let own = state_dir.join(DIRECTORY);
         let job = supervisor.job(job::Options {
             directory: own.clone(),

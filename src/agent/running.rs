@@ -1,0 +1,201 @@
+//! An agent that runs: its servers and its driver are started, and it ends in order.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::archive::Archive;
+use super::error::gone;
+use super::hangs::{Watched, hang};
+use super::retention::Retention;
+use super::service::{About, AgentService};
+use super::signals::Signals;
+use super::start::{Senders, Started};
+use super::{Announcement, Error, Options, clock, driver};
+use crate::journal::lock;
+use crate::lifecycle::Input;
+use crate::tasks::{OnExit, Tasks};
+
+/// `journal prune`s that wait for each other. Full: whoever asks waits.
+const ORDERS: usize = 4;
+
+/// How long the nodes' tasks may take to end what they have begun.
+const LEAVE_TAKING: Duration = Duration::from_secs(10);
+
+/// A running agent.
+pub(super) struct Agent {
+    driver: oneshot::Receiver<Result<(), driver::Error>>,
+    inputs: mpsc::Sender<Input>,
+    pub stops: mpsc::Sender<String>,
+    exit: watch::Receiver<Option<String>>,
+    watched: Watched,
+    tasks: Tasks,
+    server: tokio::task::JoinHandle<io::Result<()>>,
+    stop_serving: CancellationToken,
+    _lock: lock::StateLock,
+}
+
+impl Started {
+    pub fn serve(mut self, options: &Options) -> Result<Agent, Error> {
+        let stop = CancellationToken::new();
+        let (server, control) = self.transports.server.take().expect("an agent that serves has bound its socket");
+        let (websocket_server, websocket) = self.transports.websocket.take().unzip();
+        let (broker_server, broker) = self.transports.broker.take().unzip();
+        let broker_open = self.broker_open.clone();
+        let (orders, queued) = mpsc::channel(ORDERS);
+        // A copy's log queue has the original's logs.
+        let archive = options.archive.clone().filter(|_| !self.is_copy).map(|archive| {
+            let user = options.node_user.clone();
+            let (archive, report) =
+                Archive::new(archive, &options.state_dir, user, &self.supervisor, self.senders.inputs.clone());
+            self.tasks.spawn("archival of logs", OnExit::FatalByPanic, |token| archive.run(token));
+            report
+        });
+        let service = Arc::new(AgentService {
+            archive,
+            inputs: self.senders.inputs.clone(),
+            questions: self.senders.questions.clone(),
+            peers: self.senders.peers.clone(),
+            control,
+            websocket,
+            broker,
+            reader: self.reader.clone(),
+            orders,
+            compactor: self.compactor.clone(),
+            refusing: self.admission.refusing.clone(),
+            topics: self.topics.clone(),
+            supervisor: self.supervisor.clone(),
+            about: About {
+                name: options.lifecycle.instance.to_string(),
+                state_dir: options.state_dir.clone(),
+                node_dir: options.supervisor.node_dir.clone(),
+                started_at: clock::now().wall,
+                warnings: options.warnings.iter().chain(&self.warnings).cloned().collect(),
+                may_ask: options.may_ask.clone(),
+                settings: options.settings.clone(),
+            },
+            refused: Arc::clone(&self.admission.refused),
+            budget: self.admission.budget.clone(),
+            shares: self.admission.shares.clone(),
+        });
+        let retention = Retention {
+            policy: options.retention,
+            reader: self.reader.clone(),
+            compactor: self.compactor.clone(),
+            inputs: self.senders.inputs.clone(),
+            commits: self.commits.clone(),
+            orders: queued,
+        };
+        self.tasks.spawn("retention", OnExit::FatalByPanic, |token| retention.run(token));
+        let (control_stop, websocket_stop, broker_stop) = (stop.clone(), stop.clone(), stop.clone());
+        let serving = tokio::spawn(async move {
+            let websocket = async {
+                match websocket_server {
+                    Some(server) => server.run(Arc::clone(&service), websocket_stop).await,
+                    None => Ok(()),
+                }
+            };
+            let broker = async {
+                match broker_server {
+                    Some(server) if broker_open.until_open(&broker_stop).await => {
+                        server.run(Arc::clone(&service), broker_stop).await
+                    }
+                    Some(_) | None => Ok(()),
+                }
+            };
+            let control = server.run(Arc::clone(&service), control_stop);
+            tokio::try_join!(control, websocket, broker).map(|((), (), ())| ())
+        });
+        self.drive(serving, stop)
+    }
+
+    pub fn unserved(self) -> Result<Agent, Error> {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let serving = tokio::spawn(async move {
+            stopped.cancelled().await;
+            Ok(())
+        });
+        self.drive(serving, stop)
+    }
+
+    /// Starts the driver's thread.
+    fn drive(
+        self,
+        server: tokio::task::JoinHandle<io::Result<()>>,
+        stop_serving: CancellationToken,
+    ) -> Result<Agent, Error> {
+        let Self { driver, inbox, senders, exit, watched, tasks, lock, .. } = self;
+        let (ended, outcome) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|source| Error::System { what: "starting the driver's runtime", source })?;
+        std::thread::Builder::new()
+            .name("zca-driver".to_owned())
+            .spawn(move || {
+                // Nobody listens any more when the process is ending anyway.
+                let _ = ended.send(runtime.block_on(driver.run(inbox)));
+            })
+            .map_err(|source| Error::System { what: "starting the driver's thread", source })?;
+        let Senders { inputs, stops, questions: _, peers: _ } = senders;
+        Ok(Agent { driver: outcome, inputs, stops, exit, watched, tasks, server, stop_serving, _lock: lock })
+    }
+}
+
+impl Agent {
+    /// Waits for a signal, a shutdown request or a failure, and ends in order: no more requests, the driver's last step,
+    /// the connections' last frames, the journal. Nodes run on.
+    pub async fn until_end(mut self, options: &Options, mut signals: Signals) -> Result<(), Error> {
+        loop {
+            let reason = tokio::select! {
+                signal = signals.end() => signal,
+                changed = self.exit.wait_for(Option::is_some) => match changed {
+                    Ok(_) => break,
+                    Err(_) => return Err(ended_early(self.driver.await)),
+                },
+                outcome = &mut self.driver => return Err(ended_early(outcome)),
+                hang = hang(&self.watched, options.commit_timeout) => return Err(hang.into()),
+                death = self.tasks.fatal() => return Err(death.into()),
+                served = &mut self.server => return match served {
+                    Ok(Ok(())) => Err(gone("the servers of the agent's clients ended by themselves")),
+                    Ok(Err(error)) => Err(Error::Serve(error)),
+                    Err(error) => Err(gone(&error.to_string())),
+                },
+            };
+            tracing::info!(
+                "{reason}: the agent ends, its nodes run on; `zeek-cluster-agent shutdown --nodes` stops them"
+            );
+            // Waits for room: this one must not be lost.
+            if self.stops.send(reason.to_owned()).await.is_err() {
+                return Err(ended_early(self.driver.await));
+            }
+        }
+        (options.announce)(Announcement::Stopping { status: "stopping; nodes run on" });
+        self.stop_serving.cancel();
+        self.tasks.cancel();
+        drop(self.inputs);
+        if let Ok(Err(error)) = self.server.await {
+            tracing::warn!(%error, "serving the agent's clients ended with an error");
+        }
+        if tokio::time::timeout(LEAVE_TAKING, self.tasks.finished()).await.is_err() {
+            tracing::warn!("some nodes' tasks did not end in time; their shims go on alone");
+        }
+        match self.driver.await {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => Err(gone("the driver panicked")),
+        }
+    }
+}
+
+/// The driver ends by itself only when something is wrong.
+fn ended_early(outcome: Result<Result<(), driver::Error>, oneshot::error::RecvError>) -> Error {
+    match outcome {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) => gone("the driver ended by itself"),
+        Err(_) => gone("the driver panicked"),
+    }
+}
