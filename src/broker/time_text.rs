@@ -1,46 +1,19 @@
 //! Timestamps and timespans as Broker's JSON writes them.
 
-const NS: i128 = 1_000_000_000;
-const DAY: i128 = 86_400;
-
-/// Days since 1970-01-01 of a date in the proleptic Gregorian calendar (Howard Hinnant's `days_from_civil`).
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
-}
-
-/// The reverse of [`days`].
-fn date(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
 /// `YYYY-MM-DDThh:mm:ss.mmm` in UTC without a zone, as Zeek 8 writes it; six or nine digits after the point where three
 /// would lose something.
 pub fn format_timestamp(ns: i64) -> String {
-    let seconds = ns.div_euclid(1_000_000_000);
-    let fraction = ns.rem_euclid(1_000_000_000);
-    let (year, month, day) = date(seconds.div_euclid(86_400));
-    let second = seconds.rem_euclid(86_400);
-    let head = format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
-    if fraction % 1_000_000 == 0 {
-        format!("{head}.{:03}", fraction / 1_000_000)
-    } else if fraction % 1_000 == 0 {
-        format!("{head}.{:06}", fraction / 1_000)
-    } else {
-        format!("{head}.{fraction:09}")
-    }
+    let at = Timestamp::from_nanosecond(ns.into()).expect("64 bits of nanoseconds reach from 1677 to 2262");
+    let form = match ns {
+        ns if ns % 1_000_000 == 0 => "%Y-%m-%dT%H:%M:%S%.3f",
+        ns if ns % 1_000 == 0 => "%Y-%m-%dT%H:%M:%S%.6f",
+        _ => "%Y-%m-%dT%H:%M:%S%.9f",
+    };
+    at.strftime(form).to_string()
 }
 
 /// Reads what any Zeek or Python client writes: `T` or a blank between date and time, up to nine digits of a fraction,
@@ -58,16 +31,11 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
     let minute = rest.number(2)?;
     rest.one(b":")?;
     let second = rest.number(2)?;
-    let length = match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if !(1..=length).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+    // Some write the 60th second of a minute with a leap second.
+    if hour > 23 || minute > 59 || second > 60 {
         return None;
     }
+    let date = Date::new(year.try_into().ok()?, month.try_into().ok()?, day.try_into().ok()?).ok()?;
     let fraction = match rest.one(b".") {
         Some(_) => rest.fraction()?,
         None => 0,
@@ -88,8 +56,9 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
     if !rest.0.is_empty() {
         return None;
     }
-    let seconds = i128::from(days(year, month, day)) * DAY + i128::from(hour * 3600 + minute * 60 + second - offset);
-    i64::try_from(seconds * NS + i128::from(fraction)).ok()
+    let midnight = TimeZone::UTC.to_timestamp(date.to_datetime(jiff::civil::Time::midnight())).ok()?;
+    let seconds = midnight.as_second() + hour * 3600 + minute * 60 + second - offset;
+    i64::try_from(i128::from(seconds) * 1_000_000_000 + i128::from(fraction)).ok()
 }
 
 struct Text<'a>(&'a [u8]);
@@ -175,9 +144,13 @@ mod tests {
 
     #[test]
     fn every_day_is_its_own_date() {
-        for day in -800_000..800_000 {
-            let (year, month, of_month) = date(day);
-            assert_eq!(days(year, month, of_month), day);
+        const DAY_NS: i64 = 86_400_000_000_000;
+        let mut before = String::new();
+        for day in i64::MIN / DAY_NS..=i64::MAX / DAY_NS {
+            let text = format_timestamp(day * DAY_NS);
+            assert!(text > before && text.ends_with("T00:00:00.000"), "{text} after {before}");
+            assert_eq!(parse_timestamp(&text), Some(day * DAY_NS));
+            before = text;
         }
     }
 
@@ -189,7 +162,9 @@ mod tests {
         {
             assert_eq!(parse_timestamp(same), Some(noon), "{same}");
         }
+        assert_eq!(parse_timestamp("2016-12-31T23:59:60"), parse_timestamp("2017-01-01T00:00:00"));
         for bad in [
+            "0000-01-01T00:00:00",
             "",
             "2024",
             "2024-13-01T00:00:00",
