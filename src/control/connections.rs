@@ -96,7 +96,7 @@ impl Handle {
         self.send(route.connection, &frame, Some(route))
     }
 
-    /// Tells the requester that its request was not taken in.
+    /// Tells the requester that its request was not accepted.
     pub fn refuse(&self, route: Route, reason: &str) -> bool {
         self.send(route.connection, &ServerFrame::Refused { call: route.call, reason: reason.to_owned() }, None)
     }

@@ -8,7 +8,7 @@ const EVENT: u64 = 1;
 const LOG_CREATE: u64 = 2;
 const LOG_WRITE: u64 = 3;
 const IDENTIFIER_UPDATE: u64 = 4;
-const BATCH: u64 = 5;
+const BATCH_MESSAGE: u64 = 5;
 
 /// A Zeek event: its name with the module, and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,10 @@ fn collect(message: Data, unpacked: &mut Unpacked) {
     match content(message) {
         Ok((EVENT, content)) => unpacked.events.push(event(content)),
         Ok((LOG_CREATE | LOG_WRITE | IDENTIFIER_UPDATE, _)) => unpacked.ignored += 1,
-        Ok((BATCH, Data::Vector(messages))) => messages.into_iter().for_each(|message| collect(message, unpacked)),
-        Ok((BATCH, _)) => unpacked.events.push(Err(ShapeError::Batch)),
+        Ok((BATCH_MESSAGE, Data::Vector(messages))) => {
+            messages.into_iter().for_each(|message| collect(message, unpacked))
+        }
+        Ok((BATCH_MESSAGE, _)) => unpacked.events.push(Err(ShapeError::Batch)),
         Ok((other, _)) => unpacked.events.push(Err(ShapeError::Type(other))),
         Err(error) => unpacked.events.push(Err(error)),
     }
@@ -129,8 +131,8 @@ mod tests {
     #[test]
     fn batches_are_unpacked_and_logs_ignored() {
         let [one, two, three] = ["one", "two", "three"].map(|name| Event::new(name, vec![]));
-        let inner = message(BATCH, vec![two.clone().into_data(), message(LOG_CREATE, vec![])]);
-        let batch = message(BATCH, vec![one.clone().into_data(), inner, Data::None, three.clone().into_data()]);
+        let inner = message(BATCH_MESSAGE, vec![two.clone().into_data(), message(LOG_CREATE, vec![])]);
+        let batch = message(BATCH_MESSAGE, vec![one.clone().into_data(), inner, Data::None, three.clone().into_data()]);
         let unpacked = unpack(batch);
         assert_eq!(unpacked.events, [Ok(one), Ok(two), Err(ShapeError::NoMessage("none")), Ok(three)]);
         assert_eq!(unpacked.ignored, 1);
@@ -148,7 +150,7 @@ mod tests {
         assert_eq!(error(message(EVENT, vec![Data::string("x")])), ShapeError::Event);
         let future = Data::Vector(vec![Data::Count(2), Data::Count(1), Data::None]);
         assert_eq!(error(future), ShapeError::Version(2));
-        let batch = Data::Vector(vec![Data::Count(1), Data::Count(BATCH), Data::None]);
+        let batch = Data::Vector(vec![Data::Count(1), Data::Count(BATCH_MESSAGE), Data::None]);
         assert_eq!(error(batch), ShapeError::Batch);
     }
 }

@@ -118,7 +118,7 @@ impl<W: Wire> Hub<W> {
         let asked = Asked { dialect, reqid: reqid.clone(), response_event: request.response_event() };
         {
             let mut connections = self.connections();
-            // Cut in the meantime: nothing is sent back any more, and nothing was taken in.
+            // Cut in the meantime: nothing is sent back any more, and nothing was accepted.
             let Some(connection) = connections.get_mut(&from.id) else { return Vec::new() };
             if connection.pending.len() >= PENDING_LIMIT {
                 let response = self.failed(&asked, "busy: too many requests of this connection wait");

@@ -107,7 +107,7 @@ struct Rejections {
 impl Rejections {
     const TOLD_PER_SECOND: u32 = 20;
 
-    /// Whether the next one is to be told now, and how many before it were not.
+    /// Whether the next one is reported now, and how many before it were not.
     fn next(&mut self, now: Instant) -> Option<u64> {
         if now.duration_since(self.since) >= Duration::from_secs(1) {
             self.since = now;
@@ -280,7 +280,7 @@ impl<W: Wire> Hub<W> {
         taken
     }
 
-    /// Tells the requester that its request was not taken in: by a failed response if it is subscribed, else by an error.
+    /// Tells the requester that its request was not accepted: by a failed response if it is subscribed, else by an error.
     pub fn refuse(&self, route: Route, reason: &str) -> bool {
         let mut connections = self.connections();
         let Some(requester) = connections.get_mut(&route.connection) else { return false };
@@ -326,7 +326,7 @@ impl<W: Wire> Hub<W> {
         self.connections().get(&connection).is_some_and(|peer| peer.offer::<W>(message, None))
     }
 
-    /// A notification in this dialect, as somebody is told it who reached us at `host`.
+    /// A notification in this dialect, for a connection that reached us at `host`.
     fn notification(&self, dialect: Dialect, notification: &Notification, host: IpAddr) -> Option<W::Message> {
         let Options { endpoint, connecting, .. } = &self.0.options;
         let local = Local { host, endpoint: endpoint.clone(), connecting: *connecting };
@@ -361,7 +361,7 @@ impl<W: Wire> Hub<W> {
         }
     }
 
-    /// The response that says that a request was not taken in.
+    /// The response that says that a request was not accepted.
     fn failed(&self, asked: &Asked, reason: &str) -> Response {
         let result = ApiResult {
             reqid: asked.reqid.clone(),

@@ -179,7 +179,7 @@ impl Gate {
         if self.0.users.contains(&uid) || self.0.members.is_some() { Ok(()) } else { Err(self.may_not(uid)) }
     }
 
-    /// Notes that somebody was refused: said in the log once, and then in the journal as often as is good. Gives what is to be
+    /// Records a refusal: logged once, and journaled up to a rate. Returns the text to be
     /// journaled, if this one is.
     pub fn refused(&self, transport: &str, address: SocketAddr, uid: Option<u32>, reason: &str) -> Option<String> {
         let who = uid.map_or_else(|| Who::Address(address.ip().to_canonical()), Who::Uid);

@@ -1,12 +1,12 @@
-//! What is said of those who are refused: anybody can come back as often as they like, and must fill neither log nor journal.
+//! Rate limits for refusals: a refused peer can come back as often as it likes, and must fill neither log nor journal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Those who are told apart. All beyond are one.
-const TOLD_APART: usize = 1024;
+/// Refused peers that are counted one by one; all others are counted together.
+const COUNTED_SINGLY: usize = 1024;
 const PERIOD: Duration = Duration::from_secs(60);
 /// Of each within a period; the rest are counted.
 const JOURNALED: u32 = 10;
@@ -23,9 +23,9 @@ pub enum Who {
 /// What to do about a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Note {
-    /// It is the first of this one: to be said in the log.
+    /// The first refusal of this peer, which is logged.
     pub is_first: bool,
-    /// It is to be journaled, and so many before it were not.
+    /// It is journaled, and so many before it were not.
     pub journaled: Option<u64>,
 }
 
@@ -49,7 +49,7 @@ impl Refusals {
     pub fn note(&self, who: Who, now: Instant) -> Note {
         // Each change is one insertion or count, so a panic elsewhere leaves nothing half done.
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let who = if state.told.contains(&who) || state.told.len() < TOLD_APART { who } else { Who::Others };
+        let who = if state.told.contains(&who) || state.told.len() < COUNTED_SINGLY { who } else { Who::Others };
         let is_first = state.told.insert(who);
         let count = state.counts.entry(who).or_insert(Count { since: now, journaled: 0, more: 0 });
         if now.duration_since(count.since) >= PERIOD {
@@ -85,7 +85,7 @@ mod tests {
     fn a_crowd_takes_no_more_memory_than_its_first() {
         let (refusals, now) = (Refusals::default(), Instant::now());
         let told = (0..10_000).filter(|uid| refusals.note(Who::Uid(*uid), now).is_first).count();
-        assert_eq!(told, TOLD_APART + 1, "with one line for all others");
-        assert!(refusals.0.lock().unwrap().counts.len() <= TOLD_APART + 1);
+        assert_eq!(told, COUNTED_SINGLY + 1, "with one line for all others");
+        assert!(refusals.0.lock().unwrap().counts.len() <= COUNTED_SINGLY + 1);
     }
 }

@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least that a wait is cut to: a socket takes no timeout of zero.
 const LEAST: Duration = Duration::from_millis(1);
 /// Responses are larger in JSON than the megabyte that is stored of them.
-const MESSAGE_LIMIT: usize = 32 << 20;
+const ANSWER_LIMIT: usize = 32 << 20;
 /// Characters of a server's reason that are passed on.
 const REASON_LIMIT: usize = 1024;
 /// The prefixes of the topics of agents, whatever their names.
@@ -161,8 +161,7 @@ impl Client {
             }
         };
         let head = format!("ws://{authority}{path}").into_client_request().map_err(upgrade)?;
-        let config =
-            WebSocketConfig::default().max_message_size(Some(MESSAGE_LIMIT)).max_frame_size(Some(MESSAGE_LIMIT));
+        let config = WebSocketConfig::default().max_message_size(Some(ANSWER_LIMIT)).max_frame_size(Some(ANSWER_LIMIT));
         let (socket, _) = client_with_config(head, stream, Some(config)).map_err(|error| match error {
             tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))
                 if response.status() == StatusCode::FORBIDDEN =>
@@ -263,7 +262,7 @@ fn reason(body: &[u8]) -> String {
 
 /// An event for us, or nothing: acks, and what other dialects and releases say.
 fn understand(text: &str) -> Result<Option<Decoded>, Error> {
-    let limits = Limits { bytes: MESSAGE_LIMIT, values: 1 << 20, ..Limits::default() };
+    let limits = Limits { bytes: ANSWER_LIMIT, values: 1 << 20, ..Limits::default() };
     match json::read_message(text.as_bytes(), &limits)? {
         json::Message::Data { data, .. } => {
             let event = unpack(data).events.into_iter().flatten().next();

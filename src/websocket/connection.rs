@@ -324,7 +324,7 @@ impl<A: Agent> Connection<A> {
         self.state.hub.reject(&self.publisher(), String::new(), error);
     }
 
-    /// What the client published. Gives back what it is to be told at once.
+    /// Handles what the client published. Returns the messages to send it at once.
     fn handle(&self, text: &str) -> Vec<Utf8Bytes> {
         let (topic, data) = match json::read_message(text.as_bytes(), &limits()) {
             Ok(json::Message::Data { topic, data }) => (topic, data),
