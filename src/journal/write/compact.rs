@@ -65,9 +65,6 @@ pub enum CompactError {
     /// The pointer to it cannot be read or written.
     #[error(transparent)]
     Location(#[from] LocationError),
-    /// A file or directory beside the store cannot be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
     /// It was not begun: the copy would not fit.
     #[error(
         "the copy needs {needed} MiB free on its file system ({COPY_TIMES} times what the journal holds, plus \
@@ -107,6 +104,12 @@ pub enum CompactError {
     /// Another caller is at it.
     #[error("it is being compacted already: wait for that to end")]
     UnderWay,
+}
+
+impl From<FileError> for CompactError {
+    fn from(error: FileError) -> Self {
+        Self::Storage(error.into())
+    }
 }
 
 impl CompactError {
