@@ -2,7 +2,7 @@
 //!
 //! Answers for sockets, TLS, queues and retries, around the state machines of [`broker`](crate::broker). Each connection is
 //! one task ([`session`]), which reads and writes at the same time, so that pings are answered however much waits to be
-//! sent. What is sent to whom, and what a request leads to, is the [`hub`]'s affair. Nothing is forwarded.
+//! sent. What is sent to whom, and what a request leads to, is the [`hub`](crate::hub)'s affair. Nothing is forwarded.
 //!
 //! Promises: a peer's mistake costs its own connection at most; memory is bounded by the number of connections, by each
 //! queue's bytes, and by one budget for all long frames that are being received; a clean end says BYE to all peers together

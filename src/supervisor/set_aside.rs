@@ -1,7 +1,7 @@
 //! Has a node's run directory out of the way, whatever is wrong with it, once nothing of the node is left (P7, P15).
 //!
 //! What runs under a shim that answers is stopped by it, as always, also where the lock or the launch file is damaged. What is
-//! left without a shim is ended as [`adopt`](super::adopt) says. Only where there is no lock to be had at all (something else
+//! left without a shim is ended as [`adopt`] says. Only where there is no lock to be had at all (something else
 //! lies in its place, or in that of the directory) is there more to it: then
 //!
 //! 1. what is on record, lives, and works in this directory's `nodes/<node>` is ended, and with it the shim that is its parent;

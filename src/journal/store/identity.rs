@@ -25,7 +25,7 @@ const REASON_LIMIT: usize = 1024;
 /// What `IDENTITY` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The layout of the state directory: see [`FORMAT`].
+    /// The layout of the state directory: see [`IDENTITY_FORMAT`].
     pub format: u32,
     /// The agent whose directory it is.
     pub name: InstanceName,

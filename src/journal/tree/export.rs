@@ -77,7 +77,7 @@ pub enum Frame {
     Entry {
         /// The entry's number.
         seq: Seq,
-        /// Head, body and payload, as [`codec`](crate::journal::format::codec) describes them.
+        /// Head, body and payload, as [`codec`] describes them.
         value: Vec<u8>,
     },
     /// Comes last.
