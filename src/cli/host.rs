@@ -43,7 +43,11 @@ fn user(settings: &Settings, is_root: bool) -> Result<Option<User>, Problem> {
     let Some(name) = &settings.node_user.0 else {
         return match &settings.node_group.0 {
             None => Ok(None),
-            Some(_) => Err(wrong("node_group", &settings.node_group, "means nothing without a node_user".to_owned())),
+            Some(_) => Err(wrong(
+                "node_group",
+                &settings.node_group,
+                "has no effect without node_user; set node_user, too, or leave it out".to_owned(),
+            )),
         };
     };
     let found = accounts::user(name).map_err(|error| {
@@ -58,14 +62,20 @@ fn user(settings: &Settings, is_root: bool) -> Result<Option<User>, Problem> {
             wrong("node_group", &settings.node_group, format!("is {name:?}, which cannot be looked up: {error}"))
         })?;
         user.gid = gid.ok_or_else(|| {
-            wrong("node_group", &settings.node_group, format!("is {name:?}, and this host has no such group"))
+            wrong(
+                "node_group",
+                &settings.node_group,
+                format!("is {name:?}, and this host has no such group; make it, or give another"),
+            )
         })?;
     }
     if user.uid == rustix::process::geteuid().as_raw() {
         return Ok(None);
     }
     if !is_root {
-        let text = format!("is {name:?}, and only an agent that runs as root can run its nodes as somebody else");
+        let text = format!(
+            "is {name:?}, and only an agent that runs as root can run nodes as another user; run it as root, or leave node_user out"
+        );
         return Err(wrong("node_user", &settings.node_user, text));
     }
     Ok(Some(user))
@@ -80,7 +90,7 @@ fn check_open_files(limits: &Set<PerRole>, is_root: bool) -> Result<(), Problem>
     let Some(largest) = limits.largest() else { return Ok(()) };
     let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse::<u64>().ok());
     if let Some(most) = most.filter(|most| largest > *most) {
-        let text = format!("has {largest}; this host allows {most} (sysctl fs.nr_open)");
+        let text = format!("has {largest}, and this host allows {most}; give less, or raise the sysctl fs.nr_open");
         return Err(wrong("node_open_files", limits, text));
     }
     within_hard("node_open_files", limits, largest, Resource::Nofile, is_root)
@@ -113,7 +123,9 @@ fn within_hard(
 ) -> Result<(), Problem> {
     match rustix::process::getrlimit(resource).maximum {
         Some(hard) if !is_root && largest > hard => {
-            let text = format!("has {largest}, and the agent, which is not root, has a hard limit of {hard} itself");
+            let text = format!(
+                "has {largest}, and the agent, which is not root, has a hard limit of {hard}; give less, or raise its limit"
+            );
             Err(wrong(key, limits, text))
         }
         Some(_) | None => Ok(()),

@@ -128,7 +128,7 @@ fn subreap(log: &mut Log) -> Option<OwnedFd> {
         Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map(|()| signals)?)
     });
     if let Err(error) = &signals {
-        log.line(format_args!("cannot be the one to whom the node's orphans come: {error}"));
+        log.line(format_args!("cannot become the subreaper of the node's orphaned processes: {error}"));
     }
     signals.ok()
 }
