@@ -642,137 +642,16 @@ impl World {
             self.prepared_again += 1;
         }
         match order {
-            NodeOrder::Prepare { incarnation, spec, .. } => match self.host.nodes.get(&node) {
-                _ if self.squatted.contains(&node) => {
-                    self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() });
-                }
-                Some(found) => {
-                    let (there, process) = (found.incarnation, found.process.clone());
-                    let exit = found.exit.clone();
-                    let blocked = NodeHappening::Blocked { reason: "the lock is held".into() };
-                    self.report(node.clone(), incarnation, blocked);
-                    // As the look at it finds out.
-                    let what = match exit {
-                        None => NodeHappening::Started { process },
-                        Some(cause) => NodeHappening::Exited {
-                            cause,
-                            is_lasting: false,
-                            process: Some(process),
-                            stdout: String::new(),
-                            stderr: String::new(),
-                        },
-                    };
-                    self.report(node, there, what);
-                }
-                None if self.fault.is_some_and(|fault| !fault.at_launch) => {
-                    self.prepared.remove(&node);
-                    self.not_started(node, incarnation, None);
-                }
-                None => {
-                    self.prepared.insert(node.clone(), (incarnation, *spec));
-                    self.report(node, incarnation, NodeHappening::Prepared);
-                }
-            },
-            NodeOrder::Launch { incarnation } => {
-                // What was prepared may have been let go of, and prepared anew, before this order was given.
-                let Some((_, spec)) =
-                    self.prepared.get(&node).filter(|(prepared, _)| *prepared == incarnation).cloned()
-                else {
-                    if self.host.nodes.get(&node).is_none_or(|found| found.incarnation != incarnation) {
-                        self.not_started(node, incarnation, Some("it was not prepared"));
-                    }
-                    return;
-                };
-                self.prepared.remove(&node);
-                let intended = self.is_durable(|one| {
-                    matches!(&one.entry, Entry::LaunchIntended { node: n, incarnation: i, .. }
-                        if *n == node && *i == incarnation)
-                });
-                assert!(intended, "{node} {incarnation} was started without a durable intent");
-                assert!(!self.host.nodes.contains_key(&node), "{node} runs twice");
-                if self.fault.is_some_and(|fault| fault.at_launch) {
-                    self.not_started(node, incarnation, None);
-                    return;
-                }
-                self.host.next_pid += 1;
-                let process = ProcessId {
-                    boot_id: format!("boot-{}", self.host.boot),
-                    pid: self.host.next_pid,
-                    start_time: self.now.boot.0 / 10_000,
-                };
-                let started = OnHost {
-                    incarnation,
-                    spec,
-                    process: process.clone(),
-                    ready: false,
-                    exit: None,
-                    lingers: false,
-                    left: None,
-                };
-                self.host.nodes.insert(node.clone(), started);
-                self.report(node, incarnation, NodeHappening::Started { process });
-            }
+            NodeOrder::Prepare { incarnation, spec, .. } => self.prepare(node, incarnation, *spec),
+            NodeOrder::Launch { incarnation } => self.launch(node, incarnation),
             NodeOrder::Stop { incarnation, .. } => {
                 let due = self.host.nodes.get(&node).is_some_and(|n| n.incarnation == incarnation && n.exit.is_none());
                 if due {
                     self.exit(&node, ExitCause::Signal(15));
                 }
             }
-            NodeOrder::Clear { incarnation } => match self.host.nodes.get(&node) {
-                _ if self.squatted.contains(&node) => {
-                    self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() });
-                }
-                Some(OnHost { incarnation, process, exit, .. }) => {
-                    let (incarnation, process) = (*incarnation, process.clone());
-                    let what = match exit.clone() {
-                        None => NodeHappening::Started { process },
-                        Some(cause) => {
-                            let (stdout, stderr) = (String::new(), String::new());
-                            NodeHappening::Exited { cause, process: Some(process), stdout, stderr, is_lasting: false }
-                        }
-                    };
-                    self.report(node, incarnation, what);
-                }
-                None => {
-                    let cause = ExitCause::Lost;
-                    let lost = NodeHappening::Exited {
-                        cause,
-                        process: None,
-                        stdout: String::new(),
-                        stderr: String::new(),
-                        is_lasting: false,
-                    };
-                    self.report(node.clone(), incarnation, lost);
-                    self.report(node, incarnation, NodeHappening::Cleared);
-                }
-            },
-            NodeOrder::SetAside { incarnation, .. } => {
-                let stopped = self.is_durable(|one| match &one.entry {
-                    Entry::RequestReceived { request, .. } => match &request.0 {
-                        Request::StopNodes { nodes, force: true } => nodes.contains(node.as_str()),
-                        _ => false,
-                    },
-                    _ => false,
-                });
-                assert!(stopped, "{node} is to be set aside, and nobody asked for that");
-                self.prepared.remove(&node);
-                if self.squatted.contains(&node) {
-                    return self.report(node, incarnation, NodeHappening::NotSetAside { reason: "it is held".into() });
-                }
-                self.to_set_aside.insert(node.clone(), incarnation);
-                if let Some(found) = self.host.nodes.get(&node) {
-                    // Its shim is found, and told to stop it.
-                    let (running, process) = (found.incarnation, found.process.clone());
-                    self.report(node.clone(), running, NodeHappening::Started { process });
-                    self.exit(&node, ExitCause::Signal(15));
-                } else {
-                    let (cause, process) = (ExitCause::Lost, None);
-                    let (stdout, stderr, is_lasting) = (String::new(), String::new(), false);
-                    let lost = NodeHappening::Exited { cause, process, stdout, stderr, is_lasting };
-                    self.report(node.clone(), incarnation, lost);
-                }
-                self.set_aside(&node);
-            }
+            NodeOrder::Clear { incarnation } => self.clear(node, incarnation),
+            NodeOrder::SetAside { incarnation, .. } => self.begin_setting_aside(node, incarnation),
             NodeOrder::AcknowledgeExit { incarnation } => {
                 let acknowledged = self.host.nodes.get(&node).is_some_and(|found| found.incarnation == incarnation);
                 if acknowledged {
@@ -800,6 +679,137 @@ impl World {
                 }
             }
         }
+    }
+
+    fn prepare(&mut self, node: NodeName, incarnation: Incarnation, spec: LaunchSpec) {
+        match self.host.nodes.get(&node) {
+            _ if self.squatted.contains(&node) => {
+                self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() });
+            }
+            Some(found) => {
+                let (there, process) = (found.incarnation, found.process.clone());
+                let exit = found.exit.clone();
+                let blocked = NodeHappening::Blocked { reason: "the lock is held".into() };
+                self.report(node.clone(), incarnation, blocked);
+                // As the look at it finds out.
+                let what = match exit {
+                    None => NodeHappening::Started { process },
+                    Some(cause) => NodeHappening::Exited {
+                        cause,
+                        is_lasting: false,
+                        process: Some(process),
+                        stdout: String::new(),
+                        stderr: String::new(),
+                    },
+                };
+                self.report(node, there, what);
+            }
+            None if self.fault.is_some_and(|fault| !fault.at_launch) => {
+                self.prepared.remove(&node);
+                self.not_started(node, incarnation, None);
+            }
+            None => {
+                self.prepared.insert(node.clone(), (incarnation, spec));
+                self.report(node, incarnation, NodeHappening::Prepared);
+            }
+        }
+    }
+
+    fn launch(&mut self, node: NodeName, incarnation: Incarnation) {
+        // What was prepared may have been let go of, and prepared anew, before this order was given.
+        let Some((_, spec)) = self.prepared.get(&node).filter(|(prepared, _)| *prepared == incarnation).cloned() else {
+            if self.host.nodes.get(&node).is_none_or(|found| found.incarnation != incarnation) {
+                self.not_started(node, incarnation, Some("it was not prepared"));
+            }
+            return;
+        };
+        self.prepared.remove(&node);
+        let intended = self.is_durable(|one| {
+            matches!(&one.entry, Entry::LaunchIntended { node: n, incarnation: i, .. }
+                if *n == node && *i == incarnation)
+        });
+        assert!(intended, "{node} {incarnation} was started without a durable intent");
+        assert!(!self.host.nodes.contains_key(&node), "{node} runs twice");
+        if self.fault.is_some_and(|fault| fault.at_launch) {
+            self.not_started(node, incarnation, None);
+            return;
+        }
+        self.host.next_pid += 1;
+        let process = ProcessId {
+            boot_id: format!("boot-{}", self.host.boot),
+            pid: self.host.next_pid,
+            start_time: self.now.boot.0 / 10_000,
+        };
+        let started = OnHost {
+            incarnation,
+            spec,
+            process: process.clone(),
+            ready: false,
+            exit: None,
+            lingers: false,
+            left: None,
+        };
+        self.host.nodes.insert(node.clone(), started);
+        self.report(node, incarnation, NodeHappening::Started { process });
+    }
+
+    fn clear(&mut self, node: NodeName, incarnation: Incarnation) {
+        match self.host.nodes.get(&node) {
+            _ if self.squatted.contains(&node) => {
+                self.report(node, incarnation, NodeHappening::Blocked { reason: "the lock is held".into() });
+            }
+            Some(OnHost { incarnation, process, exit, .. }) => {
+                let (incarnation, process) = (*incarnation, process.clone());
+                let what = match exit.clone() {
+                    None => NodeHappening::Started { process },
+                    Some(cause) => {
+                        let (stdout, stderr) = (String::new(), String::new());
+                        NodeHappening::Exited { cause, process: Some(process), stdout, stderr, is_lasting: false }
+                    }
+                };
+                self.report(node, incarnation, what);
+            }
+            None => {
+                let cause = ExitCause::Lost;
+                let lost = NodeHappening::Exited {
+                    cause,
+                    process: None,
+                    stdout: String::new(),
+                    stderr: String::new(),
+                    is_lasting: false,
+                };
+                self.report(node.clone(), incarnation, lost);
+                self.report(node, incarnation, NodeHappening::Cleared);
+            }
+        }
+    }
+
+    fn begin_setting_aside(&mut self, node: NodeName, incarnation: Incarnation) {
+        let stopped = self.is_durable(|one| match &one.entry {
+            Entry::RequestReceived { request, .. } => match &request.0 {
+                Request::StopNodes { nodes, force: true } => nodes.contains(node.as_str()),
+                _ => false,
+            },
+            _ => false,
+        });
+        assert!(stopped, "{node} is to be set aside, and nobody asked for that");
+        self.prepared.remove(&node);
+        if self.squatted.contains(&node) {
+            return self.report(node, incarnation, NodeHappening::NotSetAside { reason: "it is held".into() });
+        }
+        self.to_set_aside.insert(node.clone(), incarnation);
+        if let Some(found) = self.host.nodes.get(&node) {
+            // Its shim is found, and told to stop it.
+            let (running, process) = (found.incarnation, found.process.clone());
+            self.report(node.clone(), running, NodeHappening::Started { process });
+            self.exit(&node, ExitCause::Signal(15));
+        } else {
+            let (cause, process) = (ExitCause::Lost, None);
+            let (stdout, stderr, is_lasting) = (String::new(), String::new(), false);
+            let lost = NodeHappening::Exited { cause, process, stdout, stderr, is_lasting };
+            self.report(node.clone(), incarnation, lost);
+        }
+        self.set_aside(&node);
     }
 
     /// Does what was ordered if nothing of the node is left.
@@ -907,6 +917,7 @@ impl World {
         self.journal.crash(self.connection.is_multiple_of(2));
     }
 
+    #[expect(clippy::too_many_lines, reason = "a table: an arm for each operation")]
     fn run(&mut self, op: &Op) {
         if self.ended {
             // The service manager starts it again.

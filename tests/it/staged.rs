@@ -90,10 +90,64 @@ fn outputs(response: &Response, node: &str) -> String {
     }
 }
 
+/// What the failing proxy says.
+const WORDS: &str = "fatal error: cannot load site/proxies";
+const DEATHS: usize = 30;
+const HEALTHY: [&str; 5] = ["logger-1", "manager", "proxy-3", "w2", "w3"];
+
+/// Who has nothing to do with it was up before the answer, for all that others were slow, failing, dying.
+fn each_node_has_its_result(answer: &Response, port: u16) {
+    let success: BTreeMap<&str, bool> =
+        answer.results.iter().filter_map(|one| Some((one.node.as_deref()?, one.success))).collect();
+    let expected = [
+        ("logger-1", true),
+        ("logger-2", false),
+        ("manager", true),
+        ("proxy-1", false),
+        ("proxy-2", false),
+        ("proxy-3", true),
+        ("w1", false),
+        ("w2", true),
+        ("w3", true),
+    ];
+    assert_eq!(success, expected.into(), "{answer:?}");
+    assert_eq!(answer.results.len(), expected.len(), "{answer:?}");
+    let error = |node: &str| {
+        let result = answer.results.iter().find(|one| one.node.as_deref() == Some(node)).unwrap();
+        result.error.clone().unwrap_or_default()
+    };
+    assert!(
+        error("proxy-1").contains("ended with code 1 within 2 s") && error("proxy-1").contains(WORDS),
+        "{answer:?}"
+    );
+    assert!(outputs(answer, "proxy-1").contains(WORDS), "{answer:?}");
+    assert!(error("proxy-2").starts_with(&format!("port {port}/tcp is taken by ")), "{answer:?}");
+}
+
+/// The newest ten of each node; of those that had nothing to do with it none.
+fn each_death_has_its_bundle(host: &Host) {
+    let bundles =
+        |node: &str| -> Vec<Value> { host.json(&["nodes", "crash", node, "--json"]).as_array().unwrap().clone() };
+    eventually("the bundle of the last death", || {
+        (bundles("w1").first()?["incarnation"] == json!(DEATHS)).then_some(())
+    });
+    let kept = bundles("w1");
+    assert_eq!(kept.len(), 10);
+    for (bundle, death) in kept.iter().zip((1..=DEATHS).rev()) {
+        assert_eq!((&bundle["incarnation"], &bundle["cause"]), (&json!(death), &json!("signal 6")));
+        assert!(bundle["stderr"].as_str().unwrap().contains(&format!("internal error: start {death}\n")), "{bundle}");
+        assert_eq!(bundle["environment"]["CLUSTER_NODE"], "w1");
+    }
+    let of_proxy = &bundles("proxy-1")[0];
+    assert_eq!(of_proxy["cause"], "exit code 1");
+    assert!(of_proxy["stderr"].as_str().unwrap().contains(WORDS), "{of_proxy}");
+    for node in HEALTHY.iter().chain(&["logger-2", "proxy-2"]) {
+        assert_eq!(bundles(node), [Value::Null; 0], "{node}");
+    }
+}
+
 #[test]
 fn a_slow_logger_a_failing_proxy_a_port_in_use_and_a_dying_worker_hold_up_nobody() {
-    const DEATHS: usize = 30;
-    const HEALTHY: [&str; 5] = ["logger-1", "manager", "proxy-3", "w2", "w3"];
     let squatter = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = squatter.local_addr().unwrap().port();
     let mut host = host();
@@ -124,33 +178,7 @@ fn a_slow_logger_a_failing_proxy_a_port_in_use_and_a_dying_worker_hold_up_nobody
     heard.until(&mut listener, begun, |heard| HEALTHY.iter().all(|node| heard.count(node, NodeState::Running) == 1));
     let Answer::Response(answer) = client.answer(call, within_ms(30_000)).unwrap() else { panic!("refused") };
 
-    // Who has nothing to do with it was up before the answer, for all that others were slow, failing, dying.
-    let success: BTreeMap<&str, bool> =
-        answer.results.iter().filter_map(|one| Some((one.node.as_deref()?, one.success))).collect();
-    let expected = [
-        ("logger-1", true),
-        ("logger-2", false),
-        ("manager", true),
-        ("proxy-1", false),
-        ("proxy-2", false),
-        ("proxy-3", true),
-        ("w1", false),
-        ("w2", true),
-        ("w3", true),
-    ];
-    assert_eq!(success, expected.into(), "{answer:?}");
-    assert_eq!(answer.results.len(), expected.len(), "{answer:?}");
-    let error = |node: &str| {
-        let result = answer.results.iter().find(|one| one.node.as_deref() == Some(node)).unwrap();
-        result.error.clone().unwrap_or_default()
-    };
-    let words = "fatal error: cannot load site/proxies";
-    assert!(
-        error("proxy-1").contains("ended with code 1 within 2 s") && error("proxy-1").contains(words),
-        "{answer:?}"
-    );
-    assert!(outputs(&answer, "proxy-1").contains(words), "{answer:?}");
-    assert!(error("proxy-2").starts_with(&format!("port {port}/tcp is taken by ")), "{answer:?}");
+    each_node_has_its_result(&answer, port);
 
     heard.until(&mut listener, begun, |heard| heard.count("w1", NodeState::Failed) == 1);
     let failed = host.wait_state("w1", NodeState::Failed);
@@ -166,7 +194,7 @@ fn a_slow_logger_a_failing_proxy_a_port_in_use_and_a_dying_worker_hold_up_nobody
     assert!(last_words.contains(&format!("internal error: start {DEATHS}")), "{last_words}");
 
     assert!(heard.count("proxy-1", NodeState::Crashed) >= 2, "{:?}", heard.states["proxy-1"]);
-    assert!(heard.errors["proxy-1"].iter().all(|msg| msg.contains(words)), "{:?}", heard.errors["proxy-1"]);
+    assert!(heard.errors["proxy-1"].iter().all(|msg| msg.contains(WORDS)), "{:?}", heard.errors["proxy-1"]);
     assert_eq!(heard.states["proxy-2"], [NodeState::Pending]);
     assert_eq!((heard.errors["proxy-2"].len(), starts(&host, "proxy-2")), (1, 0), "{:?}", heard.errors);
     assert_eq!(heard.states["logger-2"], [NodeState::Pending]);
@@ -177,25 +205,7 @@ fn a_slow_logger_a_failing_proxy_a_port_in_use_and_a_dying_worker_hold_up_nobody
         println!("{node} was heard to run {up:?} after the request");
     }
 
-    // A bundle of each death, the newest ten of each node; of those that had nothing to do with it none.
-    let bundles =
-        |node: &str| -> Vec<Value> { host.json(&["nodes", "crash", node, "--json"]).as_array().unwrap().clone() };
-    eventually("the bundle of the last death", || {
-        (bundles("w1").first()?["incarnation"] == json!(DEATHS)).then_some(())
-    });
-    let kept = bundles("w1");
-    assert_eq!(kept.len(), 10);
-    for (bundle, death) in kept.iter().zip((1..=DEATHS).rev()) {
-        assert_eq!((&bundle["incarnation"], &bundle["cause"]), (&json!(death), &json!("signal 6")));
-        assert!(bundle["stderr"].as_str().unwrap().contains(&format!("internal error: start {death}\n")), "{bundle}");
-        assert_eq!(bundle["environment"]["CLUSTER_NODE"], "w1");
-    }
-    let of_proxy = &bundles("proxy-1")[0];
-    assert_eq!(of_proxy["cause"], "exit code 1");
-    assert!(of_proxy["stderr"].as_str().unwrap().contains(words), "{of_proxy}");
-    for node in HEALTHY.iter().chain(&["logger-2", "proxy-2"]) {
-        assert_eq!(bundles(node), [Value::Null; 0], "{node}");
-    }
+    each_death_has_its_bundle(&host);
 
     // Trouble ends, and those that only waited run, started once.
     fs::write(gate(&host, "logger-2"), "").unwrap();
