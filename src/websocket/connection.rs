@@ -224,21 +224,10 @@ impl<A: Agent> Connection<A> {
                 message = next_message(socket) => match self.judge(socket, message) {
                     Ok(Some(message)) => {
                         heard = true;
-                        if let Message::Text(text) = message {
-                            let is_large = text.len() > LARGE_MESSAGE;
-                            if is_large && !self.wait_for_room(socket, text.len()).await {
-                                return None;
-                            }
-                            let answers = self.handle(text.as_str());
-                            drop(text);
-                            if is_large {
-                                self.agent.room_over(self.id);
-                            }
-                            for answer in answers {
-                                if !self.send(socket, answer).await {
-                                    return None;
-                                }
-                            }
+                        if let Message::Text(text) = message
+                            && !self.answer(socket, text).await
+                        {
+                            return None;
                         }
                     }
                     Ok(None) => return None,
@@ -260,6 +249,25 @@ impl<A: Agent> Connection<A> {
                 }
             }
         }
+    }
+
+    /// Handles a message, once there is room for it, and sends what is answered at once. `false`: the connection is over.
+    async fn answer(&mut self, socket: &mut Socket, text: Utf8Bytes) -> bool {
+        let is_large = text.len() > LARGE_MESSAGE;
+        if is_large && !self.wait_for_room(socket, text.len()).await {
+            return false;
+        }
+        let answers = self.handle(text.as_str());
+        drop(text);
+        if is_large {
+            self.agent.room_over(self.id);
+        }
+        for answer in answers {
+            if !self.send(socket, answer).await {
+                return false;
+            }
+        }
+        true
     }
 
     /// Waits until there is room for what was read, and reads nothing more; answers go out meanwhile. `false`: the connection is
