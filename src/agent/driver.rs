@@ -442,7 +442,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Writes again what was written in vain, if the store is open again.
+    /// Retries the write that failed, if the store is open again.
     fn resubmit(&mut self) -> Result<(), Error> {
         if self.journal.resubmit().map_err(Error::Commit)? {
             self.commits.send_modify(|commit| *commit += 1);

@@ -17,7 +17,7 @@ pub struct Watched {
 pub enum Hang {
     #[error(
         "a commit to the journal takes longer than {} s, in which the disk did not answer; nodes run on, and a restart finds out what was \
-         stored; see to the disk",
+         stored; check the disk",
         .0.as_secs()
     )]
     Disk(Duration),
@@ -30,7 +30,7 @@ pub enum Hang {
 
 fn reason(stalled: Stalled) -> &'static str {
     match stalled.for_device {
-        true => "it waits for a device; see to the disk",
+        true => "it waits for a device; check the disk",
         false => "it waits or computes without end, which is a defect of the agent; report it with the end of this log",
     }
 }

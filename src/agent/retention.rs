@@ -51,7 +51,7 @@ enum Ended {
 impl Retention {
     pub async fn run(mut self, token: CancellationToken) {
         let started = clock::now();
-        let mut doubted = None;
+        let mut was_suspect = None;
         loop {
             let awaited = async {
                 tokio::time::sleep(PAUSE).await;
@@ -65,20 +65,20 @@ impl Retention {
                 Some(order) = self.orders.recv() => Some(order),
                 () = awaited => None,
             };
-            let doubts = has_jumped(started, clock::now()) || self.doubts().await;
-            if doubted != Some(doubts) && (doubts || doubted.is_some()) {
-                tell_of_clock(doubts);
+            let is_suspect = has_jumped(started, clock::now()) || self.clock_is_suspect().await;
+            if was_suspect != Some(is_suspect) && (is_suspect || was_suspect.is_some()) {
+                report_clock(is_suspect);
             }
-            doubted = Some(doubts);
+            was_suspect = Some(is_suspect);
             let working = async {
                 match order {
                     Some(Order { order, answer }) => {
-                        let report = self.obey(&order, doubts).await;
+                        let report = self.execute(&order, is_suspect).await;
                         // Who asked may have gone.
                         _ = answer.send(report.map_err(Ended::into_words));
                         Ok(())
                     }
-                    None => self.turn(doubts).await,
+                    None => self.run_once(is_suspect).await,
                 }
             };
             let ended = tokio::select! {
@@ -104,13 +104,13 @@ impl Retention {
     }
 
     /// Whether the journal says that the clock is not to be trusted. What does not read is met, and reported, by the run that removes.
-    async fn doubts(&self) -> bool {
+    async fn clock_is_suspect(&self) -> bool {
         matches!(self.read(|reader| reader.clock_trust(clock::now().wall)).await, Ok(ClockTrust::Doubted))
     }
 
     /// Does nothing until a little more is there than is to be kept; then removes all that is.
-    async fn turn(&mut self, doubts: bool) -> Result<(), Ended> {
-        let policy = if doubts { self.policy.without_ages() } else { self.policy };
+    async fn run_once(&mut self, is_suspect: bool) -> Result<(), Ended> {
+        let policy = if is_suspect { self.policy.without_ages() } else { self.policy };
         if self.next(policy.loosened()).await?.is_none() {
             return Ok(());
         }
@@ -118,10 +118,10 @@ impl Retention {
     }
 
     /// `journal prune`.
-    async fn obey(&mut self, order: &PruneOrder, doubts: bool) -> Result<PruneReport, Ended> {
+    async fn execute(&mut self, order: &PruneOrder, is_suspect: bool) -> Result<PruneReport, Ended> {
         let policy = Policy::ordered(order).unwrap_or(self.policy);
-        let trust = policy.clock(if doubts { ClockTrust::Doubted } else { ClockTrust::Trusted });
-        let policy = if doubts { policy.without_ages() } else { policy };
+        let trust = policy.clock(if is_suspect { ClockTrust::Doubted } else { ClockTrust::Trusted });
+        let policy = if is_suspect { policy.without_ages() } else { policy };
         let preview = self.read(move |reader| reader.preview_removal(&policy, clock::now().wall)).await?;
         if order.dry_run {
             return Ok(preview.report(PruneMode::DryRun, trust));
@@ -189,8 +189,8 @@ impl Ended {
     }
 }
 
-fn tell_of_clock(doubts: bool) {
-    if doubts {
+fn report_clock(is_suspect: bool) {
+    if is_suspect {
         tracing::warn!(
             "the clock is more than 30 days from where the journal and this run have it: while that is so nothing is removed \
              from the journal for its age; put the clock right (a start trusts a time that has 30 days of history)"

@@ -175,8 +175,8 @@ fn check(context: &Context, file: &Path, settings: &Settings) -> Outcome {
         Ok((configuration, mut warnings)) => {
             let report = validate::check_anywhere(&configuration);
             warnings.extend(report.warnings.iter().map(ToString::to_string));
-            warnings.extend(zeek::doubts(settings, &configuration).map(|doubt| doubt.to_string()));
-            warnings.extend(here::doubts(settings, &configuration));
+            warnings.extend(zeek::warning(settings, &configuration).map(|warning| warning.to_string()));
+            warnings.extend(here::warnings(settings, &configuration));
             let problems =
                 report.problems.iter().map(ToString::to_string).chain(here::problems(settings, &configuration));
             let errors = problems.map(|problem| format!("{}: {problem}", text.name)).collect();

@@ -16,14 +16,14 @@ pub fn problems(settings: &Settings, config: &Configuration) -> Vec<String> {
 }
 
 /// What of this host's nodes may fail, in words.
-pub fn doubts(settings: &Settings, config: &Configuration) -> Vec<String> {
+pub fn warnings(settings: &Settings, config: &Configuration) -> Vec<String> {
     let nodes: Vec<&Node> = ours(settings, config).collect();
-    let mut doubts: Vec<String> = ephemeral_ports(&nodes).into_iter().collect();
+    let mut warnings: Vec<String> = ephemeral_ports(&nodes).into_iter().collect();
     if settings.nodes_are_zeek() && !nodes.is_empty() {
-        doubts.extend(missing_interfaces(&nodes));
-        doubts.extend(missing_scripts(settings, &nodes));
+        warnings.extend(missing_interfaces(&nodes));
+        warnings.extend(missing_scripts(settings, &nodes));
     }
-    doubts
+    warnings
 }
 
 /// The nodes that this host's agent would run.

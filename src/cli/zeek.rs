@@ -67,11 +67,11 @@ fn version(settings: &Settings, environment: &[(OsString, OsString)]) -> Result<
 }
 
 /// What of `config` has no effect with the Zeek of this host, if there is one that can be asked.
-pub fn doubts(settings: &Settings, config: &Configuration) -> Option<Problem> {
+pub fn warning(settings: &Settings, config: &Configuration) -> Option<Problem> {
     let asks = settings.nodes_are_zeek() && config.nodes.iter().any(|node| node.metrics_port.is_some());
     let environment: Vec<_> = std::env::vars_os().collect();
     let version = asks.then(|| version(settings, &environment).ok()).flatten()?;
-    zeek::doubts(config, None, version)
+    zeek::warning(config, None, version)
 }
 
 /// Why no node would ever say that it is ready.

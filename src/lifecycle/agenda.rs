@@ -3,8 +3,8 @@
 //! The core is level-triggered: what it does follows from what is, not from how it came about. It need not look at everything
 //! for that. Whoever changes a node or a request notes it; before the next decision the facts that others depend on (whose
 //! turn it is, who holds a port, what a request still waits for) are brought up to date for what was noted, and whoever
-//! depends on a fact that changed is noted too. What is looked at in vain is put aside until it changes again or the time comes
-//! that it named. [`Lifecycle::overlooked`] is the test of all this: it looks at everything.
+//! depends on a fact that changed is noted too. What has nothing to do yet is put aside until it changes or the time that it
+//! named has come. [`Lifecycle::overlooked`] is the test of all this: it looks at everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,7 +105,7 @@ impl Agenda {
         self.looks
     }
 
-    /// It was looked at in vain, and is again when it changes, or at this time.
+    /// It has nothing to do yet; it is looked at again when it changes, or at this time.
     pub fn put_aside(&mut self, item: Item, until: Option<BootTime>) {
         match &item {
             Item::Request(seq) => _ = self.requests.remove(seq),

@@ -289,7 +289,7 @@ impl Lifecycle {
             &HostFacts { instance, cpus: self.options.cpus, agent_ports: &self.options.agent_ports },
         );
         let warning = match &self.options.profile {
-            Profile::Zeek(options) => zeek::doubts(config, Some(instance), options.version),
+            Profile::Zeek(options) => zeek::warning(config, Some(instance), options.version),
             Profile::Plain => None,
         };
         // It concerns the whole configuration, and these come first.

@@ -125,7 +125,7 @@ pub(super) struct NodeSeen {
     pub stop_sent: Option<(Incarnation, BootTime)>,
     /// Something that is not ours stands in the way of its start.
     pub blocked: Option<Blocked>,
-    /// It was tried in vain to prepare a start.
+    /// Preparing a start failed.
     pub unprepared: Option<Unprepared>,
     /// Ends in a row that last, and the request that wanted the node then: a later one begins anew.
     pub lasting: (u32, Seq),

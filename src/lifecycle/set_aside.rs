@@ -81,7 +81,7 @@ impl Lifecycle {
         matches!(progress, Some(SetAside::Done { .. })) && self.is_down(name)
     }
 
-    /// It is, or was tried in vain: waiting does not help.
+    /// It was done, or failed: waiting does not help.
     pub(super) fn is_done_setting_aside(&self, name: &NodeName) -> bool {
         let node = self.seen.nodes.get(name);
         let has_failed = node.is_some_and(|node| node.set_aside == Some(SetAside::Failed));

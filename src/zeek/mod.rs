@@ -153,7 +153,7 @@ pub fn ports(options: &Options, node: &Node) -> Vec<u16> {
 }
 
 /// What of `config` has no effect with this version: of the nodes of one instance, or of all.
-pub fn doubts(config: &Configuration, instance: Option<&InstanceName>, version: Version) -> Option<Problem> {
+pub fn warning(config: &Configuration, instance: Option<&InstanceName>, version: Version) -> Option<Problem> {
     if version.has_metrics_port() {
         return None;
     }
