@@ -67,9 +67,16 @@ fn run() -> Result<()> {
         Ok(text) => text.split(',').map(|count| Ok(count.trim().parse()?)).collect::<Result<Vec<usize>>>()?,
         Err(_) => NODES.to_vec(),
     };
-    let figures =
-        counts.iter().map(|count| many_nodes(scratch.path(), *count)).collect::<Result<Vec<BTreeMap<_, f64>>>>()?;
-    print_growth(&counts, &figures);
+    let (mut measured, mut figures) = (Vec::new(), Vec::new());
+    for count in counts {
+        if let Some(needed) = too_much_memory(count, figures.last())? {
+            println!("{count} nodes: skipped, they would need {needed:.1} GiB more than this host has available");
+            continue;
+        }
+        figures.push(many_nodes(scratch.path(), count)?);
+        measured.push(count);
+    }
+    print_growth(&measured, &figures);
     println!("\ntook {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
 }
@@ -188,14 +195,31 @@ fn write_raw(file: &mut File, window: usize, lasting: Duration) -> Result<Sample
 
 // A host full of nodes.
 
+/// Of node and shim: what is available less than before.
+const MEMORY: &str = "memory of the host taken, a node";
 const DEPLOYED: &str = "deploy: request to all nodes RUNNING";
 const SERVED: &str = "agent over its nodes: spawn to first served status";
 const ADOPTED: &str = "... to every node adopted, RUNNING, the same process";
 const STATUS: &str = "status: asked to answered";
 const STOPPED: &str = "shutdown --nodes: asked to all ended";
 
-/// Milliseconds of what grows with the nodes.
+/// By how many GiB `count` nodes would exceed what is available, going by what each of fewer nodes took.
+fn too_much_memory(count: usize, fewer: Option<&BTreeMap<&str, f64>>) -> Result<Option<f64>> {
+    let Some(per_node) = fewer.and_then(|figures| figures.get(MEMORY)) else { return Ok(None) };
+    let missing = per_node * count as f64 - available_kib()?;
+    Ok((missing > 0.0).then_some(missing / f64::from(1 << 20)))
+}
+
+/// MemAvailable (proc_meminfo(5)).
+fn available_kib() -> Result<f64> {
+    let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
+    line.trim().trim_end_matches(" kB").parse().context("MemAvailable is no number")
+}
+
+/// What grows with the nodes, in milliseconds, and the memory of each.
 fn many_nodes(scratch: &Path, count: usize) -> Result<BTreeMap<&'static str, f64>> {
+    let available = available_kib()?;
     let mut agent = Agent::start(scratch.join(format!("nodes-{count}")), count)?;
     println!("{count} nodes");
     print_figure("agent without nodes: spawn to first served status", &[ms(agent.served_after)], "ms");
@@ -212,6 +236,10 @@ fn many_nodes(scratch: &Path, count: usize) -> Result<BTreeMap<&'static str, f64
     let begun = Instant::now();
     agent.client()?.status(within_ms(60_000))?;
     figures.insert(STATUS, ms(begun.elapsed()));
+
+    let taken = (available - available_kib()?) / count as f64;
+    figures.insert(MEMORY, taken);
+    print_figure(MEMORY, &[taken], "KiB");
 
     let shims = agent.shims()?;
     ensure!(shims.len() == count, "{} shims for {count} nodes", shims.len());
