@@ -5,7 +5,10 @@
 //! that is compared with; what it prints is about this machine at this moment. Everything it starts it ends, and its
 //! directory is removed.
 
-use std::collections::{BTreeMap, VecDeque};
+#[allow(dead_code, reason = "shared by the benchmarks, of which each needs a part")]
+mod support;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
@@ -18,10 +21,11 @@ use zeek_cluster_agent::api::event::{Dialect, Request};
 use zeek_cluster_agent::api::report::StatusReport;
 use zeek_cluster_agent::api::status::NodeState;
 use zeek_cluster_agent::cluster_file;
-use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
+use zeek_cluster_agent::control::client::{Client, within_ms};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_zeek-cluster-agent");
-const NAME: &str = "bench";
+use crate::support::agent::{BINARY, NAME, Until, flood};
+use crate::support::figures::{Sample, field, median, ms};
+
 /// Rounds of everything that is measured against the disk; results are medians.
 const ROUNDS: usize = 5;
 /// How long each measurement of a round takes.
@@ -41,27 +45,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_FOR_A_NODE: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    // Without this flag it is a test runner that calls, and measuring is not testing.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return ExitCode::SUCCESS;
-    }
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("agent benchmark: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    support::main("agent", || support::in_scratch(run))
 }
 
-fn run() -> Result<()> {
-    let begun = Instant::now();
-    let scratch = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-        .context("cannot make a scratch directory")?;
-    print_machine(scratch.path())?;
-    requests(scratch.path())?;
+fn run(scratch: &Path) -> Result<()> {
+    requests(scratch)?;
     println!("\nnodes (simulated; median of {RESTARTS} kills of the agent with SIGKILL, each followed by a start)");
     let counts = match std::env::var("ZCA_BENCH_NODES") {
         Ok(text) => text.split(',').map(|count| Ok(count.trim().parse()?)).collect::<Result<Vec<usize>>>()?,
@@ -73,33 +61,14 @@ fn run() -> Result<()> {
             println!("{count} nodes: skipped, they would need {needed:.1} GiB more than this host has available");
             continue;
         }
-        figures.push(many_nodes(scratch.path(), count)?);
+        figures.push(many_nodes(scratch, count)?);
         measured.push(count);
     }
     print_growth(&measured, &figures);
-    println!("\ntook {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
 }
 
 // Requests against the disk.
-
-/// One measurement: how many in how long, and how long each took.
-struct Sample {
-    per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-}
-
-impl Sample {
-    fn of(mut took: Vec<Duration>, elapsed: Duration) -> Self {
-        took.sort_unstable();
-        let at = |share: f64| {
-            let index = (share * took.len().saturating_sub(1) as f64).round() as usize;
-            took.get(index).map_or(f64::NAN, |one| one.as_secs_f64() * 1e3)
-        };
-        Self { per_second: took.len() as f64 / elapsed.as_secs_f64(), p50_ms: at(0.50), p99_ms: at(0.99) }
-    }
-}
 
 fn requests(scratch: &Path) -> Result<()> {
     let agent = Agent::start(scratch.join("requests"), 0)?;
@@ -111,8 +80,10 @@ fn requests(scratch: &Path) -> Result<()> {
     let mut fresh = (0_u64..).map(|number| format!("bench-{number}"));
     let known = "bench-known".to_owned();
     let mut kept = std::iter::repeat(known.clone());
+    let welcome = |_: &str| (Request::AgentWelcome {}, Dialect::ClusterAgent);
+    let slice = Until::Lasted(SLICE);
     // The duplicates' first, and a warm-up of everything.
-    flood(&mut client, &mut std::iter::once(known).chain(&mut fresh), 8, SLICE)?;
+    flood(&mut client, &mut std::iter::once(known).chain(&mut fresh), welcome, 8, slice)?;
     write_raw(&mut growing, 8, SLICE)?;
 
     let mut samples: BTreeMap<(usize, &str), Vec<Sample>> = BTreeMap::new();
@@ -122,8 +93,8 @@ fn requests(scratch: &Path) -> Result<()> {
             note("append + fdatasync", write_raw(&mut growing, window, SLICE)?);
             ready.rewind()?;
             note("overwrite + fdatasync", write_raw(&mut ready, window, SLICE)?);
-            note("welcome requests", flood(&mut client, &mut fresh, window, SLICE)?);
-            note("their duplicates", flood(&mut client, &mut kept, window, SLICE)?);
+            note("welcome requests", flood(&mut client, &mut fresh, welcome, window, slice)?);
+            note("their duplicates", flood(&mut client, &mut kept, welcome, window, slice)?);
         }
     }
     drop(client);
@@ -149,33 +120,6 @@ fn requests(scratch: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keeps `window` requests in flight for a while, then waits for the last.
-fn flood(
-    client: &mut Client,
-    reqids: &mut impl Iterator<Item = String>,
-    window: usize,
-    lasting: Duration,
-) -> Result<Sample> {
-    let begun = Instant::now();
-    let mut flying: VecDeque<(u64, Instant)> = VecDeque::new();
-    let mut took = Vec::new();
-    loop {
-        while flying.len() < window && begun.elapsed() < lasting {
-            let reqid = reqids.next().context("no more reqids")?;
-            let sent = Instant::now();
-            let call = client.submit(&reqid, Request::AgentWelcome {}, Dialect::ClusterAgent, None)?;
-            flying.push_back((call, sent));
-        }
-        let Some((call, sent)) = flying.pop_front() else { break };
-        match client.answer(call, within_ms(10_000))? {
-            Answer::Response(response) if response.success() => took.push(sent.elapsed()),
-            Answer::Response(response) => bail!("a welcome request failed: {response:?}"),
-            Answer::Refused(reason) => bail!("a welcome request was refused: {reason}"),
-        }
-    }
-    Ok(Sample::of(took, begun.elapsed()))
-}
-
 /// What the disk takes at most: `window` records, one fdatasync, and again.
 fn write_raw(file: &mut File, window: usize, lasting: Duration) -> Result<Sample> {
     let records = vec![0x5a; RAW_RECORD * window];
@@ -190,7 +134,7 @@ fn write_raw(file: &mut File, window: usize, lasting: Duration) -> Result<Sample
         file.sync_data()?;
         took.extend(std::iter::repeat_n(written.elapsed(), window));
     }
-    Ok(Sample::of(took, begun.elapsed()))
+    Sample::of(took, begun.elapsed())
 }
 
 // A host full of nodes.
@@ -429,20 +373,6 @@ fn voluntary_switches(pid: u32) -> Result<u64> {
     Ok(switches.with_context(|| format!("the status of {pid} has no voluntary_ctxt_switches"))? as u64)
 }
 
-/// The number behind a name at the beginning of a line.
-fn field(text: &str, name: &str) -> Option<f64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// One value, or median and range.
 fn print_figure(what: &str, values: &[f64], unit: &str) {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -451,34 +381,4 @@ fn print_figure(what: &str, values: &[f64], unit: &str) {
         [one] => println!("  {what}: {one:.0} {unit}"),
         several => println!("  {what}: {:.0} {unit} ({least:.0} to {most:.0})", median(several.to_vec())),
     }
-}
-
-fn print_machine(scratch: &Path) -> Result<()> {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let after_colon = |text: &str, name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let cpus = std::thread::available_parallelism().map_or(0, |cpus| cpus.get());
-    let model = after_colon(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown model".to_owned());
-    let memory = field(&read("/proc/meminfo"), "MemTotal:").unwrap_or(f64::NAN) / 1024.0 / 1024.0;
-    println!("zeek-cluster-agent {}, {} KiB", env!("CARGO_PKG_VERSION"), fs::metadata(BINARY)?.len() / 1024);
-    println!("{cpus} CPUs ({model}), {memory:.1} GiB, Linux {}", read("/proc/sys/kernel/osrelease").trim());
-    println!("load before: {}", read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" "));
-    println!("file system: {}", file_system(&scratch.canonicalize()?, &read("/proc/self/mounts")));
-    Ok(())
-}
-
-/// Type and device of the mount that holds `path`.
-fn file_system(path: &Path, mounts: &str) -> String {
-    let mut best: Option<(&str, &str, &str)> = None;
-    for line in mounts.lines() {
-        let mut words = line.split(' ');
-        let (Some(device), Some(place), Some(kind)) = (words.next(), words.next(), words.next()) else { continue };
-        // The longest wins, and of equals the last, which covers the others.
-        if path.starts_with(place) && best.is_none_or(|(_, known, _)| place.len() >= known.len()) {
-            best = Some((device, place, kind));
-        }
-    }
-    best.map_or_else(|| "unknown".to_owned(), |(device, _, kind)| format!("{kind} on {device}"))
 }

@@ -16,11 +16,10 @@ use zeek_cluster_agent::broker::{binary, json};
 use zeek_cluster_agent::dialect::event::unpack;
 use zeek_cluster_agent::dialect::{self, Decoded};
 
-#[path = "journal/figures.rs"]
-#[allow(dead_code, reason = "shared with the journal's benchmark, which needs more of it")]
-mod figures;
+#[allow(dead_code, reason = "shared by the benchmarks, of which each needs a part")]
+mod support;
 
-use figures::{median, print_machine};
+use crate::support::figures::{median, print_machine};
 
 const DIALECT: Dialect = Dialect::Management;
 const TOPIC: &str = "zeek/management/agent/sensor-1";
@@ -31,17 +30,7 @@ const SLICE: Duration = Duration::from_millis(150);
 const SENDER: EndpointId = EndpointId([7; 16]);
 
 fn main() -> ExitCode {
-    // Without this flag it is a test runner that calls, and measuring is not testing.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return ExitCode::SUCCESS;
-    }
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("codec benchmark: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    support::main("codec", run)
 }
 
 fn configuration() -> Configuration {

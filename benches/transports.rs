@@ -5,14 +5,10 @@
 //! response goes to every subscriber of the agent's topic, as the protocols have it: with 64 clients, each of them reads
 //! 64 times what it asked for. The control socket answers its requester alone. What came in all is printed, too.
 
-#[path = "journal/agent.rs"]
-#[allow(dead_code, reason = "shared with the journal's benchmark, which needs more of it")]
-mod agent;
-#[path = "journal/figures.rs"]
-#[allow(dead_code, reason = "shared with the journal's benchmark, which needs more of it")]
-mod figures;
 #[path = "transports/over_broker.rs"]
 mod over_broker;
+#[allow(dead_code, reason = "shared by the benchmarks, of which each needs a part")]
+mod support;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -34,9 +30,9 @@ use zeek_cluster_agent::dialect::event::unpack;
 use zeek_cluster_agent::dialect::{self, Decoded};
 use zeek_cluster_agent::websocket::PATH;
 
-use crate::agent::Agent;
-use crate::figures::{Sample, median, print_machine};
 use crate::over_broker::OverBroker;
+use crate::support::agent::{self, Agent};
+use crate::support::figures::{Sample, median};
 
 const DIALECT: Dialect = Dialect::Management;
 /// Rounds of everything; results are medians.
@@ -48,27 +44,10 @@ const SHAPES: [(usize, usize); 3] = [(1, 1), (64, 1), (1, 64)];
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
-    // Without this flag it is a test runner that calls, and measuring is not testing.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return ExitCode::SUCCESS;
-    }
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("transports benchmark: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    support::main("transports", || support::in_scratch(run))
 }
 
-fn run() -> Result<()> {
-    let begun = Instant::now();
-    let scratch = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-        .context("cannot make a scratch directory")?;
-    print_machine(scratch.path())?;
-    let dir = scratch.path();
+fn run(dir: &Path) -> Result<()> {
     let mut command = agent::command(dir, agent::BINARY);
     command.env("ZCA_WEBSOCKET", "127.0.0.1:0").env("ZCA_LISTEN", "127.0.0.1:0").env("ZCA_DISABLE_SSL", "true");
     let agent = Agent::start_with(dir, command)?;
@@ -109,9 +88,7 @@ fn run() -> Result<()> {
             );
         }
     }
-    agent.end()?;
-    println!("\ntook {:.0} s", begun.elapsed().as_secs_f64());
-    Ok(())
+    agent.end()
 }
 
 /// Where the agent says that it listens.
@@ -183,7 +160,7 @@ impl Bench<'_> {
         })?;
         let elapsed = begun.elapsed();
         let received = callers.iter().map(|caller| caller.received()).sum::<usize>() - before;
-        Ok((Sample::of(took, elapsed), received as f64 / elapsed.as_secs_f64()))
+        Ok((Sample::of(took, elapsed)?, received as f64 / elapsed.as_secs_f64()))
     }
 
     /// Keeps `window` requests in flight for a while, then waits for the last.

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::agent::{self, Agent, Until, change, flood, welcome};
-use crate::figures::{self, Sample, median};
 use crate::stores::{self, Item, STORES, Store};
+use crate::support::agent::{self, Agent, Until, change, flood, welcome};
+use crate::support::figures::{self, Sample, median};
 
 /// The flag of a run of this program that is only counted: store, in flight, how many items, directory.
 pub const COUNTED: &str = "--counted";
@@ -160,7 +160,7 @@ fn pump(
         drop((items, acked));
         committer.join().map_err(|_| anyhow!("the committer panicked"))??;
         produced?;
-        Ok(Sample::of(took, elapsed))
+        Sample::of(took, elapsed)
     })
 }
 

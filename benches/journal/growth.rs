@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use zeek_cluster_agent::control::client::{Error, within_ms};
 
-use crate::agent::{Agent, Until, command, flood, welcome};
-use crate::figures::{mib, print_load};
+use crate::support::agent::{Agent, Until, command, flood, welcome};
+use crate::support::figures::{mib, print_load};
 
 const REQUESTS: usize = 500_000;
 const KEPT: usize = 10_000;
@@ -36,7 +36,7 @@ pub fn run(scratch: &Path) -> Result<()> {
     );
     print_load()?;
     let dir = scratch.join("growth");
-    let mut ours = command(&dir, crate::agent::BINARY);
+    let mut ours = command(&dir, crate::support::agent::BINARY);
     ours.env("ZCA_RETENTION_REQUESTS", KEPT.to_string());
     let agent = Agent::start_with(&dir, ours)?;
     let mut client = agent.client()?;

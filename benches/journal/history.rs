@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use zeek_cluster_agent::control::client::within_ms;
 
-use crate::agent::{Agent, Until, flood, welcome};
-use crate::figures::{median, memory_mib, mib, print_load, size};
 use crate::stores::{Item, Ours, Store};
+use crate::support::agent::{Agent, Until, flood, welcome};
+use crate::support::figures::{median, memory_mib, mib, print_load, size};
 
 const LENGTHS: [usize; 2] = [10_000, 100_000];
 const MILLION: usize = 1_000_000;
@@ -90,7 +90,7 @@ fn one(dir: &Path, length: usize) -> Result<()> {
 /// The rows of the dump as a table of SQLite's, printed by sqlite3.
 fn beside_sqlite(agent: &Agent, dir: &Path, ours: Duration) -> Result<()> {
     let dump = dir.join("dump.json");
-    let done = crate::agent::command(&agent.dir, crate::agent::BINARY)
+    let done = crate::support::agent::command(&agent.dir, crate::support::agent::BINARY)
         .args(["journal", "dump", "--format", "json"])
         .stdout(fs::File::create(&dump)?)
         .status()?;

@@ -6,57 +6,40 @@
 //! this machine at this moment. Options, behind `--`: `--million` adds a history of a million requests; `--requests`,
 //! `--history` and `--growth` do one part alone.
 
-mod agent;
 mod commits;
-mod figures;
 mod growth;
 mod history;
 mod stores;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "shared by the benchmarks, of which each needs a part")]
+mod support;
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let outcome = if let Some(at) = arguments.iter().position(|argument| argument == commits::COUNTED) {
+    if let Some(at) = arguments.iter().position(|argument| argument == commits::COUNTED) {
         // This program again, under strace.
-        commits::counted(&arguments[at + 1..])
-    } else if arguments.iter().any(|argument| argument == "--bench") {
-        run(&arguments)
-    } else {
-        // Without that flag it is a test runner that calls, and measuring is not testing.
-        Ok(())
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("journal benchmark: {error:#}");
-            ExitCode::FAILURE
-        }
+        return support::outcome("journal", commits::counted(&arguments[at + 1..]));
     }
+    support::main("journal", || support::in_scratch(|scratch| run(scratch, &arguments)))
 }
 
-fn run(arguments: &[String]) -> Result<()> {
+fn run(scratch: &Path, arguments: &[String]) -> Result<()> {
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let begun = Instant::now();
-    let scratch = tempfile::Builder::new()
-        .prefix("bench-")
-        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-        .context("cannot make a scratch directory")?;
-    figures::print_machine(scratch.path())?;
     let parts = ["--requests", "--history", "--growth"];
     let wants = |part: &str| has(part) || !parts.iter().any(|other| has(other));
     if wants("--requests") {
-        commits::run(scratch.path())?;
+        commits::run(scratch)?;
     }
     if wants("--history") {
-        history::run(scratch.path(), has("--million"))?;
+        history::run(scratch, has("--million"))?;
     }
     if wants("--growth") {
-        growth::run(scratch.path())?;
+        growth::run(scratch)?;
     }
-    println!("\ntook {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
 }

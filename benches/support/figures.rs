@@ -5,6 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hdrhistogram::Histogram;
+
+use super::agent::BINARY;
 
 /// One measurement: how many in how long, and how long each took.
 #[derive(Debug, Clone, Copy)]
@@ -15,19 +18,26 @@ pub struct Sample {
     pub p99_ms: f64,
 }
 
+/// A minute, the longest that is counted exactly, in nanoseconds.
+const LONGEST_NS: u64 = 60_000_000_000;
+
 impl Sample {
-    pub fn of(mut took: Vec<Duration>, elapsed: Duration) -> Self {
-        took.sort_unstable();
-        let at = |share: f64| {
-            let index = (share * took.len().saturating_sub(1) as f64).round() as usize;
-            took.get(index).map_or(f64::NAN, |one| one.as_secs_f64() * 1e3)
+    /// The percentiles have three significant digits.
+    pub fn of(took: Vec<Duration>, elapsed: Duration) -> Result<Self> {
+        let mut histogram = Histogram::<u64>::new_with_bounds(1, LONGEST_NS, 3)?;
+        for one in &took {
+            histogram.saturating_record(u64::try_from(one.as_nanos())?);
+        }
+        let at = |share: f64| match took.is_empty() {
+            true => f64::NAN,
+            false => histogram.value_at_quantile(share) as f64 / 1e6,
         };
-        Self {
+        Ok(Self {
             count: took.len(),
             per_second: took.len() as f64 / elapsed.as_secs_f64(),
             p50_ms: at(0.50),
             p99_ms: at(0.99),
-        }
+        })
     }
 }
 
@@ -45,6 +55,10 @@ pub fn field(text: &str, name: &str) -> Option<f64> {
 pub fn written(pid: u32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).context("cannot read what the process wrote")?;
     field(&text, "write_bytes:").context("the kernel does not count what processes write")
+}
+
+pub fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }
 
 pub fn mib(bytes: f64) -> f64 {
@@ -72,9 +86,10 @@ pub fn print_machine(scratch: &Path) -> Result<()> {
     let info = read("/proc/cpuinfo");
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let cpus = std::thread::available_parallelism().map_or(0, |cpus| cpus.get());
-    println!("zeek-cluster-agent {}", env!("CARGO_PKG_VERSION"));
+    let memory = field(&read("/proc/meminfo"), "MemTotal:").unwrap_or(f64::NAN) / 1024.0 / 1024.0;
+    println!("zeek-cluster-agent {}, {} KiB", env!("CARGO_PKG_VERSION"), fs::metadata(BINARY)?.len() / 1024);
     println!(
-        "{cpus} CPUs ({}), Linux {}",
+        "{cpus} CPUs ({}), {memory:.1} GiB, Linux {}",
         model.map_or("unknown model", |(_, model)| model.trim()),
         read("/proc/sys/kernel/osrelease").trim()
     );
