@@ -125,9 +125,6 @@ impl ControlAgent for Fake {
             state_dir: "/s".into(),
             started_at: "2026-11-22T08:31:00Z".into(),
             serving: true,
-            hold: None,
-            is_copy: false,
-            configuration: None,
             journal: JournalReport {
                 last: 3,
                 commits: 3,
@@ -137,16 +134,7 @@ impl ControlAgent for Fake {
                 free_bytes: 1,
                 refusing: None,
             },
-            nodes: Vec::new(),
-            unfinished: 0,
-            waiting_requests: Vec::new(),
-            refused: 0,
-            may_ask: Vec::new(),
-            listen: None,
-            controller: None,
-            peers: Vec::new(),
-            archive: None,
-            warnings: Vec::new(),
+            ..StatusReport::default()
         }
     }
 

@@ -7,7 +7,7 @@ use super::configuration::ClusterRole;
 use super::status::NodeState;
 
 /// The agent, its journal and its nodes, as `status` prints them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusReport {
     /// The agent's name, which is that of its instance.
     pub name: String,
@@ -123,7 +123,7 @@ pub enum ArchiveState {
 }
 
 /// The journal's figures; all 0 while the agent ends and its journal cannot be asked.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JournalReport {
     /// The number of the newest durable entry.
     pub last: u64,

@@ -13,7 +13,7 @@ use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, ReqId, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
-use crate::api::report::{CompactReport, JournalReport, SettingReport, StatusReport, VerifyReport};
+use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
 use crate::control::Credentials;
 use crate::control::client::{self, Answer, Client, within_ms};
@@ -73,36 +73,7 @@ impl ControlAgent for Fake {
     }
 
     async fn status(&self) -> StatusReport {
-        StatusReport {
-            name: "agent-1".into(),
-            version: "0".into(),
-            pid: 1,
-            state_dir: "/s".into(),
-            started_at: String::new(),
-            serving: true,
-            hold: None,
-            is_copy: false,
-            configuration: None,
-            journal: JournalReport {
-                last: 0,
-                commits: 0,
-                commit_ms_p99: 0.0,
-                open_ms: 0.0,
-                bytes_on_disk: 0,
-                free_bytes: 0,
-                refusing: None,
-            },
-            nodes: Vec::new(),
-            unfinished: 0,
-            waiting_requests: Vec::new(),
-            refused: 0,
-            may_ask: Vec::new(),
-            listen: None,
-            controller: None,
-            peers: Vec::new(),
-            archive: None,
-            warnings: Vec::new(),
-        }
+        StatusReport { name: "agent-1".into(), version: "0".into(), pid: 1, serving: true, ..StatusReport::default() }
     }
 
     async fn page(&self, filter: Filter, _cursor: Option<Seq>) -> Result<Page, String> {
