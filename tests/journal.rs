@@ -17,6 +17,9 @@ mod damage;
 mod fixtures;
 #[path = "journal/full_disk.rs"]
 mod full_disk;
+#[path = "common/random.rs"]
+#[allow(dead_code, reason = "shared by tests, of which each needs a part")]
+mod random;
 #[path = "journal/reading.rs"]
 mod reading;
 #[path = "journal/retention.rs"]

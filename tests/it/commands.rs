@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use zeek_cluster_agent::api::status::NodeState;
 
-use crate::support::{Host, Said, cluster, errors, eventually, is_alive, kill, set};
+use crate::support::{Host, Said, cluster, copy_dir, errors, eventually, is_alive, kill, set};
 
 const TWO: &[(&str, &str)] = &[("logger:logger", ""), ("w1", "")];
 
@@ -414,19 +414,6 @@ fn the_journal_reads_the_same_live_offline_and_from_a_copy() {
         drop(agent);
     }
     assert_eq!(host.run(&["journal", "verify", "--dir", "/nonexistent"]).code, 1);
-}
-
-fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_dir(&path, &target);
-        } else if path.is_file() {
-            fs::copy(&path, &target).unwrap();
-        }
-    }
 }
 
 #[test]

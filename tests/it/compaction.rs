@@ -10,7 +10,7 @@ use std::thread;
 use serde_json::Value;
 use zeek_cluster_agent::api::event::Request;
 
-use crate::support::{Host, cluster, run_to_end, set};
+use crate::support::{Host, cluster, copy_dir, run_to_end, set};
 
 const MIB: u64 = 1 << 20;
 const GROWN: u64 = 48 * MIB;
@@ -56,19 +56,6 @@ pub fn outgrow(journal: &Path) {
     db.flush().unwrap();
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else if entry.path().is_file() {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 fn rows(host: &Host) -> Vec<Value> {
     host.run(&["journal", "dump", "--kind", "all"]).lines()
 }
@@ -98,7 +85,7 @@ fn an_outgrown_journal_is_made_small_by_a_start_whatever_kills_it_meanwhile() {
     #[cfg(feature = "crash-points")]
     {
         let outgrown = host.dir.path().join("outgrown");
-        copy(&host.state_dir().join("journal"), &outgrown);
+        copy_dir(&host.state_dir().join("journal"), &outgrown);
         for (point, is_small, left) in [
             // The copy is announced, made and put in place, and the original removed.
             ("during_pointer_write:1", false, ["journal"].as_slice()),
@@ -123,7 +110,7 @@ fn an_outgrown_journal_is_made_small_by_a_start_whatever_kills_it_meanwhile() {
                     fs::remove_dir_all(host.state_dir().join(name)).unwrap();
                 }
                 fs::remove_file(pointer(&host)).unwrap();
-                copy(&outgrown, &host.state_dir().join("journal"));
+                copy_dir(&outgrown, &host.state_dir().join("journal"));
             }
         }
         fs::remove_dir_all(outgrown).unwrap();
@@ -200,7 +187,7 @@ fn a_journal_is_made_small_under_a_live_agent() {
     assert_eq!((rows(&host), journals(&host)), (before.clone(), ["journal.7".to_owned()].into()));
     // A copy of a state directory, and of the journal alone, is read as what it is.
     let copied = host.dir.path().join("copied");
-    copy(&host.state_dir(), &copied);
+    copy_dir(&host.state_dir(), &copied);
     for dir in [copied.clone(), copied.join("journal.7")] {
         let said = host.run(&["journal", "dump", "--kind", "all", "--dir", &dir.display().to_string()]);
         assert_eq!(said.lines(), before, "{said:?}");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use zeek_cluster_agent::api::event::{Dialect, Request, Response};
 use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
 
-use crate::support::{Host, eventually};
+use crate::support::{Host, copy_dir, eventually};
 
 /// How many journals are damaged; more with the environment variable of this name.
 const SEEDS: &str = "JOURNAL_DAMAGE_SEEDS";
@@ -43,26 +43,13 @@ fn past() -> Past {
         if run == 1 {
             agent.signal(rustix::process::Signal::TERM);
             agent.wait();
-            copy(&host.state_dir(), &host.dir.path().join("stopped"));
+            copy_dir(&host.state_dir(), &host.dir.path().join("stopped"));
         } else {
             agent.kill();
         }
     }
-    copy(&host.state_dir(), &host.dir.path().join("killed"));
+    copy_dir(&host.state_dir(), &host.dir.path().join("killed"));
     Past { host, answers }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        match entry.file_type().unwrap() {
-            kind if kind.is_dir() => copy(&path, &to),
-            kind if kind.is_file() => drop(fs::copy(path, to).unwrap()),
-            // Sockets.
-            _other => {}
-        }
-    }
 }
 
 /// Damages a file of the journal, or its side file; says how.
@@ -123,7 +110,7 @@ fn damaged_files_are_never_silent_and_never_give_a_wrong_answer() {
             _ => ("killed", REQUESTS as usize),
         };
         let host = Host::new();
-        copy(&past.host.dir.path().join(name), &host.state_dir());
+        copy_dir(&past.host.dir.path().join(name), &host.state_dir());
         let how = damage(&host.state_dir(), &mut random);
         let what = format!("seed {seed}, {name}, {how}");
         let outcome = check(&host, &past.answers[..answered], &what);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use zeek_cluster_agent::api::event::{Dialect, Request};
 use zeek_cluster_agent::control::client::within_ms;
 
-use crate::support::{Agent, Host, Said, cluster, eventually, kill, set};
+use crate::support::{Agent, Host, Said, cluster, eventually, kill, kill_while_one_waits, set};
 
 /// A host whose journal has rows of every state and kind, from several senders.
 fn lived() -> (Host, Agent) {
@@ -40,14 +40,7 @@ fn lived() -> (Host, Agent) {
     });
     let dispatch = Request::NodeDispatch { action: vec!["get_id_value".into(), "x".into()], nodes: BTreeSet::new() };
     host.ask("d-1", dispatch);
-    // It never gets ready: its request waits.
-    let silent = host.cluster_file("silent.ini", &[("w1", ""), ("w3", "env = SIM_NOT_READY=1")]);
-    let waiting = host.begin(&["request", "deploy", &silent, "--reqid", "waiting", "--timeout", "600"]);
-    eventually("the request to wait", || {
-        host.requests("waiting").iter().any(|row| row.state.as_str() == "handling").then_some(())
-    });
-    agent.kill();
-    drop(Said::wait(waiting));
+    kill_while_one_waits(&host, agent, &[("w1", ""), ("w3", "env = SIM_NOT_READY=1")]);
     let agent = host.start();
     assert!(host.ask("calm", set(cluster(&[("w1", "")]))).success());
     (host, agent)

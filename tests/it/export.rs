@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::status::NodeState;
 
-use crate::support::{Host, Said, cluster, errors, eventually, set};
+use crate::support::{Host, Said, cluster, errors, eventually, kill_while_one_waits, set};
 
 const TWO: &[(&str, &str)] = &[("w1", ""), ("w2", "")];
 
@@ -27,14 +27,7 @@ fn lived() -> Host {
     assert_eq!(host.run(&["request", "welcome", "--reqid", "g-3"]).code, 5, "a conflict");
     let large = Request::NodeDispatch { action: vec!["x".repeat(40_000)], nodes: ["nobody".to_owned()].into() };
     host.ask("large", large);
-    // It never gets ready: its request waits.
-    let silent = host.cluster_file("silent.ini", &[("w1", ""), ("w2", ""), ("w3", "env = SIM_NOT_READY=1")]);
-    let waiting = host.begin(&["request", "deploy", &silent, "--reqid", "waiting", "--timeout", "600"]);
-    eventually("the request to wait", || {
-        host.requests("waiting").iter().any(|row| row.state.as_str() == "handling").then_some(())
-    });
-    agent.kill();
-    drop(Said::wait(waiting));
+    kill_while_one_waits(&host, agent, &[("w1", ""), ("w2", ""), ("w3", "env = SIM_NOT_READY=1")]);
     host
 }
 

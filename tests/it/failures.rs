@@ -16,7 +16,7 @@ use zeek_cluster_agent::control::message::{
     self, CLIENT_FRAME_LIMIT, ClientFrame, ErrorCode, HEADER, SERVER_FRAME_LIMIT, ServerFrame, VERSION,
 };
 
-use crate::support::{Agent, Host, PATIENCE, cluster, errors, eventually, is_alive, kill, run_to_end, set};
+use crate::support::{Agent, Host, PATIENCE, cluster, copy_dir, errors, eventually, is_alive, kill, run_to_end, set};
 
 const TWO: &[(&str, &str)] = &[("w1", ""), ("w2", "")];
 
@@ -448,19 +448,6 @@ fn nodes_commands_end_hold_mode() {
     assert_eq!(host.status().hold, None);
     assert_ne!(host.pids()["w1"], pids["w1"]);
     assert_eq!(host.pids()["w2"], pids["w2"]);
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_dir(&path, &target);
-        } else if path.is_file() {
-            fs::copy(&path, &target).unwrap();
-        }
-    }
 }
 
 #[test]

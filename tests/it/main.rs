@@ -49,6 +49,9 @@ mod place_kills;
 mod plan;
 mod power_loss;
 mod progress;
+#[path = "../common/random.rs"]
+#[allow(dead_code, reason = "shared by tests, of which each needs a part")]
+mod random;
 mod raw_peer;
 mod reading;
 mod requests;

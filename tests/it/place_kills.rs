@@ -11,28 +11,18 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::process::Signal;
 use zeek_cluster_agent::control::client::Client;
 
+use crate::random::Random;
 use crate::support::{Agent, BINARY, Host, PATIENCE, cluster, errors, eventually, is_alive, kill, set};
 
 const NODES: [&str; 4] = ["w1", "w2", "w3", "w4"];
 
-/// xorshift64*: good enough to choose among a few.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let seed = std::env::var("ZCA_TEST_PLACE_SEED").ok().map(|text| text.parse().unwrap());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        let seed: u64 = seed.unwrap_or(now.as_nanos() as u64) | 1;
-        println!("ZCA_TEST_PLACE_SEED={seed}");
-        Self(seed)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
-    }
+/// Another history each time, unless the environment says which.
+fn random() -> Random {
+    let seed = std::env::var("ZCA_TEST_PLACE_SEED").ok().map(|text| text.parse().unwrap());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let seed: u64 = seed.unwrap_or(now.as_nanos() as u64);
+    println!("ZCA_TEST_PLACE_SEED={seed}");
+    Random::new(seed)
 }
 
 struct History {
@@ -57,7 +47,7 @@ impl History {
         assert!(answer.success(), "{}", errors(&answer));
         host.wait_all_running(NODES.len());
         let (killed, kills) = (BTreeSet::new(), BTreeMap::new());
-        Self { host, agent: Some(agent), random: Random::new(), killed, kills, looks: 0, deploys: 0 }
+        Self { host, agent: Some(agent), random: random(), killed, kills, looks: 0, deploys: 0 }
     }
 
     fn count(&mut self, what: &'static str) {
@@ -77,7 +67,7 @@ impl History {
 
     fn kill_agent(&mut self) {
         let Some(agent) = self.agent.take() else { return };
-        if self.random.below(2) == 0 {
+        if self.random.index(2) == 0 {
             self.count("agent, SIGKILL");
             agent.kill();
         } else {
@@ -107,7 +97,7 @@ impl History {
     }
 
     fn kill_node(&mut self) {
-        let node = NODES[self.random.below(NODES.len())];
+        let node = NODES[self.random.index(NODES.len())];
         for pid in self.host.node_processes(node) {
             self.count("node");
             self.killed.insert(pid);
@@ -121,7 +111,7 @@ impl History {
         if shims.is_empty() {
             return;
         }
-        let shim = shims[self.random.below(shims.len())];
+        let shim = shims[self.random.index(shims.len())];
         let Ok(run) = fs::read_link(format!("/proc/{shim}/cwd")) else { return };
         let Some(node) = run.file_name().and_then(|name| name.to_str()) else { return };
         self.killed.extend(self.host.node_processes(node));
@@ -145,7 +135,7 @@ impl History {
             command.args(["-f", "-qq", "-e", "trace=kill,tkill,tgkill,pidfd_send_signal", "-o"]).arg(&trace);
             command.arg(BINARY).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         };
-        let code = if self.random.below(2) == 0 {
+        let code = if self.random.index(2) == 0 {
             self.count("copy, offline stop");
             wait(traced(&["shutdown", "--nodes"]))
         } else {
@@ -188,7 +178,7 @@ impl History {
     }
 
     fn kill_something(&mut self) {
-        match self.random.below(4) {
+        match self.random.index(4) {
             0 => self.kill_node(),
             1 => self.kill_shim(),
             2 => {
@@ -244,7 +234,7 @@ fn copies_beside_random_kills_signal_nothing_and_no_node_runs_twice() {
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut history = History::begin();
     while Instant::now() < end {
-        match history.random.below(8) {
+        match history.random.index(8) {
             0 | 1 => history.kill_node(),
             2 => history.kill_shim(),
             3 => history.kill_agent(),

@@ -17,6 +17,7 @@ use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
 use zeek_cluster_agent::journal::entry::{Known, Stored};
 use zeek_cluster_agent::journal::{Journal, Opened, Options};
 
+use crate::random::Random;
 use crate::support::{Host, cluster, eventually, is_alive, kill, set};
 use crate::websocket::{BOTH, Ws, address};
 use trace::{Call, What};
@@ -206,11 +207,11 @@ fn cut_recorded(
     let answers = answers(calls);
     assert_eq!(answers.len(), kept.requests, "every answer is seen in the record");
     let root = host.dir.path().canonicalize().unwrap();
-    let mut random = disk::Random::new(lines as u64);
+    let mut random = Random::new(lines as u64);
     let mut losses = BTreeMap::new();
     for number in 0..cuts {
         let lines = place(number, answers[0].0, lines);
-        let at = lines.start + random.below(lines.len());
+        let at = lines.start + random.index(lines.len());
         let image = tempfile::tempdir().unwrap();
         disk::leave(calls, &root, at, &mut random, image.path());
         let answered: BTreeSet<&str> =

@@ -510,3 +510,28 @@ pub fn errors(response: &Response) -> String {
     let errors: Vec<&str> = response.results.iter().filter_map(|result| result.error.as_deref()).collect();
     errors.join("; ")
 }
+
+/// Directories and files below `from`, as they lie there; no sockets.
+pub fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_dir(&path, &target);
+        } else if path.is_file() {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// Kills the agent while the request `waiting` has no outcome: the deployment of these nodes, of which one never gets ready.
+pub fn kill_while_one_waits(host: &Host, agent: Agent, nodes: &[(&str, &str)]) {
+    let silent = host.cluster_file("silent.ini", nodes);
+    let waiting = host.begin(&["request", "deploy", &silent, "--reqid", "waiting", "--timeout", "600"]);
+    eventually("the request to wait", || {
+        host.requests("waiting").iter().any(|row| row.state.as_str() == "handling").then_some(())
+    });
+    agent.kill();
+    drop(Said::wait(waiting));
+}

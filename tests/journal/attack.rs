@@ -3,34 +3,22 @@
 use std::path::Path;
 
 use tempfile::{TempDir, tempdir};
-use zeek_cluster_agent::api::event::{Dialect, Request, Response};
+use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::ids::Seq;
 use zeek_cluster_agent::api::time::Timestamp;
-use zeek_cluster_agent::journal::entry::{Answer, Entry, Numbered, Outcome, Packed, Sealed, digest};
+use zeek_cluster_agent::journal::entry::{Answer, Entry, Numbered, Outcome, Sealed};
 use zeek_cluster_agent::journal::{Journal, inspect};
 
 use crate::support::*;
 
 const LAST: u64 = 40;
 
-fn answered(name: &str, request: Request, answer: &str) -> Entry {
-    let stored = Response { event: answer.to_owned(), ..response(name, true) };
-    Entry::RequestAnswered {
-        reqid: reqid(name),
-        digest: digest(&request),
-        request: Packed(request),
-        dialect: Dialect::Management,
-        source: source(1),
-        response: Answer::Kept(stored),
-    }
-}
-
 /// Requests that read, one of them with a large answer, and facts in between.
 fn entry(seq: u64) -> Entry {
     match seq % 4 {
-        0 => answered(&format!("w{seq}"), Request::AgentWelcome {}, "agent_welcome_response"),
-        1 => answered(&format!("r{seq}"), Request::GetNodes {}, "get_nodes_response"),
+        0 => answered(&format!("w{seq}"), Request::AgentWelcome {}),
+        1 => answered(&format!("r{seq}"), Request::GetNodes {}),
         2 => Entry::AgentStarted { boot_id: "boot".to_owned(), version: "0.1.0".to_owned(), pid: 1000 + seq as u32 },
         _ => Entry::AgentStopped { reason: format!("reason {seq}") },
     }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::Random;
+use crate::random::Random;
 
 #[path = "../../fuzz/properties/journal_record.rs"]
 mod journal_record;

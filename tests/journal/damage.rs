@@ -18,6 +18,7 @@ use zeek_cluster_agent::journal::import::{self, ImportError};
 use zeek_cluster_agent::journal::memory::MemoryJournal;
 use zeek_cluster_agent::journal::{Condition, Journal, OpenError, Opened, identity};
 
+use crate::random::Random;
 use crate::support::*;
 
 /// How many places are damaged in each way; more with the environment variable of this name.

@@ -19,6 +19,8 @@ use zeek_cluster_agent::journal::entry::{
 use zeek_cluster_agent::journal::memory::MemoryJournal;
 use zeek_cluster_agent::journal::{Journal, Opened, Options};
 
+use crate::random::Random;
+
 /// 2026-11-22T08:31:00.123456Z
 pub const EPOCH: u64 = 1_795_336_260_123_456;
 
@@ -34,30 +36,6 @@ pub fn options() -> Options {
 
 pub fn open(state_dir: &Path) -> Opened<u64> {
     Journal::open(state_dir, &options()).unwrap()
-}
-
-/// A small generator with a seed: the same numbers on every machine.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
 }
 
 pub fn source(pid: u64) -> Source {

@@ -9,24 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::trace::{Call, What};
+use crate::random::Random;
 
 const SECTOR: usize = 512;
-
-/// A small generator with a seed.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit as u64) as usize
-    }
-}
 
 /// A change to one file: entered, left, and what.
 enum Change<'a> {
@@ -144,7 +129,7 @@ fn names(
         }
     }
     for count in pending.values_mut() {
-        *count = random.below(*count + 1);
+        *count = random.index(*count + 1);
     }
     let mut names = BTreeMap::new();
     for (left, naming) in namings {
@@ -180,7 +165,7 @@ fn content(file: &File<'_>, random: &mut Random) -> Vec<u8> {
     for (_, left, change) in &file.changes {
         let certain = file.synced.is_some_and(|at| *left < at);
         // Whole, not at all, or in part.
-        let fate = if certain { 0 } else { random.below(3) };
+        let fate = if certain { 0 } else { random.index(3) };
         match change {
             Change::Length(length) if fate != 1 => bytes.resize(*length, 0),
             Change::Write { at, data } if fate != 1 => {
@@ -188,7 +173,7 @@ fn content(file: &File<'_>, random: &mut Random) -> Vec<u8> {
                 while from < data.len() {
                     // Sectors of the file, not of the write.
                     let to = data.len().min(from + SECTOR - (at + from) % SECTOR);
-                    if fate == 0 || random.below(2) == 0 {
+                    if fate == 0 || random.index(2) == 0 {
                         if bytes.len() < at + to {
                             bytes.resize(at + to, 0);
                         }
