@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::broker::{CONTROLLER, host, port};
 use crate::peers::Peers;
-use crate::support::{AGENT, PATIENCE, eventually};
+use crate::support::{AGENT, Agent, Host, PATIENCE, eventually};
 use crate::websocket::peak_kib;
 
 const MAGIC: [u8; 4] = *b"ZEEK";
@@ -67,6 +67,16 @@ fn say_and_leave(port: u16, bytes: &[u8]) {
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
+/// An agent, its port, and a controller that behaves.
+fn with_a_good_peer() -> (Host, Agent, u16, Peers) {
+    let host = host();
+    let agent = host.start();
+    let port = port(&host);
+    let mut peers = Peers::start();
+    peers.controller("good", port);
+    (host, agent, port, peers)
+}
+
 /// How long a good peer's request takes.
 fn served(peers: &mut Peers, reqid: &str) -> Duration {
     let begun = Instant::now();
@@ -77,11 +87,7 @@ fn served(peers: &mut Peers, reqid: &str) -> Duration {
 
 #[test]
 fn what_is_cut_mutated_or_lies_about_its_length_costs_its_own_connection() {
-    let host = host();
-    let agent = host.start();
-    let port = port(&host);
-    let mut peers = Peers::start();
-    peers.controller("good", port);
+    let (host, agent, port, mut peers) = with_a_good_peer();
     let before = peak_kib(agent.pid());
 
     let whole: Vec<u8> = [handshake(ID).concat(), request(ID, WELCOME, "whole")].concat();
@@ -137,11 +143,7 @@ fn what_is_cut_mutated_or_lies_about_its_length_costs_its_own_connection() {
 
 #[test]
 fn connections_that_stall_in_the_handshake_delay_nobody() {
-    let host = host();
-    let agent = host.start();
-    let port = port(&host);
-    let mut peers = Peers::start();
-    peers.controller("good", port);
+    let (host, agent, port, mut peers) = with_a_good_peer();
     let before = peak_kib(agent.pid());
     let parts = handshake(ID);
     let stalled: Vec<TcpStream> = (0..500)
@@ -171,11 +173,7 @@ fn connections_that_stall_in_the_handshake_delay_nobody() {
 
 #[test]
 fn a_peer_that_never_reads_is_cut_off() {
-    let host = host();
-    let agent = host.start();
-    let port = port(&host);
-    let mut peers = Peers::start();
-    peers.controller("good", port);
+    let (host, agent, port, mut peers) = with_a_good_peer();
     peers.ok("endpoint", json!({"name": "deaf", "filter": CONTROLLER}));
     peers.ok("dial", json!({"endpoint": "deaf", "name": "deaf", "port": port, "deaf": true}));
     let before = peak_kib(agent.pid());

@@ -17,6 +17,15 @@ fn silent(id: &str, nodes: &[&str]) -> Value {
     json!({"config": config(id, nodes, &json!({"SIM_NOT_READY": "1"}))})
 }
 
+/// A controller `c`, whose deployment `d` waits for the node w1 to say hello; and the node's process.
+fn one_silent_node(host: &Host, port: u16) -> (Peers, u32) {
+    let mut peers = Peers::start();
+    peers.controller("c", port);
+    peers.begin("c", "management", "deploy", "d", silent("c1", &["w1"]));
+    let pid = eventually("the node to be started", || host.pids().remove("w1"));
+    (peers, pid)
+}
+
 impl Peers {
     /// A node's peering, from which nothing is said yet.
     fn node(&mut self, peering: &str, port: u16) {
@@ -143,11 +152,8 @@ fn a_dispatch_is_answered_by_its_deadline_and_says_who_did_not() {
 fn a_second_peering_takes_over_when_the_first_is_gone_and_not_before() {
     let host = host();
     let _agent = host.start();
-    let mut peers = Peers::start();
     let port = port(&host);
-    peers.controller("c", port);
-    peers.begin("c", "management", "deploy", "d", silent("c1", &["w1"]));
-    eventually("the node to be started", || (host.pids().len() == 1).then_some(()));
+    let (mut peers, _) = one_silent_node(&host, port);
     peers.node("first", port);
     peers.hello("first", "w1");
     host.wait_state("w1", NodeState::Running);
@@ -171,11 +177,8 @@ fn a_second_peering_takes_over_when_the_first_is_gone_and_not_before() {
 fn a_node_that_dies_is_not_asked_and_its_next_process_has_to_say_hello() {
     let host = host();
     let _agent = host.start();
-    let mut peers = Peers::start();
     let port = port(&host);
-    peers.controller("c", port);
-    peers.begin("c", "management", "deploy", "d", silent("c1", &["w1"]));
-    let first = eventually("the node to be started", || host.pids().remove("w1"));
+    let (mut peers, first) = one_silent_node(&host, port);
     peers.node("n", port);
     peers.hello("n", "w1");
     host.wait_state("w1", NodeState::Running);
@@ -195,11 +198,8 @@ fn a_node_that_dies_is_not_asked_and_its_next_process_has_to_say_hello() {
 fn a_dispatch_whose_agent_is_killed_is_asked_again_and_answered_once() {
     let mut host = host();
     let agent = host.start();
-    let mut peers = Peers::start();
     let port = keep_port(&mut host);
-    peers.controller("c", port);
-    peers.begin("c", "management", "deploy", "d", silent("c1", &["w1"]));
-    eventually("the node to be started", || (host.pids().len() == 1).then_some(()));
+    let (mut peers, _) = one_silent_node(&host, port);
     peers.node("n", port);
     peers.hello("n", "w1");
     host.wait_state("w1", NodeState::Running);
@@ -266,11 +266,8 @@ fn a_dispatch_has_one_outcome_wherever_the_agent_is_killed() {
         let once = host.dir.path().join("crashed");
         host.set("ZCA_CRASH_AT", point).set("ZCA_CRASH_ONCE", &once.display().to_string());
         let agent = host.start();
-        let mut peers = Peers::start();
         let port = keep_port(&mut host);
-        peers.controller("c", port);
-        peers.begin("c", "management", "deploy", "d", silent("c1", &["w1"]));
-        eventually("the node to be started", || (host.pids().len() == 1).then_some(()));
+        let (mut peers, _) = one_silent_node(&host, port);
         peers.node("n", port);
         peers.hello("n", "w1");
         assert!(peers.answer("c", "management", "deploy", "d")[0]["success"] == true);

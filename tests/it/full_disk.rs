@@ -23,6 +23,14 @@ fn deployed(host: &Host) -> (Agent, BTreeMap<String, u32>) {
     (agent, pids)
 }
 
+/// As [`deployed`], on a small file system that the agent may fill to the end.
+fn deployed_without_floors(host: &mut Host) -> Option<(Small, Agent, BTreeMap<String, u32>)> {
+    let small = Small::mount(host.state_dir(), "64m")?;
+    host.set("ZCA_SPACE_FLOOR_REQUESTS", "0B").set("ZCA_SPACE_FLOOR_FACTS", "0B");
+    let (agent, pids) = deployed(host);
+    Some((small, agent, pids))
+}
+
 /// A request that takes much space, and none of the nodes' time.
 pub fn large() -> Request {
     Request::NodeDispatch {
@@ -90,9 +98,7 @@ fn exits(host: &Host, node: &str) -> usize {
 fn a_commit_that_does_not_fit_waits_and_is_written_when_there_is_space_without_a_restart() {
     let mut host = Host::new();
     // Dropped after the host: its nodes hold the mount.
-    let Some(small) = Small::mount(host.state_dir(), "64m") else { return };
-    host.set("ZCA_SPACE_FLOOR_REQUESTS", "0B").set("ZCA_SPACE_FLOOR_FACTS", "0B");
-    let (agent, pids) = deployed(&host);
+    let Some((small, agent, pids)) = deployed_without_floors(&mut host) else { return };
     // Somebody else takes what is free but for some requests' worth.
     let filler = fill(&small.0, 4 * MIB);
     let (answered, waiting) = until_refused(&host);
@@ -135,9 +141,7 @@ fn a_commit_that_does_not_fit_waits_and_is_written_when_there_is_space_without_a
 #[test]
 fn a_kill_on_a_full_disk_loses_nothing_that_was_answered() {
     let mut host = Host::new();
-    let Some(small) = Small::mount(host.state_dir(), "64m") else { return };
-    host.set("ZCA_SPACE_FLOOR_REQUESTS", "0B").set("ZCA_SPACE_FLOOR_FACTS", "0B");
-    let (agent, pids) = deployed(&host);
+    let Some((small, agent, pids)) = deployed_without_floors(&mut host) else { return };
     let filler = fill(&small.0, 4 * MIB);
     let (answered, _) = until_refused(&host);
     fill(&small.0, 0);
@@ -279,9 +283,7 @@ fn an_import_that_does_not_fit_leaves_nothing_and_an_export_neither() {
 #[test]
 fn whoever_wants_the_agent_to_end_does_not_have_to_make_space_first() {
     let mut host = Host::new();
-    let Some(small) = Small::mount(host.state_dir(), "64m") else { return };
-    host.set("ZCA_SPACE_FLOOR_REQUESTS", "0B").set("ZCA_SPACE_FLOOR_FACTS", "0B");
-    let (agent, pids) = deployed(&host);
+    let Some((small, agent, pids)) = deployed_without_floors(&mut host) else { return };
     let filler = fill(&small.0, 2 * MIB);
     until_refused(&host);
     fill(&small.0, 0);
