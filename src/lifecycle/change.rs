@@ -141,16 +141,6 @@ impl Lifecycle {
         decision.and(self.wait(now, received, Goal::Kept, targets))
     }
 
-    fn plan_standby(&self, now: Now, received: &Received) -> Decision {
-        let targets = self.all_nodes();
-        let known = targets.iter().filter(|(name, _)| self.durable.nodes.contains_key(name));
-        let changes = known.map(|(name, _)| (name.clone(), WantChange::Gone)).collect();
-        self.supersede(received, None)
-            .and(self.replace_waiting(received))
-            .and(self.desire(received, ConfigChange::Forget, changes))
-            .and(self.wait(now, received, Goal::Down, targets))
-    }
-
     fn plan_restart(&self, now: Now, received: &Received, names: &BTreeSet<String>) -> Decision {
         let wanted = self
             .selected(names)
@@ -192,42 +182,7 @@ impl Lifecycle {
         decision.and(self.wait(now, received, Goal::Restarted, targets))
     }
 
-    /// With `force` whatever is left of the nodes goes, and with it their run directories.
-    fn plan_stop(&self, now: Now, received: &Received, names: &BTreeSet<String>, force: bool) -> Decision {
-        if force {
-            return self.plan_forced_stop(now, received, names);
-        }
-        if let Some(refused) = self.refuse_unknown(received, names) {
-            return refused;
-        }
-        let selected = self.selected(names);
-        let changes = selected.iter().map(|name| (name.clone(), WantChange::Stopped)).collect();
-        let targets = selected.into_iter().map(|name| (name, Incarnation::default())).collect();
-        self.supersede(received, Some(&targets)).and(self.desire(received, ConfigChange::Keep, changes)).and(self.wait(
-            now,
-            received,
-            Goal::Down,
-            targets,
-        ))
-    }
-
-    /// The desired state stays: the next run of the agent starts the nodes again.
-    fn plan_shutdown(&self, now: Now, received: &Received, nodes: bool) -> Decision {
-        if !nodes {
-            let done = answer::succeeded(&self.options.instance, &received.reqid, &received.request);
-            return self
-                .complete(received, Outcome::Completed, done)
-                .and(self.stop("shutdown was requested; nodes run on"));
-        }
-        self.supersede(received, None).note(Note::WindingDown).and(self.wait(
-            now,
-            received,
-            Goal::Down,
-            self.all_nodes(),
-        ))
-    }
-
-    fn all_nodes(&self) -> Targets {
+    pub(super) fn all_nodes(&self) -> Targets {
         let known = self.durable.nodes.iter().map(|(name, record)| (name.clone(), record.incarnation));
         known.chain(self.nameless_remains().map(|name| (name.clone(), Incarnation::default()))).collect()
     }
@@ -369,7 +324,7 @@ impl Lifecycle {
         self.complete(received, Outcome::Completed, response)
     }
 
-    fn refuse_unknown(&self, received: &Received, names: &BTreeSet<String>) -> Option<Decision> {
+    pub(super) fn refuse_unknown(&self, received: &Received, names: &BTreeSet<String>) -> Option<Decision> {
         let is_known = |name: &str| self.durable.nodes.get(name).is_some_and(|record| record.want != Want::Gone);
         self.refuse_but(received, names, is_known)
     }

@@ -17,10 +17,12 @@
 
 mod agenda;
 mod answer;
+mod backoff;
 mod change;
 mod copy;
 mod decision;
 mod dispatch;
+mod duplicates;
 mod durable;
 mod effect;
 mod health;
@@ -35,11 +37,11 @@ mod questions;
 mod remains;
 mod report;
 mod requests;
-mod restart;
 mod seen;
 mod set_aside;
 mod settle;
 mod stages;
+mod standby;
 mod start;
 mod waits;
 mod wake;
@@ -70,11 +72,11 @@ use questions::Questioned;
 use seen::{ProcessPhase, Seen, Unsent, Waiter, Waiting};
 use wake::Wake;
 
+pub use backoff::RestartOptions;
 pub use durable::{Durable, PROPER_LIFE_MS};
 pub use effect::Effect;
 pub use input::{Input, Peers};
 pub use plan::DeployStrategy;
-pub use restart::RestartOptions;
 
 /// What the core needs to know of the settings. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::seen::{EarlyExit, NodeSeen, Obstacle, ProcessPhase, Unprepared};
 use super::wake::Wake;
-use super::{Lifecycle, SETTLED_MS, health, remains, restart};
+use super::{Lifecycle, SETTLED_MS, backoff, health, remains};
 
 /// Hellos: until the controller welcomed us, and after (a late peer loss makes a controller forget us).
 const HELLO_MS: u64 = 15_000;
@@ -130,7 +130,7 @@ impl Lifecycle {
             let tries = node.unprepared.filter(|before| before.by == record.by).map_or(0, |before| before.tries);
             let streak = record.streak.saturating_add(tries.max(1));
             let pause_ms =
-                restart::pause_ms(lasting).unwrap_or_else(|| restart::delay_ms(restart, name, incarnation, streak));
+                backoff::pause_ms(lasting).unwrap_or_else(|| backoff::delay_ms(restart, name, incarnation, streak));
             let next = now.boot.plus_ms(pause_ms);
             node.unprepared = Some(Unprepared { tries: tries + 1, by: record.by, at: now.boot, next });
         }
@@ -300,8 +300,8 @@ impl Lifecycle {
             ExitCause::NotStarted(_) | ExitCause::Code(_) => self.seen.nodes.get(name).map_or(0, |node| node.lasting.0),
             ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted => 0,
         };
-        let end = restart::End { incarnation, cause, ran_ms, lasting };
-        restart::verdict(&self.options.restart, name, record, &end, now.boot)
+        let end = backoff::End { incarnation, cause, ran_ms, lasting };
+        backoff::verdict(&self.options.restart, name, record, &end, now.boot)
     }
 
     pub(super) fn advance_nodes(&mut self, now: Now) -> Option<Decision> {
@@ -520,7 +520,7 @@ impl Lifecycle {
 
     /// Whether a node that was given up is to be tried again, the last time being `at`.
     fn may_retry(&self, record: &NodeRecord, at: BootTime, wake: &Wake) -> bool {
-        let retry_ms = restart::failed_retry_ms(&self.options.restart, record.last_exit.as_ref());
+        let retry_ms = backoff::failed_retry_ms(&self.options.restart, record.last_exit.as_ref());
         retry_ms.is_some_and(|retry_ms| wake.due(at.plus_ms(retry_ms)))
     }
 

@@ -6,18 +6,16 @@
 use std::sync::Arc;
 
 use crate::api::event::{Dialect, Incoming, Request, Response, Route, Source};
-use crate::api::ids::{ReqId, Seq};
+use crate::api::ids::Seq;
 use crate::api::time::{Now, Timestamp};
-use crate::journal::entry::{
-    Answer, Digest, Entry, Known, Outcome, Packed, Received, Stored, UnfinishedRecord, digest,
-};
+use crate::journal::entry::{Answer, Digest, Entry, Known, Outcome, Packed, Received, UnfinishedRecord, digest};
 
 use super::agenda::Item;
 use super::decision::{Answered, Decision, Note};
 use super::effect::Effect;
 use super::seen::Rejections;
 use super::wake::Wake;
-use super::{ATTEMPTS, Lifecycle, UNFINISHED_LIMIT, WAITING_DUPLICATES, answer};
+use super::{ATTEMPTS, Lifecycle, UNFINISHED_LIMIT, answer};
 
 /// Rejected input is journaled at most this often per peer and minute; the rest is counted.
 const REJECTIONS_JOURNALED: u32 = 10;
@@ -38,86 +36,6 @@ impl Lifecycle {
             Some(known) => self.duplicate(now, incoming, &known),
             None => vec![self.accept(now, incoming, digest)],
         }
-    }
-
-    /// What is known of a reqid: by this run first, since the journal knows only what is committed.
-    fn known(&self, reqid: &ReqId, journaled: Option<&Known>) -> Option<Known> {
-        if reqid.is_empty() {
-            return None;
-        }
-        if let Some((seq, one)) = self.durable.unfinished_by_reqid(reqid) {
-            return Some(Known {
-                seq,
-                digest: one.received.digest,
-                deadline: self.told_at_deadline(seq, journaled),
-                outcome: None,
-            });
-        }
-        let known = self.seen.fresh.get(reqid).or(journaled).cloned();
-        known.map(|known| Known { deadline: self.told_at_deadline(known.seq, journaled), ..known })
-    }
-
-    fn told_at_deadline(&self, of: Seq, journaled: Option<&Known>) -> Option<Stored> {
-        let journaled = journaled.filter(|known| known.seq == of).and_then(|known| known.deadline.as_ref());
-        self.seen.fresh_deadlines.get(&of).or(journaled).cloned()
-    }
-
-    /// Where there is a deadline, everybody gets what was told at it, if anything was; elsewhere everybody gets the outcome.
-    fn duplicate(&self, now: Now, incoming: &Incoming, known: &Known) -> Vec<Decision> {
-        let has_deadline = incoming.source.has_deadline();
-        let stored = known.deadline.as_ref().filter(|_| has_deadline).or(known.outcome.as_ref());
-        let seen_again =
-            Decision::default().entry(Entry::DuplicateSeen { of: known.seq, source: incoming.source.clone() });
-        match stored {
-            Some(Stored { seq, at, answer }) => {
-                let response = match answer {
-                    Answer::Kept(response) => response.clone(),
-                    Answer::Dropped { .. } => self.no_longer_kept(incoming),
-                };
-                let mut answer = respond(incoming.route, incoming.dialect, response, Some(*at));
-                answer.resting_on = Some(*seq);
-                vec![answer, seen_again]
-            }
-            None => {
-                let waiting = self.seen.waiting.get(&known.seq);
-                if waiting.is_some_and(|waiting| waiting.routes.len() >= WAITING_DUPLICATES) {
-                    return vec![refuse(incoming.route, "busy: too many wait for the outcome of this request already")];
-                }
-                let (route, dialect) = (incoming.route, incoming.dialect);
-                let waits = seen_again.note(Note::Wait { of: known.seq, route, dialect, until_deadline: has_deadline });
-                if !has_deadline || waiting.is_some_and(|waiting| waiting.deadline.is_some()) {
-                    return vec![waits];
-                }
-                // The first who asks where there is one.
-                vec![waits.note(self.deadline(now, known.seq))]
-            }
-        }
-    }
-
-    /// What retention has left of an answer is no answer: whoever asks so late has to ask anew.
-    fn no_longer_kept(&self, incoming: &Incoming) -> Response {
-        let error =
-            "this request was answered before, and what it was answered is not kept any more; use a fresh reqid";
-        answer::failed(&self.options.instance, &incoming.reqid, &incoming.request, error.to_owned())
-    }
-
-    /// P4: the first outcome stays; the second sender is told, and the row is kept.
-    fn conflict(&self, incoming: &Incoming, digest: Digest, first: Seq) -> Decision {
-        let error = format!(
-            "conflict: reqid {:?} was used for another request (journal entry {first}); use a fresh reqid",
-            incoming.reqid.as_str()
-        );
-        let response = answer::failed(&self.options.instance, &incoming.reqid, &incoming.request, error);
-        let entry = Entry::RequestConflicted {
-            reqid: incoming.reqid.clone(),
-            first,
-            request: Packed(incoming.request.clone()),
-            digest,
-            dialect: incoming.dialect,
-            source: incoming.source.clone(),
-            response: Packed(response.clone()),
-        };
-        Decision::default().entry(entry).and(respond(incoming.route, incoming.dialect, response, None))
     }
 
     /// A new request. What changes nothing is journaled with its answer, in one; a change waits until its entry is
@@ -359,7 +277,12 @@ fn answered(received: &Received, response: Response, told_at_deadline: bool) -> 
 }
 
 /// To a connection if there is one, else to the topic.
-fn respond(route: Option<Route>, dialect: Dialect, response: Response, stored_at: Option<Timestamp>) -> Decision {
+pub(super) fn respond(
+    route: Option<Route>,
+    dialect: Dialect,
+    response: Response,
+    stored_at: Option<Timestamp>,
+) -> Decision {
     let response = Arc::new(response);
     Decision::default().effect(match route {
         Some(route) => Effect::Respond { route, dialect, response, stored_at },
@@ -368,7 +291,7 @@ fn respond(route: Option<Route>, dialect: Dialect, response: Response, stored_at
 }
 
 /// Without a route there is nobody to tell: a network peer times out, and its reqid is still free.
-fn refuse(route: Option<Route>, reason: &str) -> Decision {
+pub(super) fn refuse(route: Option<Route>, reason: &str) -> Decision {
     match route {
         Some(route) => Decision::default().effect(Effect::Refuse { route, reason: reason.to_owned() }),
         None => Decision::default(),

@@ -18,10 +18,11 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 use tokio_util::sync::CancellationToken;
 
+use super::PATH;
+use super::limits::{LARGE_MESSAGE, MESSAGE_LIMIT, TOPIC_LIMIT, TOPICS_LIMIT};
 use super::metered::Metered;
 use super::state::ServerState;
 use super::wire::Wire;
-use super::{MESSAGE_LIMIT, PATH};
 use crate::api::report::chain;
 use crate::broker::json::{self, ErrorCode, Limits};
 use crate::broker::wire::Filter;
@@ -32,11 +33,6 @@ use crate::transport::admission::{NodePolicy, Remote};
 use crate::transport::outgoing::Queued;
 use crate::transport::{Agent, tcp};
 
-/// The prefixes of one subscription, and the bytes of each.
-const TOPICS_LIMIT: usize = 64;
-const TOPIC_LIMIT: usize = 512;
-/// A message longer than this waits for room.
-const LARGE_MESSAGE: usize = 64 << 10;
 /// Buffers of a connection, before a message needs more.
 const BUFFER: usize = 8 << 10;
 

@@ -1,7 +1,7 @@
 //! A connection's bytes, counted: large messages come out of one budget for all connections, and none may take long.
 //!
 //! The WebSocket layer keeps what has come of a message until it is whole. This is what bounds it: by a limit on the
-//! request's head, by a share of the budget for each [`STEP`] beyond the first, and by a deadline from a message's first
+//! request's head, by a share of the budget for each [`SHARE`] beyond the first, and by a deadline from a message's first
 //! byte to its last.
 
 use std::future::Future;
@@ -16,12 +16,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::PollSemaphore;
 
+use super::limits::HEAD_LIMIT;
 use super::wire::Wire;
 
 /// What a message may have without a share of the budget, and the size of a share.
-const STEP: usize = 64 << 10;
-/// The most that the head of the HTTP request may have.
-const HEAD_LIMIT: usize = 16 << 10;
+const SHARE: usize = 64 << 10;
 /// What a control frame of a client has beside its payload.
 const CONTROL_HEADER: usize = 6;
 
@@ -38,7 +37,7 @@ pub(super) struct Metered {
 
 /// The budget for this many bytes.
 pub(super) fn budget(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(bytes / STEP))
+    Arc::new(Semaphore::new(bytes / SHARE))
 }
 
 impl Metered {
@@ -77,7 +76,7 @@ impl Metered {
 
     fn shares_needed(&self) -> bool {
         let held = self.shares.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        self.unfinished >= STEP * (held + 1)
+        self.unfinished >= SHARE * (held + 1)
     }
 }
 

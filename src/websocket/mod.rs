@@ -5,16 +5,15 @@
 
 pub(crate) mod client;
 mod connection;
+mod limits;
 mod metered;
 mod server;
 mod state;
 mod wire;
 
+pub use limits::MESSAGE_LIMIT;
 pub(crate) use server::{BindError, Options, Server};
 pub(crate) use state::{Handle, Timeouts};
 
 /// The path of the API.
 pub const PATH: &str = "/v1/messages/json";
-
-/// Bytes of one message. A request of 4 MiB in canonical form has more in JSON.
-pub const MESSAGE_LIMIT: usize = 8 << 20;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Connection;
+use super::limits::{CONNECTIONS_LIMIT, RECEIVE_BYTES};
 use super::state::{Handle, Json, ServerState, Timeouts};
 use super::{PATH, metered};
 use crate::api::event::Dialect;
@@ -30,10 +31,6 @@ use crate::transport::accept::{Accepted, accept, send_at_once};
 use crate::transport::admission::{Admission, Remote};
 use crate::transport::{Agent, tcp};
 
-/// More than the controllers and tools of one agent; each costs a task and two small buffers.
-const CONNECTIONS_LIMIT: usize = 256;
-/// Bytes of large messages being received by all connections.
-const RECEIVE_BYTES: usize = 64 << 20;
 /// How this transport is called in the journal.
 const TRANSPORT: &str = "websocket";
 /// What would make a client of another host known.
