@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
-use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::status::NodeState;
 
 use crate::rights;
@@ -180,6 +179,8 @@ fn a_copy_sets_nothing_aside() {
 #[test]
 #[cfg(feature = "crash-points")]
 fn the_agent_may_be_killed_at_each_step() {
+    use zeek_cluster_agent::api::event::Request;
+
     for place in ["agent_before_set_aside", "agent_after_set_aside"] {
         for (what, damage) in &DAMAGES[..3] {
             let (mut host, agent, node, shim) = running();
