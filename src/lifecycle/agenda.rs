@@ -1,10 +1,10 @@
-//! What has to be looked at: the nodes, requests, questions and peers of which something changed, or whose time has come.
+//! The work list: nodes, requests, questions and peers that changed, or whose time has come.
 //!
-//! The core is level-triggered: what it does follows from what is, not from how it came about. It need not look at everything
-//! for that. Whoever changes a node or a request notes it; before the next decision the facts that others depend on (whose
-//! turn it is, who holds a port, what a request still waits for) are brought up to date for what was noted, and whoever
-//! depends on a fact that changed is noted too. What has nothing to do yet is put aside until it changes or the time that it
-//! named has come. [`Lifecycle::overlooked`] is the test of all this: it looks at everything.
+//! The core is level-triggered: what it does depends on the current state, not on how that came about. It does not have
+//! to look at everything for that. Code that changes a node or a request notes it. Before the next decision, the facts
+//! that others depend on (whose turn it is, who holds a port, what a request still waits for) are updated for the noted
+//! items, and everything that depends on a changed fact is noted too. An item that has nothing to do yet is deferred
+//! until it changes or until the time that it named. [`Lifecycle::overlooked`] tests all this by looking at everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use super::stages::{self, Stages};
 use super::waits::Waits;
 use super::{ATTEMPTS, Lifecycle};
 
-/// What is looked at by itself, and may want to be at a time of its own.
+/// An item that is looked at separately and may have a wake-up time of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Item {
     Request(Seq),
@@ -34,30 +34,30 @@ pub(super) struct Agenda {
     pub questions: BTreeSet<(Seq, NodeName)>,
     pub peers: BTreeSet<String>,
     pub nodes: BTreeSet<NodeName>,
-    /// Responses that nobody took may have found somebody.
+    /// There may now be a receiver for responses that nobody has received.
     pub unsent: bool,
-    /// Nodes whose state may have to be told.
+    /// Nodes whose state may have to be reported.
     pub states: BTreeSet<NodeName>,
     pub facts: Facts,
     wakes: Wakes,
-    /// When the agent's own duties, and the stages, want to be looked at.
+    /// When the agent's own duties and the stages have to be looked at.
     pub own_wake: Option<BootTime>,
     looks: u64,
 }
 
-/// What is worked out of single nodes and requests, and that others depend on.
+/// Facts derived from single nodes and requests that others depend on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     pub stages: Stages,
     pub ports: Ports,
     pub waits: Waits,
-    /// Requests whose step 1 is to come, in order.
+    /// Requests whose step 1 has not been taken, in order.
     pub accepted: BTreeSet<Seq>,
     /// Requests that have crashed the agent too often.
     pub lost: BTreeSet<Seq>,
 }
 
-/// When what was put aside is looked at again.
+/// When deferred items are looked at again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Wakes {
     by_time: BTreeSet<(BootTime, Item)>,
@@ -96,7 +96,7 @@ impl Agenda {
         Self { unsent: true, ..Self::default() }
     }
 
-    /// Something is looked at.
+    /// Counts one look at a node or a request.
     pub fn look(&mut self) {
         self.looks += 1;
     }
@@ -105,7 +105,7 @@ impl Agenda {
         self.looks
     }
 
-    /// It has nothing to do yet; it is looked at again when it changes, or at this time.
+    /// The item has nothing to do yet; it is looked at again when it changes, or at this time.
     pub fn put_aside(&mut self, item: Item, until: Option<BootTime>) {
         match &item {
             Item::Request(seq) => _ = self.requests.remove(seq),
@@ -115,13 +115,13 @@ impl Agenda {
         self.wakes.set(item, until);
     }
 
-    /// The first time at which something put aside, or anything else, wants to be looked at.
+    /// The first time at which a deferred item, or anything else, has to be looked at.
     pub fn wake_at(&self) -> Option<BootTime> {
         let first = self.wakes.by_time.first().map(|(at, _)| *at);
         [first, self.own_wake].into_iter().flatten().min()
     }
 
-    /// Nodes that wanted to be looked at by now.
+    /// Nodes whose time to be looked at has come.
     pub fn nodes_due(&self, now: BootTime) -> BTreeSet<NodeName> {
         let due = self.wakes.by_time.iter().take_while(|(at, _)| *at <= now).filter_map(|(_, item)| match item {
             Item::Node(name) => Some(name.clone()),
@@ -130,7 +130,7 @@ impl Agenda {
         due.collect()
     }
 
-    /// Requests that are to be looked at by now.
+    /// Requests whose time to be looked at has come.
     pub fn requests_due(&self, now: BootTime) -> BTreeSet<Seq> {
         let due = self.wakes.by_time.iter().take_while(|(at, _)| *at <= now).filter_map(|(_, item)| match item {
             Item::Request(seq) => Some(*seq),
@@ -141,17 +141,17 @@ impl Agenda {
 }
 
 impl Lifecycle {
-    /// How many times a node or a request was looked at since this run began: what the core's work is measured by.
+    /// How often nodes and requests were looked at since this run began: the measure of the core's work.
     pub fn looks(&self) -> u64 {
         self.agenda.looks()
     }
 
-    /// Brings the facts up to date for what changed, and notes who depends on them.
+    /// Updates the facts for everything that changed, and notes what depends on them.
     pub(super) fn survey(&mut self, now: BootTime) {
         while let Some(item) = self.agenda.wakes.pop_due(now) {
             match item {
                 Item::Request(seq) => _ = self.agenda.requests.insert(seq),
-                // A time that has come is a change: a fact may hold from then on.
+                // Reaching the time is a change: a fact may hold from then on.
                 Item::Node(name) => self.seen.nodes.note(&name),
                 Item::Peer(peer) => _ = self.agenda.peers.insert(peer),
             }
@@ -191,8 +191,8 @@ impl Lifecycle {
             facts.lost.insert(seq);
         }
         match &one.record.stage {
-            // A dispatch changes nothing that a restart would have to know, so it stays accepted until it is answered; what waits
-            // for an operator is not begun.
+            // A dispatch changes nothing that must survive a restart, so it stays accepted until it is answered. A
+            // request that waits for an operator is not begun.
             Progress::Accepted
                 if self.seen.dispatches.contains_key(&seq)
                     || self.seen.adopting_state.contains(&seq)
@@ -219,7 +219,7 @@ impl Lifecycle {
     fn survey_node(&mut self, now: BootTime, name: NodeName) {
         self.agenda.look();
         if self.durable.nodes.contains_key(&name) {
-            // Whatever was ordered of it, it is forgotten by order once it is in no configuration any more.
+            // Whatever its last order was, a node that is in no configuration any more is forgotten by order.
             self.seen.nodes.know(&name);
         }
         let facts = stages::Of {
@@ -245,15 +245,15 @@ impl Lifecycle {
         self.agenda.nodes.insert(name);
     }
 
-    /// What looking at everything finds that the last step, which looked at what had changed, did not. For tests: it has to
-    /// be nothing, after every step.
+    /// What a look at everything finds that the last step, which looked only at changes, missed. For tests: there must
+    /// be nothing after any step.
     pub fn overlooked(&self, now: Now) -> Option<String> {
         if !self.seen.adopted {
             return None;
         }
         let mut whole = self.clone();
         whole.agenda = Agenda::new();
-        // When a turn came is of the past, and nothing that is there now tells it.
+        // The time at which a turn came is in the past, and cannot be derived from the current state.
         whole.agenda.facts.stages.keep_turns(&self.agenda.facts.stages);
         whole.agenda.peers.extend(self.seen.rejections.keys().cloned());
         whole.agenda.questions.extend(whole.seen.all_questions());

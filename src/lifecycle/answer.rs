@@ -3,7 +3,7 @@
 use crate::api::event::{Request, Response, Result, ResultData};
 use crate::api::ids::{InstanceName, NodeName, ReqId};
 
-/// A Result of this instance, without anything optional.
+/// A Result of this instance, without optional fields.
 pub(super) fn result(instance: &InstanceName, reqid: &ReqId, success: bool) -> Result {
     Result { reqid: reqid.clone(), success, instance: Some(instance.to_string()), data: None, error: None, node: None }
 }
@@ -12,7 +12,8 @@ pub(super) fn succeeded(instance: &InstanceName, reqid: &ReqId, request: &Reques
     response(reqid, request, vec![result(instance, reqid, true)])
 }
 
-/// One failed Result. For get_nodes it carries an empty vector of nodes, since a controller's cast would abort without.
+/// One failed Result. For get_nodes it carries an empty vector of nodes, because a controller's cast would abort
+/// otherwise.
 pub(super) fn failed(instance: &InstanceName, reqid: &ReqId, request: &Request, error: String) -> Response {
     let mut one = result(instance, reqid, false);
     one.error = Some(error);
@@ -28,11 +29,11 @@ pub(super) fn response(reqid: &ReqId, request: &Request, results: Vec<Result>) -
 
 /// The largest response that is stored, in bytes of MessagePack.
 pub(super) const RESPONSE_LIMIT: usize = 1 << 20;
-/// What is left of a text that had to be shortened ends with this.
+/// Marks the place where a text was shortened.
 const CUT: &str = " [...]";
 
 /// The response within its limit: first the nodes' outputs are shortened, keeping their ends, then the errors, keeping
-/// their beginnings. Which Results there are, and their success, stays.
+/// their beginnings. The number of Results and their success do not change.
 pub(super) fn bounded(mut response: Response) -> Response {
     for share in [4096, 1024, 256, 64, 0] {
         if size(&response) <= RESPONSE_LIMIT {
@@ -57,7 +58,7 @@ pub(super) fn bounded(mut response: Response) -> Response {
     response
 }
 
-/// What a response takes in memory, about; without looking at every node of a list.
+/// The approximate memory use of a response, without looking at every node of a list.
 pub(super) fn weight(response: &Response) -> usize {
     let of_result = |one: &Result| {
         let data = match &one.data {

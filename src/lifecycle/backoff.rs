@@ -1,4 +1,4 @@
-//! Restart policy: deaths so far in, delay or giving up out.
+//! Restart policy: from the deaths so far to a delay or to giving up.
 
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ExitCause;
@@ -10,7 +10,8 @@ use super::durable::PROPER_LIFE_MS;
 /// The settings of the policy; times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestartOptions {
-    /// The pause before the second restart in a row. The first comes at once, and each further pause is twice as long.
+    /// The pause before the second restart in a row. The first restart is immediate, and each further pause is twice as
+    /// long.
     pub backoff_min_ms: u64,
     /// No pause is longer than this.
     pub backoff_max_ms: u64,
@@ -37,27 +38,27 @@ impl Default for RestartOptions {
     }
 }
 
-/// Tries after which what does not pass by itself is given up, and the pauses between them: a package that is being upgraded, or
-/// rights that are being mended, take seconds.
+/// Tries after which a fault that needs outside help makes the agent give up, and the pauses between them. A package
+/// upgrade or a fix of permissions takes seconds.
 const TRIES: u32 = 3;
 const PAUSES_MS: [u64; 2] = [3_000, 6_000];
-/// A node that could not be launched is tried again after this, where the settings say that FAILED nodes are never: they mean
-/// nodes that end, and what keeps one from starting is mended without the agent's hearing of it.
+/// When a node that could not be launched is tried again, if the settings say that FAILED nodes never are. They mean
+/// nodes that end; the agent is not notified when the cause of a failed launch is removed.
 const LAUNCH_RETRY_MS: u64 = 300_000;
 
-/// An end that nobody asked for.
+/// An unrequested end.
 pub(super) struct End<'a> {
     pub incarnation: Incarnation,
     pub cause: &'a ExitCause,
     pub ran_ms: Option<u64>,
-    /// How many in a row would end so again if nobody did anything about it, this one included.
+    /// How many ends in a row, including this one, would repeat unless somebody acts.
     pub lasting: u32,
 }
 
-/// What follows from an exit that nobody asked for. `record` is as it was before the exit.
+/// Decides what follows from an unrequested exit. `record` is as it was before the exit.
 ///
-/// The first death after a proper life (or after none) restarts at once; each further one doubles the delay. So does each start
-/// that did not come about, except that there never are too many of those.
+/// The first death after a proper life (or after none) causes an immediate restart; each further one doubles the delay.
+/// So does each failed start, but failed starts do not count towards `max_restarts`.
 pub(super) fn verdict(
     options: &RestartOptions,
     name: &NodeName,
@@ -88,7 +89,7 @@ pub(super) fn verdict(
     Verdict::RestartAt(now.plus_ms(delay_ms(options, name, incarnation, streak)))
 }
 
-/// How long after so many ends of the lasting kind the next try is made; `None`: none is.
+/// The pause before the next try after this many lasting failures; `None`: no further try.
 pub(super) fn pause_ms(lasting: u32) -> Option<u64> {
     let index = usize::try_from(lasting).ok()?.checked_sub(1)?;
     PAUSES_MS.get(index).copied()
@@ -111,7 +112,7 @@ pub(super) fn failed_retry_ms(options: &RestartOptions, last: Option<&ExitCause>
 }
 
 /// 0, then the minimum, doubled with each death in a row up to the maximum, less up to a fifth so that nodes that died
-/// together do not come back together. The jitter is a hash, not a draw: the same history gives the same delays.
+/// together do not restart together. The jitter is a hash, not random: the same history gives the same delays.
 pub(super) fn delay_ms(options: &RestartOptions, name: &NodeName, incarnation: Incarnation, streak: u32) -> u64 {
     let Some(doublings) = streak.checked_sub(2) else { return 0 };
     let full = options.backoff_min_ms.saturating_mul(1 << doublings.min(32)).min(options.backoff_max_ms);
@@ -156,7 +157,7 @@ mod tests {
         record.deaths = vec![BootTime(now.0 - 1_000_000); 10];
         let recent = verdict(&options, &name, &record, &end(&ExitCause::Signal(11), 0), now);
         assert!(matches!(recent, Verdict::GiveUp { .. }), "{recent:?}");
-        // Starts that did not come about are no deaths.
+        // Failed starts do not count as deaths.
         let unstarted = verdict(&options, &name, &record, &end(&ExitCause::NotStarted("ENOSPC".into()), 0), now);
         assert!(matches!(unstarted, Verdict::RestartAt(_)), "{unstarted:?}");
         record.deaths = vec![BootTime(now.0 - 601_000_000); 10];

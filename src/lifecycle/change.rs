@@ -1,7 +1,7 @@
-//! Requests that change what is wanted: step 1 of each, and their answers.
+//! Requests that change the desired state: step 1 of each, and their answers.
 //!
-//! Step 1 makes the new desired state durable, in one batch with the attempt's number. Step 2 is waiting: the
-//! `nodes` module works towards what is wanted whether or not anybody waits, and `finish` answers when it is reached.
+//! Step 1 makes the new desired state durable, in one batch with the attempt's number. Step 2 is waiting: the `nodes`
+//! module works towards the desired state whether or not anybody waits, and `finish` answers when it is reached.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,23 +23,23 @@ use super::effect::Effect;
 use super::plan::Planned;
 use super::{Lifecycle, Profile, answer};
 
-/// A standby, or a stop, is answered this long after its nodes' stop timeouts at the latest.
+/// A standby or a stop is answered at most this long after its nodes' stop timeouts.
 pub(super) const STOP_GRACE_MS: u64 = 5_000;
 
-/// Nodes whose output is asked for at one deadline. More of them would hardly fit.
+/// The most nodes whose output is requested at one deadline. More would hardly fit.
 const OUTPUTS_LIMIT: usize = 256;
 
-/// Stands for the incarnation of a node that a configuration removes, among those that it waits for. None has this number.
+/// Stands for the incarnation of a removed node among the targets of a configuration. No process has this number.
 pub(super) const REMOVED: Incarnation = Incarnation(0);
 
-/// Warnings about one configuration that are told one by one.
+/// The most warnings about one configuration that are reported one by one.
 const WARNINGS_TOLD: usize = 16;
 
-/// The running configuration, for those who ask for one of its nodes.
+/// The running configuration, indexed by node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Current {
     shared: Option<zeek::SharedFiles>,
-    /// Where each node is in it.
+    /// The position of each node in it.
     by_name: BTreeMap<NodeName, usize>,
 }
 
@@ -62,7 +62,7 @@ impl Lifecycle {
             Request::DropWaiting { request } => self.plan_drop(received, request),
             Request::NodeDispatch { action, nodes } => self.plan_dispatch(received, action, nodes),
             Request::AgentWelcome {} | Request::GetNodes {} => {
-                // Accepted by a release that could not answer it at once; there is nothing to prepare.
+                // Accepted by a release that could not answer it immediately; there is nothing to prepare.
                 match self.query(received) {
                     Some(response) => self.complete(received, Outcome::Completed, response),
                     None => Decision::default(),
@@ -73,8 +73,8 @@ impl Lifecycle {
 
     /// Makes this host run exactly the configuration's nodes of this instance.
     ///
-    /// The running configuration (told by its id) is left alone unless `force` is set: controllers deploy it again on
-    /// each reconnect. Only nodes that were given up are tried again then, and answered for.
+    /// If the running configuration has the same id, it is left alone unless `force` is set: controllers deploy it
+    /// again on each reconnect. Only nodes that were given up are then tried again and included in the answer.
     fn plan_configuration(&self, now: Now, received: &Received, config: &Configuration, force: bool) -> Decision {
         let report = self.check(config);
         if !report.problems.is_empty() {
@@ -92,7 +92,7 @@ impl Lifecycle {
         };
         let planned = self.plan_nodes(&config, force);
         let targets: Targets = planned.iter().filter_map(|one| Some((one.name.clone(), one.least()?))).collect();
-        // What is removed is waited for as well.
+        // Removed nodes are waited for as well.
         let targets: Targets = {
             let gone = planned.iter().filter(|one| one.least().is_none()).map(|one| (one.name.clone(), REMOVED));
             targets.into_iter().chain(gone).collect()
@@ -110,8 +110,8 @@ impl Lifecycle {
         decision.and(self.wait(now, received, Goal::Ready, targets))
     }
 
-    /// The nodes that were given up are tried again, and waited for like those that are on their way: a controller, which
-    /// deploys again on each reconnect, is told at once that these are.
+    /// Nodes that were given up are tried again, and waited for like pending ones. A controller, which deploys again on
+    /// each reconnect, is told immediately that they are pending.
     fn plan_same_configuration(&self, now: Now, received: &Received) -> Decision {
         let wanted = self.durable.nodes.iter().filter(|(_, record)| record.want == Want::Up);
         let (mut targets, mut retried) = (Targets::new(), Targets::new());
@@ -157,7 +157,7 @@ impl Lifecycle {
         self.start_anew(now, received, changes)
     }
 
-    /// Nodes that run, or are about to, are left alone; stopped ones are wanted again; given up ones are retried.
+    /// Running and starting nodes are left alone, stopped ones become wanted again, and given-up ones are retried.
     fn plan_start(&self, now: Now, received: &Received, names: &BTreeSet<String>) -> Decision {
         if let Some(refused) = self.refuse_unknown(received, names) {
             return refused;
@@ -187,7 +187,7 @@ impl Lifecycle {
         known.chain(self.nameless_remains().map(|name| (name.clone(), Incarnation::default()))).collect()
     }
 
-    /// What it takes to have a new process of this node, as the running configuration and today's settings say.
+    /// Builds the change that gives this node a new process, by the running configuration and the current settings.
     fn anew(&self, name: NodeName, record: &NodeRecord) -> (NodeName, WantChange, Incarnation) {
         let least = record.incarnation.next();
         let spec = Packed(self.current_spec(&name).unwrap_or_else(|| record.spec.0.clone()));
@@ -247,12 +247,12 @@ impl Lifecycle {
             Profile::Zeek(options) => zeek::warning(config, Some(instance), options.version),
             Profile::Plain => None,
         };
-        // It concerns the whole configuration, and these come first.
+        // This warning concerns the whole configuration, so it comes first.
         report.warnings.splice(0..0, warning);
         report
     }
 
-    /// What of a configuration will work and may not be meant.
+    /// Warnings about parts of a configuration that work but may not be intended.
     pub(super) fn notify_warnings(&self, report: &validate::Report) -> Decision {
         let warnings = &report.warnings;
         let told = warnings.iter().take(WARNINGS_TOLD).map(|warning| format!("warning: {warning}"));
@@ -277,26 +277,26 @@ impl Lifecycle {
         again.entry(Entry::RequestWaits { of: received.seq, goal, targets }).note(Note::Settle { of: received.seq, by })
     }
 
-    /// The longest that the outcome of a change can take to be decided, from when its step 1 is taken.
+    /// The longest that a change can take to settle, from the moment its step 1 is taken.
     pub(super) fn settles_within_ms(&self, goal: Goal, targets: &[(NodeName, Incarnation)]) -> u64 {
         match goal {
             Goal::Down => self.stop_deadline_ms(targets),
             Goal::Ready if targets.iter().all(|(_, least)| *least == REMOVED) => self.stop_deadline_ms(targets),
-            // Its predecessor has to end, and its turn to come.
+            // First its predecessor has to end, and its turn has to come.
             Goal::Ready | Goal::Restarted | Goal::Kept => {
                 self.stop_deadline_ms(targets) + self.options.ready_timeout_ms
             }
         }
     }
 
-    /// The longest stop timeout of these nodes, the stages' waits, and a grace.
+    /// The longest stop timeout of these nodes, plus the stages' waits and a grace period.
     pub(super) fn stop_deadline_ms(&self, targets: &[(NodeName, Incarnation)]) -> u64 {
         let records = targets.iter().filter_map(|(name, _)| self.durable.nodes.get(name));
         let longest = records.map(|record| record.spec.0.stop_timeout_ms).max().unwrap_or(0);
         longest + 3 * self.options.stage_wait_ms + STOP_GRACE_MS
     }
 
-    /// Earlier changes that wait for any of the same nodes (`None`: whatever they wait for) get their answer now.
+    /// Earlier changes that wait for any of the same nodes (`None`: for any nodes) are answered now.
     pub(super) fn supersede(&self, by: &Received, targets: Option<&Targets>) -> Decision {
         let mut decision = Decision::default();
         for seq in self.agenda.facts.waits.waiting_for(targets.map(Vec::as_slice)) {
@@ -313,7 +313,7 @@ impl Lifecycle {
         decision
     }
 
-    /// Its answer to a change whose place another has taken.
+    /// The answer to a superseded change.
     pub(super) fn superseded(&self, received: &Received, by: &Received) -> Decision {
         let error = if by.reqid.is_empty() {
             format!("superseded by request {}", by.seq)
@@ -329,7 +329,7 @@ impl Lifecycle {
         self.refuse_but(received, names, is_known)
     }
 
-    /// A failure that names what of `names` is not known here.
+    /// A failure that lists the unknown ones among `names`.
     pub(super) fn refuse_but(
         &self,
         received: &Received,
@@ -345,7 +345,7 @@ impl Lifecycle {
         Some(self.complete(received, Outcome::Rejected, response))
     }
 
-    /// Every problem: in one error where the API has one Result, else a Result each.
+    /// Reports every problem: in one error where the API has one Result, else in one Result each.
     fn rejection(&self, received: &Received, problems: &[validate::Problem]) -> Response {
         let instance = &self.options.instance;
         let (reqid, request) = (&received.reqid, &received.request);
@@ -362,7 +362,7 @@ impl Lifecycle {
         answer::failed(instance, reqid, request, format!("invalid configuration: {}", all.join("; ")))
     }
 
-    /// How to run a node of the running configuration under the current settings. None: it is in no configuration.
+    /// How to run a node of the running configuration under the current settings. `None`: it is in no configuration.
     pub(super) fn current_spec(&self, name: &NodeName) -> Option<LaunchSpec> {
         Some(self.launch_spec(self.current.shared.as_ref(), self.configured(name)?))
     }
@@ -372,14 +372,14 @@ impl Lifecycle {
         self.durable.desired.config.as_ref()?.0.nodes.get(*self.current.by_name.get(name)?)
     }
 
-    /// What is worked out of the running configuration once, however many nodes ask for it.
+    /// Derived from the running configuration once, however many nodes need it.
     pub(super) fn current_configuration(&self) -> Current {
         let Some(config) = self.durable.desired.config.as_ref().map(|config| &config.0) else {
             return Current::default();
         };
         let names = config.nodes.iter().enumerate();
         let named = names.filter_map(|(index, node)| Some((NodeName::new(node.name.as_str()).ok()?, index)));
-        // Of two of one name, which no checked configuration has, the first.
+        // If two nodes have the same name, which no checked configuration allows, the first one counts.
         Current { shared: self.shared_files(config), by_name: named.rev().collect() }
     }
 
@@ -390,7 +390,7 @@ impl Lifecycle {
         }
     }
 
-    /// How to run a node of the configuration that these files are of.
+    /// How to run a node of the configuration that these files belong to.
     pub(super) fn launch_spec(&self, shared: Option<&zeek::SharedFiles>, node: &Node) -> LaunchSpec {
         let zeek::Recipe { args, env, files } = match (&self.options.profile, shared) {
             (Profile::Zeek(options), Some(shared)) => zeek::recipe(options, shared, node, &self.options.args),
@@ -421,7 +421,7 @@ impl Lifecycle {
         }
     }
 
-    /// What its role may, and what the node itself asks for.
+    /// The rights of the node's role, plus those that the node itself requests.
     fn rights(&self, node: &Node) -> Rights {
         let granted = self.options.rights.get(&node.role).cloned().unwrap_or_default();
         Rights {
@@ -431,8 +431,8 @@ impl Lifecycle {
         }
     }
 
-    /// Whether the request `seq` waits for this node no longer. Follows from the two alone, and not from the time: what a request waits
-    /// for is counted, and looked at again when the node changes.
+    /// Whether the request `seq` has stopped waiting for this node. Depends on these two alone and not on the time: the
+    /// targets of a request are counted, and looked at again when the node changes.
     pub(super) fn target_met(&self, seq: Seq, goal: Goal, name: &NodeName, least: Incarnation) -> bool {
         match goal {
             Goal::Ready if least == REMOVED => self.is_done_stopping(name),
@@ -453,7 +453,7 @@ impl Lifecycle {
             && !self.has_left(name)
     }
 
-    /// Given up, or not wanted any more: waiting does not help.
+    /// Given up, or not wanted any more: waiting cannot help.
     fn hopeless(&self, name: &NodeName) -> bool {
         self.durable.nodes.get(name).is_none_or(|record| record.given_up.is_some() || record.want != Want::Up)
     }
@@ -466,8 +466,8 @@ impl Lifecycle {
             && !self.has_left(name)
     }
 
-    /// Nodes whose output belongs into an answer that is due now: they run, and have not become ready in time. What ended
-    /// ones wrote last came with their exit.
+    /// Nodes whose output belongs in an answer that is due now: they run but did not become ready in time. The last
+    /// output of ended nodes came with their exit.
     pub fn wants_outputs(&self, now: Now) -> Vec<NodeName> {
         let mut wanted = BTreeSet::new();
         for seq in self.agenda.requests_due(now.boot) {

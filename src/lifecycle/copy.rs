@@ -1,8 +1,9 @@
-//! A state directory that is a copy of another: what is on record is the other's, so nothing is started, stopped or signalled
-//! until an operator says that this is a directory of its own (`state adopt`).
+//! A state directory that is a copy of another. Its records belong to the other one, so nothing is started, stopped or
+//! signalled until an operator declares it a directory of its own (`state adopt`).
 //!
-//! Not one of the holds of [`AgentRecord`](crate::journal::entry::AgentRecord), which end when somebody says what is wanted:
-//! this one is about whose the processes are, is kept in the directory's `IDENTITY`, and is told to the core at each start.
+//! This is not one of the holds of [`AgentRecord`](crate::journal::entry::AgentRecord), which end when somebody states
+//! the desired state. It is about the ownership of processes, is kept in the directory's `IDENTITY`, and is passed to
+//! the core at each start.
 
 use crate::api::event::{Request, ResultData};
 use crate::api::ids::{NodeName, Seq};
@@ -16,7 +17,7 @@ use super::effect::Effect;
 use super::seen::{Obstacle, ProcessPhase};
 use super::{Lifecycle, answer};
 
-/// What the record of a foreign process becomes.
+/// Recorded for the process of another directory.
 const NOT_OURS: &str = "the process on record is that of the directory that this one was copied from";
 
 impl Lifecycle {
@@ -29,7 +30,7 @@ impl Lifecycle {
         self.notify_trouble(&format!("hold mode: {reason}"))
     }
 
-    /// A change of what is wanted has no place in a copy: it is refused, saying what to do.
+    /// A copy refuses requests that change the desired state, and says what to do.
     pub(super) fn refuse_in_copy(&self, received: &Received) -> Option<Decision> {
         let reason = self.seen.copied.as_ref()?;
         let is_refused = match &received.request {
@@ -57,8 +58,8 @@ impl Lifecycle {
         is_refused.then(refused)
     }
 
-    /// Makes this directory one of its own. The request stays accepted until that has been done, so a crash in between does
-    /// it again.
+    /// Makes this an independent directory. The request stays accepted until that has been done, so it is done again
+    /// after a crash.
     pub(super) fn plan_adopt_state(&self, received: &Received) -> Decision {
         if self.seen.copied.is_none() {
             let text = "this is the agent's own state directory already; nothing was to be done".to_owned();
@@ -69,7 +70,8 @@ impl Lifecycle {
             .note(Note::AdoptingState { of: received.seq })
     }
 
-    /// It was done, or could not be. Records of another directory's processes are forgotten; what is wanted here may start.
+    /// The adoption succeeded or failed. Records of another directory's processes are forgotten; wanted nodes may
+    /// start.
     pub(super) fn state_adopted(&self, now: Now, of: Seq, outcome: &Result<String, String>) -> Decision {
         let mut decision = Decision::default().note(Note::StateAdopted { of, done: outcome.is_ok() });
         for name in outcome.as_ref().map(|_| self.foreign_nodes()).unwrap_or_default() {
@@ -94,7 +96,7 @@ impl Lifecycle {
         self.complete(received, Outcome::Completed, response)
     }
 
-    /// Nodes whose recorded process lives and is another directory's.
+    /// Nodes whose recorded process is alive and belongs to another directory.
     fn foreign_nodes(&self) -> Vec<NodeName> {
         let is_foreign = |by: &Obstacle| match by {
             Obstacle::Foreign => true,
@@ -124,7 +126,7 @@ impl Lifecycle {
         decision.entry(exited)
     }
 
-    /// A process of this name runs, and another directory has it.
+    /// A process of this name runs and belongs to another directory.
     pub(super) fn found_foreign(&self, now: Now, name: &NodeName, reason: &str) -> Decision {
         Decision::default()
             .note(Note::Blocked { node: name.clone(), by: Obstacle::Foreign, reason: reason.to_owned(), at: now.boot })

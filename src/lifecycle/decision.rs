@@ -1,5 +1,5 @@
-//! One step of the core before it is sealed: facts, what follows from them, and what to remember until the end of this
-//! run only.
+//! One step of the core before it is sealed: facts, their consequences, and notes that last only until the end of this
+//! run.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(super) struct Decision {
     pub entries: Vec<Entry>,
     pub effects: Vec<Effect>,
     pub notes: Vec<Note>,
-    /// The effects rest on this entry alone and need not wait for newer ones.
+    /// The effects depend on this entry alone and need not wait for newer ones.
     pub resting_on: Option<Seq>,
 }
 
@@ -46,33 +46,33 @@ impl Decision {
     }
 }
 
-/// The outcome of `of` is decided; its entry is in the same decision. Those who wait are told.
+/// The outcome of `of` is decided; its entry is in the same decision. Waiting requesters are answered.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub of: Seq,
     pub digest: Digest,
     pub response: Response,
     pub dialect: Dialect,
-    /// Who asked over Broker or WebSocket was told something before.
+    /// Requesters over Broker or WebSocket already got a deadline response.
     pub told_at_deadline: bool,
 }
 
-/// A change of what this run of the agent knows and the next may forget.
+/// A change of what only this run of the agent needs to know.
 #[derive(Debug)]
 pub(super) enum Note {
-    /// Somebody waits for the outcome of `of`.
+    /// A requester waits for the outcome of `of`.
     Wait {
         of: Seq,
         route: Option<Route>,
         dialect: Dialect,
         until_deadline: bool,
     },
-    /// When those who ask for `of` over Broker or WebSocket are told something at the latest.
+    /// When requesters of `of` over Broker or WebSocket get a response at the latest.
     Deadline {
         of: Seq,
         at: BootTime,
     },
-    /// They are told this; its entry is in this decision.
+    /// They get this response; its entry is in this decision.
     DeadlineAnswered {
         of: Seq,
         response: Response,
@@ -83,18 +83,18 @@ pub(super) enum Note {
         of: Seq,
         by: BootTime,
     },
-    /// Since then it is waited for a node to get ready, for what the request `by` wants of it.
+    /// The request `by` has been waiting for a node to become ready since then.
     Awaited {
         node: NodeName,
         by: Seq,
         at: BootTime,
     },
-    /// It has not got ready in time, and nobody waits for it any longer.
+    /// The node did not become ready in time, and is no longer waited for.
     Late {
         node: NodeName,
     },
     Answered(Answered),
-    /// Responses that nobody took have been published.
+    /// Responses that nobody had received have been published.
     Published {
         keys: Vec<Seq>,
     },
@@ -109,7 +109,7 @@ pub(super) enum Note {
         node: NodeName,
         connection: u64,
     },
-    /// Asking a node makes no sense any more.
+    /// There is no point in asking a node any more.
     Unasked {
         of: Seq,
         node: NodeName,
@@ -135,30 +135,30 @@ pub(super) enum Note {
         reason: String,
         at: BootTime,
     },
-    /// Nothing stands in its way any more.
+    /// Nothing blocks its start any more.
     Unblocked {
         node: NodeName,
     },
-    /// The request `of` waits until this state directory is one of its own.
+    /// The request `of` waits until this state directory has been adopted.
     AdoptingState {
         of: Seq,
     },
-    /// It is, or cannot become one.
+    /// The directory was adopted, or cannot be.
     StateAdopted {
         of: Seq,
         done: bool,
     },
-    /// What has the node's lock is looked for again.
+    /// Holders of the node's lock are being looked for again.
     LookedAgain {
         node: NodeName,
         at: BootTime,
     },
-    /// How far the node's run directory is on its way to be set aside; `None`: that begins.
+    /// How far setting aside the node's run directory has come; `None`: it begins.
     SetAside {
         node: NodeName,
         progress: Option<SetAside>,
     },
-    /// Less than usual is known of the end of the node's last process.
+    /// Less than usual is known about the end of the node's last process.
     LimitedCleanup {
         node: NodeName,
         why: &'static str,
@@ -168,11 +168,11 @@ pub(super) enum Note {
         node: NodeName,
         exit: Option<EarlyExit>,
     },
-    /// It was said that the node is not ready in time.
+    /// It was reported that the node is not ready in time.
     Overdue {
         node: NodeName,
     },
-    /// It was said that output of the node is lost.
+    /// It was reported that output of the node was lost.
     DropTold {
         node: NodeName,
     },
@@ -180,21 +180,21 @@ pub(super) enum Note {
     Forgotten {
         node: NodeName,
     },
-    /// Input of this peer was rejected at `at`; `journaled` or only counted.
+    /// Input of this peer was rejected at `at`; `journaled`, or else only counted.
     Rejected {
         peer: String,
         at: BootTime,
         journaled: bool,
     },
-    /// What was only counted is journaled as a count.
+    /// Rejections that were only counted are journaled as a count.
     RejectionsCounted {
         peer: String,
     },
-    /// All nodes go down, whatever is desired, and then the agent ends.
+    /// All nodes are stopped, whatever the desired state, and then the agent ends.
     WindingDown,
-    /// A later change has superseded that.
+    /// A later change has superseded the shutdown.
     NotWindingDown,
-    /// Nothing new is taken any more; the agent ends once all that is decided has left.
+    /// No new input is accepted; the agent ends once all decided effects have been carried out.
     Stopping {
         reason: String,
     },
@@ -204,6 +204,6 @@ pub(super) enum Note {
     Settled,
     /// Nodes are started one after the other, with pauses.
     SpreadingStarts,
-    /// One was.
+    /// One node was started.
     SpreadStart,
 }

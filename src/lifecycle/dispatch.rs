@@ -1,10 +1,11 @@
 //! Requests that ask nodes something (`get_id_value`), over the nodes' own peerings.
 //!
-//! Nothing durable changes by it: a dispatch stays accepted until it has its outcome, and a restart asks again. Which nodes
-//! are asked, over which connection, and what they answered is only of this run. It is level-triggered like everything
-//! else: a node that has no peering yet is asked once it has one, and asked again over the next if it is lost.
+//! A dispatch makes no durable change: it stays accepted until it has its outcome, and is asked again after a restart.
+//! Which nodes are asked, over which connection, and what they answered is known to this run only. It is
+//! level-triggered like everything else: a node that has no peering yet is asked once it has one, and asked again over
+//! the next one if the peering is lost.
 //!
-//! A node is believed by its name, while its process runs: what proves more is for TLS and the host's users.
+//! A node is identified by its name while its process runs; stronger proof is left to TLS and to the users of the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,16 +22,16 @@ use super::questions::Questioned;
 use super::wake::Wake;
 use super::{Lifecycle, answer};
 
-/// Bytes of values in one answer; with 4096 Results around it a stored response stays near 1 MiB.
+/// The most bytes of values in one answer; with 4096 Results around them a stored response stays near 1 MiB.
 const VALUES_BYTES: usize = 640 << 10;
 
 impl Lifecycle {
-    /// Over which connection a node can be asked: the first of those over which its process said hello.
+    /// The connection over which a node can be asked: the first one over which its process said hello.
     pub fn channel(&self, node: &NodeName) -> Option<u64> {
         self.seen.nodes.get(node)?.hellos.first().copied()
     }
 
-    /// A hello is believed while its node runs, and forgotten with its connection.
+    /// A hello is trusted while its node runs, and forgotten when the connection closes.
     pub(super) fn observe_hellos(&mut self, before: &Peers) {
         let now = std::mem::take(&mut self.seen.peers.nodes);
         let gone = before.nodes.iter().filter(|(connection, node)| now.get(connection) != Some(node));
@@ -45,7 +46,7 @@ impl Lifecycle {
             if runs {
                 let node = self.seen.node(name);
                 node.hellos.push(*connection);
-                // It is ready, as soon as its start is known.
+                // The node becomes ready as soon as its start is known.
                 node.checked_in = true;
             }
         }
@@ -58,7 +59,7 @@ impl Lifecycle {
         connection: u64,
         said: &std::result::Result<Option<String>, String>,
     ) {
-        // Who was not asked, or is asked over another connection by now, has nothing to say.
+        // Answers from nodes that were not asked, or that are now asked over another connection, are ignored.
         let asked = self.seen.dispatches.get(&of).and_then(|dispatch| dispatch.asked_over(connection));
         let Some(node) = asked.cloned() else { return };
         let said = match said {
@@ -86,7 +87,7 @@ impl Lifecycle {
         }
     }
 
-    /// Whom to ask. In Zeek's words why the others are not.
+    /// Which nodes to ask, and in Zeek's words why the others are not asked.
     fn questions(&self, action: &[String], nodes: &BTreeSet<String>) -> BTreeMap<NodeName, Questioned> {
         let wrong = match action {
             [] => Some("no dispatch arguments provided".to_owned()),

@@ -1,4 +1,5 @@
-//! A reqid that is known already: the same request again gets the stored answer (P3), another one is a conflict (P4).
+//! A reqid that is already known: the same request again gets the stored answer (P3), a different one is a conflict
+//! (P4).
 
 use crate::api::event::{Incoming, Response};
 use crate::api::ids::{ReqId, Seq};
@@ -10,7 +11,7 @@ use super::requests::{refuse, respond};
 use super::{Lifecycle, WAITING_DUPLICATES, answer};
 
 impl Lifecycle {
-    /// What is known of a reqid: by this run first, since the journal knows only what is committed.
+    /// What is known of a reqid. This run is asked first, since the journal knows only what is committed.
     pub(super) fn known(&self, reqid: &ReqId, journaled: Option<&Known>) -> Option<Known> {
         if reqid.is_empty() {
             return None;
@@ -32,7 +33,7 @@ impl Lifecycle {
         self.seen.fresh_deadlines.get(&of).or(journaled).cloned()
     }
 
-    /// Where there is a deadline, everybody gets what was told at it, if anything was; elsewhere everybody gets the outcome.
+    /// Requesters with a deadline get the deadline response if there was one; all others get the outcome.
     pub(super) fn duplicate(&self, now: Now, incoming: &Incoming, known: &Known) -> Vec<Decision> {
         let has_deadline = incoming.source.has_deadline();
         let stored = known.deadline.as_ref().filter(|_| has_deadline).or(known.outcome.as_ref());
@@ -58,20 +59,20 @@ impl Lifecycle {
                 if !has_deadline || waiting.is_some_and(|waiting| waiting.deadline.is_some()) {
                     return vec![waits];
                 }
-                // The first who asks where there is one.
+                // The first requester with a deadline.
                 vec![waits.note(self.deadline(now, known.seq))]
             }
         }
     }
 
-    /// What retention has left of an answer is no answer: whoever asks so late has to ask anew.
+    /// A partly pruned answer is no answer: the requester has to send a new request.
     fn no_longer_kept(&self, incoming: &Incoming) -> Response {
         let error =
             "this request was answered before, and what it was answered is not kept any more; use a fresh reqid";
         answer::failed(&self.options.instance, &incoming.reqid, &incoming.request, error.to_owned())
     }
 
-    /// P4: the first outcome stays; the second sender is told, and the row is kept.
+    /// P4: the first outcome stays; the second sender gets an error, and the conflict is recorded.
     pub(super) fn conflict(&self, incoming: &Incoming, digest: Digest, first: Seq) -> Decision {
         let error = format!(
             "conflict: reqid {:?} was used for another request (journal entry {first}); use a fresh reqid",

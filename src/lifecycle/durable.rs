@@ -1,7 +1,7 @@
-//! What a restart remembers: the sum of the journal's entries, and the one way to change it.
+//! What survives a restart: the sum of the journal's entries, and the only way to change it.
 //!
-//! [`Durable::apply`] takes in a fact. Live operation and replay both come through here, so a restarted agent knows
-//! what it knew. Nothing in this file looks at settings or clocks: the same entries give the same state for ever.
+//! [`Durable::apply`] applies a fact. Live operation and replay both come through here, so a restarted agent knows what
+//! it knew. Nothing in this file depends on settings or clocks: the same entries always give the same state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,32 +14,32 @@ use crate::journal::entry::{
     Recovered, Stage, UnfinishedExtras, UnfinishedRecord, Verdict, Want, WantChange,
 };
 
-/// A node that ran this long had a proper life: its next death is the first in a row again.
+/// A node that ran this long had a proper life: its next death counts as the first in a row.
 pub const PROPER_LIFE_MS: u64 = 60_000;
 
-/// Boots remembered: as many as have to be close together for starts to be spread out.
+/// Boots remembered: the number that must be close together for starts to be spread out.
 pub const BOOTS_KEPT: usize = 3;
 
 /// Deaths remembered per node: more than any `max_restarts` that the settings allow.
 pub const DEATHS_KEPT: usize = 64;
 
-/// A request without an outcome, with how far it has come.
+/// A request without an outcome, and its progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
     pub received: Received,
     pub record: UnfinishedRecord,
 }
 
-/// The agent's memory across its own death.
+/// The agent's state that survives its death.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Durable {
-    /// The newest entry taken in.
+    /// The newest entry applied.
     pub last: Seq,
     /// What is remembered of the agent itself: runs, boots, hold mode.
     pub agent: AgentRecord,
-    /// The configuration that is wanted, if there is one.
+    /// The desired configuration, if there is one.
     pub desired: DesiredRecord,
-    /// Every node that is wanted, or of which something is left.
+    /// Every node that is wanted, or that has left something behind.
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// Requests without an outcome, by their numbers.
     pub unfinished: BTreeMap<Seq, Unfinished>,
@@ -60,7 +60,7 @@ pub(super) struct Changed {
     pub config: bool,
     pub nodes: BTreeSet<NodeName>,
     pub requests: BTreeSet<Seq>,
-    /// Requests that do not wait for these any more.
+    /// Requests that no longer wait for these nodes.
     pub over: Vec<(Seq, Targets)>,
 }
 
@@ -70,7 +70,7 @@ struct Dirty {
     agent: bool,
     desired: bool,
     nodes: BTreeSet<NodeName>,
-    /// With whether the journal has a record of it already.
+    /// Each with whether the journal already has a record of it.
     unfinished: BTreeMap<Seq, bool>,
 }
 
@@ -86,7 +86,7 @@ impl Durable {
         durable
     }
 
-    /// Everything is to be looked at.
+    /// Marks everything as to be looked at.
     pub(super) fn note_all(&mut self) {
         let requests = self.unfinished.keys().copied().collect();
         self.changed = Changed { all: true, config: true, requests, ..Changed::default() };
@@ -106,8 +106,8 @@ impl Durable {
         self.unfinished.get(seq).map(|one| (*seq, one))
     }
 
-    /// Whether this request changes something, was accepted before hold mode, and has done nothing yet: then it does nothing
-    /// before an operator has resumed it.
+    /// Whether this request changes something, was accepted before hold mode, and has done nothing yet. If so, it does
+    /// nothing until an operator resumes it.
     pub fn waits_for_operator(&self, seq: Seq) -> bool {
         let before = self.agent.extras.0.held_before;
         let waits = |one: &Unfinished| one.record.extras.0.resumed < before && waits_in_hold(one);
@@ -132,14 +132,14 @@ impl Durable {
             match self.unfinished.get(&seq) {
                 Some(one) => records.push(Record::Unfinished(seq, Some(one.record.clone()))),
                 None if stored => records.push(Record::Unfinished(seq, None)),
-                // Came and went within one batch: the journal never has to know.
+                // Created and finished within one batch: the journal never needs a record of it.
                 None => {}
             }
         }
         records
     }
 
-    /// Takes in a journaled fact.
+    /// Applies a journaled fact.
     pub fn apply(&mut self, numbered: &Numbered) {
         self.last = numbered.seq;
         match &numbered.entry {
@@ -152,7 +152,7 @@ impl Durable {
             Entry::HoldEntered { reason } => {
                 self.change_hold(Some(reason.clone()));
                 self.agent.extras.0.held_before = numbered.seq;
-                // Some of them wait from here on.
+                // Some of them start to wait here.
                 self.changed.requests.extend(self.unfinished.keys().copied());
             }
             Entry::HoldEnded { .. } => self.change_hold(None),
@@ -161,7 +161,7 @@ impl Durable {
             Entry::DuplicateSeen { of, source } => self.asked_again(*of, numbered.at, source),
             Entry::RequestReceived { .. } => self.request_received(numbered),
             Entry::RequestBegun { of, .. } => {
-                // The attempt is told by how many were lost before; the entry is for the audit.
+                // The attempt follows from how many were lost before; the entry is for the audit.
                 if self.waits_for_operator(*of)
                     && let Some(one) = self.unfinished.get_mut(of)
                 {
@@ -246,7 +246,7 @@ impl Durable {
     fn agent_started(&mut self, boot_id: &str, at: Timestamp) {
         let crashed = !self.agent.boot_id.is_empty() && !self.agent.stopped;
         if crashed {
-            // What only waits has no part in a crash.
+            // A waiting request cannot have caused a crash.
             let seqs: Vec<Seq> = self.unfinished.keys().copied().filter(|seq| !self.waits_for_operator(*seq)).collect();
             for seq in seqs {
                 if let Some(one) = self.unfinished.get_mut(&seq) {
@@ -257,7 +257,7 @@ impl Durable {
         }
         let is_new_boot = self.agent.boot_id != boot_id;
         if is_new_boot {
-            // Deaths and delays are measured in the time of a boot that is over.
+            // Deaths and delays are measured in the time of a past boot.
             for (name, record) in &mut self.nodes {
                 record.deaths.clear();
                 record.streak = 0;
@@ -269,7 +269,7 @@ impl Durable {
         }
         self.change_agent(|agent| {
             if is_new_boot {
-                // A power cut soon after a start is no death of the agent's own.
+                // A power cut soon after a start is not an early death of the agent.
                 agent.unsettled_starts = 0;
                 let boots = &mut agent.extras.0.boots;
                 boots.push(at);
@@ -303,7 +303,7 @@ impl Durable {
         self.changed.requests.insert(numbered.seq);
     }
 
-    /// The first who asks where there is a deadline begins it.
+    /// The deadline begins with the first requester that has one.
     fn asked_again(&mut self, of: Seq, at: Timestamp, source: &Source) {
         if let Some(one) = self.unfinished.get_mut(&of)
             && source.has_deadline()
@@ -435,7 +435,7 @@ pub(super) fn waits_in_hold(one: &Unfinished) -> bool {
             Request::NodeDispatch { .. } | Request::AgentWelcome {} | Request::GetNodes {} | Request::AdoptState {},
             _,
         ) => false,
-        // Its nodes are wanted, and it stops them all the same.
+        // Its nodes are wanted, but it stops them anyway.
         (Request::Shutdown { nodes: true }, _) => true,
         (
             Request::SetConfiguration { .. }
@@ -452,7 +452,7 @@ pub(super) fn waits_in_hold(one: &Unfinished) -> bool {
     }
 }
 
-/// Someone asked for this node: what it did wrong before no longer counts.
+/// Someone asked for this node: its earlier failures no longer count.
 fn forgive(record: &mut NodeRecord) {
     record.deaths.clear();
     record.streak = 0;
@@ -475,7 +475,7 @@ fn exited(
         record.streak = 0;
         return;
     }
-    // What did not live did not die: it counts for the backoff alone.
+    // What never ran did not die: it counts only for the backoff.
     if !matches!(cause, ExitCause::HostRestarted | ExitCause::NotStarted(_)) {
         record.deaths.push(when);
         if record.deaths.len() > DEATHS_KEPT {

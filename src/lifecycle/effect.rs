@@ -1,4 +1,4 @@
-//! All that the core may ask for. Effects may happen twice and are worded to be harmless then.
+//! All effects that the core can request. Effects may happen twice and are worded so that this is harmless.
 
 use std::sync::Arc;
 
@@ -7,21 +7,22 @@ use crate::api::ids::{NodeName, Seq};
 use crate::api::supervision::NodeOrder;
 use crate::api::time::Timestamp;
 
-/// What the outside can notice of a decision.
+/// A part of a decision that the outside can notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Answer on this connection.
     Respond {
         /// The connection, and the call on it.
         route: Route,
-        /// The form in which it was asked.
+        /// The dialect of the request.
         dialect: Dialect,
         /// As it is stored.
         response: Arc<Response>,
-        /// When it was decided, if that was before this was asked.
+        /// When it was decided, if that was before this request arrived.
         stored_at: Option<Timestamp>,
     },
-    /// Say on this connection that the request was not taken, and why. It is not journaled and its reqid not used up.
+    /// Say on this connection that the request was not accepted, and why. It is not journaled and its reqid stays
+    /// unused.
     Refuse {
         /// The connection, and the call on it.
         route: Route,
@@ -30,15 +31,15 @@ pub enum Effect {
     },
     /// Send the response to the subscribers of the agent's topic: nobody waits for it on a connection any more.
     Publish {
-        /// The form in which it was asked.
+        /// The dialect of the request.
         dialect: Dialect,
         /// As it is stored.
         response: Arc<Response>,
     },
-    /// Tell whoever is subscribed to the agent's topics something unasked.
+    /// Send an unsolicited notification to all subscribers of the agent's topics.
     Notify(Notification),
-    /// Tell subscribers and the log which entry is the newest durable one, and its hash. Who keeps that elsewhere can prove
-    /// later that the journal of then was not rewritten.
+    /// Report the newest durable entry and its hash to subscribers and to the log. Anyone who stores them elsewhere can
+    /// later prove that the journal up to that entry was not rewritten.
     TellHead {
         /// The agent's name.
         instance: String,
@@ -47,26 +48,26 @@ pub enum Effect {
     Dispatch {
         /// The request's number.
         of: Seq,
-        /// Whom to ask.
+        /// The node to ask.
         node: NodeName,
         /// The one over which the node said hello.
         connection: u64,
         /// `get_id_value` and the identifier.
         action: Vec<String>,
     },
-    /// Have the supervisor do something about this node.
+    /// Give the supervisor an order for this node.
     Order {
         /// The node's name.
         node: NodeName,
         /// What to do.
         order: NodeOrder,
     },
-    /// Make this state directory one of its own, in which these nodes have no processes; see
+    /// Make this an independent state directory in which these nodes have no processes; see
     /// [`Input::StateAdopted`](super::Input::StateAdopted).
     AdoptState {
         /// The request's number.
         of: Seq,
-        /// Nodes whose recorded processes are the original directory's.
+        /// Nodes whose recorded processes belong to the original directory.
         nodes: Vec<NodeName>,
     },
     /// End the agent.

@@ -1,4 +1,5 @@
-//! What keeps a node from getting ready, in words: who has its port or lock, and what it said before it ended at once.
+//! Messages that say what keeps a node from becoming ready: who has its port or lock, and its last output before an
+//! early end.
 
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::ExitCause;
@@ -10,16 +11,16 @@ use super::Lifecycle;
 use super::decision::{Decision, Note};
 use super::seen::{Blocked, EarlyExit, NodeSeen, Obstacle};
 
-/// A program that ends with code 1 within this has, as Zeek does, found something wrong before it began.
+/// A program that ends with code 1 within this time has, like Zeek, found a problem during startup.
 const EARLY_MS: u64 = 2_000;
-/// What is passed on of its last words.
+/// How many of its last lines are reported.
 const LAST_LINES: usize = 5;
 const LAST_BYTES: usize = 1_000;
 
-/// What an exit says about the configuration, if it does.
+/// What an exit says about the configuration, if anything.
 ///
-/// Zeek ends with code 1 when a script, an initialisation or a port fails, and with another code, or by a signal, when it
-/// crashes. After two seconds it has come further than that.
+/// Zeek ends with code 1 when a script, an initialisation or a port fails, and with another code or by a signal when it
+/// crashes. After two seconds it is past startup.
 pub(super) fn early_exit(
     incarnation: Incarnation,
     cause: &ExitCause,
@@ -38,7 +39,7 @@ pub(super) fn early_exit(
     Some(EarlyExit { incarnation, what })
 }
 
-/// The last lines in one, without what could drive a terminal.
+/// The last lines joined into one, without terminal control characters.
 fn last_words(stderr: &str) -> String {
     let own = |line: &&str| !line.is_empty() && !status::is_peering_noise(line.as_bytes());
     let mut lines: Vec<&str> = stderr.lines().map(str::trim).filter(own).collect();
@@ -52,14 +53,15 @@ fn last_words(stderr: &str) -> String {
     words
 }
 
-/// Who lets go of a port does so within seconds, as where a node moves from one agent of this host to another: it is looked at
-/// closely for a while, then now and then. A lock that is held by a stranger is looked at now and then at once.
+/// A port that is being released is free within seconds, for example when a node moves from one agent of this host to
+/// another. It is checked often for a while, then rarely. A lock that a stranger holds is checked rarely from the
+/// beginning.
 const CLOSELY_MS: u64 = 5_000;
 const CLOSE_RETRY_MS: u64 = 250;
 const BLOCKED_RETRY_MS: u64 = 5_000;
 
 impl Blocked {
-    /// When it is to be looked at again.
+    /// When to check again.
     pub(super) fn next(&self) -> BootTime {
         let is_fresh = self.at < self.since.plus_ms(CLOSELY_MS);
         self.at.plus_ms(match self.by {
@@ -70,7 +72,7 @@ impl Blocked {
 }
 
 impl NodeSeen {
-    /// Something stands in the way of a start. The same again is not told again.
+    /// Something blocks a start. The same obstacle is not reported again.
     pub(super) fn block(&mut self, by: Obstacle, reason: &str, at: BootTime) {
         let before = self.blocked.as_ref().filter(|blocked| blocked.by == by);
         let is_told = before.is_some_and(|blocked| blocked.reason == reason);
@@ -78,7 +80,7 @@ impl NodeSeen {
         self.blocked = Some(Blocked { by, reason: reason.to_owned(), since, at, is_told });
     }
 
-    /// Why the node was given up, and what it said if its last process ended at once.
+    /// Why the node was given up, and its last output if its last process ended early.
     pub(super) fn given_up(&self, given_up: &GivenUp, last: Incarnation) -> String {
         match self.early_exit.as_ref().filter(|early| early.incarnation == last) {
             Some(early) => format!("{}; it {}", given_up.reason, early.what),
@@ -86,7 +88,7 @@ impl NodeSeen {
         }
     }
 
-    /// Why the node is not ready, as far as that is known, for whoever wants incarnation `least` or a later one.
+    /// Why the node is not ready, as far as is known, for a request that wants incarnation `least` or a later one.
     pub(super) fn obstacle(&self, least: Incarnation) -> Option<String> {
         let left = self.left.as_ref().map(ToString::to_string);
         let blocked = left.or_else(|| self.blocked.as_ref().map(|blocked| blocked.reason.clone()));
@@ -97,7 +99,8 @@ impl NodeSeen {
 }
 
 impl Lifecycle {
-    /// The disk does not take a node's output: said once for each of its processes. How much is lost is counted in `status`.
+    /// The disk does not accept a node's output: reported once for each of its processes. `status` counts how much is
+    /// lost.
     pub(super) fn notify_dropping(&self, name: &NodeName, reason: Option<&str>) -> Decision {
         if self.seen.nodes.get(name).is_some_and(|node| node.is_drop_told) {
             return Decision::default();

@@ -1,12 +1,12 @@
-//! Hold mode: doubt about what is wanted. Nothing is started or stopped until somebody says what they want *now*.
+//! Hold mode: the desired state is in doubt. Nothing is started or stopped until somebody states what they want *now*.
 //!
-//! Entered because the journal has lost something, or after five early deaths in one boot. Ended by a configuration, standby
-//! or `nodes` command that is accepted after that. Changes that were accepted before and have done nothing yet, of which the
-//! journal may have forgotten what became of them, wait, also beyond its end: an operator resumes or drops each, or a later
-//! configuration or standby takes the place of all that came before it, since changes are serial in the order of their
-//! arrival.
+//! Entered because the journal has lost something, or after five early deaths in one boot. Ended by a configuration,
+//! standby or `nodes` command that is accepted after that. Changes that were accepted before and have done nothing yet
+//! wait, even after hold mode ends, because the journal may have lost their outcome. An operator resumes or drops each,
+//! or a later configuration or standby supersedes all that came before it, since changes are serial in the order of
+//! their arrival.
 //!
-//! Boots that follow each other closely are no doubt of that kind, but perhaps the nodes' doing: then starts are spread out.
+//! Boots in quick succession are not a reason for hold mode, but the nodes may cause them: starts are then spread out.
 
 use crate::api::event::{Request, ResultData};
 use crate::api::ids::Seq;
@@ -33,7 +33,7 @@ impl Lifecycle {
             return Some(reason.to_owned());
         }
         match &agent.hold {
-            // Entered by a release that did not note when: entered again, for a number to tell older requests by.
+            // Entered by a release that did not note when. Entered again, for a number that identifies older requests.
             Some(reason) if agent.extras.0.held_before == Seq::default() => Some(reason.clone()),
             Some(_) => None,
             None => {
@@ -66,7 +66,7 @@ impl Lifecycle {
         }
     }
 
-    /// A configuration or standby takes the place of every change that arrived before it and still waits.
+    /// A configuration or standby supersedes every waiting change that arrived before it.
     pub(super) fn replace_waiting(&self, by: &Received) -> Decision {
         self.waiting_for_operator()
             .filter(|(seq, _)| *seq < by.seq)
@@ -74,7 +74,7 @@ impl Lifecycle {
             .fold(Decision::default(), Decision::and)
     }
 
-    /// Requests that were accepted before hold mode and wait for an operator, by age.
+    /// Requests that were accepted before hold mode and wait for an operator, oldest first.
     pub fn waiting_requests(&self) -> impl Iterator<Item = &Received> {
         self.waiting_for_operator().map(|(_, one)| &one.received)
     }
@@ -85,7 +85,7 @@ impl Lifecycle {
         older.filter(|(seq, _)| self.durable.waits_for_operator(*seq))
     }
 
-    /// The operator says that what was asked then is still wanted: it is taken up as if it arrived now.
+    /// The operator says that the request is still wanted: it is handled as if it arrived now.
     pub(super) fn plan_resume(&self, now: Now, received: &Received, name: &str) -> Decision {
         let one = match self.waiting_by_name(name) {
             Ok(one) => one,
@@ -105,7 +105,7 @@ impl Lifecycle {
             .and(self.report_done(received, message))
     }
 
-    /// The operator says that what was asked then is not wanted any more: its requester gets to know that.
+    /// The operator says that the request is not wanted any more: its requester is informed.
     pub(super) fn plan_drop(&self, received: &Received, name: &str) -> Decision {
         let one = match self.waiting_by_name(name) {
             Ok(one) => one,
@@ -118,7 +118,7 @@ impl Lifecycle {
             .and(self.report_done(received, format!("{} is dropped", described(one))))
     }
 
-    /// By its reqid, or `#` and its number in the journal, which is the only name of one without a reqid.
+    /// Finds a request by its reqid, or by `#` and its number in the journal, the only name of one without a reqid.
     fn waiting_by_name(&self, name: &str) -> Result<&Unfinished, String> {
         let by_reqid = |one: &Unfinished| !name.is_empty() && one.received.reqid.as_str() == name;
         let number = name.strip_prefix('#').and_then(|number| number.parse().ok()).map(Seq);
@@ -145,7 +145,7 @@ impl Lifecycle {
     pub(super) fn boots_too_often(&self, now: Timestamp, boot_id: &str) -> bool {
         let agent = &self.durable.agent;
         let known = &agent.extras.0.boots;
-        // Of the newest, counting this one.
+        // Of the newest boots, including this one.
         let (newest, others) =
             if agent.boot_id == boot_id { (known.last().copied(), BOOTS_KEPT) } else { (Some(now), BOOTS_KEPT - 1) };
         let oldest = known.len().checked_sub(others).and_then(|index| known.get(index));
@@ -174,7 +174,7 @@ impl Lifecycle {
     }
 }
 
-/// The request, for a sentence.
+/// The request as part of a sentence.
 fn described(one: &Unfinished) -> String {
     let event = one.received.request.event();
     let seq = one.received.seq;

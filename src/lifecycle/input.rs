@@ -1,4 +1,4 @@
-//! All that can happen to the agent.
+//! All inputs of the agent.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent};
 use crate::journal::entry::{Known, Removal};
 
-/// Something that has happened. What it means is the core's to decide.
+/// Something that has happened. The core decides what it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The first input of a run, after the journal was read. `hold`: why nothing should be started or stopped yet.
+    /// The first input of a run, after the journal was read. `hold`: why nothing may be started or stopped yet.
     Started {
         /// The kernel's id of this boot.
         boot_id: String,
@@ -19,15 +19,15 @@ pub enum Input {
         version: String,
         /// The agent's process id.
         pid: u32,
-        /// Why, for the log and `status`; `None`: no doubts.
+        /// The reason, for the log and `status`; `None`: no doubts.
         hold: Option<String>,
     },
-    /// The state directory is taken for a copy of another: why, and what to do. Before any finding.
+    /// The state directory appears to be a copy of another: why, and what to do. Comes before any finding.
     Copied {
         /// For the log and `status`.
         reason: String,
     },
-    /// The request `of` made this state directory one of its own, as the text says, or could not: why.
+    /// The request `of` made this an independent state directory, as the text says, or failed to.
     StateAdopted {
         /// The request's number.
         of: Seq,
@@ -41,27 +41,27 @@ pub enum Input {
         /// What is left of it.
         finding: Finding,
     },
-    /// Every node has been looked for: from here on, requests are handled and nodes started.
+    /// Every node has been looked for: from now on, requests are handled and nodes started.
     Adopted,
-    /// Boxed: a configuration is large, everything else here is small. `known`: what the journal says of its reqid.
+    /// Boxed: a configuration is large, everything else here is small. `known`: what the journal knows of its reqid.
     Request {
         /// The request.
         incoming: Box<Incoming>,
         /// `None`: its reqid is empty, or not in the journal.
         known: Option<Box<Known>>,
     },
-    /// Input that is no request.
+    /// Input that is not a request.
     Malformed {
         /// Who sent it.
         source: Source,
-        /// The name that it gave itself; empty if that could not be read.
+        /// The event name that it claims; empty if that could not be read.
         event: String,
         /// What is wrong with it.
         error: String,
     },
     /// A response has left through this route.
     Delivered {
-        /// The connection and the call that it went to.
+        /// The connection and the call that the response went to.
         route: Route,
     },
     /// The connection is gone, and with it the routes over it.
@@ -69,9 +69,9 @@ pub enum Input {
         /// Its number, which no other connection of this run has.
         connection: u64,
     },
-    /// Who is subscribed to the agent's topics by now, and which peers are nodes.
+    /// The current subscribers of the agent's topics, and which peers are nodes.
     Peers(Peers),
-    /// What a node said to a dispatch on behalf of the request `of`: the value, or why there is none.
+    /// A node's answer to a dispatch for the request `of`: the value, or why there is none.
     NodeAnswered {
         /// The request's number.
         of: Seq,
@@ -80,9 +80,9 @@ pub enum Input {
         /// The value, if it has one; or why the node has no answer.
         answer: Result<Option<String>, String>,
     },
-    /// Something became known about a node, through its shim or the lack of one.
+    /// A report about a node, through its shim or the lack of one.
     Node(NodeEvent),
-    /// A node said that it is ready, other than through its shim.
+    /// A node reported that it is ready, other than through its shim.
     CheckedIn {
         /// The node's name.
         node: NodeName,
@@ -92,14 +92,14 @@ pub enum Input {
         /// The newest durable entry.
         upto: Seq,
     },
-    /// What nodes wrote last, as [`super::Lifecycle::wants_outputs`] asked for.
+    /// The last output of nodes, requested by [`super::Lifecycle::wants_outputs`].
     Outputs {
         /// The last of each node's output.
         outputs: Vec<(NodeName, NodeOutputs)>,
     },
-    /// Retention has found what may go.
+    /// Retention has found entries that may be removed.
     Prune(Removal),
-    /// Something went wrong that is neither a request's nor a node's, and that the controller is to know.
+    /// A problem that concerns neither a request nor a node, and that the controller should know.
     Trouble {
         /// What is wrong, and what to do.
         message: String,
@@ -113,14 +113,14 @@ pub enum Input {
     },
 }
 
-/// How many are subscribed to the agent's topic, in each dialect; and what peers said of themselves.
+/// The number of subscribers to the agent's topic in each dialect, and the names that peers gave.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Peers {
     /// Subscribers of the ClusterAgent dialect's topic.
     pub cluster_agent: usize,
     /// Subscribers of the Management dialect's topic.
     pub management: usize,
-    /// Connections whose other end said that it is this node. A connection says so once.
+    /// Connections whose peer said that it is this node. A connection says so once.
     pub nodes: BTreeMap<u64, NodeName>,
 }
 
@@ -130,7 +130,7 @@ impl Peers {
         self.cluster_agent + self.management > 0
     }
 
-    /// Whether a response of this dialect has somebody to go to. Operators' go where Management's do.
+    /// Whether a response of this dialect has a receiver. Operators' responses go where Management's do.
     pub(super) fn hear(&self, dialect: Dialect) -> bool {
         match dialect {
             Dialect::ClusterAgent => self.cluster_agent > 0,

@@ -1,4 +1,4 @@
-//! The agent's core: what each input means, as entries to be made durable and effects to be let go after that.
+//! The agent's core: what each input means, as entries to be made durable and effects to be released after that.
 //!
 //! Pure: no clock, no randomness, no I/O, no async. [`Lifecycle::step`] takes one input and
 //!
@@ -9,9 +9,9 @@
 //! 4. advances: as long as the state itself calls for something (a request to begin, a node to start, a deadline that
 //!    has come), decides and applies that too.
 //!
-//! Step 4 is level-triggered. It looks at what is wanted and what is, never at how it came about, so replay after a crash
-//! needs no code of its own: load the state, look for the nodes, advance. It looks only at what changed or came due
-//! ([`agenda`]); a host has thousands of nodes, and each has its own decisions.
+//! Step 4 is level-triggered. It compares the desired with the actual state, and does not depend on how that came
+//! about, so replay after a crash needs no code of its own: load the state, look for the nodes, advance. It looks only
+//! at what changed or came due ([`agenda`]): a host has thousands of nodes, and each has its own decisions.
 //!
 //! Left to others: which transport a response takes, how a node is started, how a commit is made.
 
@@ -78,28 +78,29 @@ pub use effect::Effect;
 pub use input::{Input, Peers};
 pub use plan::DeployStrategy;
 
-/// What the core needs to know of the settings. Times in milliseconds.
+/// The settings that the core needs. Times in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The instance whose nodes this agent runs.
     pub instance: InstanceName,
     /// CPUs of this host, for checking affinities.
     pub cpus: u32,
-    /// Ports that the agent itself listens on, where its nodes would.
+    /// Ports that the agent itself listens on, and that its nodes would use.
     pub agent_ports: Vec<u16>,
     /// The node program.
     pub program: Program,
     /// Given to every node program.
     pub args: Vec<String>,
-    /// What else it needs.
+    /// What kind of program it is.
     pub profile: Profile,
     /// Which nodes a configuration with another id replaces.
     pub deploy_strategy: DeployStrategy,
     /// When a node counts as ready.
     pub readiness: Readiness,
-    /// User and limits, where a role has any of its own.
+    /// User and limits of roles that have their own.
     pub rights: BTreeMap<ClusterRole, Rights>,
-    /// Not ready after this: said once, as notify_error. From when its turn to start came, no change waits longer for it.
+    /// A node that is not ready after this is reported once, by notify_error. Measured from when its turn to start
+    /// came, no change waits longer for it.
     pub ready_timeout_ms: u64,
     /// From TERM to KILL, for all roles but those below.
     pub stop_timeout_ms: u64,
@@ -107,16 +108,16 @@ pub struct Options {
     pub stop_timeout_writers_ms: u64,
     /// The longest that a stage of nodes waits for the one before it.
     pub stage_wait_ms: u64,
-    /// Who asks for a change over Broker or WebSocket is told by then how far it is; dispatches have their outcome.
+    /// Requesters of a change over Broker or WebSocket get its progress by then; dispatches have their outcome.
     pub request_timeout_ms: u64,
     /// When a node that ended is started again.
     pub restart: RestartOptions,
 }
 
-/// What the node program is, as far as it wants to be prepared for.
+/// What the node program is, as far as its preparation depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Profile {
-    /// It gets its environment and its name in it.
+    /// It gets its environment, which includes its name.
     Plain,
     /// It is Zeek, and gets Zeek's command line, environment and layout.
     Zeek(zeek::Options),
@@ -134,15 +135,15 @@ impl Options {
     }
 }
 
-/// Early deaths in a row after which the next start holds.
+/// Early deaths in a row after which the next start enters hold mode.
 pub const EARLY_DEATHS: u32 = 5;
 /// A run that lasted this long was no early death.
 pub const SETTLED_MS: u64 = 60_000;
-/// Attempts at a request that may end in a crash.
+/// The most attempts at a request that may end in a crash.
 pub const ATTEMPTS: u32 = 3;
-/// Duplicates that may wait for one outcome.
+/// The most duplicates that may wait for one outcome.
 pub const WAITING_DUPLICATES: usize = 64;
-/// Changes that may wait for their turn or outcome.
+/// The most changes that may wait for their turn or outcome.
 pub const UNFINISHED_LIMIT: usize = 1024;
 
 /// The core. One per agent, owned by its driver.
@@ -156,7 +157,7 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A core that remembers what the journal does. Nothing happens before [`Input::Started`].
+    /// A core with the journal's state. Nothing happens before [`Input::Started`].
     pub fn new(options: Options, recovered: Recovered) -> Self {
         let mut seen = Seen::new(recovered.last);
         for (key, dialect, response) in &recovered.unsent {
@@ -170,7 +171,7 @@ impl Lifecycle {
         Self { options, durable, seen, agenda: Agenda::new(), current: Current::default() }
     }
 
-    /// Takes one input in, and gives what is to be journaled and what may follow from it.
+    /// Handles one input; returns what is to be journaled and the effects that may follow.
     pub fn step(&mut self, now: Now, input: &Input) -> Vec<Sealed<Effect>> {
         self.observe(now, input);
         let mut sealed = Vec::new();
@@ -183,7 +184,7 @@ impl Lifecycle {
             sealed.extend(self.seal(now, decision));
         }
         let mut last = self.changes();
-        // After the answers and the orders that lead to it.
+        // After the answers and the orders that lead up to it.
         last.extend(self.seen.end.take().map(|reason| Effect::Exit { reason }));
         if !last.is_empty() {
             sealed.push(Sealed::new(self.durable.last, Vec::new(), last));
@@ -191,7 +192,7 @@ impl Lifecycle {
         sealed
     }
 
-    /// When the core wants an [`Input::Tick`], if nothing happens before.
+    /// When the core needs an [`Input::Tick`], if no other input comes first.
     pub fn wake_at(&self) -> Option<BootTime> {
         self.agenda.wake_at()
     }
@@ -201,12 +202,12 @@ impl Lifecycle {
         self.durable.take_records()
     }
 
-    /// What a restart would remember.
+    /// The state that survives a restart.
     pub fn durable(&self) -> &Durable {
         &self.durable
     }
 
-    /// Every response decided up to this entry has provably left, as far as anybody wanted it.
+    /// Every response decided up to this entry has provably been sent, as far as it had receivers.
     pub fn sent_upto(&self) -> Seq {
         match self.seen.unsent.keys().next() {
             Some(oldest) => Seq(oldest.0.saturating_sub(1)),
@@ -214,7 +215,7 @@ impl Lifecycle {
         }
     }
 
-    /// Takes in what a restart may forget.
+    /// Observes what need not survive a restart.
     fn observe(&mut self, now: Now, input: &Input) {
         match input {
             Input::Started { version, pid, .. } => {
@@ -264,7 +265,7 @@ impl Lifecycle {
             | Input::Trouble { .. }
             | Input::Tick
             | Input::Stop { .. } => {}
-            // It may say so before its start is known here; what that leads to waits for it.
+            // It may check in before its start is known here; the consequences wait for that.
             Input::CheckedIn { node } => {
                 if self.durable.nodes.get(node).is_some_and(|record| record.life == Life::Intended) {
                     self.seen.node(node).checked_in = true;
@@ -278,7 +279,7 @@ impl Lifecycle {
         }
     }
 
-    /// Works out what `input` means, in one decision or several of which each is sealed by itself.
+    /// Decides what `input` means, in one or several decisions that are sealed separately.
     fn decide(&self, now: Now, input: &Input) -> Vec<Decision> {
         match input {
             Input::Started { boot_id, version, pid, hold } => {
@@ -305,7 +306,7 @@ impl Lifecycle {
         }
     }
 
-    /// What the state itself calls for, one decision at a time, until nothing is left to do now.
+    /// Decides what the state itself requires, one decision at a time, until nothing is left to do now.
     fn advance(&mut self, now: Now) -> Option<Decision> {
         if !self.seen.adopted {
             return None;
@@ -445,7 +446,7 @@ impl Lifecycle {
             }
             Note::StateAdopted { of, done } => {
                 self.seen.adopting_state.remove(&of);
-                // What may be done about any node is another matter now.
+                // What may be done about each node has to be decided again.
                 self.seen.all_changed = true;
                 self.seen.copied = self.seen.copied.take().filter(|_| !done);
             }
@@ -492,7 +493,7 @@ impl Lifecycle {
         self.seen.all_changed = true;
     }
 
-    /// The outcome of a request is decided: those who wait get it, whoever repeats it before the commit finds it.
+    /// The outcome of a request is decided: waiting requesters get it, and repeated requests before the commit find it.
     fn answered(&mut self, answered: Answered, numbered: &[Numbered], effects: &mut Vec<Effect>) {
         let Answered { of, digest, response, dialect, told_at_deadline } = answered;
         let Waiting { routes, .. } = self.seen.waiting.remove(&of).unwrap_or_default();
@@ -510,14 +511,14 @@ impl Lifecycle {
             let known = Known { seq: of, digest, deadline: None, outcome: Some(Stored { seq: key, at, answer }) };
             self.seen.fresh.insert(response.reqid.clone(), known);
         }
-        // Subscribers were told something at the deadline, and are told nothing else.
+        // Subscribers already got the deadline response, and get no other.
         if !told_at_deadline {
             self.seen.remember_unsent(key, Unsent { dialect, response, routes });
             self.agenda.unsent = true;
         }
     }
 
-    /// Those who wait no longer than the deadline get this; the others wait on.
+    /// Requesters with a deadline get this; the others keep waiting.
     fn answered_at_deadline(
         &mut self,
         of: Seq,
@@ -542,7 +543,8 @@ impl Lifecycle {
         self.agenda.unsent = true;
     }
 
-    /// What to tell of node states that are not what was told last. A node that is new, or gone, counts as STOPPED.
+    /// Notifications for node states that differ from the last reported ones. A node that is new, or gone, counts as
+    /// STOPPED.
     fn changes(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
         for name in std::mem::take(&mut self.agenda.states) {
@@ -551,7 +553,7 @@ impl Lifecycle {
             }
             let new = self.node_state(&name);
             if !self.seen.adopted {
-                // What is found at the start is compared with what the last run knew, once all is found.
+                // What is found at the start is compared with what the last run knew, once everything is found.
                 self.seen.told.entry(name).or_insert(new);
                 continue;
             }
@@ -575,7 +577,7 @@ impl Lifecycle {
     }
 }
 
-/// Answers everybody who waits, and tells where the answer went.
+/// Answers all waiting requesters, and returns where the answer went.
 fn respond_to(waiters: &[Waiter], response: &Arc<Response>, effects: &mut Vec<Effect>) -> BTreeSet<Route> {
     for Waiter { route, dialect, .. } in waiters {
         let response = Arc::clone(response);

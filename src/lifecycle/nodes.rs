@@ -1,4 +1,4 @@
-//! What to do about each node: the difference between what is wanted and what is, turned into one order at a time.
+//! What to do about each node: the difference between the desired and the actual state, as one order at a time.
 
 use crate::api::configuration::Node;
 use crate::api::event::Notification;
@@ -16,18 +16,18 @@ use super::seen::{EarlyExit, NodeSeen, Obstacle, ProcessPhase, Unprepared};
 use super::wake::Wake;
 use super::{Lifecycle, SETTLED_MS, backoff, health, remains};
 
-/// Hellos: until the controller welcomed us, and after (a late peer loss makes a controller forget us).
+/// The interval of hellos, also after the controller welcomed us: a late peer loss makes a controller forget us.
 const HELLO_MS: u64 = 15_000;
 const HELLO_WELCOMED_MS: u64 = 60_000;
-/// How often the journal's head is told beside the changes that it is told after.
+/// The interval of reports of the journal's head, beside those after changes.
 const HEAD_MS: u64 = 3_600_000;
-/// QUIT, ILL, TRAP, ABRT, BUS, FPE, SEGV, XCPU, XFSZ, SYS (signal(7)): nobody is stopped with these.
+/// QUIT, ILL, TRAP, ABRT, BUS, FPE, SEGV, XCPU, XFSZ, SYS (signal(7)): signals that nobody uses to stop a process.
 const DUMPS_CORE: [i32; 10] = [3, 4, 5, 6, 7, 8, 11, 24, 25, 31];
 /// `Management::Agent::API::version`.
 const API_VERSION: u64 = 1;
 
 impl Lifecycle {
-    /// Takes in where a node's process is, before deciding what that means.
+    /// Observes where a node's process is, before deciding what that means.
     pub(super) fn observe_node(&mut self, now: Now, event: &NodeEvent) {
         let NodeEvent { node: name, incarnation, what } = event;
         if let NodeHappening::Forgotten = what {
@@ -76,7 +76,7 @@ impl Lifecycle {
             NodeHappening::Ready => node.early_exit = None,
             NodeHappening::Exited { cause, stdout, stderr, .. } => {
                 if let ExitCause::NotStarted(_) = cause {
-                    // It was to be prepared, and for that its lock was taken: nobody else has it any more.
+                    // For the preparation its lock was taken: nobody else has it any more.
                     node.blocked = None;
                     node.observe_free();
                 }
@@ -103,7 +103,7 @@ impl Lifecycle {
         }
     }
 
-    /// Counts ends that do not pass by themselves, and starts that did not even come to a launch.
+    /// Counts ends that would repeat by themselves, and starts that failed before the launch.
     pub(super) fn observe_end(
         &mut self,
         now: Now,
@@ -160,7 +160,7 @@ impl Lifecycle {
         }
     }
 
-    /// Nothing of the node is there: what the journal has running is gone.
+    /// Nothing of the node is there: the process that the journal has as running is gone.
     fn cleared(&self, now: Now, name: &NodeName) -> Decision {
         let is_clear = self.seen.nodes.get(name).is_some_and(|node| node.phase == ProcessPhase::Clear);
         match self.durable.nodes.get(name) {
@@ -171,7 +171,7 @@ impl Lifecycle {
         }
     }
 
-    /// A node said itself that it is ready; believed by name while it runs.
+    /// A node reported itself ready; identified by its name while it runs.
     pub(super) fn checked_in(&self, name: &NodeName) -> Decision {
         match self.durable.nodes.get(name) {
             Some(record) => self.ready(name, record.incarnation),
@@ -198,7 +198,7 @@ impl Lifecycle {
         }
     }
 
-    /// Whether the end of this incarnation is what we want.
+    /// Whether the end of this incarnation is intended.
     fn is_asked(&self, name: &NodeName, record: &NodeRecord, incarnation: Incarnation) -> bool {
         let was_told = self.seen.nodes.get(name).and_then(|node| node.stop_sent);
         record.want != Want::Up
@@ -223,12 +223,12 @@ impl Lifecycle {
         let is_unstarted = matches!(cause, ExitCause::NotStarted(_));
         let news = match &record.life {
             Life::Up { process, .. } if is_unstarted && incarnation > record.incarnation => {
-                // The next one could not be prepared. For the attempt the lock was taken and the last process looked for,
-                // so that one is gone, and nobody saw how.
+                // The next incarnation could not be prepared. For the attempt, the lock was taken and the last process
+                // was looked for, so that one is gone and nobody saw how it ended.
                 return self.exited(now, name, record.incarnation, &ExitCause::Lost, Some(process), "");
             }
             Life::Intended | Life::Up { .. } => incarnation >= record.incarnation,
-            // It did not come to a launch: lock, directory or program could not be had.
+            // It failed before a launch: the lock, the directory or the program was unavailable.
             Life::Down => incarnation > record.incarnation && is_unstarted,
         };
         if !news {
@@ -236,7 +236,7 @@ impl Lifecycle {
         }
         let asked = self.is_asked(name, record, incarnation);
         let ran_ms = match &record.life {
-            // The times of two boots have nothing to do with each other.
+            // Times of different boots cannot be compared.
             Life::Up { process, since, .. } if process.boot_id == self.durable.agent.boot_id => {
                 Some(now.boot.ms_since(*since))
             }
@@ -286,7 +286,7 @@ impl Lifecycle {
         }
     }
 
-    /// What an end that nobody asked for leads to.
+    /// The consequences of an unrequested end.
     fn verdict(
         &self,
         now: Now,
@@ -324,11 +324,12 @@ impl Lifecycle {
         let fallback = NodeSeen::default();
         let node = self.seen.nodes.get(name);
         if let Some(record) = self.durable.nodes.get(name) {
-            // From then on it is starting, whatever else is in its way.
+            // From that time on it is starting, whatever else blocks it.
             let _ = self.next_try(name, record).is_none_or(|at| wake.due(at));
             return self.advance_node(now, wake, name, record, node.unwrap_or(&fallback));
         }
-        // It is in no configuration any more, or never was. What a held start finds is not its own to clear away.
+        // It is in no configuration any more, or never was. In hold mode, unknown nodes that are found are not cleared
+        // away.
         let node = node.filter(|_| self.durable.agent.hold.is_none())?;
         match node.phase {
             ProcessPhase::Clear if self.is_to_be_set_aside(name, node) => Some(self.order_set_aside(name, node.newest)),
@@ -339,7 +340,7 @@ impl Lifecycle {
                     .is_some_and(|blocked| due(blocked.next()))
                     .then(|| self.look_again(now, name, node.newest))
             }
-            // A preparation that is under way is let go when it is done.
+            // A preparation in progress is released when it is done.
             ProcessPhase::Clear | ProcessPhase::Prepared { .. } => {
                 let order = NodeOrder::Forget { incarnation: node.newest };
                 Some(
@@ -380,7 +381,7 @@ impl Lifecycle {
         }
     }
 
-    /// A process runs: stop it if it is not wanted, see to its readiness if it is.
+    /// A process runs: stop it if it is not wanted, check its readiness if it is.
     fn advance_present(
         &self,
         now: Now,
@@ -415,7 +416,8 @@ impl Lifecycle {
         None
     }
 
-    /// Everything is in place for a launch: intend it, or let go if it is not wanted any more.
+    /// Everything is prepared for a launch: record the intent, or release the preparation if the node is not wanted any
+    /// more.
     fn advance_prepared(
         &self,
         now: Now,
@@ -426,7 +428,7 @@ impl Lifecycle {
         current: bool,
     ) -> Option<Decision> {
         if let Life::Up { process, .. } = &record.life {
-            // It was blocked, and now the lock is free: what the journal has running is gone.
+            // It was blocked, and now the lock is free: the process that the journal has as running is gone.
             let process = process.clone();
             return Some(self.exited(now, name, record.incarnation, &ExitCause::Lost, Some(&process), ""));
         }
@@ -445,7 +447,7 @@ impl Lifecycle {
             return None;
         }
         if let Some(given_up) = &record.given_up {
-            // What kept it from being prepared is gone.
+            // The reason why it could not be prepared is gone.
             let retry =
                 matches!(record.last_exit, Some(ExitCause::NotStarted(_))) || self.may_retry(record, given_up.at, wake);
             return retry.then(|| Decision::default().entry(Entry::NodeRetried { node: name.clone() }));
@@ -460,7 +462,7 @@ impl Lifecycle {
         Some(Decision::default().entry(intended).and(launch))
     }
 
-    /// No process: start one if it is wanted, its time and turn have come, and nothing stands in its way.
+    /// No process: start one if it is wanted, its time and turn have come, and nothing blocks it.
     fn advance_absent(
         &self,
         now: Now,
@@ -475,7 +477,7 @@ impl Lifecycle {
         if let Some(blocked) = &node.blocked
             && (blocked.by != Obstacle::Port || self.wants_up(name, record))
         {
-            // In a directory that is a copy nothing is touched.
+            // In a copied state directory nothing is touched.
             if self.copied().is_some() {
                 return None;
             }
@@ -484,12 +486,12 @@ impl Lifecycle {
             }
             return Some(match self.wants_up(name, record) {
                 true => self.prepare(name, record),
-                // What is to be gone is not prepared: it is only looked for.
+                // A node that is to be gone is not prepared: it is only looked for.
                 false => self.look_again(now, name, record.incarnation),
             });
         }
         if !self.wants_up(name, record) {
-            // The intent of a launch that never came about, and is not wanted any more.
+            // The intent of a launch that never happened and is not wanted any more.
             let forsaken = record.life == Life::Intended && !self.is_held(name);
             let cause = ExitCause::NotStarted("not wanted any more".to_owned());
             return forsaken.then(|| self.exited(now, name, record.incarnation, &cause, None, ""));
@@ -500,7 +502,8 @@ impl Lifecycle {
                 return None;
             }
             return Some(match record.last_exit {
-                // Journaled as a new attempt once it can be prepared: an attempt that ends as the last one says nothing new.
+                // Journaled as a new attempt once it can be prepared: an attempt with the same end as the last one is
+                // no news.
                 Some(ExitCause::NotStarted(_)) => self.prepare(name, record),
                 Some(ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted) | None => {
                     Decision::default().entry(Entry::NodeRetried { node: name.clone() })
@@ -514,17 +517,17 @@ impl Lifecycle {
             return None;
         }
         let decision = self.prepare(name, record);
-        // How it is to be run may have to be journaled first.
+        // A new launch spec may have to be journaled first.
         Some(if decision.entries.is_empty() { decision.note(Note::SpreadStart) } else { decision })
     }
 
-    /// Whether a node that was given up is to be tried again, the last time being `at`.
+    /// Whether a node that was given up may be tried again, where `at` is the time of the last try.
     fn may_retry(&self, record: &NodeRecord, at: BootTime, wake: &Wake) -> bool {
         let retry_ms = backoff::failed_retry_ms(&self.options.restart, record.last_exit.as_ref());
         retry_ms.is_some_and(|retry_ms| wake.due(at.plus_ms(retry_ms)))
     }
 
-    /// When the node may be started again at the earliest, after an end or an attempt that came to nothing.
+    /// The earliest time of the next start, after an end or a failed attempt.
     pub(super) fn next_try(&self, name: &NodeName, record: &NodeRecord) -> Option<BootTime> {
         let unprepared = self.seen.nodes.get(name).and_then(|node| node.unprepared);
         let unprepared = unprepared.filter(|unprepared| unprepared.by == record.by && record.life == Life::Down);
@@ -552,7 +555,7 @@ impl Lifecycle {
         None
     }
 
-    /// The state of a node, from what is wanted, what is recorded and what was seen.
+    /// The state of a node, derived from what is wanted, recorded and observed.
     pub(super) fn node_state(&self, name: &NodeName) -> NodeState {
         let Some(record) = self.durable.nodes.get(name) else { return NodeState::Stopped };
         let fallback = NodeSeen::default();
@@ -573,7 +576,7 @@ impl Lifecycle {
         }
     }
 
-    /// The node as the configuration has it, for notifications; a bare one if it is in none.
+    /// The node as configured, for notifications; one with only a name if it is in no configuration.
     pub(super) fn described(&self, name: &NodeName) -> Node {
         match self.configured(name) {
             Some(node) => node.clone(),
@@ -600,7 +603,7 @@ impl Lifecycle {
         self.notify_error_about(name.to_string(), message)
     }
 
-    /// An error that is no node's.
+    /// Reports an error that concerns no node.
     pub(super) fn notify_trouble(&self, message: &str) -> Decision {
         self.notify_error_about(String::new(), message)
     }
@@ -610,10 +613,10 @@ impl Lifecycle {
         Decision::default().effect(Effect::Notify(Notification::NotifyError { instance, msg, node }))
     }
 
-    /// Have lock, socket and launch file made for the node's next process.
+    /// Orders the lock, socket and launch file for the node's next process.
     ///
-    /// What was journaled of how to run it may be out of date: the settings changed since, or Zeek was upgraded. Then the
-    /// new way comes first, and what went wrong the old way no longer counts.
+    /// The journaled launch spec may be out of date because the settings changed or Zeek was upgraded. Then the new one
+    /// is journaled first, and failures with the old one no longer count.
     fn prepare(&self, name: &NodeName, record: &NodeRecord) -> Decision {
         let spec = self.current_spec(name).unwrap_or_else(|| record.spec.0.clone());
         if spec != record.spec.0 && self.wants_up(name, record) {
@@ -622,7 +625,7 @@ impl Lifecycle {
             let by = self.durable.desired.by;
             return Decision::default().entry(Entry::DesiredChanged { by, config: ConfigChange::Keep, nodes });
         }
-        // An intent without a fact is carried out under its own number: what it meant to start is not there.
+        // An intent without a launch is carried out under its own number: its process does not exist.
         let incarnation = match record.life {
             Life::Intended => record.incarnation,
             Life::Down | Life::Up { .. } => record.incarnation.next(),
@@ -634,7 +637,7 @@ impl Lifecycle {
     }
 }
 
-/// What is said of an end that nobody asked for.
+/// The message about an unrequested end.
 fn exit_message(
     now: Now,
     name: &NodeName,
@@ -657,7 +660,7 @@ fn exit_message(
     }
 }
 
-/// A start that came to nothing as the one before did, with the same that follows from it, is no news.
+/// A start that failed like the one before, with the same consequence, is no news.
 fn is_known(record: &NodeRecord, cause: &ExitCause, verdict: &Verdict) -> bool {
     record.last_exit.as_ref() == Some(cause)
         && match verdict {

@@ -1,5 +1,5 @@
-//! What a waiting change is answered: at its deadline those who cannot wait, and in the end, once each node is where it
-//! should be or will not get there in time, everybody else.
+//! The answers to a waiting change: one at the deadline for requesters that have one, and the outcome for all others,
+//! once each node is where it should be or is too late.
 
 use std::collections::BTreeSet;
 
@@ -12,25 +12,25 @@ use super::change::REMOVED;
 use super::seen::NodeSeen;
 use super::{Lifecycle, answer};
 
-/// Bytes of output in one answer; with 4096 Results around it a stored response stays near 1 MiB.
+/// The most bytes of output in one answer; with 4096 Results around them a stored response stays near 1 MiB.
 const OUTPUTS_BYTES: usize = 640 << 10;
 
-/// What of a pending node is said beside the reason.
+/// Added to the reason for a pending node.
 const GOES_ON: &str = "supervision goes on";
 
 /// Which of the two answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moment {
-    /// Controllers give up soon; nodes may still be on their way.
+    /// Controllers have short timeouts; nodes may still be pending.
     Deadline,
-    /// What there is to wait for has come, or will not come in time.
+    /// Everything waited for has happened, or will not happen in time.
     Settled,
 }
 
 type Targets<'a> = &'a [(NodeName, Incarnation)];
 
 impl Lifecycle {
-    /// What those are told who ask over Broker or WebSocket, while the outcome is still to come.
+    /// The response for requesters over Broker or WebSocket while the outcome is still open.
     pub(super) fn deadline_response(&self, received: &Received, goal: Goal, targets: Targets<'_>) -> Response {
         match goal {
             Goal::Kept => {
@@ -45,7 +45,7 @@ impl Lifecycle {
         }
     }
 
-    /// Whether nothing but nodes on their way is waited for: what a controller is told about these need not wait.
+    /// Whether only pending nodes are waited for: then a controller can be told about these immediately.
     pub(super) fn only_on_their_way(&self, received: &Received, goal: Goal, targets: Targets<'_>) -> bool {
         match goal {
             Goal::Kept => !targets.iter().any(|(name, _)| self.is_touched(received, name)),
@@ -53,14 +53,14 @@ impl Lifecycle {
         }
     }
 
-    /// Whether it is this request that last changed what is wanted of the node.
+    /// Whether this request was the last to change the desired state of the node.
     fn is_touched(&self, received: &Received, name: &NodeName) -> bool {
         self.durable.nodes.get(name).is_some_and(|record| record.by == received.seq)
     }
 
-    /// The outcome of a change, or what there is of it at its deadline.
+    /// The outcome of a change, or its progress at the deadline.
     pub(super) fn outcome(&self, received: &Received, goal: Goal, targets: Targets<'_>, moment: Moment) -> Response {
-        // Of a node that was removed there is something to say only if it is not gone.
+        // A removed node is mentioned only if it is not gone.
         let is_gone = |name: &NodeName, least| goal == Goal::Ready && least == REMOVED && self.is_down(name);
         let told = targets.iter().filter(|(name, least)| !is_gone(name, *least));
         let nodes: Vec<Result> =
@@ -117,7 +117,7 @@ impl Lifecycle {
         }
     }
 
-    /// One node's Result. What has failed says why.
+    /// One node's Result. A failure includes its reason.
     fn node_outcome(
         &self,
         received: &Received,
@@ -167,14 +167,14 @@ impl Lifecycle {
         one
     }
 
-    /// What is said of several nodes, for an answer with one Result.
+    /// What is said about several nodes in an answer with one Result.
     fn only_promised_of(&self, targets: Targets<'_>) -> Option<ResultData> {
         let said = targets.iter().filter_map(|(name, _)| Some(format!("{name}: {}", self.only_promised(name)?)));
         let said: Vec<String> = said.collect();
         (!said.is_empty()).then(|| ResultData::Text(said.join("; ")))
     }
 
-    /// How far a node is that is not ready and has nothing in its way.
+    /// The progress of a node that is not ready and is not blocked.
     fn pending(&self, name: &NodeName, record: &NodeRecord, node: &NodeSeen, least: Incarnation) -> String {
         let last_exit = || record.last_exit.as_ref().map(ToString::to_string).unwrap_or_default();
         match &record.life {
@@ -195,8 +195,8 @@ impl Lifecycle {
         }
     }
 
-    /// Failed Results for names that no node of this host has. A controller names nodes of all hosts in one request, and each
-    /// agent answers for its own; who asks on this host means this host.
+    /// Failed Results for names that no node of this host has. A controller names nodes of all hosts in one request,
+    /// and each agent answers for its own; a requester on this host means only this host.
     pub(super) fn unknown_nodes(&self, received: &Received) -> Vec<Result> {
         if received.source.has_deadline() {
             return Vec::new();
@@ -227,7 +227,7 @@ impl Lifecycle {
     }
 }
 
-/// Takes the output out of the Results for which a stored response has no room.
+/// Removes output from the Results that do not fit in a stored response.
 fn within_budget(mut nodes: Vec<Result>) -> Vec<Result> {
     let mut left = OUTPUTS_BYTES;
     for result in &mut nodes {

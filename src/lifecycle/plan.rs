@@ -17,18 +17,18 @@ use super::Lifecycle;
 pub enum DeployStrategy {
     /// Every node, as Zeek's own agent does.
     Replace,
-    /// Those that would run differently: other arguments, environment, files (the cluster layout is one) or timeouts.
+    /// Nodes that would run differently: other arguments, environment, files (the cluster layout is one) or timeouts.
     Changed,
 }
 
-/// One node's part.
+/// The plan for one node.
 pub(super) struct Planned {
     pub name: NodeName,
     pub step: PlannedChange,
 }
 
 pub(super) enum PlannedChange {
-    /// It runs as it should: nothing is journaled for it. `least` is what it has to have reached.
+    /// It runs as it should: nothing is journaled for it. `least` is the incarnation that it must have reached.
     Keep {
         least: Incarnation,
     },
@@ -41,19 +41,19 @@ pub(super) enum PlannedChange {
     Gone,
 }
 
-/// What a new process takes the place of.
+/// What a new process replaces.
 pub(super) enum Was {
     Running { differences: Vec<String> },
     Down { why: &'static str },
 }
 
 impl Lifecycle {
-    /// The plan for a checked configuration whose hosts are resolved. `force` replaces whatever runs.
+    /// The plan for a checked configuration whose hosts are resolved. `force` replaces every running node.
     pub(super) fn plan_nodes(&self, config: &Configuration, force: bool) -> Vec<Planned> {
         let shared = self.shared_files(config);
         let mut planned = Vec::new();
         for node in config.nodes.iter().filter(|node| node.instance == self.options.instance.as_str()) {
-            // A checked configuration has only good names.
+            // A checked configuration has only valid names.
             let Ok(name) = NodeName::new(node.name.as_str()) else { continue };
             let spec = self.launch_spec(shared.as_ref(), node);
             let step = match self.durable.nodes.get(&name) {
@@ -69,8 +69,8 @@ impl Lifecycle {
         planned
     }
 
-    /// A node counts from 1. Where something may be left of one of its name, it counts on from all that are gone, so that nothing
-    /// said of the former is taken for the latter's.
+    /// The incarnations of a node count from 1. If something may be left of an earlier node of that name, they continue
+    /// after all of its incarnations, so that reports about the old one are not taken for reports about the new one.
     fn first_incarnation(&self, name: &NodeName) -> Incarnation {
         let left = self.seen.nodes.get(name).map(|node| node.newest);
         match left.or_else(|| self.seen.leaving.contains(name).then(Incarnation::default)) {
@@ -102,7 +102,7 @@ impl Lifecycle {
         PlannedChange::Up { spec, least: record.incarnation.next(), was: Some(was) }
     }
 
-    /// Why a process is replaced by one that runs the same.
+    /// Why a process is replaced although the new one runs the same.
     fn replaced_unchanged(&self, force: bool) -> &'static str {
         if force {
             "forced"
@@ -113,8 +113,8 @@ impl Lifecycle {
         }
     }
 
-    /// A configuration with the addresses that the running one has for the same instances, where it has none: a controller
-    /// that deploys the file would fill them in. And a word on each.
+    /// Fills in missing addresses of instances from the running configuration, as a controller that deploys the file
+    /// would. Also returns a message about each.
     fn with_running_hosts(&self, config: &Configuration) -> (Configuration, Vec<String>) {
         let mut config = config.clone();
         let mut taken = Vec::new();
@@ -161,7 +161,7 @@ impl Lifecycle {
         plan
     }
 
-    /// The running configuration again: only what was given up is tried anew.
+    /// The running configuration again: only nodes that were given up are tried again.
     fn preview_same(&self) -> Vec<NodePlan> {
         let nodes = self.durable.nodes.iter();
         nodes
@@ -176,7 +176,7 @@ impl Lifecycle {
 }
 
 impl Planned {
-    /// What is journaled of it. None: nothing changes.
+    /// What is journaled for this node. `None`: nothing changes.
     pub(super) fn change(self) -> Option<(NodeName, WantChange)> {
         let change = match self.step {
             PlannedChange::Keep { .. } => return None,
@@ -186,7 +186,7 @@ impl Planned {
         Some((self.name, change))
     }
 
-    /// The incarnation that has to be ready. None: it is to go.
+    /// The incarnation that has to be ready. `None`: the node is to be removed.
     pub(super) fn least(&self) -> Option<Incarnation> {
         match &self.step {
             PlannedChange::Keep { least } | PlannedChange::Up { least, .. } => Some(*least),
@@ -206,7 +206,7 @@ fn preview_of(planned: Planned) -> NodePlan {
     NodePlan { node: planned.name.to_string(), action, why }
 }
 
-/// What a process of `new` would have differently, in words. No value is told: an environment holds secrets.
+/// How a process of `new` would differ, in words. Values are omitted: an environment holds secrets.
 fn differences(old: &LaunchSpec, new: &LaunchSpec) -> Vec<String> {
     let LaunchSpec { program, args, env, role, ports, readiness, stop_timeout_ms, files, rights } = old;
     let mut found = Vec::new();

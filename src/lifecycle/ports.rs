@@ -1,4 +1,4 @@
-//! Ports that nodes on their way out still have, and who waits for them.
+//! Ports still held by nodes that are to end, and the nodes that wait for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,15 @@ use super::Lifecycle;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ports {
-    /// Of each port, the nodes that have it and are to go.
+    /// For each port, the nodes that hold it and are to end.
     held: BTreeMap<u16, BTreeSet<NodeName>>,
     by: BTreeMap<NodeName, Vec<u16>>,
-    /// Nodes that were not prepared because of the port. Whoever stopped waiting meanwhile is looked at once more than needed.
+    /// Nodes that were not prepared because of the port. A node that stopped waiting is looked at once more than
+    /// necessary.
     wanted: BTreeMap<u16, BTreeSet<NodeName>>,
 }
 
-/// Who waits is of no account: it is found out anew by looking.
+/// The waiting nodes are not compared: they are found again by looking.
 impl PartialEq for Ports {
     fn eq(&self, other: &Self) -> bool {
         self.held == other.held && self.by == other.by
@@ -26,7 +27,7 @@ impl PartialEq for Ports {
 impl Eq for Ports {}
 
 impl Ports {
-    /// The node has these ports for as long as it is not gone. Gives who is to be looked at because one became free.
+    /// The node holds these ports until it is gone. Returns the nodes to look at because a port became free.
     pub fn hold(&mut self, node: &NodeName, ports: Vec<u16>) -> BTreeSet<NodeName> {
         let before = self.by.get(node).cloned().unwrap_or_default();
         if before == ports {
@@ -52,7 +53,7 @@ impl Ports {
         free
     }
 
-    /// One of these ports that another node has.
+    /// One of these ports that another node holds.
     fn taken(&self, node: &NodeName, ports: &[u16]) -> Option<u16> {
         let has_another =
             |port: &&u16| self.held.get(port).is_some_and(|holders| holders.iter().any(|one| one != node));
@@ -66,7 +67,7 @@ impl Ports {
 }
 
 impl Lifecycle {
-    /// The ports that a process of this node has and that become free because it is to go.
+    /// The ports that a process of this node holds and that become free because it is to end.
     pub(super) fn ports_until_gone(&self, name: &NodeName) -> Vec<u16> {
         match (self.durable.nodes.get(name), self.seen.nodes.get(name)) {
             (Some(record), Some(node)) if self.must_go(record) => node.ports.clone(),
@@ -74,7 +75,7 @@ impl Lifecycle {
         }
     }
 
-    /// A port of this node that another of our nodes, on its way out, still has.
+    /// A port of this node that is still held by another node that is to end.
     pub(super) fn port_taken(&self, name: &NodeName, record: &NodeRecord) -> Option<u16> {
         self.agenda.facts.ports.taken(name, &record.spec.0.ports)
     }

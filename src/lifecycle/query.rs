@@ -11,7 +11,7 @@ use crate::journal::entry::{Life, Received, Want};
 use super::{Lifecycle, answer};
 
 impl Lifecycle {
-    /// The answer to a request that neither changes anything nor has to ask a node; `None` for those that do.
+    /// The answer to a request that neither changes anything nor asks a node; `None` for all others.
     pub(super) fn query(&self, received: &Received) -> Option<Response> {
         let (reqid, request) = (&received.reqid, &received.request);
         let instance = &self.options.instance;
@@ -36,7 +36,8 @@ impl Lifecycle {
         }
     }
 
-    /// The named nodes that are ours, or all of ours if none is named. Unknown names are dropped, as Zeek does.
+    /// Those of the named nodes that are ours, or all of ours if no name is given. Unknown names are dropped, as Zeek
+    /// does.
     pub(super) fn selected(&self, names: &BTreeSet<String>) -> Vec<NodeName> {
         self.durable
             .nodes

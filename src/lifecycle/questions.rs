@@ -1,10 +1,10 @@
-//! What a request asks of nodes, and how far that has come.
+//! The questions of a request to nodes, and their progress.
 
 use std::collections::BTreeMap;
 
 use crate::api::ids::NodeName;
 
-/// How far the question to a node has come.
+/// The progress of the question to one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Questioned {
     NotYet,
@@ -15,13 +15,13 @@ pub(super) enum Questioned {
     Answered(std::result::Result<Option<String>, String>),
 }
 
-/// What a request asks of nodes, and how far that has come.
+/// The questions of a request to nodes, and their progress.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Dispatch {
     pub nodes: BTreeMap<NodeName, Questioned>,
-    /// Who is asked over a connection.
+    /// The node that is asked over each connection.
     asked: BTreeMap<u64, NodeName>,
-    /// How many have not answered.
+    /// The number of nodes that have not answered.
     open: usize,
 }
 
@@ -53,7 +53,7 @@ impl Dispatch {
         *before = state;
     }
 
-    /// Who is asked over this connection.
+    /// The node that is asked over this connection.
     pub fn asked_over(&self, connection: u64) -> Option<&NodeName> {
         self.asked.get(&connection)
     }

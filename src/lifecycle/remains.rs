@@ -1,11 +1,14 @@
-//! What is left of nodes that are to be gone: who is waited for, what an answer says of them, and when to look again (P15).
+//! What is left of nodes that are to be gone: what is waited for, what an answer says about it, and when to look again
+//! (P15).
 //!
-//! A stop, a standby, a removal, a restart or a shutdown is not answered with success while anything of a node is left. Three
-//! things can keep a node from being down though its own process has ended:
+//! A stop, a standby, a removal, a restart or a shutdown is not answered with success while anything is left of a node.
+//! Three things can keep a node from being down although its own process has ended:
 //!
-//! - its shim has processes left that it could not end ([`NodeSeen::left`]): it goes on trying, and tells when they are gone;
-//! - somebody has its lock, and there is no shim ([`Obstacle::Lock`]): looked for again every few seconds;
-//! - its shim was of the first release, and holders of the lock are still being looked for ([`LimitedCleanup::pending`]).
+//! - its shim has processes left that it could not end ([`NodeSeen::left`]): it keeps trying, and reports when they are
+//!   gone;
+//! - a process holds its lock, and there is no shim ([`Obstacle::Lock`]): looked for again every few seconds;
+//! - its shim was of the first release, and holders of the lock are still being searched for
+//!   ([`LimitedCleanup::pending`]).
 
 use crate::api::event::Notification;
 use crate::api::ids::{Incarnation, NodeName};
@@ -19,12 +22,12 @@ use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::seen::{Left, LimitedCleanup, NodeSeen, Obstacle, ProcessPhase};
 
-/// Why only holders of the lock could be looked for.
+/// Why only holders of the lock could be searched for.
 pub(super) const SHIM_GONE: &str = "its shim was gone before it";
 const FIRST_SHIM: &str = "its shim is of the first release";
 
 impl NodeSeen {
-    /// Its shim told what it could not end. Said after a stop was ordered, that is what came of it.
+    /// Its shim reported what it could not end. A report after a stop order is the result of that order.
     pub(super) fn observe_left(&mut self, incarnation: Incarnation, survivors: &Survivors) {
         let after_stop = self.stop_sent.is_some_and(|(sent, _)| sent == incarnation);
         self.left = Some(Left { survivors: survivors.clone(), after_stop });
@@ -34,13 +37,13 @@ impl NodeSeen {
         self.limited_cleanup = Some(LimitedCleanup { why: FIRST_SHIM, pending: true });
     }
 
-    /// Nobody has its lock any more.
+    /// Nobody holds its lock any more.
     pub(super) fn observe_cleared(&mut self) {
         self.observe_free();
         self.blocked = self.blocked.take().filter(|blocked| blocked.by == Obstacle::Port);
     }
 
-    /// Nobody had its lock when it was looked for.
+    /// Nobody held its lock when it was checked.
     pub(super) fn observe_free(&mut self) {
         if let Some(limited) = &mut self.limited_cleanup {
             limited.pending = false;
@@ -51,12 +54,12 @@ impl NodeSeen {
         self.blocked.as_ref().is_some_and(|blocked| blocked.by != Obstacle::Port)
     }
 
-    /// Whether some process of it may be left, beside one that is under supervision.
+    /// Whether any process of it may be left, beside one that is under supervision.
     pub(super) fn may_be_left(&self) -> bool {
         self.is_unknown() || self.limited_cleanup.as_ref().is_some_and(|limited| limited.pending)
     }
 
-    /// The same, as far as there is a reason to think so.
+    /// The same, but only if there is a reason to think so.
     pub(super) fn is_unknown(&self) -> bool {
         self.is_locked() || self.left.is_some()
     }
@@ -95,8 +98,7 @@ impl Lifecycle {
         Decision::default().effect(Effect::Notify(Notification::NotifyLog { instance, msg, node: name.to_string() }))
     }
 
-    /// No process of this node is left, and none is on its way. What is only being prepared never becomes a process
-    /// without an intent.
+    /// No process of this node is left or about to start. A mere preparation never becomes a process without an intent.
     pub(super) fn is_down(&self, name: &NodeName) -> bool {
         let no_process = |phase| match phase {
             ProcessPhase::Clear | ProcessPhase::Preparing { .. } | ProcessPhase::Prepared { .. } => true,
@@ -106,18 +108,18 @@ impl Lifecycle {
             && self.seen.nodes.get(name).is_none_or(|node| no_process(node.phase) && !node.may_be_left())
     }
 
-    /// It is down, or was told to stop and could not be ended: waiting for it does not help.
+    /// It is down, or was told to stop and could not be ended: waiting longer cannot help.
     pub(super) fn is_done_stopping(&self, name: &NodeName) -> bool {
         let tried = |node: &NodeSeen| node.left.as_ref().is_some_and(|left| left.after_stop);
         self.is_down(name) || self.seen.nodes.get(name).is_some_and(tried)
     }
 
-    /// Its own process has ended, and something of it is left.
+    /// Its own process has ended, but something of it is left.
     pub(super) fn has_left(&self, name: &NodeName) -> bool {
         self.seen.nodes.get(name).is_some_and(|node| node.left.is_some())
     }
 
-    /// Why this node, which is to be down, is not.
+    /// Why this node, which should be down, is not.
     pub(super) fn why_not_down(&self, name: &NodeName) -> String {
         let remains = self.seen.nodes.get(name).and_then(NodeSeen::remains);
         let held = self.durable.agent.hold.is_some() && !self.seen.winding_down;
@@ -131,19 +133,19 @@ impl Lifecycle {
         })
     }
 
-    /// Nodes of which something may be left though the journal has none of that name: they are to be gone as well.
+    /// Nodes that may have left something although the journal does not know their names: they must be gone as well.
     pub(super) fn nameless_remains(&self) -> impl Iterator<Item = &NodeName> {
         let unknown = self.seen.nodes.names().filter(|name| !self.durable.nodes.contains_key(*name));
         unknown.filter(|name| self.seen.nodes.get(name).is_some_and(NodeSeen::may_be_left))
     }
 
-    /// What can be promised of a node that is down, where that is less than usual.
+    /// What is certain about a node that is down, if that is less than usual.
     pub(super) fn only_promised(&self, name: &NodeName) -> Option<String> {
         let limited = self.seen.nodes.get(name)?.limited_cleanup.as_ref()?;
         Some(only_holders(limited.why))
     }
 
-    /// Orders the end once more of what could not be ended before.
+    /// Orders again the end of what could not be ended before.
     pub(super) fn stop_again(&self, now: Now, name: &NodeName) -> Decision {
         let (Some(record), Some(node)) = (self.durable.nodes.get(name), self.seen.nodes.get(name)) else {
             return Decision::default();
@@ -169,7 +171,7 @@ impl Lifecycle {
         })
     }
 
-    /// Its lock is held and no shim is known: has it looked for again.
+    /// Its lock is held and no shim is known: orders another search for it.
     pub(super) fn look_again(&self, now: Now, name: &NodeName, incarnation: Incarnation) -> Decision {
         let order = NodeOrder::Clear { incarnation };
         let again = Note::LookedAgain { node: name.clone(), at: now.boot };

@@ -1,4 +1,4 @@
-//! What an operator is told about the nodes (`status`, `nodes list`).
+//! What operators see of the nodes (`status`, `nodes list`).
 
 use crate::api::report::NodeReport;
 use crate::api::time::Now;
@@ -8,7 +8,7 @@ use super::Lifecycle;
 use super::seen::NodeSeen;
 
 impl Lifecycle {
-    /// Why nothing is started or stopped, in hold mode.
+    /// The reason for hold mode, in which nothing is started or stopped.
     pub fn hold(&self) -> Option<&str> {
         self.durable.agent.hold.as_deref()
     }
@@ -18,7 +18,7 @@ impl Lifecycle {
         self.durable.desired.config.as_ref().map(|config| config.0.id.as_str())
     }
 
-    /// Every node has been looked for; requests are handled.
+    /// Whether every node has been looked for and requests are handled.
     pub fn is_serving(&self) -> bool {
         self.seen.adopted && !self.seen.stopping
     }

@@ -1,6 +1,6 @@
-//! A request's way: received, then duplicate, conflict, rejected or accepted; begun; answered.
+//! The life of a request: received, then duplicate, conflict, rejected or accepted; begun; answered.
 //!
-//! What the requests of each family do is in `change` and `query`; this file knows only how a reqid gets its one
+//! What the requests of each family do is in `change` and `query`; this file only ensures that each reqid gets one
 //! outcome (P3 to P6).
 
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use super::seen::Rejections;
 use super::wake::Wake;
 use super::{ATTEMPTS, Lifecycle, UNFINISHED_LIMIT, answer};
 
-/// Rejected input is journaled at most this often per peer and minute; the rest is counted.
+/// Rejected input is journaled at most this often per peer and minute; the rest is only counted.
 const REJECTIONS_JOURNALED: u32 = 10;
 pub(super) const REJECTION_WINDOW_MS: u64 = 60_000;
-/// Peers whose rejections are counted apart; more of them share one count.
+/// The most peers whose rejections are counted separately; further peers share one count.
 const REJECTING_PEERS: usize = 1024;
 
 impl Lifecycle {
-    /// Decides what an incoming request is to us. A duplicate gives two decisions: its answer rests on the stored
-    /// outcome alone and does not wait for the duplicate's own entry.
+    /// Classifies an incoming request. A duplicate gives two decisions: its answer depends on the stored outcome alone
+    /// and does not wait for the duplicate's own entry.
     pub(super) fn receive(&self, now: Now, incoming: &Incoming, known: Option<&Known>) -> Vec<Decision> {
         if self.seen.stopping {
             return vec![refuse(incoming.route, "the agent is stopping")];
@@ -38,8 +38,8 @@ impl Lifecycle {
         }
     }
 
-    /// A new request. What changes nothing is journaled with its answer, in one; a change waits until its entry is
-    /// durable, so that a request that kills the agent is known by name afterwards.
+    /// A new request. If it changes nothing, it is journaled together with its answer; a change waits until its entry
+    /// is durable, so that a request that crashes the agent is identified afterwards.
     fn accept(&self, now: Now, incoming: &Incoming, digest: Digest) -> Decision {
         if self.durable.unfinished.len() >= UNFINISHED_LIMIT {
             return refuse(incoming.route, "busy: too many requests wait for their outcome");
@@ -95,12 +95,12 @@ impl Lifecycle {
         Note::Deadline { of, at: now.boot.plus_ms(self.options.request_timeout_ms) }
     }
 
-    /// What only asks nodes has its outcome by the deadline, whoever asks.
+    /// A request that only asks nodes has its outcome by the deadline, whoever asks.
     pub(super) fn settles_in_time(&self, now: Now, of: Seq) -> Note {
         Note::Settle { of, by: now.boot.plus_ms(self.options.request_timeout_ms) }
     }
 
-    /// Input that is no request: an entry while it is rare, a count when it is not (P10).
+    /// Input that is not a request: journaled as an entry while it is rare, as a count when it is not (P10).
     pub(super) fn reject_input(&self, now: Now, source: &Source, event: &str, error: &str) -> Decision {
         let peer = self.rejecting_peer(source);
         let known = self.seen.rejections.get(&peer);
@@ -120,12 +120,12 @@ impl Lifecycle {
         })
     }
 
-    /// Who is counted together: one user on the control socket, one address on the network and there one user, if that is
-    /// known; whatever pid or port.
+    /// The peer that a rejection counts for: one user on the control socket; one address on the network, and within it
+    /// one user if known. The pid and port do not matter.
     fn rejecting_peer(&self, source: &Source) -> String {
         let mut words = source.peer.split_whitespace();
         let who = words.next().unwrap_or_default();
-        // Behind the port, and before what the peer itself may have chosen.
+        // After the port, and before any text that the peer may have chosen.
         let user = words.nth(1).filter(|word| word.starts_with("uid=")).unwrap_or_default();
         let peer = format!("{} {who} {user}", source.transport);
         if self.seen.rejections.contains_key(&peer) || self.seen.rejections.len() < REJECTING_PEERS {
@@ -144,7 +144,7 @@ impl Lifecycle {
             .or_else(|| self.count_rejections(now))
     }
 
-    /// P6: what crashed the agent three times is not tried a fourth time.
+    /// P6: a request that crashed the agent three times is not tried a fourth time.
     fn abandon(&self) -> Option<Decision> {
         let one = self.durable.unfinished.get(self.agenda.facts.lost.first()?)?;
         let received = &one.received;
@@ -153,7 +153,7 @@ impl Lifecycle {
         Some(complete(received, Some(&one.record), 0, Outcome::Abandoned, response))
     }
 
-    /// Takes step 1 of the earliest request that is durable and has not had it.
+    /// Takes step 1 of the earliest durable request that has not begun.
     fn begin(&self, now: Now) -> Option<Decision> {
         if self.seen.stopping {
             return None;
@@ -166,7 +166,7 @@ impl Lifecycle {
         Some(Decision::default().entry(begun).and(self.plan(now, &one.received)))
     }
 
-    /// Answers waiting changes whose goal is met or whose deadline has come, and dispatches that are through.
+    /// Answers waiting changes whose goal is met or whose deadline has come, and dispatches that are complete.
     fn finish(&mut self, now: Now) -> Option<Decision> {
         while let Some(seq) = self.agenda.requests.first().copied() {
             self.agenda.look();
@@ -185,7 +185,7 @@ impl Lifecycle {
         complete(received, record, 1, outcome, response)
     }
 
-    /// P6: responses that nobody took go to whoever is subscribed to their topic now.
+    /// P6: responses that nobody received go to the current subscribers of their topic.
     fn publish_unsent(&mut self) -> Option<Decision> {
         if !std::mem::take(&mut self.agenda.unsent) {
             return None;
@@ -216,7 +216,7 @@ impl Lifecycle {
         None
     }
 
-    /// The minute of a peer is over: what was only counted becomes one entry, and it is forgotten.
+    /// The minute of a peer is over: rejections that were only counted become one entry, and the peer is forgotten.
     fn count_rejections_of(&self, peer: &str, wake: &Wake) -> Option<Decision> {
         let rejections = self.seen.rejections.get(peer)?;
         if !wake.due(rejections.since.plus_ms(REJECTION_WINDOW_MS)) {
@@ -234,7 +234,7 @@ impl Lifecycle {
     }
 }
 
-/// Request and outcome in one entry, and word to those who wait.
+/// Request and outcome in one entry, and the response to waiting requesters.
 fn answer_at_once(received: &Received, response: Response) -> Decision {
     let response = answer::bounded(response);
     let entry = Entry::RequestAnswered {
@@ -248,7 +248,7 @@ fn answer_at_once(received: &Received, response: Response) -> Decision {
     Decision::default().entry(entry).note(answered(received, response, false))
 }
 
-/// The request has its outcome: the entry, and word to those who wait.
+/// The request has its outcome: the entry, and the response to waiting requesters.
 /// `more`: attempts beside those that were lost.
 fn complete(
     received: &Received,
@@ -258,7 +258,7 @@ fn complete(
     response: Response,
 ) -> Decision {
     let response = answer::bounded(response);
-    // A crash while it was being abandoned was no attempt at it.
+    // A crash while it was being abandoned does not count as an attempt.
     let attempts = (record.map_or(0, |record| record.lost_attempts) + more).min(ATTEMPTS);
     let told_at_deadline = record.is_some_and(|record| record.extras.0.deadline.is_some());
     Decision::default()
@@ -276,7 +276,7 @@ fn answered(received: &Received, response: Response, told_at_deadline: bool) -> 
     Note::Answered(Answered { of, digest, response, dialect, told_at_deadline })
 }
 
-/// To a connection if there is one, else to the topic.
+/// Responds on the connection if there is one, else to the topic.
 pub(super) fn respond(
     route: Option<Route>,
     dialect: Dialect,
@@ -290,7 +290,7 @@ pub(super) fn respond(
     })
 }
 
-/// Without a route there is nobody to tell: a network peer times out, and its reqid is still free.
+/// Without a route nobody can be told: a network peer times out, and its reqid is still unused.
 pub(super) fn refuse(route: Option<Route>, reason: &str) -> Decision {
     match route {
         Some(route) => Decision::default().effect(Effect::Refuse { route, reason: reason.to_owned() }),

@@ -1,4 +1,4 @@
-//! What this run of the agent has seen and the next may forget: who waits, where processes are, who listens.
+//! What only this run of the agent needs to know: who waits, where processes are, who is subscribed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::answer;
 use super::input::Peers;
 use super::questions::{Dispatch, Questioned};
 
-/// Responses kept for a peer that may come, oldest dropped first: they stay in the journal, and whoever repeats the
-/// request gets them.
+/// The most responses kept for future subscribers, oldest dropped first: all stay in the journal, and a repeated
+/// request gets its response.
 pub(super) const UNSENT_LIMIT: usize = 256;
-/// So many bytes of them, or one more than fits.
+/// The most bytes of them, exceeded by at most one response.
 const UNSENT_BYTES: usize = 16 << 20;
 
 #[derive(Debug, Clone, Default)]
@@ -29,36 +29,36 @@ pub(super) struct Seen {
     pub adopted: bool,
     pub settled: bool,
     pub stopping: bool,
-    /// Why the agent is to end, until that has been said.
+    /// Why the agent is to end, until the exit has been ordered.
     pub end: Option<String>,
     pub winding_down: bool,
-    /// Why this state directory is taken for a copy of another.
+    /// Why this state directory is considered a copy of another.
     pub copied: Option<String>,
-    /// Requests that make it one of its own, until that is done.
+    /// Requests that adopt the state directory, until that is done.
     pub adopting_state: BTreeSet<Seq>,
     /// The newest entry known to be durable.
     pub durable: Seq,
-    /// Requests whose outcome is decided and not durable yet: the journal cannot be relied on to know them.
+    /// Requests whose outcome is decided but not yet durable: the journal may not know them.
     pub fresh: BTreeMap<ReqId, Known>,
-    /// The same of what was told at the deadline of a request.
+    /// The same for deadline responses.
     pub fresh_deadlines: BTreeMap<Seq, Stored>,
     pub nodes: Nodes,
     /// Something changed that concerns every node.
     pub all_changed: bool,
-    /// Nodes that are in no configuration any more, and of which something may be left until their supervisor says otherwise.
+    /// Nodes that are in no configuration any more, but may have left something until their supervisor says otherwise.
     pub leaving: BTreeSet<NodeName>,
-    /// The state that notify_change told last, of each node that is not gone.
+    /// The state last reported by notify_change, for each node that is not gone.
     pub told: BTreeMap<NodeName, NodeState>,
     pub waiting: BTreeMap<Seq, Waiting>,
     pub unsent: BTreeMap<Seq, Unsent>,
     pub peers: Peers,
-    /// Requests that wait for what nodes answer.
+    /// Requests that wait for answers of nodes.
     pub dispatches: BTreeMap<Seq, Dispatch>,
-    /// Which of them ask a node that has not answered.
+    /// For each node, the requests whose question it has not answered.
     asking: BTreeMap<NodeName, BTreeSet<Seq>>,
     pub welcomed: bool,
     pub last_hello: Option<BootTime>,
-    /// When the journal's head was told because it was time.
+    /// When the journal's head was last reported because of the interval.
     pub head_told: Option<BootTime>,
     pub rejections: BTreeMap<String, Rejections>,
     /// The host boots too often: nodes are started with pauses for a while.
@@ -67,7 +67,7 @@ pub(super) struct Seen {
     pub last_start: Option<BootTime>,
 }
 
-/// What is known of each node's process. Whoever changes that is noted.
+/// What is known of each node's process. Nodes whose facts change are noted.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Nodes {
     nodes: BTreeMap<NodeName, NodeSeen>,
@@ -93,14 +93,14 @@ impl Nodes {
         self.nodes.remove(name);
     }
 
-    /// There is such a node. That alone changes nothing.
+    /// Records that there is such a node. That alone changes nothing.
     pub fn know(&mut self, name: &NodeName) {
         if !self.nodes.contains_key(name) {
             self.nodes.insert(name.clone(), NodeSeen::default());
         }
     }
 
-    /// Something about it has changed.
+    /// Notes that something about the node has changed.
     pub fn note(&mut self, name: &NodeName) {
         if !self.noted.contains(name) {
             self.noted.insert(name.clone());
@@ -117,27 +117,28 @@ impl Nodes {
 #[derive(Debug, Clone)]
 pub(super) struct NodeSeen {
     pub phase: ProcessPhase,
-    /// The newest incarnation that was heard of.
+    /// The newest incarnation that is known.
     pub newest: Incarnation,
-    /// The ports that its process was started with, which may not be those it is wanted with now.
+    /// The ports that its process was started with, which may differ from the ports that are wanted now.
     pub ports: Vec<u16>,
     /// The stop that was ordered, and when.
     pub stop_sent: Option<(Incarnation, BootTime)>,
-    /// Something that is not ours stands in the way of its start.
+    /// A foreign obstacle blocks its start.
     pub blocked: Option<Blocked>,
     /// Preparing a start failed.
     pub unprepared: Option<Unprepared>,
-    /// Ends in a row that last, and the request that wanted the node then: a later one begins anew.
+    /// The number of lasting ends in a row, and the request that wanted the node then: a later request starts a new
+    /// count.
     pub lasting: (u32, Seq),
     /// What its shim could not end after it.
     pub left: Option<Left>,
-    /// Only holders of its lock could be looked for after its last process.
+    /// After its last process, only holders of its lock could be searched for.
     pub limited_cleanup: Option<LimitedCleanup>,
-    /// What became of a forced stop's wish to have its run directory out of the way.
+    /// Progress of setting aside its run directory for a forced stop.
     pub set_aside: Option<SetAside>,
     /// Bytes of its process's output that could not be written.
     pub dropped: u64,
-    /// That was said.
+    /// The loss of output was reported.
     pub is_drop_told: bool,
     /// Its shim does not answer.
     pub silent: bool,
@@ -146,13 +147,13 @@ pub(super) struct NodeSeen {
     pub awaited: Option<Awaited>,
     /// It checked in before its start was known.
     pub checked_in: bool,
-    /// Connections over which it said hello since its process was started, oldest first. The first is its channel: another
-    /// takes its place when it is gone, and not before.
+    /// Connections over which it said hello since its process was started, oldest first. The first is its channel: the
+    /// next one replaces it only when it is closed.
     pub hellos: Vec<u64>,
     /// Found running when the agent started.
     pub was_adopted: bool,
     pub outputs: Option<NodeOutputs>,
-    /// Of its last process, until one gets ready.
+    /// The early exit of its last process, until one becomes ready.
     pub early_exit: Option<EarlyExit>,
 }
 
@@ -188,11 +189,11 @@ impl Default for NodeSeen {
 pub(super) enum ProcessPhase {
     /// Nobody has looked yet.
     Unprobed,
-    /// There is none.
+    /// There is no process.
     Clear,
-    /// Lock, socket and launch file are being made, for what the request `by` wants.
+    /// Its lock, socket and launch file are being made, for the request `by`.
     Preparing { incarnation: Incarnation, by: Seq },
-    /// They are there: it can be spawned.
+    /// They exist: the node can be spawned.
     Prepared { incarnation: Incarnation, by: Seq },
     /// Its shim is being spawned, or has not started it yet.
     Launching { incarnation: Incarnation },
@@ -200,14 +201,14 @@ pub(super) enum ProcessPhase {
     Present { incarnation: Incarnation },
 }
 
-/// Attempts to prepare a start that came to nothing.
+/// Failed attempts to prepare a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unprepared {
-    /// In a row, for the request that wanted the node then: a later one is tried at once.
+    /// How many in a row, for the request that wanted the node then: a later request is tried immediately.
     pub tries: u32,
     pub by: Seq,
     pub at: BootTime,
-    /// When it is tried again, unless the node was given up.
+    /// When to try again, unless the node was given up.
     pub next: BootTime,
 }
 
@@ -215,31 +216,31 @@ pub(super) struct Unprepared {
 pub(super) struct Blocked {
     pub by: Obstacle,
     pub reason: String,
-    /// By the same, without a break.
+    /// Blocked by the same obstacle since then, without interruption.
     pub since: BootTime,
     pub at: BootTime,
-    /// It was said before.
+    /// The obstacle was reported.
     pub is_told: bool,
 }
 
-/// How far a run directory is on its way to being set aside.
+/// Progress of setting aside a run directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum SetAside {
-    /// The supervisor was told to.
+    /// The supervisor was ordered to do it.
     Ordered,
-    /// It is not in the way any more. Where it is, if there was one.
+    /// The directory is out of the way. `path`: its new place, if there was a directory.
     Done { path: Option<String> },
-    /// It stays where it is, and so does what holds it.
+    /// The directory stays where it is, and so does whatever holds it.
     Failed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Obstacle {
-    /// Its lock is held by what is not proven ours: some process of it may run.
+    /// Its lock is held by a process that is not proven ours: some process of the node may run.
     Lock,
-    /// Its recorded process runs and is another state directory's, of which this one is a copy.
+    /// Its recorded process runs and belongs to another state directory, of which this one is a copy.
     Foreign,
-    /// Somebody listens on a port that it needs. Nothing of it runs.
+    /// A process listens on a port that it needs. Nothing of the node itself runs.
     Port,
 }
 
@@ -247,15 +248,15 @@ pub(super) enum Obstacle {
 #[derive(Debug, Clone)]
 pub(super) struct Left {
     pub survivors: Survivors,
-    /// The shim had been told to stop it.
+    /// They were reported after the shim was told to stop the node.
     pub after_stop: bool,
 }
 
-/// Less than usual is known of a node's end.
+/// Less than usual is known about a node's end.
 #[derive(Debug, Clone)]
 pub(super) struct LimitedCleanup {
     pub why: &'static str,
-    /// Holders of its lock are still being looked for.
+    /// Holders of its lock are still being searched for.
     pub pending: bool,
 }
 
@@ -270,9 +271,9 @@ pub(super) struct EarlyExit {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Waiting {
     pub routes: Vec<Waiter>,
-    /// When those who ask over Broker or WebSocket are told something.
+    /// When requesters over Broker or WebSocket get a response.
     pub deadline: Option<BootTime>,
-    /// When the outcome is decided, whatever it is then.
+    /// When the outcome is decided at the latest.
     pub settle_by: Option<BootTime>,
 }
 
@@ -283,7 +284,7 @@ pub(super) struct Waiter {
     pub until_deadline: bool,
 }
 
-/// For which request it is waited for a node to get ready, since when, and whether that was too long.
+/// The request that waits for a node to become ready, since when, and whether the node is late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Awaited {
     pub by: Seq,
@@ -291,12 +292,12 @@ pub(super) struct Awaited {
     pub is_late: bool,
 }
 
-/// A response that has not provably left.
+/// A response that has not provably been sent.
 #[derive(Debug, Clone)]
 pub(super) struct Unsent {
     pub dialect: Dialect,
     pub response: Arc<Response>,
-    /// Connections it was handed to. None left: it is for whoever subscribes next.
+    /// Connections it was handed to. If none is left, it is for the next subscriber.
     pub routes: BTreeSet<Route>,
 }
 
@@ -323,7 +324,7 @@ impl Seen {
         self.asking.get(name).cloned().unwrap_or_default()
     }
 
-    /// Every question that is not answered.
+    /// Every unanswered question.
     pub fn all_questions(&self) -> impl Iterator<Item = (Seq, NodeName)> {
         self.asking.iter().flat_map(|(name, seqs)| seqs.iter().map(|seq| (*seq, name.clone())))
     }
@@ -346,7 +347,7 @@ impl Seen {
         self.dispatches.insert(of, dispatch);
     }
 
-    /// Notes how far the question to a node has come.
+    /// Records the progress of the question to a node.
     pub fn questioned(&mut self, of: Seq, node: &NodeName, state: Questioned) {
         let is_answered = matches!(state, Questioned::Answered(_));
         let Some(dispatch) = self.dispatches.get_mut(&of) else { return };
@@ -377,7 +378,7 @@ impl Seen {
         self.unsent.retain(|_, unsent| !unsent.routes.contains(&route));
     }
 
-    /// Forgets the routes over a connection; responses under way there stay for whoever subscribes.
+    /// Forgets the routes over a connection; responses in flight there are kept for the next subscriber.
     pub fn disconnected(&mut self, connection: u64) {
         for waiting in self.waiting.values_mut() {
             waiting.routes.retain(|waiter| waiter.route.connection != connection);

@@ -1,11 +1,12 @@
-//! Forced stops: the way out for a node whose run directory is damaged, so that nothing about it can be done or proven.
+//! Forced stops: the recovery for a node whose run directory is so damaged that nothing about the node can be done or
+//! proven.
 //!
-//! Such a stop ends what is proven to be the node's, and has the run directory moved to where nothing looks, so that the next
-//! start makes a new one. With something alive that may be the node's and is not proven to be, the directory stays and the node
-//! is UNKNOWN (P7): the answer is a failure that names what is in the way.
+//! Such a stop ends the processes that are proven to be the node's, and moves the run directory away, so that the next
+//! start makes a new one. If a process is alive that may be the node's but is not proven to be, the directory stays and
+//! the node is UNKNOWN (P7): the answer is a failure that names the obstacle.
 //!
-//! Nothing of this is journaled but the request. While it waits for a node whose process is gone, and the supervisor was not
-//! told yet, it is told; so a restart of the agent takes it up where it was.
+//! Only the request itself is journaled. While it waits for a node whose process is gone, and the supervisor has not
+//! been told yet, the supervisor is told; so a restarted agent continues where it was.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -36,7 +37,7 @@ impl NodeSeen {
 }
 
 impl Lifecycle {
-    /// As any stop. Nodes that are in no configuration any more, and of which something may be left, are nodes here, too.
+    /// Planned like any stop. Nodes that are in no configuration any more but may have left something are included.
     pub(super) fn plan_forced_stop(&self, now: Now, received: &Received, names: &BTreeSet<String>) -> Decision {
         let selected: Vec<NodeName> = names.iter().filter_map(|name| NodeName::new(name.as_str()).ok()).collect();
         let is_left = |name: &NodeName| self.seen.nodes.get(name).is_some_and(NodeSeen::may_be_left);
@@ -55,13 +56,14 @@ impl Lifecycle {
         selected.into_iter().fold(decision, |all, node| all.note(Note::SetAside { node, progress: None }))
     }
 
-    /// Whether this unfinished request is one.
+    /// Whether this unfinished request is a forced stop.
     pub(super) fn is_forced_stop(&self, seq: Seq) -> bool {
         let request = self.durable.unfinished.get(&seq).map(|one| &one.received.request);
         matches!(request, Some(Request::StopNodes { force: true, .. }))
     }
 
-    /// Whether some request waits for that and it was not ordered yet. To be asked once the node has no process.
+    /// Whether some request waits for the directory to be set aside and that was not ordered yet. To be called once the
+    /// node has no process.
     pub(super) fn is_to_be_set_aside(&self, name: &NodeName, node: &NodeSeen) -> bool {
         let waiting = || self.agenda.facts.waits.of(name).into_iter();
         node.set_aside.is_none() && self.copied().is_none() && waiting().any(|(seq, ..)| self.is_forced_stop(seq))
@@ -81,14 +83,14 @@ impl Lifecycle {
         matches!(progress, Some(SetAside::Done { .. })) && self.is_down(name)
     }
 
-    /// It was done, or failed: waiting does not help.
+    /// It was set aside, or that failed: waiting longer cannot help.
     pub(super) fn is_done_setting_aside(&self, name: &NodeName) -> bool {
         let node = self.seen.nodes.get(name);
         let has_failed = node.is_some_and(|node| node.set_aside == Some(SetAside::Failed));
         self.is_set_aside(name) || has_failed || !self.is_down(name) && self.is_done_stopping(name)
     }
 
-    /// What is said of a node that was stopped beside that it was.
+    /// What an answer says about a stopped node beside the fact that it stopped.
     pub(super) fn told_of_stop(&self, received: &Received, name: &NodeName) -> Option<String> {
         let progress = self.seen.nodes.get(name).and_then(|node| node.set_aside.as_ref());
         let aside = progress.filter(|_| self.is_forced_stop(received.seq)).and_then(|progress| match progress {

@@ -1,7 +1,7 @@
-//! When a waiting change is answered: at the deadline of those who ask over Broker or WebSocket, and when it has settled.
+//! When a waiting change is answered: at the deadline of requesters over Broker or WebSocket, and when it has settled.
 //!
-//! It has settled when each node concerned is ready, was given up, or has not got ready within `ready_timeout` after its turn
-//! to start came. Whether a node is late is a matter of that node, not of who waits for it.
+//! It has settled when each of its nodes is ready, was given up, or did not become ready within `ready_timeout` after
+//! its turn to start came. Whether a node is late depends on that node alone, not on the requests that wait for it.
 
 use crate::api::event::{Request, Response};
 use crate::api::ids::{NodeName, Seq};
@@ -35,7 +35,7 @@ impl Lifecycle {
         Some(done)
     }
 
-    /// Tells those who ask over Broker or WebSocket, once.
+    /// Sends the deadline response to requesters over Broker or WebSocket, once.
     fn meet_deadline(&self, wake: &Wake, seq: Seq, one: &Unfinished) -> Option<Decision> {
         let extras = &one.record.extras.0;
         if extras.asked.is_none() || extras.deadline.is_some() {
@@ -62,14 +62,14 @@ impl Lifecycle {
         Some(answer_at_deadline(received, response))
     }
 
-    /// Whether the node did not get ready in time, for what is wanted of it now.
+    /// Whether the node did not become ready in time, for the request that wants it now.
     pub(super) fn is_late(&self, name: &NodeName) -> bool {
         let Some(record) = self.durable.nodes.get(name) else { return false };
         let awaited = self.seen.nodes.get(name).and_then(|node| node.awaited);
         awaited.is_some_and(|awaited| awaited.by == record.by && awaited.is_late)
     }
 
-    /// Whether an answer to the request is due for the time that has passed.
+    /// Whether an answer to the request is due because of the time that has passed.
     pub(super) fn is_due(&self, now: Now, one: &Unfinished) -> bool {
         let Some(waiting) = self.seen.waiting.get(&one.received.seq) else { return false };
         if self.durable.waits_for_operator(one.received.seq) {
@@ -80,7 +80,7 @@ impl Lifecycle {
         is_due(waiting.settle_by) || is_untold && is_due(waiting.deadline)
     }
 
-    /// Whether the node, which runs, is found late now.
+    /// Whether the node, which runs, becomes late now.
     pub(super) fn turns_late(&self, now: Now, name: &NodeName) -> bool {
         let (Some(record), Some(node)) = (self.durable.nodes.get(name), self.seen.nodes.get(name)) else {
             return false;
@@ -92,7 +92,7 @@ impl Lifecycle {
         })
     }
 
-    /// Notes since when a node that is to get ready is awaited, and that it is late.
+    /// Records since when a node is waited for, and that it is late.
     pub(super) fn await_node(
         &self,
         now: Now,
@@ -119,7 +119,7 @@ impl Lifecycle {
     }
 }
 
-/// The entry, and word to those who wait no longer.
+/// The entry, and the response to requesters that have a deadline.
 fn answer_at_deadline(received: &Received, response: Response) -> Decision {
     let response = answer::bounded(response);
     Decision::default()

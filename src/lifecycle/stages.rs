@@ -1,7 +1,7 @@
-//! Whose turn it is: loggers, manager, proxies, workers start in this order and stop in reverse.
+//! The order of starts and stops: loggers, manager, proxies, workers start in this order and stop in reverse.
 //!
-//! Stages are soft. A stage is waited for until it is ready, and at most `stage_wait` after its own turn came; a node
-//! that fails, backs off or is blocked holds up nobody. Inside a stage everything is parallel.
+//! Stages are soft. The next stage waits until a stage is ready, but at most `stage_wait` after the turn of that stage
+//! came; a node that fails, backs off or is blocked delays no other. Inside a stage everything is parallel.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ fn stage(role: ClusterRole) -> usize {
     }
 }
 
-/// What counts of one node for the order of starts and stops.
+/// What matters about one node for the order of starts and stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Of {
     pub stage: usize,
@@ -32,33 +32,33 @@ pub(super) struct Of {
     pub leaving: Leaving,
 }
 
-/// Whether a process of a node is there that has to go.
+/// Whether a node has a process that must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leaving {
     No,
     Untold,
-    /// It was told to stop then.
+    /// It was told to stop at this time.
     Told(BootTime),
 }
 
-/// Who is starting and who is leaving, stage by stage.
+/// The nodes that are starting and the nodes that are ending, stage by stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Stages {
     stages: [Stage; STAGES],
     of: BTreeMap<NodeName, Of>,
-    /// Since when it is the turn of each node that is starting.
+    /// When the turn of each starting node came.
     turns: BTreeMap<NodeName, BootTime>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Stage {
-    /// Starting, and its turn has not come.
+    /// Starting nodes whose turn has not come.
     queued: BTreeSet<NodeName>,
     started: BTreeSet<(BootTime, NodeName)>,
-    /// To go, and not told yet.
+    /// Nodes that must end and have not been told to.
     untold: BTreeSet<NodeName>,
     told: BTreeSet<(BootTime, NodeName)>,
-    /// No later stage keeps this one from being stopped.
+    /// No later stage prevents this one from being stopped.
     may_stop: bool,
 }
 
@@ -73,7 +73,7 @@ impl Stage {
 }
 
 impl Stages {
-    /// Takes in what became of a node.
+    /// Records the new state of a node.
     pub fn set(&mut self, name: &NodeName, of: Of) {
         let before = self.of.get(name).copied();
         if before == Some(of) {
@@ -115,8 +115,8 @@ impl Stages {
         }
     }
 
-    /// Gives their turn to the nodes of every stage that no earlier one holds back, and lets those be stopped that no later one
-    /// does; who may do something now is to be looked at.
+    /// Gives the nodes of every stage their turn if no earlier stage holds it back, and lets nodes be stopped if no
+    /// later stage prevents that; nodes that may do something now are added to `look`.
     pub fn advance(&mut self, now: BootTime, wait_ms: u64, look: &mut BTreeSet<NodeName>) {
         let mut held_back = false;
         for stage in &mut self.stages {
@@ -153,7 +153,7 @@ impl Stages {
         times.into_iter().find(|at| *at > now)
     }
 
-    /// As if the turns of these came when they did.
+    /// Keeps the times at which the turns of these nodes came.
     pub fn keep_turns(&mut self, of: &Self) {
         self.turns = of.turns.clone();
     }
@@ -173,7 +173,7 @@ impl Lifecycle {
         self.agenda.facts.stages.has_turn(name)
     }
 
-    /// Wanted up, not there yet, and nothing but its turn, its predecessor or its own start stands between.
+    /// Wanted up, not ready yet, and delayed only by its turn, its predecessor or its own start.
     pub(super) fn is_starting(&self, name: &NodeName, now: BootTime) -> bool {
         let Some(record) = self.durable.nodes.get(name) else { return false };
         let fallback = NodeSeen::default();
@@ -186,31 +186,31 @@ impl Lifecycle {
             && self.next_try(name, record).is_none_or(|at| at <= now)
     }
 
-    /// Whether this node is to be up now: wanted, and neither a shutdown of all nodes nor hold mode says otherwise.
+    /// Whether this node should be up now: wanted, and prevented neither by a shutdown of all nodes nor by hold mode.
     pub(super) fn wants_up(&self, name: &NodeName, record: &NodeRecord) -> bool {
         record.want == Want::Up && !self.seen.winding_down && !self.is_held(name)
     }
 
-    /// In hold mode only what was found running is supervised.
+    /// In hold mode, and in a copied state directory, only adopted nodes are supervised.
     pub(super) fn is_held(&self, name: &NodeName) -> bool {
         (self.durable.agent.hold.is_some() || self.copied().is_some())
             && !self.seen.nodes.get(name).is_some_and(|node| node.was_adopted)
     }
 
-    /// Whether a process of this node is to end: not wanted, or older than what is wanted.
+    /// Whether a process of this node must end: not wanted, or older than what is wanted.
     pub(super) fn must_go(&self, record: &NodeRecord) -> bool {
         let alive = matches!(record.life, Life::Up { .. });
         let unwanted = record.want != Want::Up || record.incarnation < record.least || self.seen.winding_down;
         alive && unwanted && self.copied().is_none() && (self.durable.agent.hold.is_none() || self.seen.winding_down)
     }
 
-    /// Whether the later stages have stopped, or had their `stage_wait` for it.
+    /// Whether the later stages have stopped, or their `stage_wait` for that is over.
     pub(super) fn may_stop(&self, record: &NodeRecord) -> bool {
         self.agenda.facts.stages.stages.get(stage(record.spec.0.role)).is_none_or(|stage| stage.may_stop)
     }
 
-    /// Whether a process of this node holds up the stop of earlier stages. Where nothing can be told to stop, since its lock is
-    /// held by who knows whom, it holds up nobody.
+    /// Whether a process of this node delays the stop of earlier stages. A node whose lock an unknown process holds
+    /// cannot be told to stop, and delays no other.
     pub(super) fn leaving(&self, name: &NodeName) -> Leaving {
         let (Some(record), Some(node)) = (self.durable.nodes.get(name), self.seen.nodes.get(name)) else {
             return Leaving::No;

@@ -1,4 +1,4 @@
-//! Changes after which nodes are down: standby, a stop of some, a shutdown with the nodes.
+//! Changes that stop nodes: standby, a stop of some, a shutdown with the nodes.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::decision::{Decision, Note};
 use super::{Lifecycle, answer};
 
 impl Lifecycle {
-    /// All nodes go, and the configuration is forgotten.
+    /// All nodes are stopped, and the configuration is forgotten.
     pub(super) fn plan_standby(&self, now: Now, received: &Received) -> Decision {
         let targets = self.all_nodes();
         let known = targets.iter().filter(|(name, _)| self.durable.nodes.contains_key(name));
@@ -21,7 +21,7 @@ impl Lifecycle {
             .and(self.wait(now, received, Goal::Down, targets))
     }
 
-    /// With `force` whatever is left of the nodes goes, and with it their run directories.
+    /// With `force` everything that is left of the nodes is removed, including their run directories.
     pub(super) fn plan_stop(&self, now: Now, received: &Received, names: &BTreeSet<String>, force: bool) -> Decision {
         if force {
             return self.plan_forced_stop(now, received, names);

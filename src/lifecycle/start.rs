@@ -1,4 +1,4 @@
-//! The beginning of a run: what the last one left, in the journal and among the processes.
+//! The beginning of a run: what the last run left, in the journal and among the processes.
 
 use crate::api::event::Request;
 use crate::api::ids::NodeName;
@@ -13,7 +13,7 @@ use super::seen::{Obstacle, ProcessPhase};
 use super::{ATTEMPTS, Lifecycle};
 
 impl Lifecycle {
-    /// The run begins. Requests left unfinished get a new attempt and a new deadline; who asked is gone, and gets the
+    /// The run begins. Unfinished requests get a new attempt and a new deadline. Their requesters are gone, and get the
     /// outcome by asking again or by subscribing.
     pub(super) fn start(&self, now: Now, boot_id: &str, version: &str, pid: u32, hold: Option<&str>) -> Decision {
         let started = Entry::AgentStarted { boot_id: boot_id.to_owned(), version: version.to_owned(), pid };
@@ -39,8 +39,8 @@ impl Lifecycle {
                 }
                 Stage::Accepted => self.settles_in_time(now, *seq),
             });
-            // The entry above counts the crash, if it was one; this is the attempt that follows, unless there were
-            // enough.
+            // The entry above counts the crash, if it was one; this is the attempt that follows, unless there were too
+            // many.
             let crashed = !self.durable.agent.stopped && !self.durable.agent.boot_id.is_empty();
             let attempt = one.record.lost_attempts + u32::from(crashed) + 1;
             let waits = if is_entered { waits_in_hold(one) } else { self.durable.waits_for_operator(*seq) };
@@ -55,7 +55,7 @@ impl Lifecycle {
         decision
     }
 
-    /// What is left of a node: adopted, ended, gone, or not provably any of these.
+    /// What was found of a node: adopted, ended, gone, or nothing that can be proven.
     pub(super) fn found(&self, now: Now, name: &NodeName, finding: &Finding) -> Decision {
         let record = self.durable.nodes.get(name);
         match finding {
@@ -69,7 +69,7 @@ impl Lifecycle {
                     .note(Note::Adopted { node: name.clone(), ports: spec.ports.clone() });
                 let Some(process) = process else { return decision };
                 let known = record.is_some_and(|record| {
-                    // A journal that lost its newest entries may know an earlier process under the same number.
+                    // A journal that lost its newest entries may have an earlier process under the same number.
                     let is_same = match &record.life {
                         Life::Up { process: known, .. } => known == process,
                         Life::Intended => true,

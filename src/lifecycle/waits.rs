@@ -1,5 +1,5 @@
-//! What waiting requests still wait for, node by node: counted, so that nobody has to go through all targets of a request
-//! because one of its nodes got somewhere.
+//! What waiting requests still wait for, node by node. Targets are counted, so that progress of one node does not
+//! require a look at all targets of a request.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use crate::journal::entry::Goal;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Waits {
     by_node: BTreeMap<NodeName, BTreeMap<Seq, Wait>>,
-    /// How many targets of each request are not where they should be.
+    /// The number of targets of each request that are not where they should be.
     open: BTreeMap<Seq, usize>,
 }
 
@@ -26,7 +26,7 @@ impl Waits {
         self.open.contains_key(&seq)
     }
 
-    /// The request waits for these, of which some have met its goal.
+    /// The request waits for these targets, some of which have already met its goal.
     pub fn watch<'a>(
         &mut self,
         seq: Seq,
@@ -35,7 +35,7 @@ impl Waits {
     ) {
         let mut open = 0;
         for ((name, least), met) in targets {
-            // Named twice, it is waited for once.
+            // A node that is named twice is waited for once.
             if let Entry::Vacant(place) = self.by_node.entry(name.clone()).or_default().entry(seq) {
                 place.insert(Wait { goal, least: *least, met });
                 open += usize::from(!met);
@@ -57,13 +57,14 @@ impl Waits {
         }
     }
 
-    /// Who waits for this node, for what, and for which incarnation at least.
+    /// The requests that wait for this node, each with its goal and the lowest incarnation that it accepts.
     pub fn of(&self, name: &NodeName) -> Vec<(Seq, Goal, Incarnation)> {
         let waits = self.by_node.get(name).into_iter().flatten();
         waits.map(|(seq, wait)| (*seq, wait.goal, wait.least)).collect()
     }
 
-    /// Notes whether the node is where this request wants it; tells whether the request now waits for nothing any more.
+    /// Records whether the node is where this request wants it; returns whether the request now has nothing left to
+    /// wait for.
     pub fn set(&mut self, seq: Seq, name: &NodeName, met: bool) -> bool {
         let Some(wait) = self.by_node.get_mut(name).and_then(|waits| waits.get_mut(&seq)) else { return false };
         if wait.met == met {
@@ -79,12 +80,12 @@ impl Waits {
         *open == 0
     }
 
-    /// Every target of the request is where it should be.
+    /// Whether every target of the request is where it should be.
     pub fn is_met(&self, seq: Seq) -> bool {
         self.open.get(&seq) == Some(&0)
     }
 
-    /// Requests that wait for any of these nodes (`None`: for whatever), in order.
+    /// Requests that wait for any of these nodes (`None`: for any node), in order.
     pub fn waiting_for(&self, names: Option<&[(NodeName, Incarnation)]>) -> BTreeSet<Seq> {
         match names {
             None => self.open.keys().copied().collect(),

@@ -1,5 +1,5 @@
-//! When the core wants to be asked again, found out on the way: every "is it time?" that is answered with "not yet" is
-//! remembered, so that no deadline can be checked in one place and forgotten in another.
+//! When the core has to run again, collected along the way: every "is it time?" that is answered with "not yet" is
+//! remembered, so that a deadline cannot be checked in one place and forgotten in another.
 
 use std::cell::Cell;
 
