@@ -1,17 +1,17 @@
-//! What is left of a node, and making sure that it is either under supervision or gone.
+//! Finds what is left of a node, and makes sure that it is either under supervision or gone.
 //!
 //! | lock | socket | then |
 //! | --- | --- | --- |
 //! | held | a shim answers | it is adopted, or its exit is taken |
-//! | held | connects, no answer | it is adopted as it is on disk, and silent: slowness is never punished |
-//! | held | nobody, for 2 s | what is proven ours is ended: the recorded process, and all of the node's user that hold this very lock |
+//! | held | connects, no answer | it is adopted as it is on disk, and reported silent: slowness is never punished |
+//! | held | nobody, for 2 s | what is proven ours is ended: the recorded process, and all processes of the node's user that hold this very lock |
 //! | held | nobody, nothing proven | unprovable: no signal, no start |
-//! | any | nobody, and a recorded process lives and is another state directory's | this one is a copy of that: no signal, no start |
-//! | free | a shim answers, or only connects | as if it were held: its node has let go of the lock, which both share |
-//! | free, or gone | nobody | who has a lock of this node that was deleted is ended, the shim among them, which nobody can reach any more; an exit report of this incarnation counts; a recorded process is ended if it lives and is ours, and was lost if it ran in this boot; else nothing is left |
+//! | any | nobody, and a recorded process is alive and belongs to another state directory | this directory is a copy of that one: no signal, no start |
+//! | free | a shim answers, or only connects | as if the lock were held: the node has released the lock, which both share |
+//! | free, or gone | nobody | processes that hold a deleted lock of this node are ended, including its shim, which cannot be reached any more; an exit report of this incarnation counts; a recorded process is ended if it is alive and ours, and was lost if it ran in this boot; else nothing is left |
 //!
-//! Proof is in [`process`]. A file of the run directory alone never leads to a signal: it can only name a process, whose boot
-//! and start time the kernel has to confirm, and which has to have this very directory's lock.
+//! [`process`] does the proof. A file of the run directory alone never leads to a signal: it can only name a process,
+//! whose boot and start time the kernel has to confirm, and which must have this very directory's lock.
 
 use std::fs::Metadata;
 use std::io;
@@ -31,41 +31,41 @@ use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
 use crate::api::report::chain;
 
-/// How long a process without a shim may take to end after SIGTERM. Nobody reads its output, nobody records its exit.
+/// How long a process without a shim may take to end after SIGTERM. Nobody reads its output or records its exit.
 const GRACE: Duration = Duration::from_secs(2);
-/// What is proven ours can fork while it is being ended; how often to look again.
+/// How often to look again: a process that is proven ours can fork while it is being ended.
 pub(super) const ROUNDS: u32 = 5;
 
-/// What is on record about a node.
+/// The records about a node.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     pub incarnation: Incarnation,
     pub process: Option<ProcessId>,
-    /// Who has a lock of it that was deleted, if that was looked for already: it takes a look at every process.
+    /// Holders of a deleted lock of it, if they were already searched for: that takes a look at every process.
     pub lingering: Option<Vec<u32>>,
 }
 
-/// What is there.
+/// What was found.
 #[derive(Debug)]
 pub enum Look {
     Absent,
-    /// A shim, connected. Without `hello` it has not answered yet.
+    /// A connected shim. Without `hello` it has not answered yet.
     Shim {
         link: Link,
         hello: Option<Hello>,
         launch: Box<Launch>,
     },
-    /// The process is gone, and this is known of its end.
+    /// The process is gone, and this is known about its end.
     Exited {
         incarnation: Incarnation,
         process: Option<ProcessId>,
         exit: Exit,
     },
-    /// A process on record lives, and another state directory has it.
+    /// A recorded process is alive and belongs to another state directory.
     Foreign(Foreign),
-    /// The lock is held by who knows whom.
+    /// An unknown process holds the lock.
     Unprovable(String),
-    /// The run directory, its lock or its launch file is not what it should be, so nothing is known of what may run.
+    /// The run directory, its lock or its launch file is damaged, so nothing is known about what may run.
     Damaged(String),
 }
 
@@ -82,7 +82,8 @@ impl From<String> for Cannot {
     }
 }
 
-/// Finds out what is left of `node`, and ends what is left without a shim. `patience` is for what is just going away.
+/// Finds out what is left of `node`, and ends what is left without a shim. Waits for at most `patience` for processes
+/// that are just ending.
 pub async fn look(context: &Arc<Context>, node: &NodeName, known: &Known, patience: Duration) -> Look {
     match try_look(context, node, known, patience).await {
         Ok(look) => look,
@@ -98,7 +99,7 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
         .map_err(|error| Cannot::Damaged(format!("cannot open {}: {error}", path.display())))?;
     let left = WithoutShim { context: Arc::clone(context), node: node.clone(), known: known.clone(), directory: None };
     let Some(directory) = directory.map(Arc::new) else {
-        // The journal knows it, and somebody removed the directory: the process counts all the same.
+        // The journal knows the node, but its directory was removed: a recorded process counts nevertheless.
         return blocking(move || left.nothing_holds_it()).await;
     };
     let left = WithoutShim { directory: Some(Arc::clone(&directory)), ..left };
@@ -111,7 +112,7 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
     let deadline = Instant::now() + patience;
     let mut pause = Duration::from_millis(2);
     loop {
-        // Not kept: it is only to be known whether somebody has it.
+        // Only tests whether somebody holds it; not kept.
         let is_free = {
             let directory = Arc::clone(&directory);
             let tried = move || {
@@ -120,12 +121,12 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
             };
             blocking(tried).await?
         };
-        // Also where the lock is free: the node shares it with its shim, and may have let go of it for both.
+        // Also if the lock is free: the node shares it with its shim, and may have released it for both.
         if let Ok(mut link) = Link::connect(&directory).await {
             match tokio::time::timeout_at(deadline.max(Instant::now() + LOOK_AGAIN), link.hear()).await {
                 Ok(Heard::Message(ToAgent::Hello(hello))) => return adopt(node, &directory, link, Some(hello)),
                 Err(_) => return adopt(node, &directory, link, None),
-                // It went away in between, or is no shim of ours to talk to: look again.
+                // It went away meanwhile, or does not speak the shim protocol: look again.
                 Ok(Heard::Message(_) | Heard::Closed(_) | Heard::Silent) => {}
             }
         }
@@ -156,7 +157,7 @@ fn adopt(node: &NodeName, directory: &RunDir, link: Link, hello: Option<Hello>) 
     Ok(Look::Shim { link, hello, launch: Box::new(launch) })
 }
 
-/// One look at what is left of a node that nobody answers for.
+/// One look at what is left of a node without a shim that answers.
 pub(super) struct WithoutShim {
     pub(super) context: Arc<Context>,
     pub(super) node: NodeName,
@@ -194,7 +195,7 @@ impl WithoutShim {
         if let (Some(Status { incarnation, process, .. }), Some(exit)) = (&status, exit) {
             return Ok(Look::Exited { incarnation: *incarnation, process: process.clone(), exit });
         }
-        // It ran in this boot and its shim did not live to tell how it ended. What an earlier boot left is the core's to name.
+        // It ran in this boot and its shim did not survive to report its end. The core decides about earlier boots.
         let has_run = recorded.is_some_and(|process| process.boot_id == context.boot_id);
         if alive.is_empty() && !has_run {
             return Ok(Look::Absent);
@@ -210,7 +211,7 @@ impl WithoutShim {
         let status = read::<Status>(directory);
         let incarnation = launch.as_ref().map_or(known.incarnation, |launch| launch.incarnation).max(known.incarnation);
         let recorded = status.as_ref().and_then(|status| status.process.as_ref());
-        // Whoever held the lock before did not let it be launched anew, so this is their launch.
+        // An earlier holder of the lock would have prevented this launch, so the holder belongs to this launch.
         let run = Run { uid: uid(launch.as_ref()), directory: directory.as_file() };
         let mut strangers = None;
         for _ in 0..ROUNDS {
@@ -234,7 +235,7 @@ impl WithoutShim {
                     status => lost(incarnation, known, status),
                 });
             }
-            // A stranger may be the node's yet: between its fork and the change to its user.
+            // A stranger may still be the node's: between its fork and the change to its user.
             if ours.is_empty() && strangers.is_none() {
                 return Err(Cannot::Unprovable(format!(
                     "{}/lock is held, no shim answers, and no process could be proven to be the node's ({hidden} could not \
@@ -261,7 +262,7 @@ impl WithoutShim {
         lock.map(Some).map_err(|error| cannot_lock(directory, &error))
     }
 
-    /// Those of the recorded processes that live, if they are this directory's.
+    /// Those of the recorded processes that are alive, if they belong to this directory.
     pub(super) fn by_record<const N: usize>(&self, recorded: [Option<&ProcessId>; N]) -> Result<Vec<Proven>, Cannot> {
         let (context, lock) = (&self.context, self.lock()?);
         let directory = context.node_dir(&self.node);
@@ -287,7 +288,7 @@ impl WithoutShim {
         Ok(alive)
     }
 
-    /// Who has a lock of the node that was deleted. `is_suspected`: something is left that should not be.
+    /// Holders of a deleted lock of the node. `is_suspected`: something is left that should not be.
     pub(super) fn lingering(&self, is_suspected: bool) -> Result<Vec<Proven>, String> {
         let home = &self.context.home;
         let cannot = |error: io::Error| format!("cannot look through /proc for its processes: {error}");
@@ -321,7 +322,7 @@ impl WithoutShim {
     }
 }
 
-/// Whom the node's processes run as. Without a launch file that reads, an agent that is root cannot know.
+/// The user that the node's processes run as. Without a readable launch file, an agent that is root cannot know.
 fn uid(launch: Option<&Launch>) -> Option<u32> {
     let own = process::own_uid();
     match launch {
@@ -338,7 +339,7 @@ fn lost(incarnation: Incarnation, known: &Known, status: Option<Status>) -> Look
     Look::Exited { incarnation, process, exit }
 }
 
-/// A file of the run directory, if it can be believed.
+/// A file of the run directory, if it is valid.
 pub(super) fn read<T: Checked>(directory: &RunDir) -> Option<T> {
     files::read(&directory.path).unwrap_or_else(|error| {
         tracing::warn!(error = chain(&error), "a file in a node's run directory is not used");
@@ -350,7 +351,7 @@ fn cannot_lock(directory: &RunDir, error: &std::io::Error) -> Cannot {
     Cannot::Damaged(format!("cannot try {}/lock: {error}", directory.path.display()))
 }
 
-/// Runs what looks at files and processes off the runtime's threads.
+/// Runs blocking work on files and processes outside the runtime's threads.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Cannot> + Send + 'static,
 ) -> Result<T, Cannot> {

@@ -1,7 +1,8 @@
-//! Why a node was not started, and whether it makes sense to try again as if that passed by itself.
+//! Why a node was not started, and whether trying again may help.
 //!
-//! Nearly everything passes: a program that is being replaced, descriptors, memory or space that are short, a file system that is
-//! away. What is left are rights and a file that is no program: somebody has to mend them.
+//! Nearly every fault is temporary: a program that is being replaced, a shortage of descriptors, memory or space, a
+//! file system that is not mounted. The exceptions are permissions and a file that is not a program: somebody has to
+//! fix them.
 
 use std::error::Error;
 use std::io;
@@ -11,12 +12,12 @@ use rustix::io::Errno;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub reason: String,
-    /// It stays until somebody does something about it.
+    /// It stays until somebody fixes it.
     pub is_lasting: bool,
 }
 
 impl Fault {
-    /// What `error`, or an error behind it, says.
+    /// Classifies `error` and the errors that caused it.
     pub fn of(reason: String, error: &(dyn Error + 'static)) -> Self {
         Self { reason, is_lasting: is_lasting(error) }
     }

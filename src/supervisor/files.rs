@@ -11,8 +11,8 @@
 //! 32 bytes  BLAKE3 of everything before
 //! ```
 //!
-//! Written aside, synced, renamed, the directory synced: a reader sees the old file or the new one. What a reader cannot
-//! verify it does not believe, and never signals a process because of it.
+//! Written aside, synced, renamed, the directory synced: a reader sees the old file or the new one. A reader does not
+//! trust a file that it cannot verify, and never signals a process because of it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -37,7 +37,7 @@ pub const SHIM_LOG: &str = "shim.log";
 const VERSION: u32 = 1;
 const HEADER: usize = 16;
 const CHECKSUM: usize = 32;
-/// An environment and arguments may have 2 MiB on Linux; an exit's output tail is far below.
+/// Environment and arguments can have 2 MiB on Linux; an exit's output tail is far smaller.
 const BODY_LIMIT: u32 = 8 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub trait Checked: Serialize + DeserializeOwned {
     const NAME: &'static str;
 }
 
-/// All that the shim needs to run the node, resolved: what it executes, with which arguments and environment.
+/// Everything that the shim needs to run the node, resolved: what it executes, with which arguments and environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     pub node: NodeName,
@@ -68,14 +68,14 @@ pub struct Launch {
     /// `None`: the shim's own executable as a simulated node.
     pub program: Option<ByteBuf>,
     pub argv: Vec<ByteBuf>,
-    /// Complete, but for NOTIFY_SOCKET, which is the shim's to add.
+    /// Complete except for NOTIFY_SOCKET, which the shim adds.
     pub env: Vec<(ByteBuf, ByteBuf)>,
-    /// The node's working directory, where its output goes too.
+    /// The node's working directory, which also holds its output.
     pub directory: ByteBuf,
-    /// The file mode creation mask of the node and its output; what the agent has if there is none.
+    /// The file mode creation mask of the node and its output; `None`: that of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub umask: Option<u32>,
-    /// How many files the node may have open, if its rights do not say; as many as the shim if there is none.
+    /// How many files the node may have open, unless its rights say so; `None`: as many as the shim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_files: Option<OpenFiles>,
 }
@@ -85,7 +85,7 @@ impl Checked for Launch {
     const NAME: &'static str = LAUNCH;
 }
 
-/// What the shim knows of its node.
+/// What the shim knows about its node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     pub incarnation: Incarnation,
@@ -107,7 +107,7 @@ pub struct Exit {
     /// The tail of this incarnation's output.
     pub stdout: String,
     pub stderr: String,
-    /// It was not started, and that will not pass by itself.
+    /// It was not started, and trying again will not help.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_lasting: bool,
 }
@@ -145,7 +145,7 @@ fn decode<T: Checked>(path: &Path, bytes: &[u8]) -> Result<T, FileError> {
     if magic != T::MAGIC {
         return Err(damaged("it does not begin as such a file does"));
     }
-    // The checksum's place depends on the version, so that comes first.
+    // The position of the checksum depends on the version, so the version is checked first.
     let found = u32::from_be_bytes(*version);
     if found > VERSION {
         return Err(FileError::Newer { path: path.to_owned(), found });
@@ -177,7 +177,7 @@ pub fn read<T: Checked>(directory: &Path) -> Result<Option<T>, FileError> {
         return Err(FileError::Damaged { path, what: "it is far too long" });
     }
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-    // Limited again: the size was true a moment ago.
+    // Limited again: the size may have changed.
     file.take(limit).read_to_end(&mut bytes).map_err(failed("read"))?;
     decode(&path, &bytes).map(Some)
 }
@@ -206,12 +206,12 @@ pub fn write<T: Checked>(directory: &Path, value: &T, durability: Durability) ->
     }
 }
 
-/// Makes names created in, or removed from, `directory` durable.
+/// Makes the creation and removal of names in `directory` durable.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Removes a file that may be missing.
+/// Removes a file if it exists.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(()),
@@ -269,7 +269,7 @@ pub(super) mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// A file in the field must stay readable: change the version, not these bytes.
+    /// Existing files must stay readable: change the version, not these bytes.
     #[test]
     fn golden_bytes() {
         assert_eq!(hex(&encode(&status())), include_str!("golden/status.hex").trim_end());

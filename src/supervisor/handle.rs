@@ -1,7 +1,7 @@
-//! The [`Handle`] through which the core gives its orders, and where they wait for a node's task.
+//! The [`Handle`] through which the core gives orders, and the place where they wait for a node's task.
 //!
-//! Promises: [`Handle::order`] never waits; the newest order of a kind replaces an older one that was not looked at yet, so
-//! nothing queues up however slow a node's disk or shim is, and one slow node delays no other.
+//! Promises: [`Handle::order`] never waits. The newest order of a kind replaces an older one that was not handled yet,
+//! so nothing queues up however slow a node's disk or shim is, and one slow node delays no other.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,42 +25,43 @@ use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent, NodeOrder};
 use crate::tasks::{OnExit, Tasks, blocking};
 
-/// The way to all nodes. Cheap to clone; its calls may come from any thread.
+/// The interface to all nodes. Cheap to clone; its methods can be called from any thread.
 #[derive(Debug, Clone)]
 pub struct Handle {
     shared: Arc<SupervisorState>,
 }
 
 impl Handle {
-    /// Opens what supervision needs. Starts and finds nothing yet: see [`probe`](Self::probe).
+    /// Opens what supervision needs. Neither starts nor looks for anything: see [`probe`](Self::probe).
     pub fn start(options: Options, events: mpsc::Sender<NodeEvent>, tasks: Tasks) -> Result<Self, Error> {
         let context = Arc::new(Context::open(options)?);
         let crashes = Keeper::start(&context.options.state_dir, context.options.crash.clone(), &tasks);
         Ok(Self { shared: Arc::new(SupervisorState { context, tasks, crashes, events, slots: Mutex::default() }) })
     }
 
-    /// A job of this host. There must not be two with one directory.
+    /// A job of this host. There must not be two with the same directory.
     pub(crate) fn job(&self, options: job::Options) -> Job {
         Job::new(Arc::clone(&self.shared.context), options)
     }
 
-    /// The boot this supervisor runs in, as it is in every [`ProcessId`].
+    /// The id of the current boot, as it is in every [`ProcessId`].
     pub fn boot_id(&self) -> &str {
         &self.shared.context.boot_id
     }
 
-    /// Gives an order; what comes of it is told as an event. Never waits.
+    /// Gives an order; the result is reported as an event. Never waits.
     pub fn order(&self, node: &NodeName, order: NodeOrder) {
         self.with_slot(node, |pending| pending.add(order));
     }
 
-    /// Finds out what an earlier agent left of these nodes, and of all others that have a run directory. To be called once, before any order; adopted nodes report from then on.
-    /// Takes 2 s at most unless processes without a shim have to be ended, which takes up to 10.
+    /// Finds out what an earlier agent left of these nodes, and of all others that have a run directory. To be called
+    /// once, before any order; adopted nodes report from then on. Takes 2 s at most, or 10 s if processes without a
+    /// shim have to be ended.
     pub async fn probe(
         &self,
         known: Vec<(NodeName, Option<ProcessId>, Incarnation)>,
     ) -> Result<Vec<(NodeName, Finding)>, Error> {
-        // One look through /proc for all nodes, known or not.
+        // One scan of /proc for all nodes, known or not.
         let context = Arc::clone(&self.shared.context);
         let lingering = blocking(move || process::lingering(&context.home)).await.map_err(Error::ListProcesses)?;
         let none = || Known { lingering: Some(Vec::new()), ..Known::default() };
@@ -88,13 +89,13 @@ impl Handle {
         Ok(findings)
     }
 
-    /// The state directory is a copy of another: from here on nothing is signalled.
+    /// The state directory is a copy of another: from now on nothing is signalled.
     pub fn spare_all(&self) {
         self.shared.context.is_copy.store(true, Ordering::Release);
     }
 
-    /// The records of these nodes are another directory's, of which this one is a copy: forgets them, also on disk. From here
-    /// on this directory's own processes may be signalled. What is live is not touched. Blocks.
+    /// The records of these nodes belong to another directory, of which this one is a copy: forgets them, also on disk.
+    /// From now on this directory's own processes may be signalled. Running processes are not touched. Blocks.
     pub fn disown(&self, nodes: &[NodeName]) -> Result<(), String> {
         for node in nodes {
             files::remove(&self.shared.context.run_dir(node).join(STATUS)).map_err(|error| chain(&error))?;
@@ -119,8 +120,8 @@ impl Handle {
         Ok(nodes)
     }
 
-    /// Makes shims prove that they still answer: one that does not within 5 s is reported as silent. Costs a message per
-    /// node, so it belongs to questions about states, not to a clock.
+    /// Makes shims prove that they still answer: one that does not within 5 s is reported as silent. Costs a message
+    /// per node, so it is called when states are requested, not periodically.
     pub fn ping(&self) {
         let slots: Vec<_> = locked(&self.shared.slots).values().cloned().collect();
         for slot in slots {
@@ -129,7 +130,7 @@ impl Handle {
         }
     }
 
-    /// The tail of a node's output, from its files, whether it runs or not. Reads files, so not for the runtime's threads.
+    /// The tail of a node's output, from its files, whether it runs or not. Blocks, so not for the runtime's threads.
     pub fn outputs(&self, node: &NodeName) -> NodeOutputs {
         output::tails(&self.shared.context.node_dir(node))
     }
@@ -139,7 +140,7 @@ impl Handle {
         let slot = slots.entry(node.clone()).or_insert_with(|| {
             let slot = Arc::new(Slot::default());
             let task = NodeTask::new(Arc::clone(&self.shared), Arc::clone(&slot), node.clone());
-            // A panic would strand one node until the agent starts again, so it is worth a start.
+            // A panic would leave one node unsupervised until the agent restarts, so it justifies a restart.
             self.shared.tasks.spawn(format!("node {node}"), OnExit::FatalByPanic, |token| task.run(token));
             slot
         });
@@ -172,7 +173,7 @@ mod tests {
         NodeOrder::Prepare { incarnation: Incarnation(incarnation), spec: Box::new(spec), by: Seq(1) }
     }
 
-    /// Which preparation, and what to forget, is left of these orders.
+    /// The preparation and the order to forget that remain after these orders.
     fn left(orders: Vec<NodeOrder>) -> (Option<u64>, Option<u64>) {
         let mut pending = Pending::default();
         for order in orders {
@@ -181,7 +182,7 @@ mod tests {
         (pending.prepare.map(|order| order.incarnation.0), pending.forget.map(|forgotten| forgotten.0))
     }
 
-    /// In whichever order they come, of whichever number: what was ordered last holds.
+    /// In any order and for any incarnation, the last order wins.
     #[test]
     fn forgetting_does_not_take_a_later_preparation_with_it() {
         let forget = |incarnation| NodeOrder::Forget { incarnation: Incarnation(incarnation) };

@@ -1,13 +1,13 @@
-//! A job: a program beside the nodes that runs now and then and ends by itself.
+//! A job: a program beside the nodes that runs from time to time and ends by itself.
 //!
-//! The agent starts its own binary once more, as `zca-job`, with the job's lock as standard input. That process takes on the
-//! job's rights, keeps the lock open at a high number, and becomes the program; what the program starts inherits it. So a run
-//! is what has the lock open, whichever agent started it.
+//! The agent starts its own binary as `zca-job`, with the job's lock as standard input. That process takes on the job's
+//! rights, keeps the lock open at a high number, and becomes the program; what the program starts inherits it. So a run
+//! consists of the processes that have the lock open, whichever agent started it.
 //!
-//! Promises: no two runs at once, also after a kill -9 of the agent; only processes of the job's user that are proven to have
-//! this lock open are signalled; a run as another user has that user's rights and none of root's. Leaves to others when to run, and for how
-//! long: a run goes on when its agent is killed, whatever it says from then on (it gets EPIPE for that, and no SIGPIPE), and
-//! whoever comes next waits for it or ends it.
+//! Promises: no two runs at the same time, even after a kill -9 of the agent; only processes of the job's user that are
+//! proven to have this lock open are signalled; a run as another user has that user's rights and none of root's. Leaves
+//! to others when to run, and for how long. A run continues when its agent is killed: what it writes from then on fails
+//! with EPIPE, without SIGPIPE. The next agent waits for it or ends it.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -33,30 +33,30 @@ use crate::api::launch::ExitCause;
 use crate::api::rights::{OpenFiles, Rights, User};
 use crate::regular_file;
 
-/// What the process is called until it becomes the program.
+/// The process name until it becomes the program.
 pub const NAME: &str = "zca-job";
-/// Of a process that could not become the program; as a shell has it.
+/// The exit code of a process that could not become the program; as in shells.
 const NOT_EXECUTED: u8 = 127;
 
 /// From TERM to KILL.
 const GRACE: Duration = Duration::from_secs(3);
-/// A job that forks while it is ended is looked for again.
+/// How often to look again: a job can fork while it is being ended.
 const ROUNDS: u32 = 3;
-/// How long what was written before the end may take to arrive, if something still has the pipe open.
+/// How long to wait for output written before the end, if something still has the pipe open.
 const DRAIN: Duration = Duration::from_millis(200);
-/// What is kept of standard error, and shown of its last line.
+/// How much of standard error is kept, and shown of its last line.
 const SAID: usize = 4 << 10;
 const LAST_WORDS: usize = 300;
 
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Of its lock; made if it is not there.
+    /// The directory of its lock; created if missing.
     pub directory: PathBuf,
-    /// A path, or a name to look for beside another program and in PATH.
+    /// A path, or a name to search for beside another program and in PATH.
     pub program: String,
     pub beside: Option<String>,
     pub args: Vec<OsString>,
-    /// Whom it runs as, if not as the agent.
+    /// The user to run as, if not the agent's.
     pub user: Option<User>,
 }
 
@@ -66,7 +66,7 @@ pub struct Job {
     options: Options,
 }
 
-/// What came of a start.
+/// The result of a start.
 #[derive(Debug)]
 pub enum Start {
     Begun(Box<Run>),
@@ -94,7 +94,7 @@ impl Job {
         Ok(self.lock()?.is_none())
     }
 
-    /// Starts a run. Blocks; to be called where a runtime is entered.
+    /// Starts a run. Blocks; must be called within a runtime.
     pub fn start(&self) -> Start {
         let impossible = |error: io::Error| Start::Impossible(error.to_string());
         let env = environment(&self.context.options.environment, &BTreeMap::new());
@@ -124,7 +124,7 @@ impl Job {
             .args(&self.options.args)
             .env_clear()
             .envs(env)
-            // Until it has become its user's: see process::Run.
+            // Until it has changed to its user: see process::Run.
             .current_dir(&self.options.directory)
             .stdin(Stdio::from(OwnedFd::from(lock)))
             .stdout(Stdio::null())
@@ -135,7 +135,7 @@ impl Job {
         }
     }
 
-    /// Waits for the end of what runs, for a second at most; tells whether it came. Blocks.
+    /// Waits at most a second for the end of the run; returns whether it ended. Blocks.
     pub fn wait_a_second(&self) -> io::Result<bool> {
         let deadline = Instant::now() + Duration::from_secs(1);
         for process in self.holders()?.ours {
@@ -143,13 +143,13 @@ impl Job {
         }
         let ended = !self.is_running()?;
         if !ended {
-            // Somebody whom /proc does not show.
+            // The holder is a process that /proc does not show.
             std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
         }
         Ok(ended)
     }
 
-    /// Ends what runs: TERM, after 3 s KILL. Blocks, for 10 s at most; tells whether nothing is left.
+    /// Ends the run: TERM, after 3 s KILL. Blocks for 10 s at most; returns whether nothing is left.
     pub fn end(&self) -> io::Result<bool> {
         for round in 0..ROUNDS {
             let holders = self.holders()?;
@@ -186,7 +186,7 @@ impl Job {
             && let Some(beside) = &self.options.beside
             && let Ok(beside) = find_program(NODE_PROGRAM, beside, path)
         {
-            // What is called /usr/local/bin/zeek may be a link to where all of Zeek is.
+            // /usr/local/bin/zeek may be a link into the directory of a Zeek installation.
             let real = std::fs::canonicalize(&beside).unwrap_or_else(|_| beside.clone());
             let candidates = [beside, real].map(|other| other.with_file_name(program));
             if let Some(found) = candidates.into_iter().find(|candidate| check_executable(candidate).is_ok()) {
@@ -196,14 +196,14 @@ impl Job {
         find_program("archive_command", program, path).map_err(String::from)
     }
 
-    /// For reading: it goes to another user's process.
+    /// Opened for reading: it is passed to another user's process.
     fn open(&self) -> io::Result<File> {
         create_private(&self.options.directory)?;
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         regular_file::check(rustix::fs::open(self.options.directory.join("lock"), flags, Mode::RUSR | Mode::WUSR)?)
     }
 
-    /// The lock, unless a run has it.
+    /// The lock, unless a run holds it.
     fn lock(&self) -> io::Result<Option<File>> {
         let lock = self.open()?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -214,7 +214,7 @@ impl Job {
     }
 }
 
-/// A run that this agent started. Dropped, it goes on.
+/// A run that this agent started. It continues when this is dropped.
 #[derive(Debug)]
 pub struct Run {
     child: tokio::process::Child,
@@ -232,7 +232,7 @@ impl Run {
                 status = child.wait() => {
                     let status = status?;
                     let rest = async { while self.stderr.is_some() { read_some(&mut self.stderr, &mut self.said).await } };
-                    // Whoever left the group of the program may write on.
+                    // Processes that left the program's group may go on writing.
                     let _ = tokio::time::timeout(DRAIN, rest).await;
                     return Ok(cause(status));
                 }
@@ -248,7 +248,7 @@ impl Run {
     }
 }
 
-/// Waits for ever once there is no more to come.
+/// Waits for ever once the output has ended.
 async fn read_some(stderr: &mut Option<tokio::process::ChildStderr>, said: &mut Vec<u8>) {
     let Some(pipe) = stderr else { return std::future::pending().await };
     let mut buffer = [0; SAID];
@@ -297,8 +297,8 @@ fn become_program(mut args: impl Iterator<Item = OsString>) -> Result<std::conve
     let rights = rights::Prepared::new(&order.rights, order.open_files)?;
     rights.take_on(|step, error| eprintln!("{}", failed(step, error))).map_err(|(step, error)| failed(step, error))?;
     std::env::set_current_dir("/").map_err(|error| format!("cannot work in /: {error}"))?;
-    // Its standard error breaks with its agent, which must not end its work: as systemd's services, it hears of that from
-    // write, if it asks.
+    // When its agent ends, its standard error breaks, which must not end its work: like systemd's services, it gets an
+    // error from write instead.
     sys::ignore(&[Signal::PIPE]);
     let shown = Path::new(&program).display().to_string();
     let text =

@@ -1,9 +1,9 @@
-//! From a launch spec to a shim: takes the lock, binds the shim's socket, writes the launch file; once the intent is durable,
-//! spawns the shim.
+//! From a launch spec to a shim: takes the lock, binds the shim's socket, writes the launch file, and spawns the shim
+//! once the intent is durable.
 //!
-//! Promises: nothing is prepared while the lock is held or the last known process lives; the lock is handed over, never
-//! unlocked. Between [`prepare`] and [`spawn`] nothing runs: if the agent dies there, the lock is free again and the
-//! same incarnation is launched by the next one.
+//! Promises: nothing is prepared while the lock is held or the last known process is alive; the lock is handed over,
+//! never unlocked. Between [`prepare`] and [`spawn`] no process runs: if the agent dies there, the lock is free again
+//! and the next agent launches the same incarnation.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -30,15 +30,15 @@ use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
 use crate::{crash_points, regular_file};
 
-/// How long a lock may be held by what is just going away: an acknowledged shim, a killed node.
+/// How long a lock may be held by a process that is just ending: an acknowledged shim, a killed node.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two looks at a lock, at most.
+/// The longest pause between two attempts to take a lock.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Names the one address at which Zeek listens (`base/frameworks/broker/main.zeek`, `default_listen_address`).
+/// Contains the one address at which Zeek listens (`base/frameworks/broker/main.zeek`, `default_listen_address`).
 const LISTEN_ADDRESS: &str = "ZEEK_DEFAULT_LISTEN_ADDRESS";
 
-/// Where programs are looked for if the agent has no PATH.
+/// Where programs are searched for if the agent has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A node's run directory, open: its socket is reached through the descriptor, however long the path is.
@@ -64,17 +64,17 @@ impl RunDir {
         Self::open(path)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// The directory itself, to be compared.
+    /// The directory itself, for comparison.
     pub fn as_file(&self) -> &File {
         &self.directory
     }
 
-    /// A path to the socket that fits into 108 bytes; good while `self` lives.
+    /// A path to the socket that fits into 108 bytes; valid while `self` lives.
     pub fn socket(&self) -> PathBuf {
         format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()).into()
     }
 
-    /// The lock's file, not locked. Not to be written to: the node inherits the descriptor.
+    /// The lock's file, not locked. Must not be written to: the node inherits the descriptor.
     pub fn open_lock(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         regular_file::check(rustix::fs::openat(&self.directory, LOCK, flags, Mode::from_raw_mode(0o600))?)
@@ -90,7 +90,7 @@ impl RunDir {
         }
     }
 
-    /// As [`try_lock`](Self::try_lock), again and again for as long as `patience`. Blocks.
+    /// Like [`try_lock`](Self::try_lock), repeated for up to `patience`. Blocks.
     pub fn lock_within(&self, patience: Duration) -> io::Result<Option<File>> {
         let deadline = Instant::now() + patience;
         let mut pause = Duration::from_millis(2);
@@ -101,14 +101,14 @@ impl RunDir {
             if Instant::now() >= deadline {
                 return Ok(None);
             }
-            // flock can only wait without a limit, so this is one of two places that look again by the clock.
+            // flock cannot wait with a limit, so this is one of two places that poll.
             std::thread::sleep(pause);
             pause = (pause * 2).min(LOOK_AGAIN);
         }
     }
 }
 
-/// An incarnation that needs nothing more than its shim.
+/// A prepared incarnation, for which only the shim has to be spawned.
 #[derive(Debug)]
 pub struct Prepared {
     pub incarnation: Incarnation,
@@ -122,15 +122,15 @@ pub enum Preparation {
     Prepared(Prepared),
     /// Something of the node is still there, or holds its lock.
     Held,
-    /// Its lock cannot be had, so nothing is known of its last process: why.
+    /// Its lock is unavailable, so nothing is known about its last process: why.
     Unprovable(String),
-    /// Somebody has a port that it needs: who.
+    /// A process listens on a port that it needs: which.
     PortTaken(String),
-    /// It cannot be started, and this is why.
+    /// It cannot be started: why.
     Impossible(Fault),
 }
 
-/// What is to be launched.
+/// The incarnation to launch.
 #[derive(Debug, Clone)]
 pub struct Order {
     pub incarnation: Incarnation,
@@ -141,7 +141,7 @@ pub struct Order {
 /// Prepares one incarnation; `last` is the node's last known process. Blocks for [`PATIENCE`] at most while the lock is held.
 pub fn prepare(context: &Context, node: &NodeName, order: &Order, last: Option<&ProcessId>) -> Preparation {
     let path = context.run_dir(node);
-    // First of all: what is wrong with a start says nothing about the process before, which may run still.
+    // This comes first: a fault of the new start says nothing about the previous process, which may still run.
     let directory = match free_run_dir(context, node, &path, last) {
         Ok(Ok(locked)) => locked,
         Ok(Err(held)) => return held,
@@ -153,7 +153,7 @@ pub fn prepare(context: &Context, node: &NodeName, order: &Order, last: Option<&
     }
 }
 
-/// The run directory with its lock, when nothing of the node is left.
+/// The run directory with its lock, if nothing of the node is left.
 fn free_run_dir(
     context: &Context,
     node: &NodeName,
@@ -195,15 +195,15 @@ fn try_prepare(
         })?;
     }
     let path = directory.path.clone();
-    // With its own last process gone, whoever listens there is somebody else.
+    // Its own last process is gone, so whoever listens there is another program.
     let address = order.spec.env.get(LISTEN_ADDRESS).and_then(|address| address.parse().ok());
     match ports::taken(&order.spec.ports, address) {
         Ok(None) => {}
         Ok(Some(reason)) => return Ok(Preparation::PortTaken(reason)),
-        // The node finds out by itself, less politely.
+        // The node will find out by itself, with a less helpful message.
         Err(error) => tracing::warn!(%node, %error, "cannot tell whether its ports are free"),
     }
-    // Nobody holds the lock, so nobody offers these, and the core has had its look before it ordered another start.
+    // Nobody holds the lock, so nobody uses these, and the core looked for the node before it ordered another start.
     for stale in [STATUS, SOCKET] {
         files::remove(&path.join(stale)).map_err(|error| Fault::of(chain(&error), &error))?;
     }
@@ -214,10 +214,10 @@ fn try_prepare(
     Ok(Preparation::Prepared(Prepared { incarnation: order.incarnation, directory, lock: lock.into(), listener }))
 }
 
-/// Spawns the shim of a prepared incarnation, which gets the lock and the listener; this process's own are closed.
+/// Spawns the shim of a prepared incarnation and passes the lock and the listener to it; this process closes its own.
 pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Result<(RunDir, tokio::process::Child)> {
     let Prepared { incarnation, directory, lock, listener } = prepared;
-    // Through the descriptor: the file behind the path may be another release's by now.
+    // Through the descriptor: the path may already lead to another release.
     let mut command = std::process::Command::new(format!("/proc/self/fd/{}", context.executable.as_raw_fd()));
     command
         .arg0(shim::NAME)
@@ -276,13 +276,13 @@ fn bytes(text: &OsStr) -> ByteBuf {
     ByteBuf::from(text.as_bytes())
 }
 
-/// The agent's environment, less what was meant for the agent itself; over it the node's own.
+/// The agent's environment without the variables for the agent itself, overlaid with the node's own.
 ///
-/// Zeek takes its name and place in the cluster from variables, too: what the agent was started with would make a node
-/// answer to another's name (`CLUSTER_NODE`), or to another agent. A process with `ZEEK_MANAGEMENT_NODE` is part of Zeek's
-/// own management framework, and no node; one with `ZEEK_STEM` takes itself for a helper of Zeek's Supervisor
-/// (`src/supervisor/Supervisor.cc`), and one with `ZEEKCTL_CHECK_CONFIG` neither listens nor dials. `MALLOC_ARENA_MAX` is the
-/// unit file's, for the agent's memory.
+/// Zeek also takes its name and place in the cluster from variables: those of the agent would give a node another name
+/// (`CLUSTER_NODE`) or another agent. A process with `ZEEK_MANAGEMENT_NODE` is part of Zeek's own management framework,
+/// and not a node; one with `ZEEK_STEM` acts as a helper of Zeek's Supervisor (`src/supervisor/Supervisor.cc`), and one
+/// with `ZEEKCTL_CHECK_CONFIG` neither listens nor dials. `MALLOC_ARENA_MAX` is set by the unit file for the agent's
+/// memory.
 pub(super) fn environment(
     agent: &[(OsString, OsString)],
     node: &BTreeMap<String, String>,
@@ -308,8 +308,8 @@ pub(super) fn environment(
     inherited.chain(node.iter().map(|(name, value)| (name.into(), value.into()))).collect()
 }
 
-/// What tells a node where to dial its agent, as Zeek's `management/agent/config.zeek` reads it; and whom that is told, so that
-/// an agent that is started from there does not take the address for its own.
+/// The variables by which a node finds its agent, as Zeek's `management/agent/config.zeek` reads them. They include the
+/// node's name, so that an agent started from that node does not use the address as its own.
 fn whereabouts(agent: SocketAddr, node: &NodeName) -> [(OsString, OsString); 3] {
     [
         ("ZEEK_AGENT_ADDR", agent.ip().to_string()),
@@ -319,10 +319,10 @@ fn whereabouts(agent: SocketAddr, node: &NodeName) -> [(OsString, OsString); 3] 
     .map(|(name, value)| (name.into(), value.into()))
 }
 
-/// What errors call a program that nodes run.
+/// The name of the nodes' program in errors.
 pub(super) const NODE_PROGRAM: &str = "node program";
 
-/// The file to execute, as an absolute path. The error names what was looked at.
+/// The file to execute, as an absolute path. The error lists the places that were searched.
 pub(super) fn find_program(what: &str, program: &str, path: Option<&OsString>) -> Result<PathBuf, Fault> {
     if program.is_empty() {
         return Err("no node program is set; set node_program in the settings or give --node-program".into());

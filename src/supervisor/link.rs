@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use super::launch::RunDir;
 use super::protocol::{self, Decoder, FrameError, ToAgent, ToShim};
 
-/// A shim that owes an answer for so long is silent. It is never killed for that.
+/// A shim that has owed an answer for this long is silent. It is never killed for that.
 pub const SILENT_AFTER: Duration = Duration::from_secs(5);
-/// What may wait for a shim that does not read. Orders are coalesced, so more is a broken shim.
+/// The most bytes queued for a shim that does not read. Orders are coalesced, so a longer queue means a broken shim.
 const BACKLOG_LIMIT: usize = 64 << 10;
 
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Link {
     stream: UnixStream,
     decoder: Decoder,
     backlog: Vec<u8>,
-    /// Since when an answer has been owed. A new link owes its `Hello`.
+    /// How long an answer has been owed. A new link owes its `Hello`.
     owed_since: Option<Instant>,
     is_silent: bool,
 }
@@ -29,21 +29,21 @@ pub struct Link {
 #[derive(Debug)]
 pub enum Heard {
     Message(ToAgent),
-    /// It is gone; why, if it was not a plain close.
+    /// The connection is closed; with the error, if it was not a plain close.
     Closed(Option<io::Error>),
-    /// It owes an answer for [`SILENT_AFTER`]; said once.
+    /// It has owed an answer for [`SILENT_AFTER`]; reported once.
     Silent,
 }
 
 impl Link {
-    /// Connects to the shim that listens in `directory`. Succeeds as long as the shim exists, whether it runs or not.
+    /// Connects to the shim that listens in `directory`. Succeeds as long as the shim exists, even if it is stopped.
     pub async fn connect(directory: &RunDir) -> io::Result<Self> {
         let stream = UnixStream::connect(directory.socket()).await?;
         let owed_since = Some(Instant::now());
         Ok(Self { stream, decoder: Decoder::default(), backlog: Vec::new(), owed_since, is_silent: false })
     }
 
-    /// Sends a message that the shim owes an answer to. A broken connection shows in [`hear`](Self::hear).
+    /// Sends a message that the shim must answer. [`hear`](Self::hear) reports a broken connection.
     pub fn ask(&mut self, message: &ToShim) {
         if self.backlog.len() < BACKLOG_LIMIT {
             self.backlog.extend_from_slice(&protocol::encode(message));
@@ -52,12 +52,12 @@ impl Link {
         let _ = self.flush();
     }
 
-    /// Nothing is owed by the shim.
+    /// Whether the shim owes no answer.
     pub fn is_quiet(&self) -> bool {
         self.owed_since.is_none()
     }
 
-    /// Forgets what was owed; tells whether the shim had been called silent.
+    /// Clears the owed answer; returns whether the shim had been reported silent.
     pub fn settle(&mut self) -> bool {
         self.owed_since = None;
         std::mem::take(&mut self.is_silent)
@@ -74,7 +74,7 @@ impl Link {
         Ok(())
     }
 
-    /// The next thing that the shim says or fails to say. Safe to drop and call again.
+    /// The next message of the shim, or its failure to answer. Safe to drop and call again.
     pub async fn hear(&mut self) -> Heard {
         loop {
             match self.decoder.next(protocol::TO_AGENT_LIMIT) {
@@ -97,7 +97,7 @@ impl Link {
                 }
             };
             if let Err(error) = ready.and_then(|_| self.flush()) {
-                // A reset: what it said before may still be there to read, and is worth more.
+                // A reset: earlier messages may still be there to read, and matter more.
                 if error.kind() != io::ErrorKind::BrokenPipe {
                     return Heard::Closed(Some(error));
                 }

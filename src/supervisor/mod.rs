@@ -1,9 +1,10 @@
-//! Supervision, the mechanism: runs the host's nodes under shims, finds again what an earlier agent left running.
+//! Supervision, the mechanism: runs the host's nodes under shims, and finds those that an earlier agent left running.
 //!
-//! Answers for [`NodeOrder`](crate::api::supervision::NodeOrder)s in, [`NodeEvent`](crate::api::supervision::NodeEvent)s
-//! out, and for design section 4 as far as it is about processes. Promises: a node is never started while a process of it
-//! may live; a process that is not proven ours is never signalled; no end goes unreported. Leaves to the core: all policy
-//! (what to start and when, restarts, deadlines of readiness), and to the journal: what happened.
+//! Takes [`NodeOrder`](crate::api::supervision::NodeOrder)s and gives
+//! [`NodeEvent`](crate::api::supervision::NodeEvent)s; implements design section 4 as far as it is about processes.
+//! Promises: a node is never started while a process of it may be alive; a process that is not proven ours is never
+//! signalled; no end goes unreported. Leaves to the core all policy (what to start and when, restarts, deadlines of
+//! readiness), and to the journal the history.
 //!
 //! ```text
 //!   agent                                            one per node
@@ -12,15 +13,19 @@
 //!   NodeEvent ←─────────────┘ └── run/<name>/socket ──┘ └→ run/<name>/status, nodes/<name>/stdout
 //! ```
 //!
-//! - [`shim`] is the process between agent and node, and ends what the node leaves; [`protocol`] what it says to the agent; [`files`] what both write down;
-//!   [`sys`] what needs `unsafe`; [`output`] and [`notify`] its ears.
-//! - [`launch`] takes the lock and spawns shims, unless [`ports`] are taken; [`adopt`] finds out what is left of a node; [`process`] proves.
-//! - [`set_aside`] has a damaged run directory out of the way, once nothing of its node is left.
-//! - [`rights`] is what a process takes on before it becomes a node; [`ownership`] makes the node's directory its user's.
-//! - [`node_files`] writes what a node finds in its directory; [`probe`] asks a program what it is.
-//! - [`crash`] keeps what is left of a node that ended unasked; [`job`] runs a program now and then, and never twice at once.
-//! - [`task`] is the event loop per node, [`handle`] the way to all of them.
-//! - [`simulated`] is what a stand-in for Zeek is started as, and what it needs of the kernel.
+//! - [`shim`] is the process between agent and node, and ends what the node leaves; [`protocol`] is what it says to the
+//!   agent; [`files`] are what both write; [`sys`] is what needs `unsafe`; [`output`] and [`notify`] receive what the
+//!   node says.
+//! - [`launch`] takes the lock and spawns shims, unless [`ports`] are taken; [`adopt`] finds what is left of a node;
+//!   [`process`] proves identities.
+//! - [`set_aside`] moves a damaged run directory away once nothing of its node is left.
+//! - [`rights`] are what a process takes on before it becomes a node; [`ownership`] gives the node's directory to its
+//!   user.
+//! - [`node_files`] writes files into a node's directory; [`probe`] asks a program for its version.
+//! - [`crash`] keeps what is left of a node after an unrequested end; [`job`] runs a program from time to time, and
+//!   never twice at once.
+//! - [`task`] is the event loop per node, [`handle`] the interface to all of them.
+//! - [`simulated`] has the name and argument of a simulated node, and what it needs of the kernel.
 
 mod adopt;
 mod aside;
@@ -66,30 +71,30 @@ pub use shim::NAME as SHIM_NAME;
 use crate::api::ids::NodeName;
 use crate::api::rights::OpenFiles;
 
-/// What the supervisor has to know of its host.
+/// What the supervisor needs to know about its host.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Holds `run/<name>/`. Absolute.
     pub state_dir: PathBuf,
     /// Holds the nodes' working directories. Absolute.
     pub node_dir: PathBuf,
-    /// Where the state directory is and was. Without paths: where it is now.
+    /// The present and former paths of the state directory. Without paths: the present one.
     pub home: Home,
     /// The state directory is a copy of another: nothing is signalled until [`Handle::disown`].
     pub is_copy: bool,
-    /// What shims execute; opened once, so that an upgrade may replace the file.
+    /// The executable of shims; opened once, so that an upgrade may replace the file.
     pub executable: PathBuf,
-    /// What nodes inherit, before anything is taken away or laid over.
+    /// The environment that nodes inherit, before variables are removed or overlaid.
     pub environment: Vec<(OsString, OsString)>,
     pub(crate) crash: crash::Options,
-    /// The nodes' file mode creation mask; the agent's own if there is none.
+    /// The nodes' file mode creation mask; `None`: that of the agent.
     pub umask: Option<u32>,
-    /// The nodes' limit, where they are given no other; the agent's own if there is none.
+    /// The nodes' limit, unless they have their own; `None`: that of the agent.
     pub open_files: Option<OpenFiles>,
-    /// Where nodes reach this run of the agent over Broker. Not part of what a node is launched with: it may be another in
-    /// the next run.
+    /// Where nodes reach this run of the agent over Broker. Not part of a node's launch spec: it may differ in the next
+    /// run.
     pub agent_address: Option<SocketAddr>,
-    /// What simulated nodes are told beside that.
+    /// Additional environment of simulated nodes.
     pub simulated_env: Vec<(OsString, OsString)>,
 }
 
@@ -113,50 +118,51 @@ impl Options {
     }
 }
 
-/// Why there is no supervision at all. What concerns one node is a [`NodeEvent`](crate::api::supervision::NodeEvent).
+/// Why supervision is impossible as a whole. Faults of one node are [`NodeEvent`](crate::api::supervision::NodeEvent)s.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The agent's executable cannot be opened.
     #[error("cannot open the agent's own executable {path}, from which shims are started; install it there again")]
     Executable {
-        /// As [`Options::executable`] has it.
+        /// See [`Options::executable`].
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// The id of this boot cannot be read, without which no process can be told from its successor.
+    /// The id of this boot cannot be read. Without it, no process can be distinguished from a later one with the same
+    /// pid.
     #[error("cannot read this boot's id; is /proc mounted?")]
     BootId(#[source] io::Error),
-    /// `run/` or the nodes' directory cannot be made.
+    /// `run/` or the nodes' directory cannot be created.
     #[error("cannot create the directory {path}; the agent needs the rights to do so")]
     CreateDirectory {
         /// The directory.
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The state directory has no canonical path.
     #[error("cannot tell where the state directory {path} is")]
     Home {
-        /// As [`Options::state_dir`] has it.
+        /// See [`Options::state_dir`].
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// It cannot be found out which nodes there were.
+    /// The list of nodes cannot be read.
     #[error("cannot list the nodes' run directories in {path}")]
     ListRun {
         /// The `run` directory.
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// It cannot be found out which processes there are.
+    /// The list of processes cannot be read.
     #[error("cannot look through /proc for processes of nodes; is it mounted?")]
     ListProcesses(#[source] io::Error),
 }
 
-/// What all nodes' tasks share and none changes.
+/// Shared by all nodes' tasks and changed by none.
 #[derive(Debug)]
 struct Context {
     options: Options,
@@ -186,7 +192,7 @@ impl Context {
         Ok(Self { options, executable, boot_id, run, home, is_copy })
     }
 
-    /// Whether nothing may be signalled: what is on record may be another directory's.
+    /// Whether nothing may be signalled: the records may belong to another directory.
     fn is_copy(&self) -> bool {
         self.is_copy.load(Ordering::Acquire)
     }
@@ -200,13 +206,13 @@ impl Context {
     }
 }
 
-/// Creates a directory, and those above it, for this user alone: environments and output are in there.
+/// Creates a directory and its parents for this user alone: they will hold environments and output.
 fn create_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Runs the process as a shim or a job, if it was started as one. To be called first in `main`, while there is one thread and nothing
-/// was done.
+/// Runs the process as a shim or a job, if it was started as one. Must be called first in `main`, while there is one
+/// thread and before anything else is done.
 pub fn hidden_mode(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut args = args.into_iter();
     match args.next()?.to_str()? {

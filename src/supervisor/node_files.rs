@@ -1,7 +1,7 @@
-//! The files that a node finds in its working directory (`cluster-layout.zeek`, say), written before each launch.
+//! Files in a node's working directory (such as `cluster-layout.zeek`), written before each launch.
 //!
-//! Promises: called under the node's lock, so no process of the node reads while they change; each is replaced at once
-//! or not at all. The directory is the node's, which may have put anything there: no link is followed.
+//! Promises: called under the node's lock, so no process of the node reads while they change; each is replaced
+//! completely or not at all. The directory belongs to the node, which may have put anything there: no link is followed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,8 +17,7 @@ use crate::api::launch::NodeFile;
 /// The largest file that is read back. A layout of 4096 nodes has a tenth of that.
 const SIZE_LIMIT: u64 = 8 << 20;
 
-/// Sees to it that each of `files` is in `directory`. Where only the digest is known, the file that is there has to
-/// match it.
+/// Makes sure that each of `files` is in `directory`. If only the digest is known, the existing file has to match it.
 pub fn write(directory: &Path, files: &BTreeMap<String, NodeFile>) -> Result<(), String> {
     if files.is_empty() {
         return Ok(());
@@ -28,7 +27,7 @@ pub fn write(directory: &Path, files: &BTreeMap<String, NodeFile>) -> Result<(),
         .map_err(|error| format!("cannot open its working directory {}: {error}", directory.display()))?;
     for (name, file) in files {
         let path = directory.join(name);
-        // Names are ours; one out of a damaged launch file would not be.
+        // Names are ours, but a damaged launch file may contain others.
         if Path::new(name).file_name().is_none_or(|only| only != name.as_str()) {
             return Err(format!("its file {name:?} has a name that leads out of its directory"));
         }
@@ -51,7 +50,7 @@ pub fn write(directory: &Path, files: &BTreeMap<String, NodeFile>) -> Result<(),
     Ok(())
 }
 
-/// Writes aside and renames. It need not survive a power cut: no node does, and its next launch writes it again.
+/// Writes aside and renames. It need not survive a power cut: no node does, and the next launch writes it again.
 fn replace(directory: &OwnedFd, name: &str, content: &[u8]) -> io::Result<()> {
     let aside = format!(".{name}.new");
     match rustix::fs::unlinkat(directory, &aside, AtFlags::empty()) {
@@ -67,7 +66,7 @@ fn replace(directory: &OwnedFd, name: &str, content: &[u8]) -> io::Result<()> {
 }
 
 fn read(directory: &OwnedFd, name: &str) -> io::Result<Vec<u8>> {
-    // Not waiting for whoever would write into a pipe.
+    // Does not wait for a writer of a pipe.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {

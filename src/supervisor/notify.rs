@@ -1,8 +1,9 @@
 //! The node's NOTIFY_SOCKET, as systemd defined it: datagrams of `NAME=value` lines.
 //!
-//! Abstract, so that nothing is left on disk and no path is too long; the kernel picks the name, so nobody can sit on it
-//! before. Anybody on the host may write to such a socket: only the node's own user and root are heard. Of what can be
-//! said, READY=1, STATUS=… and BARRIER=1 (whose descriptor is closed, which is the answer) are taken in.
+//! The address is abstract, so that nothing is left on disk and no path is too long; the kernel chooses the name, so
+//! nobody can occupy it in advance. Any process on the host can write to such a socket: only datagrams of the node's
+//! own user and root are accepted. READY=1, STATUS=… and BARRIER=1 (whose descriptor is closed, which is the answer)
+//! are handled; all others are ignored.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,18 +12,18 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::sys;
 
-/// The most of a STATUS that is passed on.
+/// The longest STATUS that is passed on, in bytes.
 const STATUS_LIMIT: usize = 256;
 
 pub struct NotifySocket {
     socket: OwnedFd,
     /// With `@` for the zero byte, as in the environment.
     address: Vec<u8>,
-    /// Besides root, these may speak.
+    /// Besides root, these may send.
     uids: [u32; 2],
 }
 
-/// What one datagram said.
+/// The content of one datagram.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Notification {
     pub is_ready: bool,
@@ -30,12 +31,12 @@ pub struct Notification {
 }
 
 impl NotifySocket {
-    /// A socket for a node that runs as user `uid`, or as this process's.
+    /// A socket for a node that runs as user `uid`, or as this process's user.
     pub fn bind(uid: Option<u32>) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         rustix::net::sockopt::set_socket_passcred(&socket, true)?;
-        // Without a name the kernel gives a free one.
+        // Without a name the kernel assigns a free one.
         rustix::net::bind(&socket, &SocketAddrUnix::new_unnamed())?;
         let address = SocketAddrUnix::try_from(rustix::net::getsockname(&socket)?)?;
         let name = address.abstract_name().ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -52,7 +53,7 @@ impl NotifySocket {
         self.socket.as_fd()
     }
 
-    /// The next datagram; `None` when there is none waiting. One from somebody who may not speak says nothing.
+    /// The next datagram; `None` if none is waiting. A datagram from an unauthorised sender has no content.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Notification>> {
         loop {
             match sys::receive_with_credentials(self.socket.as_fd(), buffer) {

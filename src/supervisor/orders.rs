@@ -1,4 +1,4 @@
-//! Where orders wait for a node's task: the newest of each kind.
+//! The orders that wait for a node's task: the newest of each kind.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,18 +13,18 @@ use crate::api::ids::{Incarnation, NodeName};
 use crate::api::supervision::{Finding, NodeEvent, NodeOrder};
 use crate::tasks::Tasks;
 
-/// What the tasks of all nodes share.
+/// Shared by the tasks of all nodes.
 #[derive(Debug)]
 pub(super) struct SupervisorState {
     pub(super) context: Arc<Context>,
     pub(super) tasks: Tasks,
     pub(super) crashes: Keeper,
-    /// Bounded by its owner. Full means: nodes' tasks wait, nothing is lost.
+    /// Bounded by its owner. If it is full, nodes' tasks wait and nothing is lost.
     pub(super) events: mpsc::Sender<NodeEvent>,
     pub(super) slots: Mutex<BTreeMap<NodeName, Arc<Slot>>>,
 }
 
-/// What a node's task has been told to do and has not looked at.
+/// Orders and questions that a node's task has not handled yet.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) pending: Mutex<Pending>,
@@ -35,7 +35,7 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     pub(super) probe: Option<(Known, oneshot::Sender<Finding>)>,
-    /// What is on record of it is another directory's.
+    /// The records about the node belong to another directory.
     pub(super) disown: bool,
     pub(super) prepare: Option<Order>,
     pub(super) launch: Option<Incarnation>,
@@ -70,15 +70,15 @@ impl Pending {
         match order {
             NodeOrder::Prepare { incarnation, spec, by } => {
                 self.prepare = Some(Order { incarnation, spec, by });
-                // It comes after whatever was to be forgotten, of whichever number: what is being started again stays. An older
-                // launch is over.
+                // It comes after any order to forget, whatever its incarnation: a node that is being started again
+                // stays. An older launch is over.
                 self.forget = None;
                 self.set_aside = None;
                 self.launch = self.launch.filter(|launch| *launch >= incarnation);
             }
             NodeOrder::Launch { incarnation } => self.launch = Some(incarnation),
             NodeOrder::Stop { incarnation, timeout_ms } => {
-                // Of two for the same incarnation the earlier end counts, as it does for the shim.
+                // Of two stop orders for the same incarnation the earlier deadline counts, as in the shim.
                 let before = self.stop.filter(|(stopping, _)| *stopping == incarnation);
                 self.stop = Some((incarnation, before.map_or(timeout_ms, |(_, before)| before.min(timeout_ms))));
             }
@@ -99,7 +99,7 @@ impl Pending {
     }
 }
 
-/// Nothing under these locks can panic half way, so a poisoned one is as good as new.
+/// Nothing under these locks can panic half way, so the data behind a poisoned lock is intact.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
-//! A node's output on disk: `stdout` and `stderr` in its directory, rotated, never in the node's way.
+//! A node's output on disk: `stdout` and `stderr` in its directory, rotated, never blocking the node.
 //!
-//! Promises: whatever the disk does, [`Output::write`] returns an account and no error; bytes that could not be written
-//! are dropped and counted. Three files of 10 MiB a stream at most: `stdout`, `stdout.1`, `stdout.2`.
+//! Promises: whatever the disk does, the node is not blocked, and bytes that could not be written are dropped and
+//! counted. Three files of 10 MiB a stream at most: `stdout`, `stdout.1`, `stdout.2`.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,12 +17,13 @@ use crate::api::status::{self, NodeOutputs};
 
 /// The size at which a file is rotated.
 pub const FILE_LIMIT: u64 = 10 << 20;
-/// Between two looks at where the file is.
+/// Between two checks of where the file is.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// The most that a tail has.
+/// The most bytes of a tail.
 pub const TAIL_BYTES: u64 = 16 << 10;
 pub const TAIL_LINES: usize = 100;
-/// Where its lines are looked for: some minutes of what a node says every second while its agent is away are left out.
+/// Where its lines are searched for: it leaves out the lines that a node repeats every second for some minutes while
+/// its agent is away.
 const WINDOW: u64 = 128 << 10;
 
 /// One stream of one node.
@@ -33,24 +34,24 @@ pub struct Output {
     file: Option<File>,
     size: u64,
     limit: u64,
-    /// Bytes of this incarnation that are in files: its tail must not show what an earlier one said.
+    /// Bytes of this incarnation that are in files: its tail must not show output of an earlier one.
     written: u64,
-    /// When it was last looked whether the file is where it was.
+    /// When the place of the file was last checked.
     looked: Option<Instant>,
     /// Bytes that could not be written.
     pub dropped: u64,
 }
 
 impl Output {
-    /// Does not fail: a file that cannot be opened now is tried again when there is something to write.
+    /// Does not fail: if a file cannot be opened now, this is tried again when there is something to write.
     pub fn new(directory: OwnedFd, name: &'static str, limit: u64) -> Self {
         let mut output = Self { directory, name, file: None, size: 0, limit, written: 0, looked: None, dropped: 0 };
         let _ = output.open();
         output
     }
 
-    /// The directory is the node's: a file that is there already has to be a regular one, of the directory's owner and without
-    /// a second name, or it is not written to. One made here is given to that owner, whoever this process is.
+    /// The directory belongs to the node: an existing file is written to only if it is a regular file of the
+    /// directory's owner without a second name. A new file is given to that owner, whoever this process runs as.
     fn open(&mut self) -> io::Result<()> {
         let owner = rustix::fs::fstat(&self.directory)?;
         let euid = rustix::process::geteuid();
@@ -79,8 +80,8 @@ impl Output {
         Ok(())
     }
 
-    /// Lets go of a file that somebody moved or removed, as programs that rotate logs do, so that what follows is where it is
-    /// looked for. Asked when there is something to write, and at most once a second.
+    /// Closes a file that was moved or removed, as programs that rotate logs do, so that later output goes to a file of
+    /// the expected name. Called when there is something to write, and checks at most once a second.
     fn notice_move(&mut self) {
         let now = Instant::now();
         if self.looked.is_some_and(|at| now.duration_since(at) < LOOK_AGAIN) {
@@ -91,13 +92,13 @@ impl Output {
         match rustix::fs::statat(&self.directory, self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino) => {
                 let size = u64::try_from(own.st_size).unwrap_or(0);
-                // Emptied in place.
+                // Truncated in place.
                 if size < self.size {
                     self.written = 0;
                 }
                 self.size = size;
             }
-            // What was written so far is not in any file of that name.
+            // Earlier output is no longer in any file of that name.
             Ok(_) | Err(rustix::io::Errno::NOENT) => {
                 self.file = None;
                 self.written = 0;
@@ -106,7 +107,7 @@ impl Output {
         }
     }
 
-    /// Takes all of `bytes`. The error tells why some were dropped, for a log; they are counted already.
+    /// Takes all of `bytes`. The error says why some were dropped, for a log; they are already counted.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.notice_move();
         let mut left = bytes;
@@ -162,7 +163,7 @@ impl Output {
         self.open()
     }
 
-    /// The last lines of what this incarnation wrote.
+    /// The last lines of this incarnation's output.
     pub fn tail(&self) -> String {
         let mut bytes = Vec::new();
         for name in [numbered(self.name, 1), self.name.to_owned()] {
@@ -173,8 +174,8 @@ impl Output {
     }
 }
 
-/// Whether opening failed for what the node has put where its output goes: a link, a directory, a pipe, another's file. It is
-/// moved away as a full file is.
+/// Whether opening failed because of what the node has put in place of its output: a link, a directory, a pipe, another
+/// user's file. It is moved away like a full file.
 fn is_in_the_way(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput
         || matches!(error.raw_os_error(), Some(libc::ELOOP | libc::EISDIR | libc::ENXIO))
@@ -184,8 +185,8 @@ fn numbered(name: &str, number: u32) -> String {
     format!("{name}.{number}")
 }
 
-/// Opens a file of a node's directory. The directory is the node's, which may have put anything there: a link is not followed,
-/// what is no regular file is not read (a pipe would be waited for), nor what may be a second name of a file elsewhere.
+/// Opens a file of a node's directory. The directory belongs to the node, which may have put anything there: links are
+/// not followed, and only regular files without a second name are read (reading a pipe would block).
 fn open_to_read(directory: impl AsFd, name: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::openat(directory, name, flags, Mode::empty())?);
@@ -203,14 +204,14 @@ fn append_end(file: &mut File, bytes: &mut Vec<u8>) -> io::Result<()> {
     file.take(WINDOW).read_to_end(bytes).map(drop)
 }
 
-/// At most [`TAIL_LINES`] lines and [`TAIL_BYTES`] bytes of a node's own words; what is not UTF-8 is replaced.
+/// At most [`TAIL_LINES`] lines and [`TAIL_BYTES`] bytes of a node's own output; invalid UTF-8 is replaced.
 fn last_lines(bytes: &[u8]) -> String {
     let lines = bytes.split_inclusive(|byte| *byte == b'\n').rev();
     let own = lines.filter(|line| !status::is_peering_noise(line)).take(TAIL_LINES);
     let mut left = TAIL_BYTES as usize;
     let mut kept: Vec<&[u8]> = Vec::new();
     for line in own {
-        // Of the first line its end, as of a file.
+        // The end of the first line, as with the end of a file.
         kept.push(line.get(line.len().saturating_sub(left)..).unwrap_or_default());
         left = left.saturating_sub(line.len());
         if left == 0 {
@@ -226,7 +227,7 @@ fn last_lines(bytes: &[u8]) -> String {
     text
 }
 
-/// The tails of both streams of a node, from its directory: of whatever incarnation wrote there last. Missing files are
+/// The tails of both streams of a node, from its directory, whichever incarnation wrote there last. Missing files are
 /// empty output.
 pub fn tails(directory: &Path) -> NodeOutputs {
     let tail = |name: &str| {
@@ -320,7 +321,7 @@ mod tests {
         assert_eq!(tails(directory.path()).stderr, stderr.tail());
     }
 
-    /// Read by the agent, which may be root, from a directory that is the node's.
+    /// The agent, which may be root, reads from a directory that belongs to the node.
     #[test]
     fn no_link_is_followed_and_no_pipe_waited_for() {
         let directory = tempfile::tempdir().unwrap();
@@ -345,7 +346,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut stdout = output(directory.path(), 10);
         stdout.write(b"0123456789").unwrap();
-        // A directory in the way of the rotation, and not an empty one.
+        // A directory that blocks the rotation, and is not empty.
         std::fs::create_dir_all(directory.path().join("stdout.2/x")).unwrap();
         std::fs::write(directory.path().join("stdout.1"), "").unwrap();
         assert!(stdout.write(b"lost").is_err());

@@ -1,8 +1,8 @@
-//! Makes a node's directory its user's, when the agent is root and the node is not.
+//! Gives a node's directory to its user, when the agent is root and the node is not.
 //!
-//! The directory's name lies in one that is the agent's, so the agent knows what it opens; what is inside is the node's, which
-//! may put anything there while the agent looks. So everything is opened without following links, looked at through the
-//! descriptor, and changed through it.
+//! The parent directory belongs to the agent, so the agent knows what it opens; the content belongs to the node, which
+//! may change it while the agent looks. So everything is opened without following links, and then inspected and changed
+//! through the descriptor.
 //!
 //! Promise: only what belonged to the directory's own owner before is given away, and no file that has a second name
 //! elsewhere.
@@ -15,13 +15,13 @@ use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
 
 use crate::api::rights::User;
 
-/// How deep directories are gone into, and how many things are looked at: a node's directory has a few dozen.
+/// The depth and the number of entries to which the search is limited: a node's directory has a few dozen entries.
 const DEPTH: u32 = 32;
 const THINGS: u64 = 1_000_000;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// Gives the directory to `user`, and what is in it, if it is not the user's already.
+/// Gives the directory and its content to `user`, unless the directory already belongs to the user.
 pub fn give(directory: &Path, user: &User) -> io::Result<()> {
     let fd = rustix::fs::open(directory, DIRECTORY, Mode::empty())?;
     let before = rustix::fs::fstat(&fd)?;
@@ -30,11 +30,11 @@ pub fn give(directory: &Path, user: &User) -> io::Result<()> {
     }
     let mut given = Giving { from: before.st_uid, user, left: THINGS };
     given.contents(fd.as_fd(), DEPTH)?;
-    // Last: until then the next attempt begins anew.
+    // Last, so that an interrupted attempt is repeated from the start.
     given.chown(fd.as_fd())
 }
 
-/// Gives what was just made in a node's directory to the directory's owner, if this process is root and the owner is not.
+/// Gives a new file in a node's directory to the directory's owner, if this process is root and the owner is not.
 pub fn give_new(directory: &OwnedFd, thing: impl AsFd) -> io::Result<()> {
     let owner = rustix::fs::fstat(directory)?;
     if rustix::process::geteuid().is_root() && owner.st_uid != 0 {
@@ -61,7 +61,7 @@ impl Giving<'_> {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let thing = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
                 Ok(thing) => thing,
-                // It went away meanwhile.
+                // It was removed meanwhile.
                 Err(rustix::io::Errno::NOENT) => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(owner(&node.join("others")), (1234, 1234));
         assert_eq!(owner(&outside).0, 0);
         assert_eq!(owner(scratch.path()).0, 0);
-        // A directory that is the user's already is not looked through again.
+        // A directory that already belongs to the user is not searched again.
         fs::write(node.join("roots"), "").unwrap();
         give(&node, &user).unwrap();
         assert_eq!(owner(&node.join("roots")).0, 0);

@@ -1,7 +1,7 @@
-//! Who listens on the TCP ports that a node is about to need.
+//! Finds who listens on the TCP ports that a node is about to need.
 //!
-//! A node whose port is taken ends at once with code 1 and says little; looking first tells the operator who has it. The
-//! look is no reservation: what takes a port after it still makes the node end.
+//! A node whose port is taken ends immediately with code 1 and a terse message; checking first tells the operator who
+//! has the port. The check is no reservation: if the port is taken afterwards, the node still ends.
 //!
 //! Source: `/proc/net/tcp` and `tcp6` (proc_pid_net(5)), where the kernel lists listening sockets before all others, and the
 //! links in `/proc/PID/fd`.
@@ -23,8 +23,8 @@ struct Listener {
 /// The state of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
 
-/// Which of `ports` cannot be listened on at `address` (any, if there is none) because somebody does; in words, naming them.
-/// `Ok(None)`: all are free.
+/// Which of `ports` cannot be listened on at `address` (`None`: any) because another process does; in words that name
+/// the process. `Ok(None)`: all are free.
 pub fn taken(ports: &[u16], address: Option<IpAddr>) -> io::Result<Option<String>> {
     if ports.is_empty() {
         return Ok(None);
@@ -48,7 +48,7 @@ pub fn taken(ports: &[u16], address: Option<IpAddr>) -> io::Result<Option<String
     Ok((!words.is_empty()).then(|| words.join("; ")))
 }
 
-/// Whether a socket that listens at `theirs` keeps another from listening at `ours`.
+/// Whether a socket that listens at `theirs` prevents another from listening at `ours`.
 fn in_the_way(theirs: IpAddr, ours: Option<IpAddr>) -> bool {
     match ours {
         None => true,
@@ -56,7 +56,7 @@ fn in_the_way(theirs: IpAddr, ours: Option<IpAddr>) -> bool {
     }
 }
 
-/// Reads until the listening sockets are over.
+/// Reads up to the end of the listening sockets.
 fn read_listeners(lines: impl BufRead, listeners: &mut Vec<Listener>) -> io::Result<()> {
     for line in lines.lines().skip(1) {
         let line = line?;
@@ -80,7 +80,7 @@ fn parse(line: &str) -> Option<(Listener, &str)> {
     Some((Listener { address: parse_address(address)?, port, uid, inode }, state))
 }
 
-/// Words of 32 bits as this host keeps them, which are network order in memory.
+/// Words of 32 bits in this host's byte order, which are network order in memory.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let word = |nth: usize| Some(u32::from_str_radix(text.get(nth * 8..nth * 8 + 8)?, 16).ok()?.to_ne_bytes());
     match text.len() {
@@ -96,7 +96,7 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Who has the socket, in words.
+/// The process that has the socket, in words.
 fn port_owner(listener: &Listener) -> String {
     let socket = format!("socket:[{}]", listener.inode);
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -127,7 +127,7 @@ mod tests {
         let mut listeners = Vec::new();
         read_listeners(v4.as_bytes(), &mut listeners).unwrap();
         let only = Listener { address: Ipv4Addr::LOCALHOST.into(), port: 2200, uid: 990, inode: 4711 };
-        // The words are as this host keeps them, and the line is from a little-endian one.
+        // The words are in this host's byte order, and the line is from a little-endian host.
         #[cfg(target_endian = "little")]
         assert_eq!(listeners, [only]);
         let v6 = "   0: 00000000000000000000000001000000:2328 00000000000000000000000000000000:0000 0A \

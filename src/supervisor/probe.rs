@@ -1,4 +1,4 @@
-//! Asks a program what it is, before any node is run with it.
+//! Asks a program for its version, before any node is run with it.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,13 +12,13 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::launch::{NODE_PROGRAM, environment, find_program};
 
-/// How long a program may take to say something about itself.
+/// How long a program may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The most that is read of it.
+/// The most output that is read.
 const OUTPUT_LIMIT: usize = 64 << 10;
 
-/// What `program` prints when it is run with `args`, in the environment that nodes get. Blocks, for ten seconds at most. What
-/// it started and did not wait for is ended with it.
+/// What `program` prints when it is run with `args` in the environment of nodes. Blocks, for ten seconds at most.
+/// Processes that it started and did not wait for are ended with it.
 pub fn output(agent: &[(OsString, OsString)], program: &str, args: &[&str]) -> Result<String, String> {
     ask(agent, program, args, PATIENCE)
 }
@@ -30,10 +30,10 @@ fn ask(agent: &[(OsString, OsString)], program: &str, args: &[&str], patience: D
     let failed = |error: io::Error| format!("{shown}: {error}");
     let mut command = Command::new(&path);
     command.args(args).env_clear().envs(&env).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    // A group of its own, to be ended as a whole: the program may be a script that waits for another.
+    // In its own group, to be ended as a whole: the program may be a script that waits for another one.
     let mut child = command.process_group(0).spawn().map_err(failed)?;
     let heard = listen(&mut child, Instant::now() + patience);
-    // It is not reaped yet, so this is its group or nothing.
+    // It is not reaped yet, so the number still identifies its group.
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
@@ -47,7 +47,8 @@ fn ask(agent: &[(OsString, OsString)], program: &str, args: &[&str], patience: D
     }
 }
 
-/// What it prints until it ends; `None` if it does not in time. Something that it started may have its output open for longer.
+/// What it prints until it ends; `None` if it does not end in time. Something that it started may keep its output open
+/// longer.
 fn listen(child: &mut Child, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
     let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
@@ -74,7 +75,7 @@ fn listen(child: &mut Child, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Reads what is there, without waiting.
+/// Reads what is available, without waiting.
 fn read_some(stdout: &mut Option<ChildStdout>, text: &mut Vec<u8>) -> io::Result<()> {
     let mut buffer = [0; 4096];
     while let Some(pipe) = stdout {
