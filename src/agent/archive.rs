@@ -1,8 +1,8 @@
 //! Archival of rotated logs: runs `COMMAND -1 QUEUE DIRECTORY` now and then, as Zeek's own agent does
 //! (`policy/frameworks/management/agent/main.zeek` of Zeek 5.2 and later), and remembers how the last run went.
 //!
-//! The run before is on disk, from before it began: an agent that is started again and again does not archive each time, and
-//! one that comes after a kill -9 waits for what runs still. Where nothing waits to be archived, nothing runs.
+//! The last run is recorded on disk before it begins: an agent that is restarted again and again does not archive each
+//! time, and one that starts after a kill -9 waits for a run that is still going. If the queue is empty, nothing runs.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read};
@@ -27,11 +27,11 @@ use crate::tasks::blocking;
 
 use super::clock;
 
-/// Of what is remembered, in the state directory.
+/// Where the last run is recorded, in the state directory.
 const DIRECTORY: &str = "archive";
 const LAST: &str = "last.json";
 const LAST_LIMIT: u64 = 64 << 10;
-/// After a start without anything remembered, at most: the interval may be long, and much may wait.
+/// The longest wait before the first run if no run is recorded: the interval may be long, and many logs may be waiting.
 const FIRST: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ pub struct Options {
     /// A run that takes longer is ended.
     pub timeout: Duration,
     pub command: String,
-    /// The program beside which `command` is looked for first.
+    /// `command` is looked for first in this program's directory.
     pub beside: Option<String>,
     /// Where archived logs go.
     pub directory: PathBuf,
@@ -53,13 +53,13 @@ pub(super) struct Archive {
     queue: PathBuf,
     last_file: PathBuf,
     last: Option<ArchiveRun>,
-    /// How the last run that came to an end failed, if it did.
+    /// How the last finished run failed, if it did.
     failing: Option<String>,
     inputs: mpsc::Sender<Input>,
     report: watch::Sender<ArchiveReport>,
 }
 
-/// What is on disk.
+/// The record on disk.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Remembered {
     #[serde(flatten)]
@@ -68,10 +68,10 @@ struct Remembered {
     failing: Option<String>,
 }
 
-/// The agent ends.
+/// The agent is shutting down.
 struct Ended;
 
-/// How a run came to its end.
+/// How a run ended.
 struct Outcome {
     state: ArchiveState,
     result: String,
@@ -155,7 +155,7 @@ impl Archive {
         }
     }
 
-    /// What an agent left that was killed: its run is waited for, as if it were this one's, but nobody sees how it ends.
+    /// Waits for a run that a killed agent left behind, as if it were this agent's own; how it ends is not known.
     async fn settle_last(&mut self, token: &CancellationToken) -> Result<(), Ended> {
         let job = Arc::clone(&self.job);
         let running = blocking(move || job.is_running()).await.unwrap_or_else(|error| {
@@ -247,13 +247,13 @@ impl Archive {
                 return Err(Ended);
             }
         };
-        // Whatever it left behind belongs to the run, too.
+        // Processes that it left behind belong to the run, too.
         self.end().await;
         let outcome = match cause {
             Some(Ok(cause)) => Outcome::exited(cause),
             Some(Err(error)) => Outcome::failed(format!("cannot be waited for: {error}")),
             None => {
-                // The process is to be reaped, and what it said last to be read.
+                // Reap the process and read its last output.
                 let _ = tokio::time::timeout(Duration::from_secs(1), run.wait()).await;
                 Outcome::failed(self.overdue())
             }
@@ -299,7 +299,7 @@ impl Archive {
         let Some(last) = &self.last else { return };
         match (trouble(last, &self.queue), is_news) {
             (Some(message), true) => {
-                // Closed: the agent ends, and `status` of the next one shows it.
+                // Closed: the agent is shutting down, and the next one's `status` shows it.
                 let _ = self.inputs.send(Input::Trouble { message }).await;
             }
             (Some(message), false) => tracing::warn!("{message}"),
@@ -326,7 +326,7 @@ impl Archive {
 
 const STOPPED: &str = "stopped with the agent";
 
-/// How long until the next run, after one that began at `begun`. A clock that was set must neither hasten nor stop it.
+/// How long until the next run, if the last began at `begun`. Setting the clock must neither hasten nor prevent it.
 fn pause(begun: Option<Timestamp>, now: Timestamp, interval: Duration) -> Duration {
     match begun {
         None => FIRST.min(interval),
@@ -334,7 +334,7 @@ fn pause(begun: Option<Timestamp>, now: Timestamp, interval: Duration) -> Durati
     }
 }
 
-/// What to say of a run that failed.
+/// What to report about a run that failed.
 fn trouble(run: &ArchiveRun, queue: &Path) -> Option<String> {
     if run.state != ArchiveState::Failed {
         return None;
@@ -367,7 +367,7 @@ fn parse(rfc3339: &str) -> Option<Timestamp> {
     Some(Timestamp(u64::try_from(at.as_microsecond()).ok()?))
 }
 
-/// Whether anything waits. What cannot be read is for the archiver to complain of.
+/// Whether logs are waiting. If the queue cannot be read, the archiver reports that.
 fn has_entries(queue: &Path) -> bool {
     match fs::read_dir(queue) {
         Ok(mut entries) => entries.next().is_some(),
@@ -375,14 +375,14 @@ fn has_entries(queue: &Path) -> bool {
     }
 }
 
-/// Makes the directory if it is not there; then it is the archiver's.
+/// Creates the directory if it does not exist, and gives it to the archiver.
 fn make_directory(directory: &Path, user: Option<&User>) -> io::Result<()> {
     if fs::symlink_metadata(directory).is_ok() {
         return Ok(());
     }
     DirBuilder::new().mode(0o700).create(directory)?;
-    // The agent's own mask is for what is the agent's. Through the descriptor: where what is above is somebody else's, the name
-    // may lead elsewhere by now.
+    // The umask is meant for the agent's own files. Set the mode through the descriptor: if somebody else owns a parent
+    // directory, the path may lead elsewhere by now.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
     made.set_permissions(Permissions::from_mode(0o750))?;
@@ -408,7 +408,7 @@ fn read(path: &Path) -> Option<Remembered> {
     }
 }
 
-/// Replaces the file; a power cut may leave the old one or none that can be read, which costs a run too many.
+/// Replaces the file. A power cut may leave the old file or an unreadable one; the cost is one extra run.
 fn write(path: &Path, remembered: &Remembered) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;

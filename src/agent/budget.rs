@@ -1,9 +1,10 @@
 //! How many bytes of requests may wait, and how fast a peer may make the journal grow.
 //!
-//! What is counted is what a request takes in memory once it is decoded, from when it was taken in until it has its outcome: queued
-//! for the driver, in a batch, or unfinished. All of it together is bounded, and so is what one owner may have of it (a uid, or who
-//! a certificate or an address says it is); the control socket has a reserve, so that an operator is heard whoever floods. Who finds
-//! no room waits for a while, and with it its connection, of which nothing more is read; then it is refused.
+//! What counts is the memory that a decoded request takes, from when it is accepted until it has its outcome: queued
+//! for the driver, in a batch, or unfinished. The total is bounded, and so is the part of each owner (a uid, or whoever
+//! a certificate or an address identifies). The control socket has a reserve, so that an operator gets through whoever
+//! floods the agent. If there is no room, the request waits for a while, nothing more is read from its connection, and
+//! then the request is refused.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,22 +16,23 @@ use crate::api::configuration::{Instance, Node, ScriptOption};
 use crate::api::event::{Request, Route, Source};
 use crate::transport::request::size as request_size;
 
-/// All requests that wait, …
+/// Limit for all waiting requests together.
 pub(super) const ALL: usize = 64 << 20;
-/// … of which so much is the control socket's alone, …
+/// The part of [`ALL`] that only the control socket may use.
 const RESERVE: usize = 8 << 20;
-/// … and those of one owner.
+/// Limit for the waiting requests of one owner.
 const OF_ONE: usize = ALL / 4;
-/// What one owner's requests may add to the journal within a minute, on average and at once.
+/// What one owner's requests may add to the journal per minute; also the largest burst.
 const GROWTH: u64 = 64 << 20;
 const GROWTH_WITHIN: Duration = Duration::from_secs(60);
-/// A request up to this size finds room where a larger one does not: of what one owner has, so much is left for small ones. A
-/// user who floods can still say `shutdown`.
+/// Requests up to this size may use the last [`LEFT_FOR_SMALL`] bytes of an owner's limit; larger ones may not. A user
+/// who floods the agent can still send `shutdown`.
 const SMALL: usize = 64 << 10;
 const LEFT_FOR_SMALL: usize = 2 << 20;
 /// How long a connection waits for room before its request is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Owners whose growth is remembered. More of them share what is left of the one that is forgotten.
+/// Owners that are remembered before idle ones are forgotten.
+/// others.
 const OWNERS: usize = 1024;
 
 #[derive(Debug, Clone, Default)]
@@ -51,7 +53,7 @@ struct State {
 #[derive(Debug, Clone, Copy)]
 struct Owner {
     waiting: usize,
-    /// What it may still add to the journal, as of then.
+    /// What it may still add to the journal, as of `at`.
     growth: u64,
     at: Instant,
 }
@@ -67,7 +69,7 @@ pub(super) enum Full {
     Growth,
 }
 
-/// Some bytes that wait, until it is dropped.
+/// Some waiting bytes, counted until this is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Budget,
@@ -75,17 +77,17 @@ pub(super) struct Share {
     pub bytes: usize,
 }
 
-/// Whose a request is, and whether it may have what is reserved for the control socket.
+/// Whose a request is, and whether it may use the control socket's reserve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asker {
-    /// A user, a certificate of one who has none, or an address: the same over whichever transport, port and process.
+    /// A user, else a certificate, else an address: the same for every transport, port and process.
     owner: String,
     has_reserve: bool,
 }
 
 impl Asker {
     pub fn of(source: &Source) -> Self {
-        // What a certificate says comes last, and may say anything.
+        // The certificate's subject comes last, and may contain anything.
         let (known, subject) = source
             .peer
             .split_once(" subject=")
@@ -101,7 +103,7 @@ impl Asker {
     }
 }
 
-/// What a request takes in memory, about.
+/// Roughly how much memory a request takes.
 pub(super) fn decoded_size(request: &Request) -> usize {
     let encoded = request_size(request);
     match request {
@@ -131,7 +133,7 @@ pub(super) fn decoded_size(request: &Request) -> usize {
 impl State {
     fn owner(&mut self, name: &str, now: Instant) -> &mut Owner {
         if self.owners.len() >= OWNERS && !self.owners.contains_key(name) {
-            // Who waits for nothing and has all of its growth again is as good as unknown.
+            // An owner with nothing waiting and its full allowance need not be remembered.
             let idle = |owner: &Owner| owner.waiting == 0 && now.duration_since(owner.at) >= GROWTH_WITHIN;
             self.owners.retain(|_, owner| !idle(owner));
         }
@@ -145,7 +147,7 @@ impl State {
         owner
     }
 
-    /// The first of a kind always finds room: a request is far smaller than any of the limits.
+    /// The limits on waiting bytes spare a request that would wait alone: it is far smaller than any of them.
     fn take(&mut self, asker: &Asker, bytes: usize, now: Instant) -> Result<(), Full> {
         let limit = if asker.has_reserve { ALL } else { ALL - RESERVE };
         let left = if bytes <= SMALL { 0 } else { LEFT_FOR_SMALL };
@@ -169,7 +171,7 @@ impl State {
 
 impl Budget {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Whole between any two of its operations.
+        // The state is consistent between any two operations.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -182,20 +184,20 @@ impl Budget {
         Ok(self.share(asker, bytes))
     }
 
-    /// As [`Budget::try_take`], and waits for room for a while.
+    /// Like [`Budget::try_take`], but waits a while for room.
     pub async fn take(&self, asker: &Asker, bytes: usize) -> Result<Share, Full> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let freed = self.0.freed.notified();
             tokio::pin!(freed);
-            // From here on nothing that is freed is missed.
+            // From here on no wakeup is missed.
             freed.as_mut().enable();
             let full = match self.try_take(asker, bytes) {
                 Ok(share) => return Ok(share),
                 Err(full) => full,
             };
             let again = match full {
-                // Comes back with time alone.
+                // Only time brings this back.
                 Full::Growth => tokio::time::Instant::now() + Duration::from_millis(250),
                 Full::All | Full::Owner => deadline,
             };
@@ -209,7 +211,7 @@ impl Budget {
         }
     }
 
-    /// What an earlier run has taken in counts whether there is room or not.
+    /// Requests that an earlier run accepted count even if there is no room.
     pub fn force(&self, asker: &Asker, bytes: usize) -> Share {
         let mut state = self.state();
         state.owner(&asker.owner, Instant::now()).waiting += bytes;
@@ -220,7 +222,7 @@ impl Budget {
 }
 
 impl Share {
-    /// It is another size than was thought when it was taken.
+    /// Corrects the size that was assumed when the share was taken.
     pub fn resize(&mut self, bytes: usize) {
         let mut state = self.budget.state();
         state.all = (state.all + bytes).saturating_sub(self.bytes);
@@ -233,7 +235,7 @@ impl Share {
     }
 }
 
-/// Shares on their way: of what a connection is about to ask, and of what it has asked, until the driver takes them.
+/// Shares in transit: for what a connection is about to ask, and for what it has asked, until the driver takes them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shares(Arc<Mutex<OnTheWay>>);
 
@@ -248,7 +250,7 @@ impl Shares {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the connection reads next has its room.
+    /// Holds room for what the connection reads next.
     pub fn reserve(&self, connection: u64, share: Share) {
         let before = self.on_the_way().by_connection.insert(connection, share);
         drop(before);

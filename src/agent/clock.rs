@@ -1,4 +1,4 @@
-//! The edge where time comes in: both clocks, read together, and the way back from a deadline to a sleep.
+//! Where time enters: both clocks, read together, and the conversion of a deadline to a sleep.
 
 use std::time::{Duration, UNIX_EPOCH};
 

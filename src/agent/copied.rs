@@ -1,14 +1,14 @@
-//! What a state directory that is a copy of another keeps closed until it is one of its own (`state adopt`): over Broker, peers
-//! know an agent by its name, and the name of this one is the original's.
+//! Keeps Broker closed while the state directory is a copy, until `state adopt` makes it independent: Broker peers know
+//! an agent by its name, and a copy has the original's name.
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Whether Broker's listener and dialler may work.
+/// Whether Broker's listener and dialler may run.
 #[derive(Debug, Clone)]
 pub(super) struct BrokerOpen(watch::Receiver<bool>);
 
-/// The other end: whoever adopts the directory.
+/// The sending end, for the code that adopts the directory.
 #[derive(Debug)]
 pub(super) struct OpensBroker(watch::Sender<bool>);
 
@@ -18,7 +18,7 @@ impl BrokerOpen {
         (OpensBroker(opens), Self(open))
     }
 
-    /// Waits until they may. `false`: they never may, since the agent ends.
+    /// Waits until they may run. `false`: they never will, since the agent is shutting down.
     pub async fn until_open(&self, stop: &CancellationToken) -> bool {
         let mut open = self.0.clone();
         tokio::select! {

@@ -1,12 +1,13 @@
-//! The one owner of the core and of the journal: input in, commit, effects out.
+//! The only owner of the core and of the journal: input in, commit, effects out.
 //!
-//! It runs on a thread of its own, so that nothing on the runtime waits for it. A turn takes in one input and whatever else has
-//! gathered, and decides and applies each in memory. If no commit is under way, one begins, on the journal's own thread,
-//! with all that is decided; when it is durable, its effects go. Meanwhile the turns go on, up to [`BATCH`] inputs for the
-//! next commit: what needs nothing new to be durable, such as the answer to a duplicate, goes at once, and the row that tells
-//! of it waits a moment for more of its kind. A failed commit ends the process: memory runs ahead of the disk, and only a
-//! restart finds out what is durable. But for a full or read-only disk: then the batch waits in the journal, nothing is taken
-//! in, and it is written when the disk takes it ([`space`]).
+//! It runs on its own thread, so that nothing on the runtime waits for it. A turn takes one input and whatever else has
+//! queued up, and decides and applies each in memory. If no commit is in progress, one starts on the journal's own
+//! thread with everything decided so far; once it is durable, its effects are released. Meanwhile the turns continue,
+//! up to [`BATCH`] inputs for the next commit. Effects that need nothing new to be durable, such as the answer to a
+//! duplicate, are released at once, and the row that records the duplicate waits a moment for more of its kind. A
+//! failed commit ends the process: memory is ahead of the disk, and only a restart finds out what is durable. A full or
+//! read-only disk is the exception: the batch stays in the journal, no input is accepted, and the batch is written when
+//! the disk allows it ([`space`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,38 +35,38 @@ use super::clock;
 use super::effects::Performer;
 use space::Attempts;
 
-/// Inputs decided on for one commit: enough to share one fdatasync among all that a busy controller has in flight, few
-/// enough that the first of them does not wait noticeably for the last.
+/// Inputs per commit: enough that all requests a busy controller has in flight share one fdatasync, few enough that the
+/// first does not wait noticeably for the last.
 const BATCH: usize = 256;
-/// … and so many bytes of requests, or one more than fits: what is built of them for a commit takes several times that.
+/// Bytes of requests per commit, exceeded by one request at most: building a commit from them takes several times that.
 const BATCH_BYTES: usize = 8 << 20;
-/// Rows that only tell of duplicates wait until so long after the commit before: nobody waits for them.
+/// Rows that only record duplicates wait this long after the last commit: nobody waits for them.
 const GATHERING: Duration = Duration::from_millis(2);
-/// While not even facts may be journaled, free space is looked at this often.
+/// How often free space is checked while not even facts may be journaled.
 const SPACE_WAIT: Duration = Duration::from_secs(1);
 
-/// Something to be read off the core and the journal between two turns. The core may be ahead of what is durable.
+/// A query of the core and the journal, run between two turns. The core may be ahead of what is durable.
 pub(super) type Question = Box<dyn FnOnce(&Lifecycle, &Journal<Effect>, Now) + Send>;
 
 /// Where the driver's inputs come from.
 pub(super) struct Inbox {
     pub inputs: mpsc::Receiver<Input>,
     pub events: mpsc::Receiver<NodeEvent>,
-    /// Why the agent is to end. Apart from the inputs: it is taken in even when they are not.
+    /// Why the agent should end. A separate channel: it is read even when inputs are not.
     pub stops: mpsc::Receiver<String>,
     pub questions: mpsc::Receiver<Question>,
     /// Who is subscribed to the agent's topics.
     pub peers: watch::Receiver<Peers>,
 }
 
-/// Why requests are refused at the moment, shared with the doors they come through.
+/// Why requests are refused at the moment, shared with the transports.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Refusing(Arc<Mutex<Option<Refused>>>);
 
 #[derive(Debug, Clone)]
 struct Refused {
     reason: String,
-    /// The driver takes in nothing at all, so what is queued for it would wait without an answer.
+    /// The driver accepts no input at all, so a queued request would wait without an answer.
     everything: bool,
 }
 
@@ -75,7 +76,7 @@ impl Refusing {
         self.get().map(|refused| refused.reason)
     }
 
-    /// Why even those are refused whose answer is stored.
+    /// Why even requests whose answer is stored are refused.
     pub fn everything(&self) -> Option<String> {
         self.get().filter(|refused| refused.everything).map(|refused| refused.reason)
     }
@@ -104,29 +105,29 @@ pub(super) struct Driver {
     performer: Performer,
     refusing: Refusing,
     space_checked: Option<Instant>,
-    /// Nothing may be written at all.
+    /// Nothing at all may be written.
     starved: bool,
-    /// When the disk is to be tried again, after a commit that it did not take.
+    /// When to retry the disk after a failed commit.
     attempts: Attempts,
-    /// The agent was told to end: what is queued is turned away, and only the end itself is still written.
+    /// The agent was told to end: queued requests are refused, and only the end itself is still journaled.
     ending: bool,
-    /// Inputs taken in and not handed to a commit yet ([`Driver::hand_over`]).
+    /// Inputs accepted but not yet handed to a commit ([`Driver::hand_over`]).
     gathered: usize,
-    /// The room that their requests take, …
+    /// The bytes of their requests.
     gathered_bytes: usize,
     staged_shares: Vec<Share>,
-    /// … that those of the commit under way take, …
+    /// Shares of the requests in the running commit.
     written_shares: Vec<Share>,
-    /// … and that unfinished ones take.
+    /// Shares of unfinished requests.
     held_shares: BTreeMap<Seq, Share>,
     shares: Shares,
     /// When the last commit began.
     began: Option<Instant>,
     /// Until when rows that nobody waits for are gathered.
     gathering: Option<Instant>,
-    /// Watched from beside: a turn that hangs ends the agent.
+    /// Checked by the watchdog: a turn that hangs ends the agent.
     progress: Progress,
-    /// Numbers of commits, odd while one is under way.
+    /// Counts commits; odd while one is in progress.
     commits: watch::Sender<u64>,
     #[cfg(feature = "crash-points")]
     staged: Vec<&'static str>,
@@ -137,11 +138,11 @@ pub(super) struct Driver {
 /// What happens next.
 enum Next {
     Input(Input),
-    /// The commit under way has its outcome.
+    /// The commit in progress has finished.
     Committed(Result<WriterOutcome<Effect>, CommitError>),
-    /// Something that needs no input.
+    /// Work that needs no input.
     Nothing,
-    /// Nothing can happen any more.
+    /// Nothing more can happen.
     End,
 }
 
@@ -184,18 +185,18 @@ impl Driver {
         }
     }
 
-    /// What of its turns a watch looks at.
+    /// What the watchdog checks of its turns.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// Does a part of a turn under the watch.
+    /// Does a part of a turn under the watchdog.
     fn watched<T>(&mut self, part: impl FnOnce(&mut Self) -> T) -> T {
         let progress = self.progress.clone();
         progress.during(|| part(self))
     }
 
-    /// Takes in what is known at the start, and makes it durable, and all that follows from that. Blocks.
+    /// Takes the initial inputs, and makes them and all that follows from them durable. Blocks.
     pub fn begin(&mut self, inputs: Vec<Input>) -> Result<(), Error> {
         for input in inputs {
             self.watched(|driver| driver.take(input))?;
@@ -216,7 +217,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Turns until every sender of inputs is gone and all that was decided is durable.
+    /// Runs turns until every sender of inputs is gone and every decision is durable.
     pub async fn run(mut self, mut inbox: Inbox) -> Result<(), Error> {
         loop {
             match self.next(&mut inbox).await {
@@ -234,12 +235,12 @@ impl Driver {
                 if !driver.gathers() {
                     driver.submit()?;
                 }
-                // Facts come without requests, too; what a crash loop writes has to stop at the floor.
+                // Facts also arrive without requests, and what a crash loop writes has to stop at the floor.
                 driver.look_at_space_now_and_then();
                 Ok::<(), Error>(())
             })?;
         }
-        // What was gathered last.
+        // Submit what was gathered last.
         self.watched(Self::submit)?;
         while self.journal.is_committing() {
             let step = self.journal.committed().await;
@@ -248,14 +249,14 @@ impl Driver {
         Ok(())
     }
 
-    /// What was under way is done.
+    /// The commit in progress has finished.
     fn finished(&mut self, outcome: Result<WriterOutcome<Effect>, CommitError>) -> Result<(), Error> {
         match outcome {
             Ok(WriterOutcome::Committed(effects)) => {
                 self.written();
                 self.committed(effects);
             }
-            // What is kept is submitted next.
+            // The batch that was kept is submitted next.
             Ok(WriterOutcome::Reopened) => {}
             Err(error) if error.is_passing() && !self.ending => self.stall(&error),
             Err(error) => return Err(Error::Commit(error)),
@@ -296,7 +297,7 @@ impl Driver {
             Some(reason) = inbox.stops.recv() => {
                 self.ending = true;
                 if self.journal.is_stalled() {
-                    // Once more, whatever the floors say; the outcome is the end.
+                    // One last attempt, whatever the floors say; its result is final.
                     self.attempts = Attempts::default();
                     self.watched(Self::look_at_space);
                 }
@@ -338,7 +339,7 @@ impl Driver {
         Ok(())
     }
 
-    /// One step of the core, after it was given what it asked for.
+    /// One step of the core, once it has what it asked for.
     fn step(&mut self, input: &Input) -> Vec<Sealed<Effect>> {
         let now = clock::now();
         let wanted = self.core.wants_outputs(now);
@@ -355,12 +356,12 @@ impl Driver {
         sealed
     }
 
-    /// Looks up what the journal knows of a request, or refuses it while there is no space for it.
+    /// Looks up what the journal has about a request, or refuses the request while there is no space for it.
     fn admit(&mut self, incoming: Box<Incoming>) -> Result<Option<Input>, Error> {
         self.look_at_space_now_and_then();
         let known = match self.journal.lookup(&incoming.reqid) {
             Ok(known) => known.map(Box::new),
-            // The commit under way has met it too, and its failure is dealt with.
+            // The commit in progress hit the same error, which is handled there.
             Err(error) if error.is_passing() => {
                 self.refuse(
                     &incoming,
@@ -371,7 +372,7 @@ impl Driver {
             Err(error) => return Err(Error::Read(error)),
         };
         match (self.refusing.reason(), &known) {
-            // What is stored can be answered without writing anything that matters.
+            // A stored response can be sent without writing anything that matters.
             (Some(reason), None) => {
                 self.refuse(&incoming, reason);
                 Ok(None)
@@ -406,7 +407,7 @@ impl Driver {
         }
     }
 
-    /// Whether all that is decided may wait a moment for more of its kind.
+    /// Whether everything decided may wait a moment for more of its kind.
     fn gathers(&mut self) -> bool {
         let is_small = !self.ending && self.has_room() && self.journal.staged() != self.journal.durable();
         if !is_small || self.journal.is_committing() || self.journal.is_stalled() || self.journal.is_urgent() {
@@ -417,7 +418,7 @@ impl Driver {
         self.gathering.is_some()
     }
 
-    /// What was gathered goes to the next commit, with the records that it changed: whoever makes a commit takes both.
+    /// Hands over what was gathered to the next commit, with the records that it changed: every commit takes both.
     fn hand_over(&mut self) -> Vec<Record> {
         self.gathered = 0;
         self.gathered_bytes = 0;
@@ -425,7 +426,7 @@ impl Driver {
         self.core.take_records()
     }
 
-    /// Begins to make durable what is decided, unless a commit is under way: then it shares the next.
+    /// Starts a commit of what is decided; if one is in progress, this goes into the next.
     fn submit(&mut self) -> Result<(), Error> {
         if self.journal.is_stalled() {
             self.resubmit()?;
@@ -450,7 +451,8 @@ impl Driver {
         Ok(())
     }
 
-    /// A commit is durable: its effects go, and what it may call for is decided, as an accepted change calls for its plan.
+    /// A commit is durable: releases its effects, and decides what may follow, as an accepted change is followed by its
+    /// plan.
     fn committed(&mut self, effects: Vec<Effect>) {
         self.commits.send_modify(|commit| *commit += 1);
         self.pass_after();
@@ -486,7 +488,7 @@ impl Driver {
         self.staged.extend(sealed.entries().iter().filter_map(|one| step_name(&one.entry)));
     }
 
-    /// One place before each durable step, named after what the batch makes durable, …
+    /// A crash point before each durable step, named after what the batch makes durable.
     #[cfg(feature = "crash-points")]
     fn pass_before(&mut self) {
         self.under_way = std::mem::take(&mut self.staged);
@@ -495,7 +497,7 @@ impl Driver {
         }
     }
 
-    /// … and one after it.
+    /// The crash point after each durable step.
     #[cfg(feature = "crash-points")]
     fn pass_after(&mut self) {
         for step in std::mem::take(&mut self.under_way) {

@@ -1,5 +1,5 @@
 //! Hands each effect to the component that performs it. Nothing here waits: connections have bounded queues and are cut
-//! when they overflow, orders to nodes replace older ones.
+//! when those overflow; newer orders to a node replace older ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,7 +24,7 @@ use super::place::Place;
 /// The connection number of the agent's own request, when it was started to stop the nodes.
 pub(super) const OWN_CONNECTION: u64 = 0;
 
-/// The topics under which this agent speaks and is spoken to, one for each dialect.
+/// The topics on which this agent publishes and receives, one for each dialect.
 #[derive(Debug, Clone)]
 pub struct Topics {
     pub cluster_agent: String,
@@ -55,17 +55,18 @@ pub(super) struct Performer {
     pub peers: Option<peers::Handle>,
     pub supervisor: supervisor::Handle,
     pub exit: watch::Sender<Option<String>>,
-    /// Requests that were not taken in, by anybody.
+    /// How many requests were refused, by any component.
     pub refused: Arc<AtomicU64>,
     pub place: Mutex<Place>,
-    /// Opens Broker's listener and dialler once a copy was adopted.
+    /// Opens Broker's listener and dialler once a copy is adopted.
     pub broker: OpensBroker,
-    /// Who waits for the answer to the agent's own request.
+    /// The receiver of the answer to the agent's own request.
     pub own: Mutex<Option<oneshot::Sender<Response>>>,
 }
 
 impl Performer {
-    /// Performs an effect; `head` is the newest durable entry. Gives back what became known by it: that the connection it was meant for is gone.
+    /// Performs an effect; `head` is the newest durable entry. Returns what was learned by it: that its connection is
+    /// gone.
     pub fn perform(&self, effect: Effect, head: Head) -> Option<Input> {
         match effect {
             Effect::Respond { route, dialect, response, stored_at } => {
@@ -149,7 +150,7 @@ impl Performer {
         self.publish(&self.topics.management, Publication::Notification(notification));
     }
 
-    /// That an answer is a stored one can be said on the control socket alone.
+    /// Only the control socket can say that an answer is a stored one.
     fn respond(&self, route: Route, dialect: Dialect, response: &Response, stored_at: Option<Timestamp>) -> bool {
         if route.connection == OWN_CONNECTION {
             let own = self.own.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
@@ -164,12 +165,12 @@ impl Performer {
         self.control.as_ref().is_some_and(|control| control.respond(route, response, stored_at))
     }
 
-    /// The WebSocket server, if this route leads over one of its connections.
+    /// The WebSocket server, if this route is one of its connections.
     fn websocket_of(&self, route: Route) -> Option<&websocket::Handle> {
         self.websocket.as_ref().filter(|websocket| websocket.owns(route.connection))
     }
 
-    /// The Broker peers, if this route leads to one of them.
+    /// The Broker peers, if this route is one of them.
     fn peers_of(&self, route: Route) -> Option<&peers::Handle> {
         self.peers.as_ref().filter(|peers| peers.hub().owns(route.connection))
     }
@@ -181,7 +182,7 @@ impl Performer {
     }
 }
 
-/// What a controller is told, the log of this host is told too: there may be no controller.
+/// Logs on this host what the controller is told: there may be no controller.
 fn log(notification: &Notification) {
     match notification {
         Notification::NotifyAgentHello { .. } => tracing::debug!("hello sent to subscribers"),

@@ -1,4 +1,4 @@
-//! Why the agent does not start, or ends before it is asked to.
+//! Why the agent does not start, or ends unasked.
 
 use std::io;
 
@@ -52,7 +52,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether only another configuration or release can mend it.
+    /// Whether only another configuration or release can fix it.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Identity(identity::IdentityError::Name { .. } | identity::IdentityError::Newer { .. })
@@ -77,7 +77,7 @@ impl Error {
     }
 }
 
-/// What should not have ended is gone.
+/// A component ended that should not have.
 pub(super) fn gone(what: &str) -> Error {
     Error::System { what: "running the agent", source: io::Error::other(what.to_owned()) }
 }

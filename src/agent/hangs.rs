@@ -1,5 +1,5 @@
-//! The watch over what everything else waits for: a disk that does not answer, a commit or a driver that hangs. Each ends the agent;
-//! a machine without time for it does not.
+//! The watchdog for what everything else waits on: a disk that does not answer, a commit or a driver that hangs. Each
+//! ends the agent; a host that is short of CPU time does not.
 
 use std::time::Duration;
 

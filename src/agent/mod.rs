@@ -1,7 +1,7 @@
-//! Where all of it meets: open the journal, look for the nodes, resume, serve, drain.
+//! The top level: open the journal, find the nodes, resume, serve, drain.
 //!
-//! [`run`] is the agent's life. The order is the safety: the state directory is locked before anything is read, the nodes
-//! are looked for before anything is started, the socket serves only when both are done.
+//! [`run`] is the agent's whole life. Safety depends on the order: the state directory is locked before anything is
+//! read, the nodes are looked for before anything is started, and the socket serves only when both are done.
 
 mod archive;
 mod budget;
@@ -51,23 +51,23 @@ pub struct Options {
     pub archive: Option<archive::Options>,
     pub supervisor: supervisor::Options,
     pub control: control::Options,
-    /// Who may ask, over every transport.
+    /// Who may send requests, over every transport.
     pub asking: identify::Options,
-    /// The same in words, and whom the transports let in besides: one clause each.
+    /// The same in words, and whom the transports admit besides: one clause each.
     pub may_ask: Vec<String>,
     /// `None`: WebSocket clients are not served.
     pub websocket: Option<websocket::Options>,
-    /// If nodes run as somebody else: who has to get through the state directory to the nodes' directories.
+    /// If nodes run as another user: who must be able to traverse the state directory to the nodes' directories.
     pub node_user: Option<User>,
     /// `None`: the agent neither accepts Broker peers nor dials a controller.
     pub broker: Option<peers::Options>,
-    /// How long another agent's hold of the state directory is waited for.
+    /// How long to wait while another agent holds the state directory's lock.
     pub lock_wait: Duration,
-    /// A commit that waits longer for the disk ends the agent, as does a driver or a commit that hangs so long.
+    /// A commit that waits longer for the disk ends the agent, as does a driver or a commit that hangs this long.
     pub commit_timeout: Duration,
     /// Shown by `status`.
     pub warnings: Vec<String>,
-    /// What the options were made of, for whoever asks.
+    /// What the options were made from, for `settings` queries.
     pub settings: Vec<SettingReport>,
     /// Called when the agent serves, and when it begins to end.
     pub announce: fn(Announcement<'_>),
@@ -80,7 +80,7 @@ pub enum Announcement<'a> {
     Stopping { status: &'a str },
 }
 
-/// Runs the agent until it is asked to end. Nodes run on.
+/// Runs the agent until it is asked to end. Nodes keep running.
 pub fn run(options: Options) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -92,7 +92,7 @@ pub fn run(options: Options) -> Result<(), Error> {
         let mut signals = Signals::listen()?;
         let started = tokio::select! {
             started = start(&options, None) => started?,
-            // Nothing of this run is journaled yet, so this is not taken for a crash by the next.
+            // Nothing of this run is journaled yet, so the next run does not take this for a crash.
             signal = signals.end() => {
                 tracing::info!("{signal} during the start: the agent ends, its nodes run on");
                 return Ok(());
@@ -116,7 +116,8 @@ pub fn run(options: Options) -> Result<(), Error> {
 
 /// Stops all nodes of a state directory that no agent serves, and gives the answer a live agent would have given.
 ///
-/// The same agent, without doors: the request is journaled, the nodes are adopted and stopped, the desired state stays.
+/// The same agent without transports: the request is journaled, the nodes are adopted and stopped, and the desired
+/// state stays.
 pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -137,7 +138,7 @@ pub fn shutdown_offline(options: Options, reqid: ReqId) -> Result<Response, Erro
         let started = start(&options, Some((incoming, answer))).await?;
         let agent = started.unserved()?;
         let stops = agent.stops.clone();
-        // It ends by itself once the nodes are stopped; it is told to where that was refused.
+        // It ends by itself once the nodes are stopped; if the request was refused, it has to be told to.
         let answered = async move {
             let response = answered.await;
             let _ = stops.send("the request is answered".to_owned()).await;

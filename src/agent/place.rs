@@ -1,8 +1,9 @@
-//! A state directory is one place: a copy of one must not take the original's processes for its own.
+//! Each state directory belongs to one place: a copy must not take the original's processes for its own.
 //!
-//! Two things tell a copy. The directory's `IDENTITY` has the path at which it was: another directory with the same id is there
-//! now. Or a process that is on record here lives and belongs to another directory ([`Finding::Foreign`]). That a directory is
-//! a copy stays in its `IDENTITY`, whatever becomes of the original, until an operator says otherwise.
+//! Two things reveal a copy. The directory's `IDENTITY` holds the path where it used to be, and another directory with
+//! the same id is there now. Or a process that is on record here is alive and belongs to another directory
+//! ([`Finding::Foreign`]). `IDENTITY` keeps marking the directory as a copy, whatever becomes of the original, until an
+//! operator says otherwise.
 
 use std::fs;
 use std::io;
@@ -19,15 +20,15 @@ use crate::supervisor::{self, Home};
 /// What a directory's recorded path says about it.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
-    /// It is there, by that path or another.
+    /// The directory is at its recorded path, or that path leads to it.
     Here,
     /// No path is recorded.
     Unrecorded,
-    /// It was at this path, and is not any more.
+    /// It was at this path, and is not there any more.
     MovedFrom(PathBuf),
     /// Another directory of the same id is at this path.
     CopyOf(PathBuf),
-    /// What is at the recorded path cannot be seen.
+    /// The recorded path cannot be inspected.
     Unseen,
 }
 
@@ -38,7 +39,7 @@ pub(super) struct Place {
     path: PathBuf,
     identity: Identity,
     found: Found,
-    /// Processes that belong to others' directories, as the last look found them.
+    /// Processes that belong to other directories, as of the last look.
     foreign: Vec<(NodeName, Foreigner)>,
 }
 
@@ -51,7 +52,7 @@ struct Foreigner {
 }
 
 impl Place {
-    /// Compares where the directory is with where it was. Reads alone.
+    /// Compares where the directory is with where it was. Only reads.
     pub fn look(state_dir: &Path, identity: Identity) -> io::Result<Self> {
         let path = fs::canonicalize(state_dir)?;
         let found = match &identity.path {
@@ -61,7 +62,7 @@ impl Place {
         Ok(Self { state_dir: state_dir.to_owned(), path, identity, found, foreign: Vec::new() })
     }
 
-    /// What tells this directory's processes.
+    /// What identifies this directory's processes.
     pub fn home(&self) -> Home {
         let mut paths = vec![self.path.clone()];
         let is_confirmed = match &self.found {
@@ -75,25 +76,27 @@ impl Place {
         Home { paths, is_confirmed }
     }
 
-    /// Known to be a copy before any process was looked at: none must be signalled.
+    /// Known to be a copy before any process was examined: none may be signalled.
     pub fn is_copy(&self) -> bool {
         self.identity.copied.is_some() || matches!(self.found, Found::CopyOf(_))
     }
 
-    /// The original whose files this copy has under second names: opening the journal here would write to the original's.
+    /// The original, if this copy's files are hard links to its files: opening the journal here would write to the
+    /// original's.
     pub fn shares_files_with(&self) -> Option<&Path> {
         let Found::CopyOf(original) = &self.found else { return None };
         let has_second_name = |file: &str| fs::metadata(self.state_dir.join(file)).is_ok_and(|file| file.nlink() > 1);
         [lock::FILE, identity::FILE].into_iter().any(has_second_name).then_some(original.as_path())
     }
 
-    /// Takes in what was found of the nodes, and writes down where the directory is, or that it is a copy: why, if so.
+    /// Takes what was found of the nodes, and records where the directory is, or that it is a copy. Returns why it is
+    /// one.
     pub fn settle(&mut self, findings: &[(NodeName, Finding)]) -> Option<String> {
         self.foreign = findings.iter().filter_map(foreigner).collect();
         let reason = self.reason().map(|reason| Identity::reason_to_keep(&reason));
         let copied = reason.or_else(|| self.identity.copied.clone());
         let path = match (&copied, &self.found) {
-            // What is recorded goes on telling it.
+            // The recorded path keeps identifying it.
             (Some(_), _) | (None, Found::Here | Found::CopyOf(_) | Found::Unseen) => self.identity.path.clone(),
             (None, Found::Unrecorded | Found::MovedFrom(_)) => self.identity.path_to_record(&self.path),
         };
@@ -104,14 +107,14 @@ impl Place {
         if identity != self.identity {
             match identity::write(&self.state_dir, &identity) {
                 Ok(()) => self.identity = identity.clone(),
-                // The next start finds the same, and this one goes by what it found.
+                // The next start finds the same, and this one acts on what it found.
                 Err(error) => tracing::warn!("where the state directory is was not written down: {}", chain(&error)),
             }
         }
         identity.copied
     }
 
-    /// Why the directory is a copy, as far as it can be seen now, and what to do.
+    /// Why the directory is a copy, as far as can be seen now, and what to do.
     fn reason(&self) -> Option<String> {
         let known = match &self.found {
             Found::CopyOf(original) => Some(original.clone()),
@@ -138,8 +141,8 @@ impl Place {
         ))
     }
 
-    /// Makes this directory one of its own: what is on record for `nodes` is the original's and is forgotten, and if the original
-    /// is still there, the two have different ids from here on. May be done again. Blocks.
+    /// Makes this directory independent: what is on record for `nodes` is the original's and is forgotten, and if the
+    /// original still exists, the two have different ids from here on. May be repeated. Blocks.
     pub fn adopt(&mut self, supervisor: &supervisor::Handle, nodes: &[NodeName]) -> Result<String, String> {
         let mut shared = self.foreign.iter().filter(|(_, foreigner)| foreigner.works_here);
         if let Some((node, Foreigner { reason, .. })) = shared.next() {
@@ -171,7 +174,7 @@ impl Place {
     }
 }
 
-/// Processes that a reason names; each says the same.
+/// The most processes that a reason names; all say the same.
 const PROCESSES_NAMED: usize = 3;
 
 fn foreigner((node, finding): &(NodeName, Finding)) -> Option<(NodeName, Foreigner)> {
@@ -203,7 +206,7 @@ fn compare(recorded: &Path, path: &Path, identity: &Identity) -> io::Result<Foun
             return Ok(Found::Unseen);
         }
     };
-    // Compared at one moment; such numbers are not stored.
+    // Both are read at the same moment; device and inode numbers are never stored.
     if (own.dev(), own.ino()) == (other.dev(), other.ino()) {
         return Ok(Found::Here);
     }

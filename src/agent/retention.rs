@@ -1,5 +1,5 @@
-//! Retention in the background: looks now and then whether the journal is past what is to be kept, and has the driver
-//! remove it, a step after the other. Then it sees to the files, which do not become smaller by that.
+//! Retention in the background: checks periodically whether the journal exceeds what is to be kept, and has the driver
+//! remove the excess, step by step. Then it compacts the files, which removal does not shrink.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::lifecycle::Input;
 
 use super::clock;
 
-/// After a commit the oldest entries are looked at, which costs some dozens of reads; not again before this, in which
-/// little is added to what is kept at any rate of requests, …
+/// The shortest interval between checks. After a commit the oldest entries are read, which costs a few dozen reads; in
+/// this time no rate of requests adds much to the journal.
 const PAUSE: Duration = Duration::from_millis(250);
-/// … and without any commit after this: entries grow old by themselves.
+/// The longest interval between checks, if there is no commit: entries get older all the same.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// A wall clock that stands so far from where it was, and the time that has passed since the start, is not trusted: nothing
-/// goes for its age.
+/// If the wall clock is this far from its value at the start plus the time since then, it is not trusted, and nothing
+/// is removed for its age.
 const JUMP_MS: u64 = 30 * 86_400_000;
 
 pub(super) struct Retention {
@@ -35,15 +35,15 @@ pub(super) struct Retention {
     pub orders: mpsc::Receiver<Order>,
 }
 
-/// `journal prune`, one at a time and none beside a turn of retention's own.
+/// `journal prune`: one at a time, and never during a retention run.
 pub(super) struct Order {
     pub order: PruneOrder,
     pub answer: oneshot::Sender<Result<PruneReport, String>>,
 }
 
-/// Why a turn of retention ended before it was done.
+/// Why a retention run ended early.
 enum Ended {
-    /// The agent ends.
+    /// The agent is shutting down.
     Agent,
     Unread(ReadError),
 }
@@ -55,7 +55,7 @@ impl Retention {
         loop {
             let awaited = async {
                 tokio::time::sleep(PAUSE).await;
-                // No more commits: the agent ends, and says so by the token.
+                // No more commits: the agent is shutting down, and the token says so.
                 if let Ok(Err(_)) = tokio::time::timeout(IDLE, self.commits.changed()).await {
                     std::future::pending::<()>().await;
                 }
@@ -74,7 +74,7 @@ impl Retention {
                 match order {
                     Some(Order { order, answer }) => {
                         let report = self.execute(&order, is_suspect).await;
-                        // Who asked may have gone.
+                        // The requester may be gone.
                         _ = answer.send(report.map_err(Ended::into_words));
                         Ok(())
                     }
@@ -103,12 +103,13 @@ impl Retention {
         }
     }
 
-    /// Whether the journal says that the clock is not to be trusted. What does not read is met, and reported, by the run that removes.
+    /// Whether the journal says that the clock is not to be trusted. A read error is left to the removing run, which
+    /// reports it.
     async fn clock_is_suspect(&self) -> bool {
         matches!(self.read(|reader| reader.clock_trust(clock::now().wall)).await, Ok(ClockTrust::Doubted))
     }
 
-    /// Does nothing until a little more is there than is to be kept; then removes all that is.
+    /// Does nothing until the journal is slightly over the limits; then removes all the excess.
     async fn run_once(&mut self, is_suspect: bool) -> Result<(), Ended> {
         let policy = if is_suspect { self.policy.without_ages() } else { self.policy };
         if self.next(policy.loosened()).await?.is_none() {
@@ -129,7 +130,7 @@ impl Retention {
         Ok(self.remove(policy, preview.emptied()).await?.report(PruneMode::Remove, trust))
     }
 
-    /// Takes steps until the policy is met, and tells of them; `sum` is what was removed before.
+    /// Takes steps until the policy is met, and reports them; `sum` is what was removed before.
     async fn remove(&mut self, policy: Policy, mut sum: RemovalStep) -> Result<RemovalStep, Ended> {
         while let Some(step) = self.next(policy).await? {
             self.inputs.send(Input::Prune(step.removal.clone())).await.map_err(|_| Ended::Agent)?;

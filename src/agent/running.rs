@@ -1,4 +1,4 @@
-//! An agent that runs: its servers and its driver are started, and it ends in order.
+//! A running agent: starts its servers and its driver, and ends them in order.
 
 use std::io;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::journal::lock;
 use crate::lifecycle::Input;
 use crate::tasks::{OnExit, Tasks};
 
-/// `journal prune`s that wait for each other. Full: whoever asks waits.
+/// Queued `journal prune` calls. Full: the requester waits.
 const ORDERS: usize = 4;
 
-/// How long the nodes' tasks may take to end what they have begun.
+/// How long the nodes' tasks may take to finish what they have begun.
 const LEAVE_TAKING: Duration = Duration::from_secs(10);
 
 /// A running agent.
@@ -137,7 +137,7 @@ impl Started {
         std::thread::Builder::new()
             .name("zca-driver".to_owned())
             .spawn(move || {
-                // Nobody listens any more when the process is ending anyway.
+                // Nobody receives this if the process is ending anyway.
                 let _ = ended.send(runtime.block_on(driver.run(inbox)));
             })
             .map_err(|source| Error::System { what: "starting the driver's thread", source })?;
@@ -147,8 +147,8 @@ impl Started {
 }
 
 impl Agent {
-    /// Waits for a signal, a shutdown request or a failure, and ends in order: no more requests, the driver's last step,
-    /// the connections' last frames, the journal. Nodes run on.
+    /// Waits for a signal, a shutdown request or a failure, and ends in order: no more requests, the driver's last
+    /// step, the connections' last frames, the journal. Nodes keep running.
     pub async fn until_end(mut self, options: &Options, mut signals: Signals) -> Result<(), Error> {
         loop {
             let reason = tokio::select! {
@@ -169,7 +169,7 @@ impl Agent {
             tracing::info!(
                 "{reason}: the agent ends, its nodes run on; `zeek-cluster-agent shutdown --nodes` stops them"
             );
-            // Waits for room: this one must not be lost.
+            // Waits for room: this message must not be lost.
             if self.stops.send(reason.to_owned()).await.is_err() {
                 return Err(ended_early(self.driver.await));
             }
@@ -191,7 +191,7 @@ impl Agent {
     }
 }
 
-/// The driver ends by itself only when something is wrong.
+/// The driver ends unasked only when something is wrong.
 fn ended_early(outcome: Result<Result<(), driver::Error>, oneshot::error::RecvError>) -> Error {
     match outcome {
         Ok(Err(error)) => error.into(),

@@ -1,4 +1,4 @@
-//! The agent as its transports see it: requests become inputs, questions are put to the driver.
+//! The agent as its transports see it: requests become inputs, queries go to the driver.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub(super) struct AgentService {
     pub topics: Topics,
     pub supervisor: supervisor::Handle,
     pub about: About,
-    /// Requests that were not taken in, here or by the driver.
+    /// How many requests were refused, here or by the driver.
     pub refused: Arc<AtomicU64>,
     pub budget: Budget,
     pub shares: Shares,
@@ -80,22 +80,23 @@ impl AgentService {
     ) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         let question: Question = Box::new(move |core, journal, now| {
-            // Who asked may have gone; then nobody misses the answer.
+            // The requester may be gone; then nobody misses the answer.
             let _ = answer.send(question(core, journal, now));
         });
         self.questions.send(question).await.ok()?;
         answered.await.ok()
     }
 
-    /// Tells the driver something it need not know at once. When even that does not fit, it is overloaded and what is
-    /// lost here is made good: an undelivered mark sends a response once more, a dead route is found dead when used.
+    /// Sends the driver something that it need not know at once. If the queue is full, the driver is overloaded and the
+    /// loss is harmless: without the delivery mark a response is sent once more, and a dead route is found dead when
+    /// used.
     fn tell(&self, input: Input) {
         if let Err(mpsc::error::TrySendError::Full(input)) = self.inputs.try_send(input) {
             tracing::warn!(?input, "the driver is busy; this was not noted");
         }
     }
 
-    /// The room that a request takes, if there is any.
+    /// Room for a request, if there is any.
     fn share(&self, incoming: &Incoming) -> Result<Share, Full> {
         let bytes = budget::decoded_size(&incoming.request);
         match incoming.route.and_then(|route| self.shares.take_reserved(route.connection)) {
@@ -134,7 +135,7 @@ impl Agent for AgentService {
             Refusal { reason: reason.to_owned() }
         };
         if let Request::GetNodes {} = incoming.request {
-            // A shim that has stopped answering is found out by asking; the next get_nodes shows it.
+            // A shim that has stopped answering is detected by asking it; the next get_nodes shows it.
             self.supervisor.ping();
         }
         if let Some(reason) = self.refusing.everything() {
@@ -142,7 +143,7 @@ impl Agent for AgentService {
         }
         let route = incoming.route;
         match self.share(&incoming) {
-            // The driver takes it up with the request.
+            // The driver takes the share together with the request.
             Ok(share) => route.into_iter().zip([share]).for_each(|(route, share)| self.shares.put(route, share)),
             Err(full) => return Err(refusal(&full.to_string())),
         }
@@ -158,7 +159,7 @@ impl Agent for AgentService {
     }
 
     async fn room(&self, connection: u64, source: &Source, bytes: usize) {
-        // Without room it is refused once it is known what it is.
+        // Without room, the request is refused once it is decoded.
         if let Ok(share) = self.budget.take(&Asker::of(source), bytes).await {
             self.shares.reserve(connection, share);
         }
@@ -282,12 +283,12 @@ impl ControlAgent for AgentService {
 
 impl PeersAgent for AgentService {
     async fn answered(&self, of: Seq, connection: u64, answer: Result<Option<String>, String>) {
-        // Waits for room: nobody would say it again. If the agent is ending, its next run asks again.
+        // Waits for room: nobody would repeat it. If the agent is shutting down, its next run asks again.
         let _ = self.inputs.send(Input::NodeAnswered { of, connection, answer }).await;
     }
 }
 
-/// Runs `work` on a thread for blocking calls. `doing` says what failed if that thread panics.
+/// Runs `work` on a thread for blocking calls. `doing` names what failed if that thread panics.
 async fn blocking<T: Send + 'static>(
     doing: &str,
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
@@ -302,7 +303,7 @@ fn chained(error: impl std::error::Error) -> String {
     chain(&error)
 }
 
-/// Peers, each with the node that it is, if it is believed.
+/// Peers, each with the node that it claims to be, if the core believes it.
 fn known_peers(broker: &peers::Handle, core: &Lifecycle) -> Vec<PeerReport> {
     let known = |(connection, report): (u64, PeerReport)| {
         let node = report.node.and_then(|node| NodeName::new(node).ok());
@@ -336,7 +337,7 @@ fn status(
             refusing,
         },
         nodes: core.node_reports(now),
-        // Durably accepted, that is: whoever sees the number may rely on it.
+        // Durably accepted: whoever sees the number may rely on it.
         unfinished: core.durable().unfinished.range(..=stats.last).count() as u64,
         waiting_requests: core.waiting_requests().filter(|one| one.seq <= stats.last).map(waiting_request).collect(),
         ..stopping(about, refused)
@@ -353,7 +354,7 @@ fn waiting_request(received: &Received) -> WaitingRequest {
     }
 }
 
-/// What can be said without the driver.
+/// The report without the driver's part.
 fn stopping(about: &About, refused: u64) -> StatusReport {
     StatusReport {
         name: about.name.clone(),

@@ -4,7 +4,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Error;
 
-/// Listened for from the start on.
+/// Installed at the very start.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -21,7 +21,7 @@ impl Signals {
         })
     }
 
-    /// Resolves when the agent is told to end; gives the signal's name.
+    /// Resolves when a signal asks the agent to end; returns the signal's name.
     pub async fn end(&mut self) -> &'static str {
         loop {
             tokio::select! {

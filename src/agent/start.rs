@@ -1,4 +1,4 @@
-//! The start: lock, open, look for the nodes, and take in what an earlier run left unfinished.
+//! The start: lock, open, look for the nodes, and take over what an earlier run left unfinished.
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -26,17 +26,17 @@ use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::tasks::Tasks;
 use crate::{peers, sim_node, supervisor, websocket};
 
-/// Requests and marks that wait for the driver: several batches. Full: requests are refused as busy.
+/// Requests and marks queued for the driver: several batches. Full: requests are refused as busy.
 const INPUTS: usize = 2048;
-/// Reports of nodes that wait for the driver. Full: the node's task waits, and with it that node's shim.
+/// Node events queued for the driver. Full: the node's task waits, and with it that node's shim.
 const EVENTS: usize = 256;
-/// Questions (`status`) that wait for the driver. Full: whoever asks waits.
+/// Queries (`status`) queued for the driver. Full: the requester waits.
 const QUESTIONS: usize = 64;
 
-/// The request of an agent that serves nobody, and where its answer goes.
+/// The request of an agent without transports, and where its answer goes.
 pub(super) type OwnRequest = (Incoming, oneshot::Sender<Response>);
 
-/// An agent whose driver is ready and not yet running.
+/// An agent whose driver is ready but not running yet.
 pub(super) struct Started {
     pub driver: Driver,
     pub inbox: Inbox,
@@ -53,10 +53,10 @@ pub(super) struct Started {
     pub supervisor: supervisor::Handle,
     /// Nodes that were found running.
     pub nodes: usize,
-    /// The state directory is held for a copy of another.
+    /// The state directory is considered a copy of another.
     pub is_copy: bool,
     pub broker_open: BrokerOpen,
-    /// To be shown by `status`, beside what the options have.
+    /// Shown by `status` in addition to the options' warnings.
     pub warnings: Vec<String>,
     pub lock: lock::StateLock,
 }
@@ -70,7 +70,7 @@ pub(super) struct Senders {
 }
 
 impl Senders {
-    /// New ones and what comes of them, beside what comes of the nodes.
+    /// New channels, together with the one for node events.
     fn new(events: mpsc::Receiver<NodeEvent>) -> (Self, Inbox) {
         let (inputs, inputs_rx) = mpsc::channel(INPUTS);
         let (stops, stops_rx) = mpsc::channel(1);
@@ -82,7 +82,7 @@ impl Senders {
     }
 }
 
-/// What decides whether a request is taken in, and how many were not.
+/// What decides whether a request is accepted, and counts those that were not.
 #[derive(Default)]
 pub(super) struct Admission {
     pub refusing: Refusing,
@@ -91,7 +91,7 @@ pub(super) struct Admission {
     pub shares: Shares,
 }
 
-/// The bound ends of the agent's transports; none of an agent that serves nobody.
+/// The agent's bound transports; none if it serves nobody.
 #[derive(Default)]
 pub(super) struct Transports {
     pub server: Option<(control::Server, control::Handle)>,
@@ -100,7 +100,7 @@ pub(super) struct Transports {
 }
 
 impl Transports {
-    /// Peers would take the agent of a copy for the original's, whose name it has.
+    /// Peers would take the agent of a copy for the original, whose name it has.
     fn close_broker(&mut self) {
         if let Some((server, handle)) = self.broker.take() {
             tracing::warn!("no Broker peer is accepted or dialled while the state directory is held for a copy");
@@ -109,7 +109,7 @@ impl Transports {
     }
 }
 
-/// Locks, opens, looks for the nodes, and takes in what an earlier run left unfinished.
+/// Locks, opens, looks for the nodes, and takes over what an earlier run left unfinished.
 pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<Started, Error> {
     let Directory { lock, opened, place } = open(options).await?;
     let Opened { journal, recovered, condition } = opened;
@@ -131,7 +131,7 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
         supervisor.spare_all();
     }
     let nodes = findings.iter().filter(|(_, finding)| matches!(finding, Finding::Adopted { .. })).count();
-    // They may run as somebody else than those that are started from now on.
+    // They may run as another user than nodes that are started from now on.
     gate.add_nodes(findings.iter().filter_map(|(_, finding)| user_of(finding)));
 
     let (exit_tx, exit) = watch::channel(None);
@@ -183,7 +183,7 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
     })
 }
 
-/// A state directory that is ours, with its journal.
+/// The state directory, locked, with its journal.
 struct Directory {
     lock: lock::StateLock,
     opened: Opened<Effect>,
@@ -221,7 +221,7 @@ async fn look_for_place(options: &Options, known: identity::Identity) -> Result<
     blocking(what, move || Place::look(&dir, known)).await?.map_err(|source| Error::System { what, source })
 }
 
-/// Why what the journal says is wanted is in doubt, if it is.
+/// Why the desired state in the journal is in doubt, if it is.
 fn reason_to_hold(condition: &Condition) -> Option<String> {
     match condition {
         Condition::Fresh | Condition::Intact => None,
@@ -239,7 +239,7 @@ fn reason_to_hold(condition: &Condition) -> Option<String> {
     }
 }
 
-/// Binds what an agent that `serves` listens at, and starts the supervisor, which tells nodes where Broker is.
+/// Binds the listeners of an agent that `serves`, and starts the supervisor, which tells nodes where Broker is.
 fn bind(
     options: &Options,
     serves: bool,
@@ -249,7 +249,7 @@ fn bind(
 ) -> Result<(Transports, supervisor::Handle), Error> {
     let name = &options.lifecycle.instance;
     let ids = Arc::new(AtomicU64::new(OWN_CONNECTION + 1));
-    // Zeek's endpoints have a fresh one for each run, too.
+    // Zeek's endpoints also have a new one for each run.
     let endpoint = uuid::Uuid::new_v4();
     let mut transports = Transports::default();
     if let Some(options) = options.broker.as_ref().filter(|_| serves) {
@@ -289,10 +289,10 @@ fn welcome(options: &Options, name: &InstanceName) -> Welcome {
     }
 }
 
-/// What was found of the nodes, and by that of the state directory.
+/// What was found of the nodes, and from that of the state directory.
 struct Found {
     place: Place,
-    /// Why it is held for a copy of another.
+    /// Why it is considered a copy of another.
     copied: Option<String>,
     findings: Vec<(NodeName, Finding)>,
 }
@@ -338,7 +338,7 @@ async fn begin(mut driver: Driver, first: Vec<Input>, watched: &Watched, options
     }
 }
 
-/// As whom a node was started that was found running.
+/// The user that a node found running was started as.
 fn user_of(finding: &Finding) -> Option<u32> {
     match finding {
         Finding::Adopted { spec, .. } => {
@@ -349,7 +349,7 @@ fn user_of(finding: &Finding) -> Option<u32> {
     }
 }
 
-/// What it means where the kernel cannot be asked whose a connection is.
+/// The warning if the kernel cannot be asked who owns a connection.
 fn unasked(answer: Result<(), identify::Unidentified>) -> Option<String> {
     let error = answer.err()?;
     let warning = format!(

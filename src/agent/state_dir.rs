@@ -1,4 +1,4 @@
-//! The state directory as a whole: made, with the rights that nodes of another user and the control group need, and locked.
+//! The state directory: created with the permissions that nodes of another user and the control group need, and locked.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io;
@@ -11,7 +11,7 @@ use crate::api::rights::User;
 use crate::journal::lock;
 use crate::supervisor;
 
-/// Takes the lock of the state directory, and says at once for whom it waits if it has to.
+/// Takes the lock of the state directory; if it has to wait, it reports at once who holds the lock.
 pub(super) fn lock_directory(dir: &Path, wait: Duration) -> Result<lock::StateLock, lock::LockError> {
     match lock::StateLock::acquire(dir, Duration::ZERO) {
         Err(lock::LockError::Held { dir: held, pid }) if !wait.is_zero() => {
@@ -26,14 +26,15 @@ pub(super) fn lock_directory(dir: &Path, wait: Duration) -> Result<lock::StateLo
     }
 }
 
-/// Makes the state directory: the owner's alone, or passable for the control group, whose members have to reach the socket in
-/// it, or for everybody, if nodes run as somebody else. What is in it stays the owner's alone, but for what is theirs.
+/// Creates the state directory: accessible to the owner alone; traversable by the control group, whose members have to
+/// reach the socket in it; or by everybody, if nodes run as another user. Its contents stay the owner's alone, except
+/// those that belong to the nodes' user or the group.
 pub(super) fn make_state_dir(options: &Options) -> Result<(), Error> {
     let dir = &options.state_dir;
     let failed = |source| Error::StateDir { dir: dir.display().to_string(), source };
     let made: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    // A directory that a power cut takes away takes with it what was durable inside.
+    // If a power cut removes a directory, it takes everything durable inside along.
     for parent in made.into_iter().filter_map(Path::parent) {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
@@ -54,7 +55,7 @@ pub(super) fn make_state_dir(options: &Options) -> Result<(), Error> {
     }
 }
 
-/// Where nodes put rotated logs. A node that runs as the agent does makes it itself.
+/// Where nodes put rotated logs. A node that runs as the agent's user creates it itself.
 fn make_log_queue(state_dir: &Path, user: &User) -> io::Result<()> {
     let queue = log_queue(state_dir);
     make_passable(&state_dir.join(SPOOL))?;
@@ -80,11 +81,11 @@ fn open_to_pass(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Others may pass now, or soon; earlier releases made files in the state directory trusting that nobody could.
+/// Others may traverse the directory now, or soon; earlier releases created files in it trusting that nobody could.
 fn close_inside(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        // A socket has its own rights, and needs no reading; no link is ours.
+        // A socket has its own permissions and need not be readable; the agent creates no links.
         let kind = entry.file_type()?;
         if PASSABLE.iter().any(|name| entry.file_name() == *name) || !(kind.is_dir() || kind.is_file()) {
             continue;
@@ -94,7 +95,7 @@ fn close_inside(dir: &Path) -> io::Result<()> {
             mode => std::fs::set_permissions(entry.path(), Permissions::from_mode(mode & 0o700)),
         });
         match closed {
-            // Another agent's, for whose lock nobody has waited yet.
+            // A file of another agent, whose lock has not been waited for yet.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             closed => closed?,
         }
@@ -102,5 +103,5 @@ fn close_inside(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What nodes have something to do with, in the state directory, and the logs of which they are rid.
+/// Entries of the state directory that node users must be able to traverse, and those that hold their old logs.
 const PASSABLE: [&str; 3] = ["nodes", SPOOL, "logs"];

@@ -1,9 +1,9 @@
-//! A disk that is full or read-only: who is turned away, and how the agent comes out of it by itself.
+//! A disk that is full or read-only: which requests are refused, and how the agent recovers without help.
 //!
-//! Above the floors all is well. Below the floor for requests new ones are refused; below that for facts the ballast is
-//! released, and nothing but facts is journaled. Where a commit fails all the same it is kept by the journal, and with it
-//! waits all that rests on it. The store is opened again and the same batch written: at once, where there was ballast to
-//! give back, then now and then, and as soon as there is more space.
+//! Above the floors everything is accepted. Below the floor for requests, new ones are refused; below the floor for
+//! facts, the ballast is released and only facts are journaled. If a commit still fails, the journal keeps it, and
+//! everything that depends on it waits. The store is reopened and the same batch written again: at once if there was
+//! ballast to release, then periodically, and as soon as there is more space.
 
 use std::time::{Duration, Instant};
 
@@ -12,23 +12,23 @@ use crate::api::report::chain;
 use crate::journal::{CommitError, Space};
 use crate::lifecycle::Effect;
 
-/// Free space is looked at again after this.
+/// How often free space is checked.
 const CHECK: Duration = Duration::from_millis(250);
-/// The pause after an attempt at a disk that took nothing in; pauses double, …
+/// The first pause after a failed attempt; each further pause is twice as long.
 const PAUSE: Duration = Duration::from_secs(1);
-/// … up to this: opening a long journal takes seconds.
+/// The longest pause: opening a long journal takes seconds.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// So much more space than at the attempt before is worth another at once.
+/// If this much more space is free than at the last attempt, the next one is made at once.
 const MORE: u64 = 1 << 20;
 
-/// When a disk that took nothing in is tried again.
+/// When to retry a disk that failed a write.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    /// The newest, and how much was free.
+    /// When the last attempt was, and how much was free.
     last: Option<(Instant, u64)>,
     pause: Duration,
-    /// What it said was not that it is full. A kernel that makes a file system read-only after an error does not set the
-    /// flags of its mount.
+    /// The error was not "disk full". A kernel that makes a file system read-only after an error does not set the flags
+    /// of its mount.
     read_only: bool,
 }
 
@@ -81,15 +81,15 @@ impl Driver {
         let worth_it = self.ending || !space.refuses_facts();
         if self.journal.is_stalled() && worth_it && self.attempts.is_due(space.free) {
             self.attempts.failed(space.free);
-            // What comes of it comes as the outcome of a commit does. An error here has failed the journal for good,
-            // as the next commit says.
+            // The result arrives as the outcome of a commit does. An error here has failed the journal for good, as the
+            // next commit reports.
             if let Err(error) = self.journal.reopen() {
                 tracing::error!(error = %chain(&error), "the journal cannot be opened again");
             }
         }
     }
 
-    /// The disk did not take a commit, or does not let the journal be opened again.
+    /// The disk failed a commit, or does not let the journal be reopened.
     pub(super) fn stall(&mut self, error: &CommitError) {
         let watched = !self.commits.borrow().is_multiple_of(2);
         if watched {
@@ -110,7 +110,8 @@ impl Driver {
         self.look_at_space();
     }
 
-    /// During the start nobody waits but the start: once more with what the ballast gives, or not at all.
+    /// During the start only the start itself waits: tries once more with the space of the ballast, and only if there
+    /// was any.
     pub(super) fn commit_again(&mut self, error: CommitError) -> Result<Vec<Effect>, Error> {
         if self.release_ballast(&error) {
             return self.journal.commit_again().map_err(Error::Commit);
@@ -118,7 +119,7 @@ impl Driver {
         Err(Error::Commit(error))
     }
 
-    /// Gives it back where that may help; whether there was any.
+    /// Releases the ballast where that may help; returns whether there was any.
     fn release_ballast(&mut self, error: &CommitError) -> bool {
         if !matches!(error, CommitError::NoSpace(_)) {
             return false;
