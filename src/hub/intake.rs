@@ -1,4 +1,4 @@
-//! What is published on the agent's topics: requests are handed to the agent, what cannot be understood is rejected.
+//! Handles what is published on the agent's topics: requests go to the agent, what cannot be understood is rejected.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,9 +12,9 @@ use crate::dialect::event::{Event, unpack};
 use crate::dialect::{self, Decoded, Rejection};
 use crate::transport::{Agent, Refusal, request};
 
-/// Requests of one connection without an answer.
+/// Unanswered requests of one connection.
 const PENDING_LIMIT: usize = 1024;
-/// Events of one message. Zeek puts log records together, never requests.
+/// Events in one message. Zeek batches log records, never requests.
 const EVENTS_LIMIT: usize = 256;
 
 /// A connection that published something.
@@ -25,7 +25,7 @@ pub struct Publisher<'a, A: Agent> {
 }
 
 impl<W: Wire> Hub<W> {
-    /// Notes input of a connection that is no request.
+    /// Records input of a connection that is not a request.
     pub fn reject<A: Agent>(&self, from: &Publisher<'_, A>, event: String, mut error: String) {
         tracing::debug!(connection = from.id, event, error, "bad input over {}", from.source.transport);
         if let Some(connection) = self.connections().get_mut(&from.id) {
@@ -38,8 +38,8 @@ impl<W: Wire> Hub<W> {
         from.agent.malformed(from.source.clone(), event, error);
     }
 
-    /// Takes in data that was published on the agent's topic of this dialect. Gives back what the publisher alone is to be
-    /// told at once.
+    /// Handles data that was published on the agent's topic of this dialect. Returns the immediate answers to the
+    /// publisher.
     pub fn take<A: Agent>(&self, from: &Publisher<'_, A>, of_topic: Dialect, data: Data) -> Vec<W::Message> {
         let mut answers = Vec::new();
         let events = unpack(data).events;
@@ -56,7 +56,7 @@ impl<W: Wire> Hub<W> {
         answers
     }
 
-    /// The same for a connection that may not ask, for this reason: every request is rejected with it.
+    /// The same for a connection that may not send requests: each is rejected with this reason.
     pub fn turn_down<A: Agent>(
         &self,
         from: &Publisher<'_, A>,
@@ -97,7 +97,7 @@ impl<W: Wire> Hub<W> {
                 self.no_event(from, event.name.clone(), &problem).into_iter().collect()
             }
             Ok(Decoded::Request { dialect, reqid, request }) => self.request(from, dialect, reqid, request),
-            // What agents and nodes say is said here, too, and is not meant for an agent.
+            // Messages of agents and nodes are published here, too, and are not meant for an agent.
             Ok(Decoded::Response { .. } | Decoded::Notification { .. } | Decoded::Node(_)) => {
                 tracing::debug!(connection = from.id, event = event.name, "an event that asks for nothing");
                 Vec::new()
@@ -106,7 +106,7 @@ impl<W: Wire> Hub<W> {
         }
     }
 
-    /// Hands a request to the agent; what is returned says at once why it was not taken.
+    /// Hands a request to the agent; returns messages if it was not accepted.
     fn request<A: Agent>(
         &self,
         from: &Publisher<'_, A>,
@@ -118,7 +118,7 @@ impl<W: Wire> Hub<W> {
         let asked = Asked { dialect, reqid: reqid.clone(), response_event: request.response_event() };
         {
             let mut connections = self.connections();
-            // Cut in the meantime: nothing is sent back any more, and nothing was accepted.
+            // Cut in the meantime: nothing can be sent back, and nothing was accepted.
             let Some(connection) = connections.get_mut(&from.id) else { return Vec::new() };
             if connection.pending.len() >= PENDING_LIMIT {
                 let response = self.failed(&asked, "busy: too many requests of this connection wait");
@@ -142,8 +142,8 @@ impl<W: Wire> Hub<W> {
         Vec::new()
     }
 
-    /// An event that cannot be understood: an error for its sender, and a failed response if it was a request with a
-    /// readable reqid.
+    /// Rejects an event that cannot be understood: an error for its sender, and a failed response if it was a request
+    /// with a readable reqid.
     fn rejected<A: Agent>(
         &self,
         from: &Publisher<'_, A>,
@@ -164,7 +164,7 @@ impl<W: Wire> Hub<W> {
     }
 
     fn no_event<A: Agent>(&self, from: &Publisher<'_, A>, event: String, error: &str) -> Option<W::Message> {
-        // Zeek's words, then ours.
+        // Zeek's wording first, then ours.
         let context = format!("failed to create Zeek event: {error}");
         let message = self.0.wire.error(ErrorCode::DeserializationFailed, &context);
         self.reject(from, event, context);

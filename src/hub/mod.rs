@@ -1,12 +1,12 @@
-//! What the transports of Zeek's events share: who is connected, what each of them wants, what waits to be sent to it, and
-//! what an event leads to that one of them publishes on the agent's topic ([`intake`]).
+//! What the transports of Zeek's events share: who is connected, what each client subscribes to, what is queued for it,
+//! and what happens with an event that it publishes on the agent's topic ([`intake`]).
 //!
-//! A transport brings its form of a message ([`Wire`]), registers each connection, subscribes it once it has said what it
-//! wants, and writes what comes out of its queue. The agent's effects come in through the same [`Hub`]; none of its methods
-//! waits. One who does not read is cut when its queue is full.
+//! A transport supplies its message format ([`Wire`]), registers each connection, subscribes it once the other end has
+//! sent its topics, and writes what the queue yields. The agent's effects enter through the same [`Hub`]; none of its
+//! methods waits. A client that does not read is cut when its queue is full.
 //!
-//! A response goes to all subscribers of the agent's topic in the request's dialect: whoever wants it has to be
-//! subscribed. It counts as delivered when the requester's connection took it, or else the first that did.
+//! A response goes to all subscribers of the agent's topic in the request's dialect, so whoever wants it has to be
+//! subscribed. It counts as delivered when the requester's connection took it, or else when the first other one did.
 
 pub mod intake;
 
@@ -28,10 +28,10 @@ use crate::dialect::event::Event;
 use crate::dialect::{self, Local};
 use crate::transport::outgoing::{Capacity, Names, Outgoing, Queued};
 
-/// What waits for one slow reader.
+/// The most that is queued for one slow reader.
 const QUEUE: Capacity = Capacity { messages: 8192, kib: 16 * 1024 };
 
-/// A transport's form of what is sent.
+/// A transport's message format.
 pub trait Wire: Send + Sync + 'static {
     /// Its name, for the log.
     const NAME: &'static str;
@@ -41,7 +41,7 @@ pub trait Wire: Send + Sync + 'static {
     type Message: Clone + Send + Sync + 'static;
 
     fn event(&self, topic: &str, event: Event) -> Result<Self::Message, String>;
-    /// What tells one client alone that something is wrong; `None` where the protocol has no words for that.
+    /// A message that reports an error to one client; `None` if the protocol has none.
     fn error(&self, code: ErrorCode, context: &str) -> Option<Self::Message>;
     fn size(message: &Self::Message) -> usize;
 }
@@ -49,15 +49,15 @@ pub trait Wire: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub instance: InstanceName,
-    /// Of this run of the agent, as text.
+    /// Identifies this run of the agent, as text.
     pub endpoint: String,
-    /// The dialects of what the agent says unasked.
+    /// The dialects of the agent's notifications.
     pub notify: Vec<Dialect>,
-    /// A controller is configured, which this agent dials.
+    /// A controller is configured that this agent dials.
     pub connecting: bool,
-    /// Connections at once; each costs a task and its buffers.
+    /// Limit for open connections; each costs a task and its buffers.
     pub connections: usize,
-    /// Connections that have not said yet what they want.
+    /// Limit for connections that have not subscribed yet.
     pub unsubscribed: usize,
 }
 
@@ -73,11 +73,11 @@ pub enum Direction {
 pub struct Registration<M> {
     pub id: u64,
     pub queue: mpsc::Receiver<Queued<M>>,
-    /// The connection has to end: a newer one needs its place, or its other end does not read.
+    /// Cancelled when the connection has to end: a newer one needs its place, or its other end does not read.
     pub cut: CancellationToken,
 }
 
-/// What a refusal needs to know of a request.
+/// What is kept of a request in case it is refused.
 struct Asked {
     dialect: Dialect,
     reqid: ReqId,
@@ -87,17 +87,17 @@ struct Asked {
 struct Connection<M> {
     outgoing: Outgoing<M>,
     direction: Direction,
-    /// `None` until it said what it wants.
+    /// `None` until it subscribes.
     topics: Option<Filter>,
     /// The address at which the client reached us, or from which we reached it.
     host: IpAddr,
-    /// Requests without an answer, by call.
+    /// Unanswered requests, by call.
     pending: BTreeMap<u64, Asked>,
     rejections: Rejections,
 }
 
-/// Bad input of one connection within a second: what is more than a few is counted only, so that nobody fills the driver's
-/// queue with nonsense.
+/// Bad input of one connection within a second: beyond a few, it is only counted, so that nobody can fill the driver's
+/// queue with garbage.
 struct Rejections {
     since: Instant,
     told: u32,
@@ -107,7 +107,7 @@ struct Rejections {
 impl Rejections {
     const TOLD_PER_SECOND: u32 = 20;
 
-    /// Whether the next one is reported now, and how many before it were not.
+    /// Returns how many were not reported before this one, if this one is reported.
     fn next(&mut self, now: Instant) -> Option<u64> {
         if now.duration_since(self.since) >= Duration::from_secs(1) {
             self.since = now;
@@ -139,12 +139,12 @@ struct HubState<W: Wire> {
     /// The agent's topic for each dialect that has one.
     topics: Vec<(Dialect, String)>,
     connections: Mutex<BTreeMap<u64, Connection<W::Message>>>,
-    /// Numbers of connections over all transports.
+    /// Numbers connections over all transports.
     ids: Arc<AtomicU64>,
     calls: AtomicU64,
 }
 
-/// The connections of one transport. `true` and counts say who took a message, not who read it.
+/// The connections of one transport. Booleans and counts say who took a message, not who read it.
 pub struct Hub<W: Wire>(Arc<HubState<W>>);
 
 impl<W: Wire> Clone for Hub<W> {
@@ -176,8 +176,8 @@ impl<W: Wire> Hub<W> {
         self.0.topics.iter().map(|(_, topic)| topic.as_str())
     }
 
-    /// The dialect whose topic of this agent this is. Compared in full: filters are prefixes, so what is meant for `a10`
-    /// reaches `a1`, too.
+    /// The dialect in which this is the topic of this agent. Compared in full: filters are prefixes, so what is meant
+    /// for `a10` reaches `a1`, too.
     pub fn dialect_of(&self, topic: &str) -> Option<Dialect> {
         self.0.topics.iter().find(|(_, ours)| ours == topic).map(|(dialect, _)| *dialect)
     }
@@ -187,12 +187,12 @@ impl<W: Wire> Hub<W> {
     }
 
     fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, Connection<W::Message>>> {
-        // The map is whole between any two of its operations, so a panic elsewhere leaves nothing half done.
+        // The map is consistent between any two operations, so a panic elsewhere leaves nothing half done.
         self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a connection. When as many are open as may be, the oldest accepted one that has not said yet what it wants is cut to
-    /// make room; `None` if there is no such one.
+    /// Registers a connection. At the limit, the oldest accepted one that has not subscribed yet is cut to make room;
+    /// `None` if there is none.
     pub fn register(&self, direction: Direction, host: IpAddr) -> Option<Registration<W::Message>> {
         let mut connections = self.connections();
         let options = &self.0.options;
@@ -221,8 +221,8 @@ impl<W: Wire> Hub<W> {
         Some(Registration { id, queue, cut })
     }
 
-    /// The connection receives what it wants from here on. What of the agent's topics is new to it begins with a hello, in
-    /// each dialect that is configured.
+    /// From here on the connection receives its topics. On each agent topic that is new to it, a hello comes first, in
+    /// each configured dialect.
     pub fn subscribe(&self, id: u64, topics: Filter) {
         let instance = self.0.options.instance.to_string();
         let hello = Notification::NotifyAgentHello { instance, api_version: dialect::API_VERSION };
@@ -240,12 +240,12 @@ impl<W: Wire> Hub<W> {
         }
     }
 
-    /// Nothing more is queued for this connection.
+    /// Queues nothing more for this connection.
     pub fn forget(&self, id: u64) {
         self.connections().remove(&id);
     }
 
-    /// The connection is one of this transport's, and still there.
+    /// Whether the connection is one of this transport's and still open.
     pub fn owns(&self, connection: u64) -> bool {
         self.connections().contains_key(&connection)
     }
@@ -256,14 +256,14 @@ impl<W: Wire> Hub<W> {
         self.connections().values().filter(|peer| peer.wants(topic)).count()
     }
 
-    /// The dialects in which this connection hears the agent.
+    /// The dialects in which this connection receives the agent's messages.
     pub fn hears(&self, connection: u64) -> Vec<Dialect> {
         let connections = self.connections();
         let Some(connection) = connections.get(&connection) else { return Vec::new() };
         self.0.topics.iter().filter(|(_, topic)| connection.wants(topic)).map(|(dialect, _)| *dialect).collect()
     }
 
-    /// Sends a response to the subscribers of the agent's topic. `true`: somebody took it.
+    /// Sends a response to the subscribers of the agent's topic. `true`: at least one took it.
     pub fn respond(&self, route: Route, dialect: Dialect, response: &Response) -> bool {
         let mut connections = self.connections();
         if let Some(requester) = connections.get_mut(&route.connection) {
@@ -293,7 +293,7 @@ impl<W: Wire> Hub<W> {
         message.is_some_and(|message| requester.offer::<W>(&message, None))
     }
 
-    /// Sends a response that no connection waits for; says how many took it.
+    /// Sends a response that no connection waits for; returns how many took it.
     pub fn publish(&self, dialect: Dialect, response: &Response) -> usize {
         let connections = self.connections();
         let Some(topic) = self.topic(dialect) else { return 0 };
@@ -304,12 +304,12 @@ impl<W: Wire> Hub<W> {
         connections.values().filter(|peer| peer.wants(topic) && peer.offer::<W>(&message, None)).count()
     }
 
-    /// Tells subscribers something unasked, in each dialect that is configured.
+    /// Sends subscribers a notification, in each configured dialect.
     pub fn notify(&self, notification: &Notification) {
         let connections = self.connections();
         for dialect in &self.0.options.notify {
             let Some(topic) = self.topic(*dialect) else { continue };
-            // Only a hello depends on where the client reached us; there are few such addresses.
+            // Only a hello depends on the address at which the client reached us; there are few such addresses.
             let mut messages: BTreeMap<IpAddr, Option<W::Message>> = BTreeMap::new();
             for peer in connections.values().filter(|peer| peer.wants(topic)) {
                 let message =
@@ -321,7 +321,7 @@ impl<W: Wire> Hub<W> {
         }
     }
 
-    /// Sends a message to this connection, whatever it wants. `false`: it is not there, or has left too much unread.
+    /// Sends a message to this connection, whatever its topics. `false`: it is gone, or has left too much unread.
     pub fn send(&self, connection: u64, message: &W::Message) -> bool {
         self.connections().get(&connection).is_some_and(|peer| peer.offer::<W>(message, None))
     }
@@ -367,7 +367,7 @@ impl<W: Wire> Hub<W> {
             reqid: asked.reqid.clone(),
             success: false,
             instance: Some(self.0.options.instance.to_string()),
-            // A controller's cast would abort without.
+            // Zeek's controller casts the data, and would abort without.
             data: (asked.response_event == (Request::GetNodes {}).response_event())
                 .then(|| ResultData::Nodes(Vec::new())),
             error: Some(reason.to_owned()),

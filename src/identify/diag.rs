@@ -1,8 +1,8 @@
-//! The bytes of one question to the kernel about one TCP socket, and of its answer (sock_diag(7)).
+//! Encoding of a query to the kernel about one TCP socket, and decoding of its answer (sock_diag(7)).
 //!
-//! The question is exact: it names both ends of a connection, and the kernel looks in its tables for the socket whose own end
-//! is the first of them. It falls back to whoever *listens* at that end, and it knows sockets that nobody has open any more,
-//! so an answer means something only together with its state and its ends: see [`super::owner`].
+//! The query is exact: it names both ends of a connection, and the kernel looks for the socket whose local end is the
+//! first of them. It falls back to a socket that *listens* at that end, and it finds sockets that no process has open
+//! any more, so an answer means something only together with its state and its ends: see [`super::owner`].
 //!
 //! Pure. An answer is untrusted like any other input: whatever the bytes, the worst is a [`DecodeError`].
 
@@ -10,14 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `struct nlmsghdr`: length, type, flags, number, port.
 const HEADER: usize = 16;
-/// `struct inet_diag_req_v2`: family, protocol, extensions, a filler, states, and the socket's [`ID`].
+/// `struct inet_diag_req_v2`: family, protocol, extensions, padding, states, and the socket's [`ID`].
 const REQUEST_BODY: usize = 56;
 /// `struct inet_diag_sockid`: ports, addresses, interface, cookie.
 const ID: usize = 48;
 /// `struct inet_diag_msg`: four bytes, the socket's [`ID`], and five words.
 const REPLY_BODY: usize = 72;
 
-/// The bytes of a question.
+/// The bytes of a query.
 pub const QUESTION: usize = HEADER + REQUEST_BODY;
 
 const NLMSG_ERROR: u16 = 2;
@@ -26,8 +26,8 @@ const NLM_F_REQUEST: u16 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
-/// The loopback interface has this number in every network namespace. Sockets that are bound to no interface are found
-/// under any number, those that are bound to one only under its own.
+/// The loopback interface has this number in every network namespace. Sockets not bound to an interface are found under
+/// any number, bound ones only under that of their interface.
 const LOOPBACK: u32 = 1;
 const ENOENT: i32 = 2;
 
@@ -37,55 +37,55 @@ pub const ESTABLISHED: u8 = 1;
 /// What the kernel knows of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Socket {
-    /// The end that is its own, and the other one. An IPv4 address in IPv6's form is shown as what it is.
+    /// The socket's own end. An IPv4-mapped IPv6 address is shown as IPv4.
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
     /// As the kernel counts them; [`ESTABLISHED`] is 1.
     pub state: u8,
-    /// Of whoever made it; 0 also if nobody has it open.
+    /// The user who created it; 0 also if no process has it open.
     pub uid: u32,
-    /// 0 if nobody has it open (any more, or yet).
+    /// 0 if no process has it open (any more, or yet).
     pub inode: u32,
 }
 
 /// What the kernel answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// There is such a socket, or a listener at its port: its state tells which.
+    /// There is such a socket, or a listener at its port: the state shows which.
     Found(Socket),
-    /// There is no such socket, and nobody listens there either.
+    /// There is no such socket, and no listener either.
     Nothing,
     /// The kernel will not say, for this reason (errno).
     Failed(i32),
 }
 
-/// The answer is none, or none to this question.
+/// The bytes are not an answer, or not to this query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// It ends before its header does. Holds its length.
     #[error("an answer of {0} bytes, which is too short")]
     Short(usize),
-    /// Its header claims another length than it has.
+    /// Its header gives a length other than its own.
     #[error("an answer that claims {claimed} of {length} bytes")]
     Length {
         /// The length in the header.
         claimed: u32,
-        /// The bytes that there are.
+        /// The actual number of bytes.
         length: usize,
     },
-    /// It carries another question's number.
+    /// It carries another query's number.
     #[error("an answer to question {0}")]
     Number(u32),
     /// It is neither a socket nor an error.
     #[error("a message of type {0}")]
     Type(u16),
-    /// The socket is neither IPv4's nor IPv6's.
+    /// The socket is neither IPv4 nor IPv6.
     #[error("a socket of address family {0}")]
     Family(u8),
 }
 
-/// The question for the socket whose own end is `local`. Two ends of different families are those of no connection.
+/// The query for the socket whose own end is `local`. Ends of different families cannot be of one connection.
 pub fn question(local: SocketAddr, remote: SocketAddr, number: u32) -> Option<[u8; QUESTION]> {
     let interface = [local, remote].iter().find_map(scope).unwrap_or(LOOPBACK);
     let (local, remote) = (canonical(local), canonical(remote));
@@ -107,7 +107,7 @@ pub fn question(local: SocketAddr, remote: SocketAddr, number: u32) -> Option<[u
     put(&number.to_ne_bytes());
     put(&0_u32.to_ne_bytes());
     put(&[family, IPPROTO_TCP, 0, 0]);
-    // Any state: the kernel does not look at this in an exact question, and the answer says which it is.
+    // Any state: the kernel ignores this in an exact query, and the answer contains the state.
     put(&u32::MAX.to_ne_bytes());
     put(&local.port().to_be_bytes());
     put(&remote.port().to_be_bytes());
@@ -119,7 +119,7 @@ pub fn question(local: SocketAddr, remote: SocketAddr, number: u32) -> Option<[u
     Some(bytes)
 }
 
-/// Reads the answer to question `number`.
+/// Decodes the answer to query `number`.
 pub fn reply(bytes: &[u8], number: u32) -> Result<Reply, DecodeError> {
     let short = || DecodeError::Short(bytes.len());
     let (header, body) = bytes.split_at_checked(HEADER).ok_or_else(short)?;
@@ -165,12 +165,12 @@ fn socket(body: &[u8]) -> Result<Socket, DecodeError> {
     Ok(Socket { local: end(local)?, remote: end(remote)?, state, uid, inode })
 }
 
-/// An end without what does not belong to it: the scope of an address, and IPv6's form of an IPv4 address.
+/// An address without its scope, and with an IPv4-mapped IPv6 address as IPv4.
 pub fn canonical(end: SocketAddr) -> SocketAddr {
     SocketAddr::new(end.ip().to_canonical(), end.port())
 }
 
-/// The interface that a link-local address belongs to; a socket with one is bound to that.
+/// The interface of a link-local address; a socket with one is bound to it.
 fn scope(end: &SocketAddr) -> Option<u32> {
     match end {
         SocketAddr::V4(_) => None,
@@ -178,7 +178,7 @@ fn scope(end: &SocketAddr) -> Option<u32> {
     }
 }
 
-/// Four words in network order, of which an IPv4 address takes the first.
+/// Four words in network order; an IPv4 address uses the first.
 fn words(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) => {
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(hex(&asked[28..44]), "00000000000000000000000000000001");
     }
 
-    /// What Linux 6.18 answered, in hexadecimal. Behind the socket come attributes that are of no interest here.
+    /// Answers of Linux 6.18, in hexadecimal. The attributes after the socket do not matter here.
     #[cfg(target_endian = "little")]
     fn answered(hex: &str) -> Vec<u8> {
         let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
@@ -239,7 +239,7 @@ mod tests {
         };
         let client = answered(CLIENT);
         assert_eq!(reply(&client, 7), socket("127.0.0.1:40000", "127.0.0.1:2151", ESTABLISHED, 264_308));
-        // Asked for a connection that is none: whoever listens at the port.
+        // The query names no connection: the listener at the port answers.
         let listener = answered(
             "7c00000014000000070000003e530000\
              020a0000 08670000 7f000001000000000000000000000000 00000000000000000000000000000000 000000000200000000000000\
@@ -247,7 +247,7 @@ mod tests {
              050008000000000008000f00000000000c00150001000000000000000600160052000000",
         );
         assert_eq!(reply(&listener, 7), socket("127.0.0.1:2151", "0.0.0.0:0", 10, 264_307));
-        // An IPv6 socket that is connected to an IPv4 address, asked for as IPv4.
+        // An IPv6 socket that is connected to an IPv4 address, queried as IPv4.
         let mapped = answered(
             "7c00000014000000070000003e530000\
              0a010000 bf2e9659 00000000000000000000ffff7f000001 00000000000000000000ffff7f000001 000000000300000000000000\
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(with(0, 3), Err(DecodeError::Length { claimed: 3, length: 124 }));
         assert_eq!(with(4, 3), Err(DecodeError::Type(3)));
         assert_eq!(with(16, 1), Err(DecodeError::Family(1)));
-        // An error that is none, and one that cannot be negated.
+        // An error number that is not an error, and one that cannot be negated.
         let error = |code: i32| {
             let mut bytes = client.clone();
             bytes[4] = 2;

@@ -1,7 +1,7 @@
-//! Who is a member of the group whose members may ask, as the host's name service has it.
+//! Who is a member of the group whose members may send requests, according to the host's name service.
 //!
-//! That service may be a program of its own, or a server on the network, and may hang. So it is asked on the runtime's threads
-//! for such calls, by few at a time, with a deadline, and what it said is remembered for a minute. What it does not say is no
+//! That service may be a separate program, or a server on the network, and may hang. So it is called on the runtime's
+//! blocking threads, by a few at a time, with a deadline, and answers are cached for a minute. No answer means no
 //! membership.
 
 use std::collections::BTreeMap;
@@ -14,12 +14,12 @@ use tokio::time::timeout;
 
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
-/// Users who are remembered. A host where more come and go within a minute asks more often.
+/// Cached users. A host where more come and go within a minute asks more often.
 const REMEMBERED: usize = 4096;
-/// Questions at the same time: the most threads that a name service which hangs can take.
+/// Concurrent calls: the most threads that a hanging name service can block.
 const AT_ONCE: usize = 2;
 
-/// The groups of a user, with the primary one; `None` if there is no such user. May block.
+/// The groups of a user, including the primary one; `None` if there is no such user. May block.
 pub type GroupsOf = fn(uid: u32) -> io::Result<Option<Vec<u32>>>;
 
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Members {
         Self { gid, groups_of, time_limit, at_once, known: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Whether this user is one, or why that cannot be known.
+    /// Whether this user is a member, or why that cannot be determined.
     pub async fn include(&self, uid: u32) -> Result<bool, String> {
         if let Some(is_member) = self.remembered(uid, Instant::now()) {
             return Ok(is_member);
@@ -58,7 +58,7 @@ impl Members {
         let permit = Arc::clone(&self.at_once).acquire_owned().await.map_err(|error| failed(&error))?;
         let groups_of = self.groups_of;
         let asked = tokio::task::spawn_blocking(move || {
-            // Held to the end of the call, whoever still waits for it.
+            // Held to the end of the call, even if the caller has stopped waiting.
             let _permit = permit;
             groups_of(uid)
         });
@@ -66,7 +66,7 @@ impl Members {
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<u32, (Instant, bool)>> {
-        // Whole between any two of its operations, so a panic elsewhere leaves nothing half done.
+        // The map is consistent between any two operations, so a panic elsewhere leaves nothing half done.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

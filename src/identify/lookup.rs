@@ -1,7 +1,7 @@
-//! Asking the kernel whose the other end of a connection is: two questions over a netlink socket, and no look at `/proc`.
+//! Asks the kernel who owns the other end of a connection: two queries over a netlink socket, without reading `/proc`.
 //!
-//! The kernel answers within the call that asks, but may let it wait for somebody else's listing of all sockets; so it is
-//! asked on the runtime's threads for such calls, by a few at a time.
+//! The kernel answers within the call, but may block it while another process lists all sockets; so the call is made on
+//! the runtime's blocking threads, a few at a time.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,22 +17,22 @@ use tokio::time::{Instant, sleep, timeout};
 use super::diag::{self, Reply};
 use super::owner::{Ends, Unidentified, judge};
 
-/// How long it may take until it is known whose a connection is.
+/// The most time for finding out who owns a connection.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
-/// Between looks at a connection that nobody has accepted yet: from the one, doubling, to the other.
+/// Pauses between queries about a connection that nobody has accepted yet: they double from the minimum to the maximum.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
-/// Questions at the same time.
+/// Concurrent queries.
 const AT_ONCE: usize = 4;
-/// More than the kernel says about a socket.
+/// Larger than any answer of the kernel about a socket.
 const ANSWER: usize = 4096;
-/// Messages that are read in search of the answer. There is nobody but the kernel who could send another.
+/// The most messages read in search of the answer. Only the kernel could send another.
 const MESSAGES: usize = 4;
 
-/// Shown instead of a uid that the asker's user namespace has no number for, unless the host says otherwise.
+/// Shown instead of a uid that is not mapped in the agent's user namespace, unless the host has another setting.
 const OVERFLOW_UID: u32 = 65534;
 
-/// The uid that stands for all that cannot be named.
+/// The uid that stands for all unmapped ones.
 pub fn overflow_uid() -> u32 {
     let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
     text.and_then(|text| text.trim().parse().ok()).unwrap_or(OVERFLOW_UID)
@@ -41,11 +41,11 @@ pub fn overflow_uid() -> u32 {
 /// The ends of a connection; `remote` as the kernel gave it when the connection was made.
 pub fn ends(socket: &impl AsFd, local: SocketAddr, remote: SocketAddr) -> io::Result<Ends> {
     let inode = rustix::fs::fstat(socket)?.st_ino;
-    // The kernel's answers have 32 bits for it, and its sockets' numbers are no longer.
+    // The kernel's answers have 32 bits for it, and its inode numbers of sockets are no longer.
     Ok(Ends { local, remote, inode: u32::try_from(inode).unwrap_or(0) })
 }
 
-/// Who asks the kernel.
+/// Sends the queries to the kernel.
 #[derive(Debug)]
 pub struct LookUps {
     overflow_uid: u32,
@@ -57,7 +57,7 @@ impl LookUps {
         Self { overflow_uid, at_once: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// Whose the other end is. Waits, within limits, for whoever still has to accept it.
+    /// Who owns the other end. Waits, within limits, until that end is accepted.
     pub async fn owner(&self, ends: Ends) -> Result<u32, Unidentified> {
         let deadline = Instant::now() + LOOKUP_TIMEOUT;
         let mut pause = PAUSE_MIN;
@@ -72,13 +72,13 @@ impl LookUps {
         }
     }
 
-    /// The same without waiting for anybody.
+    /// The same without waiting.
     pub async fn once(&self, ends: Ends) -> Result<u32, Unidentified> {
         let unasked = |error: &dyn std::error::Error| Unidentified::Unasked(error.to_string());
         let permit = Arc::clone(&self.at_once).acquire_owned().await.map_err(|error| unasked(&error))?;
         let overflow_uid = self.overflow_uid;
         let asked = tokio::task::spawn_blocking(move || {
-            // Held to the end of the call, whoever still waits for it.
+            // Held to the end of the call, even if the caller has stopped waiting.
             let _permit = permit;
             ask(&ends, overflow_uid)
         });
@@ -95,7 +95,7 @@ fn ask(ends: &Ends, overflow_uid: u32) -> Result<u32, Unidentified> {
     judge(ends, &other, &own, overflow_uid)
 }
 
-/// A netlink socket of its own for each connection, so that no answer can be taken for another.
+/// Each connection gets its own netlink socket, so that no answer can be taken for another.
 struct Kernel(OwnedFd);
 
 impl Kernel {
@@ -105,7 +105,7 @@ impl Kernel {
         Ok(Self(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, protocol)?))
     }
 
-    /// What is known of the socket whose own end is `local`.
+    /// What the kernel knows of the socket whose own end is `local`.
     fn socket(&self, local: SocketAddr, remote: SocketAddr, number: u32) -> io::Result<Reply> {
         let question = diag::question(local, remote, number)
             .ok_or_else(|| io::Error::other("the ends of the connection are of two families"))?;
@@ -126,13 +126,14 @@ impl Kernel {
     }
 }
 
-/// Whether this kernel can be asked at all: a connection of our own has to be ours. `None` if there is no loopback to try it on.
+/// Whether this kernel answers at all: it has to say that our own connection is ours. `None` if there is no loopback to
+/// test with.
 pub fn works() -> Option<Result<(), Unidentified>> {
     let listener = TcpListener::bind("127.0.0.1:0").ok()?;
     let client = TcpStream::connect(listener.local_addr().ok()?).ok()?;
     let (server, remote) = listener.accept().ok()?;
     let ends = ends(&server, server.local_addr().ok()?, remote).ok()?;
-    // What is asked for here is an answer. A uid that is not believed is no fault of the kernel's.
+    // Only whether there is an answer matters. A uid that is not believed is not the kernel's fault.
     let answer = match ask(&ends, OVERFLOW_UID) {
         Ok(_) | Err(Unidentified::Overflow(_)) => Ok(()),
         Err(error) => Err(error),
@@ -147,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// No real host has it.
+    /// No real host has this uid.
     const NOBODYS: u32 = u32::MAX;
 
     fn own_uid() -> u32 {
@@ -169,7 +170,7 @@ mod tests {
             assert_eq!(ask(&ends, NOBODYS), Ok(own_uid()), "{listen}");
             assert_eq!(ask(&ends, own_uid()), Err(Unidentified::Overflow(own_uid())), "{listen}");
         }
-        // A listener for both families shows an IPv4 client in IPv6's form; the client's socket may have either.
+        // A listener for both families shows an IPv4 client as IPv4-mapped; the client's socket may have either form.
         let listener = TcpListener::bind("[::]:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         for target in [format!("127.0.0.1:{port}"), format!("[::ffff:127.0.0.1]:{port}"), format!("[::1]:{port}")] {
@@ -196,7 +197,7 @@ mod tests {
         sockopt::set_socket_reuseaddr(&squatter, true).unwrap();
         rustix::net::bind(&squatter, &remote).unwrap();
         rustix::net::listen(&squatter, 1).unwrap();
-        // Reset, so that not even a connection that ends is left of it.
+        // Reset, so that not even a closing connection is left.
         sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
         drop(client);
         let kernel = Kernel::open().unwrap();

@@ -1,15 +1,18 @@
-//! Who is at the other end of a connection, and whether that one may ask the agent for anything: one rule for all transports.
+//! Who is at the other end of a connection, and whether that peer may send requests: one rule for all transports.
 //!
-//! On this host a peer is known by its uid: the kernel's word for the control socket, and for TCP what the kernel knows of the
-//! socket at the other end ([`lookup`]), believed under the conditions of [`owner`]. From elsewhere a peer is known by a
-//! verified certificate or not at all. Who may ask is a list of users, and a group's members ([`groups`]).
+//! On this host a peer is identified by its uid: SO_PEERCRED for the control socket, and for TCP what the kernel knows
+//! of the socket at the other end ([`lookup`]), believed under the conditions of [`owner`]. A peer of another host is
+//! identified by a verified certificate or not at all. The settings name the users, and a group ([`groups`]), that may
+//! ask.
 //!
-//! Promises: nobody is let in who was not identified, unless the settings open a transport to everybody; whatever cannot be
-//! found out, or not in time, refuses; no look at `/proc` for a connection; a crowd of strangers fills neither log nor journal
-//! ([`refusals`]). A peer that may not ask, but runs as nodes do, is told apart: it may check in and answer.
+//! Promises: nobody is admitted without being identified, unless the settings open a transport to everybody; if
+//! identity cannot be established, or not in time, the peer is refused; `/proc` is not read for a connection; many
+//! strangers fill neither log nor journal ([`refusals`]). A peer that may not ask, but runs as a user of nodes, may
+//! check in and answer.
 //!
-//! Leaves to others: what a transport does with one who is refused, and what protects the connection itself. The uid is that
-//! of whoever made the socket: whom it was handed to, or who comes through a proxy of that user, is not seen.
+//! Leaves to others: what a transport does with a refused peer, and what protects the connection itself. The uid is
+//! that of the process that created the socket: a process that the socket was passed to, or a client of that user's
+//! proxy, is not seen.
 
 pub mod diag;
 mod groups;
@@ -31,25 +34,25 @@ use groups::Members;
 use lookup::LookUps;
 use refusals::{Refusals, Who};
 
-/// Who may ask.
+/// Who may send requests.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The uids that may ask, whatever their groups.
     pub users: BTreeSet<u32>,
     /// Members of this group may ask, too.
     pub group: Option<u32>,
-    /// All of these in words, for whoever is refused and for the log.
+    /// All of these in words, for refusals and for the log.
     pub words: String,
-    /// Whose connections may be those of nodes.
+    /// The users whose connections may be those of nodes.
     pub nodes: BTreeSet<u32>,
-    /// How the name service is asked.
+    /// How to query the name service.
     pub groups_of: GroupsOf,
-    /// The uid that stands for all that cannot be named.
+    /// The uid that stands for all unmapped ones.
     pub overflow_uid: u32,
 }
 
 impl Options {
-    /// One user alone.
+    /// Only one user.
     pub fn only(uid: u32) -> Self {
         Self {
             users: [uid].into(),
@@ -62,7 +65,7 @@ impl Options {
     }
 }
 
-/// A connection whose other end asks to be let in.
+/// A connection whose other end asks to be admitted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caller<'a> {
     pub ends: Ends,
@@ -70,7 +73,7 @@ pub(crate) struct Caller<'a> {
     pub subject: Option<&'a str>,
     /// The settings open this transport to everybody.
     pub is_open: bool,
-    /// What would make a peer of another host known.
+    /// How a peer of another host could be identified.
     pub advice: &'static str,
 }
 
@@ -86,12 +89,12 @@ pub(crate) struct Admitted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     MayAsk,
-    /// It may not ask, for this reason, but runs as nodes do, which check in and answer whoever may ask.
+    /// It may not ask, for this reason, but runs as a user of nodes, so it may check in and answer.
     OnlyAsNode(String),
     Refused(String),
 }
 
-/// Lets in who may ask. Cheap to clone.
+/// Admits those who may ask. Cheap to clone.
 #[derive(Clone)]
 pub struct Gate(Arc<Inner>);
 
@@ -111,7 +114,7 @@ struct Inner {
 }
 
 impl Gate {
-    /// A gate for these rules. Cheap: nobody is asked yet.
+    /// A gate for these rules. Cheap: nothing is looked up yet.
     pub fn new(options: Options) -> Self {
         let Options { users, group, words, nodes, groups_of, overflow_uid } = options;
         Self(Arc::new(Inner {
@@ -129,12 +132,12 @@ impl Gate {
         self.0.nodes.write().unwrap_or_else(PoisonError::into_inner).extend(uids);
     }
 
-    /// Finds out who is at the other end of a TCP connection, within a few seconds, and what it may do.
+    /// Finds out, within a few seconds, who is at the other end of a TCP connection and what it may do.
     pub(crate) async fn admit(&self, caller: Caller<'_>) -> Admitted {
         let Caller { ends, subject, is_open, advice } = caller;
         let is_here = ends.are_of_this_host();
         let (uid, verdict) = if subject.is_some() || is_open {
-            // Let in already: the uid is for the journal alone.
+            // Already admitted: the uid is for the journal only.
             let uid = if is_here { self.0.look_ups.once(ends).await.ok() } else { None };
             (uid, Verdict::MayAsk)
         } else if is_here {
@@ -173,14 +176,13 @@ impl Gate {
         format!("uid {uid} may not ask for anything; the setting request_users allows {}", self.0.words)
     }
 
-    /// Whether a user may ask whom the control socket let in: by its owner, or by its group as the kernel knows it, which is
-    /// then as good as the name service's word.
+    /// Whether a user that the control socket let connect may ask. The kernel's check of the socket's owner or group
+    /// counts as much as the name service's answer.
     pub fn admits_at_socket(&self, uid: u32) -> Result<(), String> {
         if self.0.users.contains(&uid) || self.0.members.is_some() { Ok(()) } else { Err(self.may_not(uid)) }
     }
 
-    /// Records a refusal: logged once, and journaled up to a rate. Returns the text to be
-    /// journaled, if this one is.
+    /// Records a refusal: logged once, and journaled up to a rate. Returns the text to journal, if this one is.
     pub fn refused(&self, transport: &str, address: SocketAddr, uid: Option<u32>, reason: &str) -> Option<String> {
         let who = uid.map_or_else(|| Who::Address(address.ip().to_canonical()), Who::Uid);
         let note = self.0.refusals.note(who, Instant::now());

@@ -1,11 +1,11 @@
 //! When to believe what the kernel says about the other end of a connection.
 //!
-//! A socket that nobody has open any more is shown with uid 0, which is root's; a question about a connection that is gone is
-//! answered with whoever listens at that port; a connection that waits to be accepted belongs to nobody yet; and a uid that a
-//! user namespace cannot name is shown as the overflow uid. So an answer counts only for a connection that was up before the
-//! question and still is after it, and only if somebody has its other end open.
+//! A socket that no process has open any more is shown with uid 0, which is root's; a query about a connection that is
+//! gone is answered with the listener at that port; a connection that waits to be accepted has no owner yet; and a uid
+//! that is not mapped in a user namespace is shown as the overflow uid. So an answer counts only for a connection that
+//! was established before the query and still is after it, and only if a process has its other end open.
 //!
-//! Pure. The asking is [`super::lookup`]'s.
+//! Pure. [`super::lookup`] does the asking.
 
 use std::net::SocketAddr;
 
@@ -16,20 +16,20 @@ use super::diag::{self, ESTABLISHED, Reply, Socket};
 pub struct Ends {
     pub local: SocketAddr,
     pub remote: SocketAddr,
-    /// Of our own end's socket, which no other has while we have it open.
+    /// The inode of our own end's socket, which no other socket has while ours is open.
     pub inode: u32,
 }
 
 impl Ends {
-    /// The other end is on this host: at a loopback address, or at the very address at which it reached us, as when a node
-    /// connects to an agent that listens at an address of the network.
+    /// The other end is on this host: at a loopback address, or at the very address at which it reached us, as when a
+    /// node connects to an agent that listens at a network address.
     pub fn are_of_this_host(&self) -> bool {
         let (local, remote) = (diag::canonical(self.local).ip(), diag::canonical(self.remote).ip());
         remote.is_loopback() || remote == local
     }
 }
 
-/// Why it is not known whose the other end is.
+/// Why the owner of the other end is not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unidentified {
     #[error("the connection was closed before the kernel could be asked whose it is")]
@@ -45,7 +45,7 @@ pub enum Unidentified {
     Unasked(String),
 }
 
-/// What two answers mean, in the order in which they were asked for: about the other end, and then about our own.
+/// What two answers mean, in the order of the queries: about the other end, and then about our own.
 pub fn judge(ends: &Ends, other: &Reply, own: &Reply, overflow_uid: u32) -> Result<u32, Unidentified> {
     let (local, remote) = (diag::canonical(ends.local), diag::canonical(ends.remote));
     let other = established(other, remote, local)?;
@@ -67,7 +67,7 @@ fn established(reply: &Reply, local: SocketAddr, remote: SocketAddr) -> Result<S
         Reply::Found(socket) if socket.state == ESTABLISHED && socket.local == local && socket.remote == remote => {
             Ok(*socket)
         }
-        // A listener's answer, a connection that is ending, or another one.
+        // A listener's answer, a closing connection, or another one.
         Reply::Found(_) | Reply::Nothing => Err(Unidentified::Gone),
         Reply::Failed(errno) => Err(Unidentified::Unasked(std::io::Error::from_raw_os_error(*errno).to_string())),
     }
@@ -115,9 +115,9 @@ mod tests {
     fn nothing_else_is() {
         let listener = Socket { remote: end("0.0.0.0:0"), state: 10, uid: 0, ..other() };
         let wrong = [
-            // Whoever listens at the port of a client that is gone.
+            // The listener at the port of a client that is gone.
             (listener, own()),
-            // No state but one, though all else be right: FIN_WAIT1 and 2 and TIME_WAIT have no owner.
+            // Only one state counts, even if all else matches: FIN_WAIT1, FIN_WAIT2 and TIME_WAIT have no owner.
             (Socket { state: 4, uid: 0, inode: 0, ..other() }, own()),
             (Socket { state: 5, ..other() }, own()),
             (Socket { state: 6, uid: 0, inode: 0, ..other() }, own()),

@@ -1,14 +1,14 @@
-//! Rate limits for refusals: a refused peer can come back as often as it likes, and must fill neither log nor journal.
+//! Rate limits for refusals: a refused peer may come back as often as it likes, and must fill neither log nor journal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Refused peers that are counted one by one; all others are counted together.
+/// Refused peers that are counted individually; all others are counted together.
 const COUNTED_SINGLY: usize = 1024;
 const PERIOD: Duration = Duration::from_secs(60);
-/// Of each within a period; the rest are counted.
+/// Refusals of each peer that are journaled per period; the rest are counted.
 const JOURNALED: u32 = 10;
 
 /// Who was refused.
@@ -20,12 +20,12 @@ pub enum Who {
     Others,
 }
 
-/// What to do about a refusal.
+/// How to record a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Note {
     /// The first refusal of this peer, which is logged.
     pub is_first: bool,
-    /// It is journaled, and so many before it were not.
+    /// It is journaled; holds how many before it were not.
     pub journaled: Option<u64>,
 }
 
@@ -47,7 +47,7 @@ struct Count {
 
 impl Refusals {
     pub fn note(&self, who: Who, now: Instant) -> Note {
-        // Each change is one insertion or count, so a panic elsewhere leaves nothing half done.
+        // Each change is a single insertion or count, so a panic elsewhere leaves nothing half done.
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let who = if state.told.contains(&who) || state.told.len() < COUNTED_SINGLY { who } else { Who::Others };
         let is_first = state.told.insert(who);
