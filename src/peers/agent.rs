@@ -1,13 +1,13 @@
-//! What Broker asks of the agent, beside what every transport does.
+//! What Broker needs from the agent, in addition to what every transport does.
 
 use std::future::Future;
 
 use crate::api::ids::Seq;
 use crate::transport::Agent;
 
-/// What this transport asks of the agent, beside what all do.
+/// What this transport needs from the agent, in addition to what all do.
 pub trait PeersAgent: Agent {
-    /// What the node at the other end of a connection said to a dispatch of request `of`: the value, or why there is none.
+    /// The answer of the node at the other end to the dispatch for request `of`: the value, or why there is none.
     fn answered(
         &self,
         of: Seq,

@@ -1,4 +1,4 @@
-//! One connection among the others: who is at its other end, and what becomes of what that one says.
+//! One registered connection: who is at its other end, and how its messages are handled.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,11 +32,11 @@ pub(super) struct Connection<A: PeersAgent> {
     pub cut: CancellationToken,
     pub direction: Direction,
     pub remote: Remote,
-    /// Why it may not ask for anything, if it is admitted as a node alone.
+    /// Why it may not send requests, if it is admitted only as a node.
     pub only_as_node: Option<String>,
-    /// What it wants to receive.
+    /// The topics that it subscribes to.
     wanted: Filter,
-    /// What protects it, for `status`.
+    /// How it is protected, for `status`.
     pub tls: String,
     /// The agent knows of this connection.
     pub is_peered: bool,
@@ -53,7 +53,7 @@ impl<A: PeersAgent> Drop for Connection<A> {
         self.state.hub.forget(self.id.0);
         locked(&self.state.peered).remove(&self.id.0);
         self.state.release(self.id);
-        // Who never became a peer never asked for anything: connections that come and go cost the agent nothing.
+        // A connection that never became a peer never asked for anything, so the agent is not bothered with it.
         if self.is_peered {
             self.agent.disconnected(self.id.0);
         }
@@ -86,7 +86,7 @@ impl<A: PeersAgent> Connection<A> {
         })
     }
 
-    /// From here on the peer is shown by `status`. Gives what makes its task ask whether it is still alive.
+    /// From here on `status` shows the peer. Returns what makes its task ask whether the peer is still alive.
     pub fn announce(&mut self, remote: EndpointId) -> Arc<Notify> {
         let probe = Arc::new(Notify::new());
         let peered = Peered {
@@ -106,8 +106,8 @@ impl<A: PeersAgent> Connection<A> {
         probe
     }
 
-    /// The peer receives what it wants, unless it is admitted as a node alone: what a node is asked goes to it whatever it wants,
-    /// and it must not be taken for somebody who hears the agent's answers.
+    /// Subscribes the peer to its topics, unless it is admitted only as a node: a node receives its dispatches without
+    /// a subscription, and must not count as a recipient of the agent's answers.
     pub fn subscribe(&mut self, wanted: &Filter) {
         self.wanted = wanted.clone();
         let filter = if self.only_as_node.is_none() { wanted.clone() } else { Filter::default() };
@@ -115,7 +115,7 @@ impl<A: PeersAgent> Connection<A> {
         self.agent.subscribed();
     }
 
-    /// Handles what the peer published. Answers for it alone go into `outbox`.
+    /// Handles what the peer published. Answers for this peer alone go into `outbox`.
     pub async fn message(&self, message: Message, outbox: &mut Outbox) {
         let Message { topic, data, directed: _ } = message;
         if topic == node::TOPIC {
@@ -147,7 +147,7 @@ impl<A: PeersAgent> Connection<A> {
         }
     }
 
-    /// The peer says that it is this node. Whether it is believed is for the core to decide.
+    /// The peer says that it is this node. The core decides whether to believe it.
     fn hello(&self, node: NodeName) {
         let mut peered = locked(&self.state.peered);
         let Some(ours) = peered.get_mut(&self.id.0) else { return };
@@ -161,7 +161,7 @@ impl<A: PeersAgent> Connection<A> {
             None => ours.node = Some(node.clone()),
         }
         tracing::debug!(connection = self.id.0, address = %self.remote.address, %node, "a node says hello");
-        // If an earlier peering of this node is dead, it stands in the way of this one.
+        // An earlier peering of this node, if dead, would block this one.
         for (id, other) in peered.iter() {
             if *id != self.id.0 && other.node.as_ref() == Some(&node) {
                 other.probe.notify_one();

@@ -1,4 +1,4 @@
-//! Dialling the controller: again and again, with growing pauses, and without filling the log.
+//! Dials the controller: repeatedly, with growing pauses, and without filling the log.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -88,7 +88,7 @@ impl<A: PeersAgent> Dialler<A> {
         }
     }
 
-    /// Logged once, and again when the reason changes.
+    /// Logs a failure once, and again when the reason changes.
     fn failed(&mut self, reason: String) {
         let known = locked(&self.state.controller).as_ref().and_then(|report| report.problem.clone());
         let address = self.address();
@@ -104,7 +104,7 @@ impl<A: PeersAgent> Dialler<A> {
         self.report("connecting", Some(reason));
     }
 
-    /// One connection, from its beginning to its end.
+    /// One connection, from beginning to end.
     async fn attempt(&self, stop: &CancellationToken) -> Result<Ending, String> {
         let (tcp, address) = self.connect().await?;
         let connection = Connection::register(&self.state, &self.agent, &tcp, Direction::Dialled, address);
@@ -132,7 +132,7 @@ impl<A: PeersAgent> Dialler<A> {
         Err(problem)
     }
 
-    /// Resolves when there is no peering with this endpoint any more.
+    /// Resolves when there is no longer a peering with this endpoint.
     async fn gone(&self, remote: EndpointId) {
         let mut settled = self.state.settled.subscribe();
         loop {
@@ -144,8 +144,8 @@ impl<A: PeersAgent> Dialler<A> {
     }
 }
 
-/// How long to wait after so many failures in a row: doubling, and up to a quarter less, so that the agents of a cluster
-/// do not come all at once to a controller that was away.
+/// How long to wait after this many failures in a row: doubling, minus up to a quarter at random, so that the agents of
+/// a cluster do not all return at once to a controller that was away.
 fn pause(failures: u32, dice: u64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let full = PAUSE_MIN.saturating_mul(1 << doublings).min(PAUSE_MAX);

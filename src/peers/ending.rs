@@ -11,13 +11,13 @@ use crate::tls;
 pub(super) enum Ending {
     /// There was a peering, and this is why it is over.
     Peering(String),
-    /// There is a peering with this endpoint over another connection.
+    /// There is a peering with this endpoint over another connection already.
     Redundant(EndpointId),
-    /// It did not come to a peering. `malformed`: because of what the peer sent.
+    /// No peering was established. `malformed`: because of what the peer sent.
     Handshake { reason: String, malformed: bool },
-    /// It may not ask, for this reason, and cannot be a node either.
+    /// The peer may not send requests, for this reason, and cannot be a node either.
     Refused(String),
-    /// The agent ends.
+    /// The agent is shutting down.
     Stopped,
 }
 
@@ -27,7 +27,7 @@ impl Ending {
     }
 }
 
-/// The stream is not Broker's.
+/// The stream is not the Broker protocol.
 pub(super) fn unreadable(error: &FrameError) -> Ending {
     let malformed = match error {
         FrameError::PeerSpeaksTls => false,

@@ -8,7 +8,7 @@ use crate::broker::wire::{self, EndpointId};
 use crate::dialect::event::Event;
 use crate::hub;
 
-/// Broker's binary form.
+/// Broker's binary format.
 pub struct Frames {
     pub(super) local: EndpointId,
 }
@@ -29,7 +29,7 @@ impl hub::Wire for Frames {
         self.frame(topic, &event.into_data())
     }
 
-    /// Broker has no words for errors: Zeek drops what it does not understand.
+    /// Broker has no error messages: Zeek drops what it does not understand.
     fn error(&self, _: ErrorCode, _: &str) -> Option<Arc<[u8]>> {
         None
     }

@@ -1,4 +1,4 @@
-//! How the agent's effects reach peers, and what it is told of them.
+//! How the agent's effects reach peers, and what the agent can learn of them.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +24,7 @@ impl Handle {
         &self.state.hub
     }
 
-    /// Where peers are accepted.
+    /// The address at which peers are accepted.
     pub fn listening(&self) -> Option<SocketAddr> {
         self.listening
     }
@@ -38,19 +38,19 @@ impl Handle {
         };
         let frame = Frames { local: self.state.local }.frame(node::TOPIC, &node::encode(&request).into_data());
         match frame {
-            // Gone or deaf: the core hears of that, and asks again over the node's next peering.
+            // Gone, or it does not read: the core hears of that, and asks again over the node's next peering.
             Ok(frame) => _ = self.state.hub.send(connection, &frame),
             Err(error) => tracing::error!(error, %node, "a dispatch cannot be sent"),
         }
     }
 
-    /// Which node each connection said that it is.
+    /// The node that each connection claims to be.
     pub fn nodes(&self) -> BTreeMap<u64, NodeName> {
         let peered = locked(&self.state.peered);
         peered.iter().filter_map(|(id, peered)| Some((*id, peered.node.clone()?))).collect()
     }
 
-    /// What `status` shows. Which claims of nodes are believed is for the caller to say.
+    /// What `status` shows. The caller decides which claims of nodes are believed.
     pub fn peers(&self) -> Vec<(u64, PeerReport)> {
         let peered = locked(&self.state.peered);
         let report = |(id, peered): (&u64, &Peered)| {
@@ -79,7 +79,7 @@ impl Handle {
     }
 }
 
-/// Where processes of this host reach what listens at `address`.
+/// The address at which processes of this host reach a listener at `address`.
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,18 +1,20 @@
-//! The agent as a Broker endpoint: it accepts peers, dials its controller, and speaks with both of agents' and nodes' events.
+//! The agent as a Broker endpoint: it accepts peers, dials its controller, and exchanges events of agents and nodes
+//! with them.
 //!
-//! Answers for sockets, TLS, queues and retries, around the state machines of [`broker`](crate::broker). Each connection is
-//! one task ([`session`]), which reads and writes at the same time, so that pings are answered however much waits to be
-//! sent. What is sent to whom, and what a request leads to, is the [`hub`](crate::hub)'s affair. Nothing is forwarded.
+//! Responsible for sockets, TLS, queues and retries around the state machines of [`broker`](crate::broker). Each
+//! connection is one task ([`session`]), which reads and writes at the same time, so that pings are answered however
+//! much is queued. The [`hub`](crate::hub) decides what is sent to whom and what a request leads to. Nothing is
+//! forwarded.
 //!
-//! Promises: a peer's mistake costs its own connection at most; memory is bounded by the number of connections, by each
-//! queue's bytes, and by one budget for all long frames that are being received; a clean end says BYE to all peers together
-//! and takes three seconds at most.
+//! Promises: a peer's mistake costs at most its own connection; memory is bounded by the number of connections, by each
+//! queue's bytes, and by one budget for all long frames that are being received; a clean shutdown sends BYE to all
+//! peers at once and takes three seconds at most.
 //!
-//! Who may not ask ([`identify`](crate::identify)) gets no peering, unless it runs as nodes do: then it is heard as a node,
-//! hears nothing of what the agent publishes, and what it asks is refused.
+//! A peer that may not send requests ([`identify`](crate::identify)) gets no peering, unless it runs as a user of
+//! nodes: then it is treated as a node, receives nothing that the agent publishes, and its requests are refused.
 //!
-//! Left to others: which node is believed, and which of several peerings that claim its name is taken for it, is decided
-//! by the core, which is told what each connection said.
+//! Left to others: each connection's claim is passed to the core, which decides which node is believed, and which of
+//! several peerings that claim its name is used.
 
 mod agent;
 mod connection;

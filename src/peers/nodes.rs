@@ -1,7 +1,7 @@
-//! What nodes say on the topic that they and their agent share.
+//! Messages of nodes on the topic that they share with their agent.
 //!
-//! A dispatch's own reqid names this run of the agent and the request on whose behalf it is asked, so nothing has to be
-//! remembered to know an answer again, and none of an earlier run is mistaken for one.
+//! A dispatch's reqid names this run of the agent and the request that it serves, so answers are recognised without
+//! stored state, and answers to an earlier run are not mistaken for them.
 
 use crate::api::event::{Result as ApiResult, ResultData};
 use crate::api::ids::{NodeName, ReqId, Seq};
@@ -24,11 +24,11 @@ fn request_of(local: EndpointId, reqid: &ReqId) -> Option<Seq> {
 /// What a peer published on the nodes' topic, as far as it concerns an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Said {
-    /// It is this node.
+    /// The peer is this node.
     Hello(NodeName),
     /// The value, or why there is none.
     Answer { of: Seq, answer: Result<Option<String>, String> },
-    /// Not to be understood: the event, and why.
+    /// It cannot be understood: the event, and why.
     Rejected { event: String, error: String },
 }
 
@@ -38,7 +38,7 @@ pub(super) fn read(local: EndpointId, data: Data) -> Vec<Said> {
         .filter_map(|event| match event {
             Ok(event) => match dialect::decode(&event) {
                 Ok(Decoded::Node(said)) => understand(local, said),
-                // Whatever else is said among nodes is not meant for an agent.
+                // Other messages among nodes are not meant for an agent.
                 Ok(Decoded::Request { .. } | Decoded::Response { .. } | Decoded::Notification { .. }) => None,
                 Err(rejection) => {
                     let event = event.name.chars().take(128).collect();

@@ -1,4 +1,4 @@
-//! The beginning of a connection: TLS, admission and Broker's handshake, together within one deadline.
+//! The beginning of a connection: TLS, admission and Broker's handshake, all within one deadline.
 
 use std::io;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use crate::tls;
 use crate::transport::admission::{Admitted, NodePolicy, Remote};
 use crate::transport::tcp;
 
-/// Read at once.
+/// Bytes per read.
 const BUFFER: usize = 16 << 10;
-/// For the last bytes of a connection.
+/// Time allowed for the last bytes of a connection.
 pub(super) const FAREWELL: Duration = Duration::from_millis(500);
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -34,7 +34,7 @@ pub(super) struct Opened {
     pub reader: FrameReader,
     pub established: Established,
     pub admitted: Admitted,
-    /// What protects it, for `status`.
+    /// How it is protected, for `status`.
     pub tls: String,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Opening<'a, A> {
     pub remote: &'a mut Remote,
 }
 
-/// A connection under TLS, or plain.
+/// A connection, with or without TLS.
 struct Secured {
     socket: Socket,
     /// The subject of the other end's certificate, if it was verified.
@@ -99,7 +99,7 @@ impl<A: PeersAgent> Opening<'_, A> {
         Ok(Secured { socket: Box::new(stream), subject, tls })
     }
 
-    /// The controller that we dial has to be one that may ask; whoever dials us may be a node.
+    /// The controller that we dial has to be one that may send requests; a peer that dials us may be a node.
     async fn admit(&mut self, subject: Option<&str>) -> Result<Admitted, String> {
         let nodes = match self.direction {
             Direction::Accepted => NodePolicy::Admit,
@@ -128,7 +128,7 @@ impl<A: PeersAgent> Opening<'_, A> {
             while let Some(frame) = reader.take().map_err(|error| unreadable(&error))? {
                 let payload = match frame {
                     Frame::Payload(payload) => payload,
-                    // Not during a handshake.
+                    // Not allowed during a handshake.
                     Frame::Oversized { .. } => continue,
                 };
                 let step = handshake.handle_frame(&payload, &mut locked(&self.state.registry));
@@ -141,7 +141,7 @@ impl<A: PeersAgent> Opening<'_, A> {
                     match read {
                         Ok(0) => return Err(self.closed(heard)),
                         Ok(count) => reader.feed(buffer.get(..count).unwrap_or_default()),
-                        // Closed, with something of ours unread.
+                        // Closed while something of ours was unread.
                         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(self.closed(heard)),
                         Err(error) => return Err(Ending::handshake(lost(&error))),
                     }
@@ -162,7 +162,7 @@ impl<A: PeersAgent> Opening<'_, A> {
         }
     }
 
-    /// Does what the handshake says.
+    /// Carries out what the handshake says.
     async fn follow(
         &self,
         socket: &mut Socket,
@@ -195,7 +195,7 @@ impl<A: PeersAgent> Opening<'_, A> {
                 Ending::Handshake { reason: chain(&error), malformed }
             }
         };
-        // Whatever waits behind this handshake need not wait for the end of this connection.
+        // A handshake that waits for this one need not wait for the end of this connection.
         self.state.release(self.id);
         if !send.is_empty() && write(socket, &send, deadline).await.is_ok() {
             linger(socket).await;
@@ -229,12 +229,12 @@ async fn write(socket: &mut Socket, bytes: &[u8], deadline: Instant) -> Result<(
     }
 }
 
-/// Closes the connection once the peer has had time to see what it was sent last.
+/// Closes the connection once the peer has had time to read the last message.
 async fn linger(socket: &mut Socket) {
     let closing = async {
         let _ = socket.shutdown().await;
         tcp::drain(socket).await;
     };
-    // Who goes on sending is cut off.
+    // A peer that goes on sending is cut off.
     let _ = timeout(FAREWELL, closing).await;
 }

@@ -1,4 +1,4 @@
-//! The bytes that wait to be written to one peer, and what becomes true when they are.
+//! The bytes that wait to be written to one peer, and which responses are delivered once they are.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::api::event::Route;
 use crate::transport::outgoing::Queued;
 
-/// More than this waiting: nothing is taken from the queue, and nothing more is read that would have to be answered.
+/// If more than this is waiting, nothing is taken from the queue, and nothing more is read that would need an answer.
 const FULL: usize = 64 << 10;
 
 /// The end of a message in the stream.
@@ -26,7 +26,7 @@ pub(super) struct Outbox {
     start: usize,
     written: u64,
     ends: VecDeque<MessageEnd>,
-    /// When something began to wait, or was last taken.
+    /// When bytes began to wait, or the socket last took some.
     since: Duration,
 }
 
@@ -44,7 +44,7 @@ impl Outbox {
         self.ends.push_back(MessageEnd { end, route: queued.route, _share: queued.share });
     }
 
-    /// What to write next.
+    /// The bytes to write next.
     pub fn waiting(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
@@ -57,12 +57,12 @@ impl Outbox {
         self.waiting().len() >= FULL
     }
 
-    /// When something has waited for this long without a byte of it being taken.
+    /// When the peer counts as stalled, if the socket takes no byte until then; `None` if nothing waits.
     pub fn stalls(&self, limit: Duration) -> Option<Duration> {
         (!self.is_empty()).then(|| self.since.saturating_add(limit))
     }
 
-    /// So many bytes were taken. Gives the requests whose responses have gone with them.
+    /// The socket took this many bytes. Returns the requests whose responses are now written.
     pub fn took(&mut self, count: usize, now: Duration) -> Vec<Route> {
         self.start += count;
         self.written += count as u64;

@@ -1,9 +1,9 @@
-//! Who listens at a port that we cannot have, as far as /proc tells us (proc(5): `/proc/net/tcp`, `/proc/PID/fd`).
+//! Who listens at a port that we could not bind, as far as /proc shows (proc(5): `/proc/net/tcp`, `/proc/PID/fd`).
 
 use std::fs;
 use std::net::SocketAddr;
 
-/// For example `, where zeek (pid 4711) listens`; empty if it cannot be found out.
+/// For example `, where zeek (pid 4711) listens`; empty if unknown.
 pub(super) fn describe(address: SocketAddr) -> String {
     let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -19,7 +19,7 @@ pub(super) fn describe(address: SocketAddr) -> String {
     }
 }
 
-/// The links under which the listening sockets of a port appear among a process's descriptors.
+/// The link targets that a port's listening sockets have among a process's descriptors.
 fn listeners(table: &str, port: u16) -> Vec<String> {
     const LISTEN: &str = "0A";
     let socket = |line: &str| {
@@ -34,7 +34,7 @@ fn listeners(table: &str, port: u16) -> Vec<String> {
 fn process_with(sockets: &[String]) -> Option<(u32, String)> {
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // Other users' descriptors are not ours to see.
+        // Other users' descriptors are not visible to us.
         let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else { continue };
         let holds = descriptors.flatten().any(|descriptor| {
             fs::read_link(descriptor.path())

@@ -9,17 +9,17 @@ use tokio_util::sync::PollSemaphore;
 
 use crate::broker::wire::FrameReader;
 
-/// Bytes of long frames being received by all connections.
+/// Bytes of long frames that all connections together may be receiving.
 const RECEIVE_BYTES: usize = 64 << 20;
-/// What a frame may have without a share of that budget, and the size of a share.
+/// What a frame may take without a share of that budget, and the size of a share.
 const SHARE: usize = 64 << 10;
 
-/// What all connections together may receive of long frames.
+/// The budget for long frames, shared by all connections.
 pub(super) fn budget() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(RECEIVE_BYTES / SHARE))
 }
 
-/// A frame that comes in parts: its share of the budget, and until when it has to be whole.
+/// A frame that arrives in parts: its share of the budget, and when it has to be complete.
 pub(super) struct Receiving {
     budget: PollSemaphore,
     shares: Option<OwnedSemaphorePermit>,
@@ -45,7 +45,7 @@ impl Receiving {
         }
     }
 
-    /// Every whole frame has been taken; `whole`: there were some.
+    /// All complete frames have been taken; `whole`: there were any.
     pub fn taken(&mut self, reader: &FrameReader, whole: bool, deadline: Duration) {
         if whole {
             self.shares = None;

@@ -1,4 +1,4 @@
-//! Listening, and the life of all connections together.
+//! The listener, and the tasks of all connections.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,24 +32,24 @@ use crate::transport::accept::{Accepted, accept};
 use crate::transport::admission::Admission;
 use crate::transport::tcp;
 
-/// A node each, and some controllers and tools.
+/// One for each node, and some for controllers and tools.
 const CONNECTIONS_LIMIT: usize = 4096 + 256;
-/// Connections whose handshake is not done. As many nodes may start at once.
+/// Connections in their handshake. This many nodes may start at once.
 const HANDSHAKES_LIMIT: usize = 256;
-/// What would make a peer of another host known.
+/// How a peer of another host could be identified.
 const ADVICE: &str = "broker_certificate, broker_key and broker_cafile on both sides make it known, broker_insecure lets \
                       everybody in";
 
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The first of them that can be listened at is taken; none: nobody is let in.
+    /// The first one that can be bound is used; if empty, nobody can connect.
     pub listen: Vec<SocketAddr>,
     /// The controller's host and port.
     pub controller: Option<(String, u16)>,
     pub tls: tls::BrokerOptions,
-    /// Everybody who reaches it is let in.
+    /// Everybody who can connect is admitted.
     pub insecure: bool,
-    /// The dialects of what the agent says unasked.
+    /// The dialects of the agent's notifications.
     pub notify: Vec<Dialect>,
     pub timeouts: Timeouts,
 }
@@ -64,10 +64,10 @@ pub enum BindError {
     Tls(#[from] tls::Error),
 }
 
-/// A bound listener, if one is wanted; nobody is served or dialled until [`Server::run`].
+/// A bound listener, if one is wanted; nothing is served or dialled until [`Server::run`].
 pub struct Server {
     listener: Option<TcpListener>,
-    /// Where to listen again, if the port was given up until [`Server::run`].
+    /// Where to listen again, if the port was released until [`Server::run`].
     closed: Option<SocketAddr>,
     controller: Option<(String, u16)>,
     mode: tls::BrokerMode,
@@ -75,7 +75,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// `ids` numbers connections over all transports; `endpoint` is the agent's for this run.
+    /// `ids` numbers connections over all transports; `endpoint` identifies this run of the agent.
     pub fn bind(
         options: &Options,
         ids: Arc<AtomicU64>,
@@ -120,13 +120,13 @@ impl Server {
         Ok((Self { listener, closed: None, controller, mode, state }, handle))
     }
 
-    /// Gives the port up until [`Server::run`]: nobody gets a connection by then.
+    /// Releases the port until [`Server::run`]: nobody can connect before that.
     pub fn close(self) -> Self {
         let closed = self.listener.and_then(|listener| listener.local_addr().ok());
         Self { listener: None, closed, ..self }
     }
 
-    /// Serves until `stop`; then says BYE to all peers, and returns when the last is gone.
+    /// Serves until `stop`; then sends BYE to all peers, and returns when the last is gone.
     pub async fn run<A: PeersAgent>(self, agent: Arc<A>, stop: CancellationToken) -> io::Result<()> {
         let Self { listener, closed, controller, mode, state } = self;
         let listener = match listener {
@@ -188,7 +188,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Option<TcpListener>, BindError> {
     Ok(Some(listener))
 }
 
-/// Serves one connection that was accepted.
+/// Serves one accepted connection.
 async fn serve<A: PeersAgent>(connection: Connection<A>, tcp: TcpStream, stop: CancellationToken) {
     let (agent, state) = (Arc::clone(&connection.agent), Arc::clone(&connection.state));
     let (address, source) = (connection.remote.address, connection.remote.source.clone());

@@ -1,4 +1,4 @@
-//! The life of one connection: its opening, the peering from its first frame to its last, and its end.
+//! The life of one connection: opening, the peering from its first frame to its last, and its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use crate::hub::Direction;
 use crate::transport::admission::Admitted;
 use crate::transport::tcp;
 
-/// Frames over this are skipped: a request of 4 MiB in canonical form is hardly more in Broker's.
+/// Larger frames are skipped: a request of 4 MiB in canonical form is hardly larger in Broker's.
 const FRAME_LIMIT: usize = 8 << 20;
-/// Read at once.
+/// Bytes per read.
 const BUFFER: usize = 16 << 10;
 /// A message longer than this waits for room.
 const LARGE_MESSAGE: usize = 64 << 10;
-/// The longest ping that is answered: its answer is as long.
+/// The longest ping that is answered: the pong is just as long.
 const PING_LIMIT: usize = 4 << 10;
 
 /// Serves a connection to its end. `peered` is called once there is a peering.
@@ -74,7 +74,7 @@ async fn live<A: PeersAgent>(
     let Opened { socket, reader, established, admitted, tls } = match opened {
         Ok(opened) => opened,
         Err(ending) => {
-            // Who dials us although there is a peering may know better than we do whether that is still alive.
+            // A peer that dials us despite a peering may know better than we do whether that one is still alive.
             if let (Ending::Redundant(remote), Direction::Accepted) = (&ending, direction) {
                 state.probe_liveness(*remote);
             }
@@ -109,7 +109,7 @@ struct Session<'a, A: PeersAgent> {
     peering: Peering,
     outbox: Outbox,
     receiving: Receiving,
-    /// BYE was said, and its answer is waited for.
+    /// BYE was sent, and its answer has not arrived yet.
     is_leaving: bool,
 }
 
@@ -129,12 +129,12 @@ impl<A: PeersAgent> Session<'_, A> {
         self.connection.subscribe(self.peering.remote_filter());
         let (read, mut write) = tokio::io::split(socket);
         let ending = self.exchange(read, &mut write, probe, stop).await;
-        // TLS says goodbye, too; who does not listen misses nothing.
+        // TLS sends close_notify, too; a peer that does not read it misses nothing.
         let _ = timeout(FAREWELL, write.shutdown()).await;
         if self.is_leaving { Ending::Stopped } else { ending }
     }
 
-    /// Reads and writes at the same time, so that pings are answered however much waits to be sent.
+    /// Reads and writes at the same time, so that pings are answered however much is queued.
     async fn exchange(
         &mut self,
         mut read: ReadHalf<Socket>,
@@ -192,7 +192,7 @@ impl<A: PeersAgent> Session<'_, A> {
         [stalls, self.receiving.deadline].into_iter().flatten().fold(self.peering.next_timeout(), Duration::min)
     }
 
-    /// Says BYE, after all that is queued.
+    /// Sends BYE, after everything that is queued.
     fn leave(&mut self) {
         self.is_leaving = true;
         let id = self.connection.id.0;
@@ -203,7 +203,7 @@ impl<A: PeersAgent> Session<'_, A> {
         self.outbox.push(&self.peering.leave(id, self.now()), self.now());
     }
 
-    /// Some deadline has passed. `Some`: the connection is over.
+    /// A deadline may have passed. `Some`: the connection is over.
     fn handle_timeout(&mut self) -> Option<Ending> {
         let now = self.now();
         if self.outbox.stalls(self.connection.state.timeouts.write).is_some_and(|at| at <= now) {
@@ -227,7 +227,7 @@ impl<A: PeersAgent> Session<'_, A> {
         }
     }
 
-    /// Handles every frame that is whole. `Some`: the connection is over.
+    /// Handles every complete frame. `Some`: the connection is over.
     async fn take_frames(&mut self) -> Option<Ending> {
         let mut any = false;
         loop {

@@ -21,13 +21,13 @@ use crate::transport::admission::Admission;
 /// Timeouts of peers. Tests shorten them.
 #[derive(Debug, Clone)]
 pub struct Timeouts {
-    /// For a TCP connection to an address of the controller.
+    /// For a TCP connection to one of the controller's addresses.
     pub connect: Duration,
-    /// From the connection to the end of the handshakes of TLS and Broker.
+    /// From accepting or connecting to the end of the TLS and Broker handshakes.
     pub handshake: Duration,
     /// From the first byte of a frame to its last.
     pub frame: Duration,
-    /// Without any byte taken of what there is to write.
+    /// How long the socket may take none of the bytes to write.
     pub write: Duration,
     pub peering: peering::Options,
 }
@@ -44,7 +44,7 @@ impl Default for Timeouts {
     }
 }
 
-/// What is known of a connection whose handshake is done.
+/// What is known of a connection after its handshake.
 pub(super) struct Peered {
     pub remote: EndpointId,
     pub direction: hub::Direction,
@@ -55,7 +55,7 @@ pub(super) struct Peered {
     pub since: Instant,
     /// Makes its task ask whether the peer is still alive.
     pub probe: Arc<Notify>,
-    /// The node that it said it is.
+    /// The node that it claims to be.
     pub node: Option<NodeName>,
 }
 
@@ -68,19 +68,19 @@ pub(super) struct PeersState {
     pub admission: Admission,
     pub timeouts: Timeouts,
     pub budget: Arc<Semaphore>,
-    /// The time that the state machines are told is counted from here.
+    /// Time zero of the state machines.
     pub began: Instant,
     pub registry: Mutex<Registry>,
-    /// Changes with the registry: what waits behind another handshake looks again.
+    /// Changes with the registry: a connection that waits for another handshake checks again.
     pub settled: watch::Sender<u64>,
     pub peered: Mutex<BTreeMap<u64, Peered>>,
     pub controller: Mutex<Option<ControllerReport>>,
-    /// The troubles with peers from an address, so that each is logged once.
+    /// Problems with peers, by address, so that each is logged once.
     pub troubles: Mutex<BTreeMap<IpAddr, BTreeSet<String>>>,
 }
 
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each holder changes one thing at a time, so a panic elsewhere leaves nothing half done.
+    // Each holder makes one change at a time, so a panic elsewhere leaves nothing half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -93,7 +93,7 @@ impl PeersState {
         self.began + at
     }
 
-    /// The connection's claim on its remote, if it has one, is given back.
+    /// Releases the connection's claim on its remote endpoint, if it has one.
     pub fn release(&self, connection: ConnectionId) {
         locked(&self.registry).release(connection);
         self.settled.send_modify(|changes| *changes += 1);
@@ -106,9 +106,9 @@ impl PeersState {
         }
     }
 
-    /// Whether this trouble with an address is new, since there last was a peer at it: each is logged once.
+    /// Whether this problem with an address is new since there last was a peer at it: each is logged once.
     pub fn is_new_trouble(&self, address: SocketAddr, trouble: &str) -> bool {
-        /// Addresses whose troubles are remembered, and how many of each. What is beyond is not worth a line.
+        /// Remembered addresses, and remembered problems of each. Anything beyond is not logged.
         const REMEMBERED: usize = 256;
         const OF_EACH: usize = 8;
         let mut troubles = locked(&self.troubles);

@@ -1,6 +1,6 @@
-//! The client's end: blocking, with a deadline for every wait. It speaks to one agent, as a controller would.
+//! The client side: blocking, with a deadline for every wait. It talks to one agent, as a controller would.
 //!
-//! Which agent that is, the agent says: its hello is the first thing that a subscriber receives.
+//! The agent names itself: its hello is the first thing that a subscriber receives.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -23,13 +23,13 @@ use crate::tls;
 
 /// For connecting, for the ack and for the agent's hello.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The least that a wait is cut to: a socket takes no timeout of zero.
+/// The shortest wait: a socket accepts no timeout of zero.
 const LEAST: Duration = Duration::from_millis(1);
 /// Responses are larger in JSON than the megabyte that is stored of them.
 const ANSWER_LIMIT: usize = 32 << 20;
-/// Characters of a server's reason that are passed on.
+/// Characters of a server's reason that are shown.
 const REASON_LIMIT: usize = 1024;
-/// The prefixes of the topics of agents, whatever their names.
+/// The topic prefixes of all agents.
 const TOPICS: [&str; 2] = ["zeek/management/agent/", "zeek/cluster-control/agent/"];
 
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,7 @@ pub enum Error {
     Write(#[from] json::WriteError),
 }
 
-/// What the connection runs over.
+/// The stream that the connection uses.
 enum Wire {
     Plain(TcpStream),
     Tls(Box<SslStream<TcpStream>>),
@@ -114,8 +114,8 @@ pub struct Client {
     agent: String,
 }
 
-/// What a server said of our certificate instead of an answer. In TLS 1.3 that comes after our side of the handshake, and may
-/// be nothing but the end of the connection.
+/// What a server said of our certificate instead of an answer. In TLS 1.3 that comes after our side of the handshake,
+/// and may be nothing but the end of the connection.
 fn certificate_wanted(error: &tungstenite::Error) -> Option<String> {
     const ENDED: &str = "it closed the connection right after the TLS handshake";
     let error = match error {
@@ -131,9 +131,8 @@ fn certificate_wanted(error: &tungstenite::Error) -> Option<String> {
 }
 
 impl Client {
-    /// Connects, subscribes to the topics of agents, and waits for the hello of the one that is there.
-    /// `tls` is for `wss://`.
-    /// `deadline` may shorten the wait for that.
+    /// Connects, subscribes to the topics of agents, and waits for the hello of the agent that is there. `tls` is for
+    /// `wss://`; `deadline` may shorten the wait.
     pub fn connect(url: &str, tls: &tls::ClientOptions, deadline: Option<Instant>) -> Result<Self, Error> {
         let longest = Instant::now() + CONNECT_TIMEOUT;
         let deadline = deadline.map_or(longest, |deadline| deadline.min(longest));
@@ -212,7 +211,7 @@ impl Client {
         }
     }
 
-    /// The dialect has a place for everything in this request. Zeek 4.2 knows no metrics ports, for example.
+    /// Whether the dialect can express everything in this request. Zeek 4.2 has no metrics ports, for example.
     pub fn carries(dialect: Dialect, reqid: &ReqId, request: &Request) -> Result<bool, Error> {
         let event = dialect::request(dialect, reqid, request)?;
         let carried = dialect::decode(&event);
@@ -250,7 +249,7 @@ impl Client {
     }
 }
 
-/// What a server says of a refusal, made fit for a line.
+/// A server's reason for a refusal, on one line.
 fn reason(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line: String = text.chars().take(REASON_LIMIT).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -260,7 +259,7 @@ fn reason(body: &[u8]) -> String {
     }
 }
 
-/// An event for us, or nothing: acks, and what other dialects and releases say.
+/// An event for us, or `None` for acks and messages of other dialects and releases.
 fn understand(text: &str) -> Result<Option<Decoded>, Error> {
     let limits = Limits { bytes: ANSWER_LIMIT, values: 1 << 20, ..Limits::default() };
     match json::read_message(text.as_bytes(), &limits)? {

@@ -33,18 +33,18 @@ use crate::transport::admission::{NodePolicy, Remote};
 use crate::transport::outgoing::Queued;
 use crate::transport::{Agent, tcp};
 
-/// Buffers of a connection, before a message needs more.
+/// Initial buffer sizes of a connection.
 const BUFFER: usize = 8 << 10;
 
-/// Why a connection is ended by us, as the client is told.
+/// Why we end a connection, as the client is told.
 struct Ending {
-    /// Before the close frame.
+    /// Sent before the close frame.
     error: Option<(ErrorCode, String)>,
     code: CloseCode,
     reason: &'static str,
 }
 
-/// What the upgrade found wrong that is told after it, as Zeek does.
+/// What is wrong with the upgrade but reported only after it, as Zeek does.
 type Objection = Option<(ErrorCode, String)>;
 
 /// One connection.
@@ -81,7 +81,7 @@ impl<A: Agent> Connection<A> {
             () = cut.cancelled() => {}
         }
         self.state.hub.forget(self.id);
-        // Who never subscribed never asked for anything: connections that come and go cost the agent nothing.
+        // A client that never subscribed never asked for anything, so the agent is not bothered with it.
         if self.is_subscribed {
             self.agent.disconnected(self.id);
         }
@@ -116,7 +116,7 @@ impl<A: Agent> Connection<A> {
     /// The upgrade and the subscription. `None`: the connection is over.
     async fn begin(&mut self, stream: TcpStream) -> Option<(Socket, Option<Ending>)> {
         let (wire, subject) = self.secure(stream).await?;
-        // Nodes check in elsewhere.
+        // Nodes do not check in over WebSocket.
         let admission = &self.state.admission;
         let admitted = admission.check(&mut self.remote, subject.as_deref(), NodePolicy::Refuse, &*self.agent).await;
         let refusal = admitted.err();
@@ -131,7 +131,7 @@ impl<A: Agent> Connection<A> {
         let upgrade = Upgrading { refusal, objection: &mut objection };
         let mut socket = match accept_hdr_async_with_config(metered, upgrade, Some(config)).await {
             Ok(socket) => socket,
-            // It has been told, and what there is to be noted of it was.
+            // The client has been told, and whatever had to be recorded was.
             Err(_) if is_refused => return None,
             Err(error) => {
                 tracing::debug!(connection = self.id, %error, "no WebSocket connection came of it");
@@ -169,7 +169,7 @@ impl<A: Agent> Connection<A> {
             Err(error) => return Some((socket, Some(self.no_subscription(error.to_string())))),
         };
         drop(text);
-        // What it receives from here on is queued, and goes out behind the ack: who has the ack misses nothing.
+        // Messages from here on are queued behind the ack: a client that has the ack misses nothing.
         self.state.hub.subscribe(self.id, Filter::new(topics));
         self.is_subscribed = true;
         self.agent.subscribed();
@@ -180,10 +180,10 @@ impl<A: Agent> Connection<A> {
         Some((socket, None))
     }
 
-    /// The TLS handshake, where there is to be one, and the subject of the client's certificate, if it was verified.
+    /// The TLS handshake, if TLS is configured, and the subject of the client's certificate, if it was verified.
     async fn secure(&mut self, stream: TcpStream) -> Option<(Wire, Option<String>)> {
         let Some(context) = &self.state.tls else {
-            // Read by nobody: the upgrade finds it again.
+            // Only peeked at: the upgrade reads it again.
             let mut first = [0; 1];
             if stream.peek(&mut first).await.is_ok_and(|read| read > 0) && tls::speaks_tls(&first) {
                 self.reject("the client speaks TLS, and this listener has no certificate; ask at ws://".to_owned());
@@ -209,7 +209,7 @@ impl<A: Agent> Connection<A> {
         Ending { error, code: CloseCode::Policy, reason: "no subscription" }
     }
 
-    /// Receives and sends until one side ends it. `None`: there is nobody left to be told.
+    /// Receives and sends until one side ends it. `None`: there is nobody left to tell.
     async fn talk(&mut self, socket: &mut Socket) -> Option<Ending> {
         let mut pings = interval(self.state.timeouts.ping);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -247,7 +247,7 @@ impl<A: Agent> Connection<A> {
         }
     }
 
-    /// Handles a message, once there is room for it, and sends what is answered at once. `false`: the connection is over.
+    /// Handles a message, once there is room for it, and sends the immediate answers. `false`: the connection is over.
     async fn answer(&mut self, socket: &mut Socket, text: Utf8Bytes) -> bool {
         let is_large = text.len() > LARGE_MESSAGE;
         if is_large && !self.wait_for_room(socket, text.len()).await {
@@ -266,8 +266,8 @@ impl<A: Agent> Connection<A> {
         true
     }
 
-    /// Waits until there is room for what was read, and reads nothing more; answers go out meanwhile. `false`: the connection is
-    /// over.
+    /// Waits until there is room for what was read, without reading more; answers are sent meanwhile. `false`: the
+    /// connection is over.
     async fn wait_for_room(&mut self, socket: &mut Socket, bytes: usize) -> bool {
         let (agent, source, id) = (Arc::clone(&self.agent), self.remote.source.clone(), self.id);
         let room = agent.room(id, &source, bytes);
@@ -289,7 +289,7 @@ impl<A: Agent> Connection<A> {
         self.judge(socket, message)
     }
 
-    /// What came: a message, the end (`None`), or something for which the connection is ended.
+    /// Sorts what was received: a message, the end (`None`), or a reason to end the connection.
     fn judge(&self, socket: &mut Socket, message: Option<Result<Message, WsError>>) -> Result<Option<Message>, Ending> {
         let (code, reason, error) = match message {
             None => return Ok(None),
@@ -309,7 +309,7 @@ impl<A: Agent> Connection<A> {
             Some(Err(WsError::Io(error))) if error.kind() == io::ErrorKind::TimedOut => {
                 (CloseCode::Policy, "message too slow", "a whole message did not come in time".to_owned())
             }
-            // The client is gone: no fault, and nobody to tell.
+            // The client is gone: not an error, and nobody to tell.
             Some(Err(
                 WsError::Io(_)
                 | WsError::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake),
@@ -328,7 +328,7 @@ impl<A: Agent> Connection<A> {
         self.state.hub.reject(&self.publisher(), String::new(), error);
     }
 
-    /// Handles what the client published. Returns the messages to send it at once.
+    /// Handles what the client published. Returns the immediate answers.
     fn handle(&self, text: &str) -> Vec<Utf8Bytes> {
         let (topic, data) = match json::read_message(text.as_bytes(), &limits()) {
             Ok(json::Message::Data { topic, data }) => (topic, data),
@@ -363,7 +363,7 @@ impl<A: Agent> Connection<A> {
         sent
     }
 
-    /// Sends and waits until the kernel has it. `false`: the connection is over.
+    /// Sends, and waits until the kernel has it. `false`: the connection is over.
     async fn send(&self, socket: &mut Socket, text: Utf8Bytes) -> bool {
         match timeout(self.state.timeouts.write, socket.send(Message::Text(text))).await {
             Ok(Ok(())) => true,
@@ -378,7 +378,7 @@ impl<A: Agent> Connection<A> {
         }
     }
 
-    /// Gives the client what is queued for it, in the time there is for it.
+    /// Sends the client what is queued for it, within the time limit.
     async fn flush(&mut self, socket: &mut Socket) {
         let limit = self.state.timeouts.flush;
         let all = async {
@@ -388,12 +388,12 @@ impl<A: Agent> Connection<A> {
                 }
             }
         };
-        // What did not go in time is sent again by the next start.
+        // What was not sent in time is sent again after the next start.
         let _ = timeout(limit, all).await;
     }
 
-    /// Tells the client why, and reads what it still sends until it has seen that: data left unread would make the
-    /// kernel reset the connection, and with it what we said.
+    /// Tells the client why, and drains what it still sends until it has seen that: unread data would make the kernel
+    /// reset the connection and discard our last message.
     async fn end(&self, mut socket: Socket, ending: Ending) {
         tracing::debug!(connection = self.id, reason = ending.reason, "WebSocket connection ended");
         let farewell = async {
@@ -417,12 +417,13 @@ fn limits() -> Limits {
     Limits { bytes: MESSAGE_LIMIT, ..Limits::default() }
 }
 
-/// A peer's text, for a message.
+/// A peer's text, shortened for a message.
 fn clip(text: &str) -> String {
     text.chars().take(128).collect()
 }
 
-/// Looks at the request for the upgrade. Who may not ask is turned away, for this reason. A browser is turned away: any page it shows could otherwise drive the agent.
+/// Checks the upgrade request. Clients that may not send requests are refused with `refusal`, and so are browsers: any
+/// page that a browser shows could otherwise control the agent.
 struct Upgrading<'a> {
     refusal: Option<String>,
     objection: &'a mut Objection,
@@ -457,14 +458,14 @@ fn is_application_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-/_.=:*@".contains(byte))
 }
 
-/// Programs send no `Origin`, or the address they connect to. What a browser sends is the site whose page connects.
+/// Programs send no `Origin`, or the address they connect to. A browser sends the site of the page that connects.
 fn check_origin(headers: &HeaderMap) -> Result<(), String> {
     let Some(origin) = headers.get("Origin") else { return Ok(()) };
     let text = |value: &[u8]| String::from_utf8_lossy(value).to_ascii_lowercase();
     let origin = text(origin.as_bytes());
     let site = origin.split_once("://").map_or("", |(_, site)| site);
     let host = headers.get("Host").map(|host| text(host.as_bytes())).unwrap_or_default();
-    // A name could be made to lead here by whoever owns it.
+    // The owner of a name could make it resolve to this host.
     let name = site.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let name = name.map_or(site, |(name, _)| name);
     let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();

@@ -1,8 +1,7 @@
-//! A connection's bytes, counted: large messages come out of one budget for all connections, and none may take long.
+//! Counts a connection's bytes: large messages share one budget over all connections, and each has a deadline.
 //!
-//! The WebSocket layer keeps what has come of a message until it is whole. This is what bounds it: by a limit on the
-//! request's head, by a share of the budget for each [`SHARE`] beyond the first, and by a deadline from a message's first
-//! byte to its last.
+//! The WebSocket layer buffers a message until it is complete. The bounds are set here: a limit on the request's head,
+//! a share of the budget for each [`SHARE`] beyond the first, and a deadline from a message's first byte to its last.
 
 use std::future::Future;
 use std::io;
@@ -19,9 +18,9 @@ use tokio_util::sync::PollSemaphore;
 use super::limits::HEAD_LIMIT;
 use super::wire::Wire;
 
-/// What a message may have without a share of the budget, and the size of a share.
+/// What a message may take without a share of the budget, and the size of a share.
 const SHARE: usize = 64 << 10;
-/// What a control frame of a client has beside its payload.
+/// The size of a client's control frame without its payload.
 const CONTROL_HEADER: usize = 6;
 
 pub(super) struct Metered {
@@ -53,7 +52,7 @@ impl Metered {
         }
     }
 
-    /// The head, or a message with data, is whole.
+    /// The head, or a data message, is complete.
     pub fn settle(&mut self) {
         self.in_head = false;
         self.unfinished = 0;
@@ -61,7 +60,7 @@ impl Metered {
         self.shares = None;
     }
 
-    /// A control frame was taken. It may have come between the parts of a message, which stays unfinished.
+    /// A control frame was received. It may have come between the frames of a message, which stays unfinished.
     pub fn settle_control(&mut self, payload: usize) {
         self.unfinished = self.unfinished.saturating_sub(payload + CONTROL_HEADER);
         if self.unfinished == 0 {

@@ -1,6 +1,6 @@
-//! Zeek's WebSocket API (`/v1/messages/json`), both ends: the agent's server and the client of the command line.
+//! Zeek's WebSocket API (`/v1/messages/json`), both sides: the agent's server and the command line's client.
 //!
-//! Answers for connections, their limits and their topics. Leaves to others: the JSON (`broker::json`), the events
+//! Responsible for connections, their limits and their topics. Left to others: the JSON (`broker::json`), the events
 //! (`dialect`), and what a request leads to.
 
 pub(crate) mod client;

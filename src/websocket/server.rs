@@ -1,14 +1,14 @@
 //! The agent as a WebSocket server: what Zeek's own servers do at this path, for the topics of one agent.
 //!
-//! Each connection is one task with a bounded queue of what it is to be sent. A client's first message are the prefixes
-//! of the topics it wants, compared byte for byte; it is answered with an ack. After that it publishes events, and gets
-//! what the agent publishes. Nothing is passed on from client to client: this is an agent, not a broker.
+//! Each connection is one task with a bounded queue of outgoing messages. A client's first message is the list of topic
+//! prefixes it subscribes to, compared byte for byte; it is answered with an ack. After that it publishes events, and
+//! receives what the agent publishes. Nothing is forwarded between clients: this is an agent, not a broker.
 //!
-//! What is sent to whom, and what an event leads to, is the [`hub`]'s affair.
+//! The [`hub`] decides what is sent to whom, and what an event leads to.
 //!
-//! What a client does wrong costs its own connection at most. One that does not read is cut when its queue is full, so the
-//! agent never waits for anybody. Memory is bounded by the number of connections, by each queue's bytes, and by one budget
-//! for all large messages that are being received.
+//! A client's mistake costs at most its own connection. A client that does not read is cut when its queue is full, so
+//! the agent never waits for anybody. Memory is bounded by the number of connections, by each queue's bytes, and by one
+//! budget for all large messages that are being received.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,25 +31,25 @@ use crate::transport::accept::{Accepted, accept, send_at_once};
 use crate::transport::admission::{Admission, Remote};
 use crate::transport::{Agent, tcp};
 
-/// How this transport is called in the journal.
+/// The name of this transport in the journal.
 const TRANSPORT: &str = "websocket";
-/// What would make a client of another host known.
+/// How a client of another host could be identified.
 const ADVICE: &str = "websocket_client_ca makes its certificate known, websocket_insecure lets everybody in";
-/// The answer to a client that is turned away.
+/// The answer to a client that is not served.
 const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The first of them that can be listened at is taken.
+    /// The first one that can be bound is used.
     pub addresses: Vec<SocketAddr>,
-    /// The dialects of what the agent says unasked.
+    /// The dialects of the agent's notifications.
     pub notify: Vec<Dialect>,
-    /// A controller is configured, which this agent dials.
+    /// A controller is configured that this agent dials.
     pub connecting: bool,
     pub timeouts: Timeouts,
     /// `None`: plain TCP.
     pub tls: Option<tls::Context>,
-    /// Everybody who reaches it is let in.
+    /// Everybody who can connect is admitted.
     pub insecure: bool,
 }
 
@@ -67,7 +67,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// `ids` numbers connections over all transports; `endpoint` is the agent's for this run.
+    /// `ids` numbers connections over all transports; `endpoint` identifies this run of the agent.
     pub fn bind(
         options: &Options,
         ids: Arc<AtomicU64>,
@@ -100,7 +100,8 @@ impl Server {
         Ok((Self { listener, state }, hub))
     }
 
-    /// Serves until `stop`; then accepts no more, gives clients what is queued for them, and returns when the last is gone.
+    /// Serves until `stop`; then accepts no more, sends clients what is queued for them, and returns when the last is
+    /// gone.
     pub async fn run<A: Agent>(self, agent: Arc<A>, stop: CancellationToken) -> io::Result<()> {
         let Self { listener, state } = self;
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -116,7 +117,7 @@ impl Server {
                 }
             };
             let Some(registration) = state.hub.register(Direction::Accepted, remote.local().ip()) else {
-                // In HTTP. A client that begins with TLS would not understand that.
+                // The answer is plain HTTP, which a client that begins with TLS would not understand.
                 if state.tls.is_none() {
                     send_at_once(&tcp, TURNED_AWAY);
                 }

@@ -19,11 +19,11 @@ pub struct Timeouts {
     pub hello: Duration,
     /// From the first byte of a message to its last.
     pub message: Duration,
-    /// For one queued message to be taken.
+    /// For one queued message to be written.
     pub write: Duration,
-    /// For all that is queued to be taken when the connection ends.
+    /// For everything that is queued to be written when the connection ends.
     pub flush: Duration,
-    /// Between pings. A client that has sent nothing from one to the next but one is gone.
+    /// Between pings. A client that sends nothing between two pings is considered gone.
     pub ping: Duration,
 }
 
@@ -39,7 +39,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Zeek's JSON form of Broker's data.
+/// Zeek's JSON format of Broker's data.
 pub struct Json;
 
 impl hub::Wire for Json {

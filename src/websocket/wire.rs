@@ -1,4 +1,4 @@
-//! What a server's connection runs over: TCP, or TLS over it.
+//! The stream under a server's connection: TCP, with or without TLS.
 
 use std::io;
 use std::pin::Pin;
