@@ -1,4 +1,4 @@
-//! Paths of sockets, whatever their length: an address holds 108 bytes, a path 4096.
+//! Socket paths of any length: an address holds 108 bytes, a path 4096.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-/// What fits into `sun_path` with its terminating zero.
+/// The bytes of `sun_path` without the terminating zero.
 const ADDRESS_LIMIT: usize = 107;
 
 /// A path that fits into an address and names the same file, valid as long as this value lives.
 pub(super) struct Address {
     path: PathBuf,
-    /// Open only if `path` leads through it.
+    /// Open only if `path` goes through it.
     _directory: Option<OwnedFd>,
 }
 

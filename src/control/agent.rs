@@ -1,4 +1,4 @@
-//! What the control socket asks of the agent, beside what every transport does.
+//! What the control socket needs from the agent, in addition to what every transport does.
 
 use std::future::Future;
 
@@ -22,7 +22,7 @@ pub struct Credentials {
     pub uid: u32,
     /// That user's primary group.
     pub gid: u32,
-    /// Absent where the peer lives in another pid namespace.
+    /// `None` if the peer is in another pid namespace.
     pub pid: Option<i32>,
 }
 
@@ -41,21 +41,21 @@ impl Credentials {
 pub trait ControlAgent: Agent {
     /// A node says, through the socket, that it is ready.
     fn check_in(&self, node: NodeName, credentials: Credentials) -> impl Future<Output = Result<(), String>> + Send;
-    /// How the agent, its journal and its nodes are.
+    /// The state of the agent, its journal and its nodes.
     fn status(&self) -> impl Future<Output = StatusReport> + Send;
     /// The page of the journal that begins at `cursor`, or at the first row.
     fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
-    /// Checks the journal, and that it continues the head noted as `anchor`.
+    /// Checks the journal, and whether it continues the head noted as `anchor`.
     fn verify(&self, anchor: Option<Anchor>) -> impl Future<Output = Result<VerifyReport, String>> + Send;
-    /// A stretch of the journal as a stream, from `cursor` or its beginning on.
+    /// A chunk of the journal as a stream, from `cursor` or from the beginning.
     fn export(&self, cursor: Option<Box<ExportCursor>>) -> impl Future<Output = Result<ExportChunk, String>> + Send;
     /// What it runs with.
     fn settings(&self) -> Vec<SettingReport>;
-    /// The journal in figures.
+    /// Statistics of the journal.
     fn stats(&self) -> impl Future<Output = Result<JournalStats, String>> + Send;
-    /// Removes the journal's oldest entries, or tells what would go.
+    /// Removes the journal's oldest entries, or reports what would be removed.
     fn prune(&self, order: PruneOrder, who: Credentials) -> impl Future<Output = Result<PruneReport, String>> + Send;
-    /// Makes the journal's files small.
+    /// Compacts the journal's files.
     fn compact(&self, force: bool) -> impl Future<Output = Result<CompactReport, String>> + Send;
     /// What deploying this configuration would do.
     fn plan(&self, config: Configuration, force: bool) -> impl Future<Output = Result<Plan, String>> + Send;

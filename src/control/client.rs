@@ -1,6 +1,6 @@
-//! The client's end of the control socket: blocking, with a deadline for every wait.
+//! The client side of the control socket: blocking, with a deadline for every wait.
 //!
-//! Several calls may be in flight; answers are kept until they are asked for, and so are publications of a subscribed
+//! Several calls may be in flight; answers are kept until they are fetched, and so are publications on a subscribed
 //! connection. One connection serves one thread.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -29,13 +29,13 @@ use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyRepor
 use crate::api::stats::JournalStats;
 use crate::api::time::Timestamp;
 
-/// For connecting, for the agent's welcome, and for it to take a frame.
+/// For connecting, for the agent's `Welcome`, and for the agent to read a frame.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no socket, nobody listens on it, or who listens does not greet.
+    /// There is no socket, nobody listens on it, or the listener sends no `Welcome`.
     #[error("no agent answers at {}", path.display())]
     Unreachable {
         /// The socket's path.
@@ -43,7 +43,7 @@ pub enum Error {
         /// What the kernel says, or what was missing.
         source: io::Error,
     },
-    /// The deadline has passed. The agent may still be at it: a request can be asked about again under its reqid.
+    /// The deadline has passed. The agent may still be working on it: the outcome can be queried under the same reqid.
     #[error("no answer came in time")]
     TimedOut,
     /// The connection ended before the answer came.
@@ -57,10 +57,10 @@ pub enum Error {
         /// For people.
         message: String,
     },
-    /// The agent sent bytes that are no frame.
+    /// The agent sent bytes that are not a frame.
     #[error("the agent's frame cannot be read")]
     Decode(#[from] DecodeError),
-    /// What is asked does not fit into a frame.
+    /// The request does not fit into a frame.
     #[error("the request is too large: {0}")]
     Encode(#[from] EncodeError),
     /// The answer's kind is not that of the call.
@@ -76,13 +76,13 @@ pub enum Error {
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// The outcome, be it a success or a failure.
+    /// The outcome, success or failure.
     Response(Response),
     /// Not journaled, and the reqid is not used up.
     Refused(String),
 }
 
-/// Wait until then, or for as long as it takes.
+/// When to stop waiting; `None` waits without limit.
 pub type Deadline = Option<Instant>;
 
 /// A deadline `ms` from now.
@@ -90,17 +90,17 @@ pub fn within_ms(ms: u64) -> Deadline {
     Instant::now().checked_add(Duration::from_millis(ms))
 }
 
-/// A connection to an agent that has greeted.
+/// A connection to an agent, after the greetings.
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
     welcome: Welcome,
     next_call: u64,
-    /// Received, and not yet a whole frame.
+    /// Bytes received that are not a complete frame yet.
     received: Vec<u8>,
     answers: BTreeMap<u64, ServerFrame>,
     publications: VecDeque<(String, Publication)>,
-    /// When the newest answer to a request was decided, if it had been before the request came.
+    /// When the last answer to a request was decided, if that was before the request was sent.
     replayed: Option<Timestamp>,
 }
 
@@ -110,7 +110,7 @@ impl Client {
         Self::connect_by(path, client, None)
     }
 
-    /// The same, for somebody who waits no longer than `deadline`.
+    /// The same, but waits no longer than `deadline`.
     pub fn connect_by(path: &Path, client: &str, deadline: Deadline) -> Result<Self, Error> {
         let greeted_by = Instant::now().checked_add(CONNECT_TIMEOUT).into_iter().chain(deadline).min();
         let stream = open(path).map_err(|source| Error::Unreachable { path: path.to_owned(), source })?;
@@ -152,17 +152,17 @@ impl Client {
         Ok(connected)
     }
 
-    /// Who answered.
+    /// The agent's greeting.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
     }
 
-    /// When the answer that was received last was decided, if that was for an earlier request with the same reqid.
+    /// When the last answer received was decided, if it was for an earlier request with the same reqid.
     pub fn replayed(&self) -> Option<Timestamp> {
         self.replayed
     }
 
-    /// Sends a request and waits for what becomes of it.
+    /// Sends a request and waits for its outcome.
     pub fn request(
         &mut self,
         reqid: &str,
@@ -175,8 +175,8 @@ impl Client {
         self.answer(call, deadline)
     }
 
-    /// Sends a request; [`Client::answer`] waits for what becomes of it. `timeout_ms`: an agent of the first release answers by
-    /// then; later ones when there is an outcome.
+    /// Sends a request; [`Client::answer`] waits for its outcome. `timeout_ms`: agents of the first release answer
+    /// within this; later ones once there is an outcome.
     pub fn submit(
         &mut self,
         reqid: &str,
@@ -188,7 +188,7 @@ impl Client {
         self.call(|call| ClientFrame::Request { call, reqid, dialect, timeout_ms, request })
     }
 
-    /// What became of the request that [`Client::submit`] sent.
+    /// The outcome of the request that [`Client::submit`] sent.
     pub fn answer(&mut self, call: u64, deadline: Deadline) -> Result<Answer, Error> {
         match self.wait(call, deadline)? {
             ServerFrame::Response { response, replayed, .. } => {
@@ -200,7 +200,7 @@ impl Client {
         }
     }
 
-    /// How the agent, its journal and its nodes are.
+    /// The state of the agent, its journal and its nodes.
     pub fn status(&mut self, deadline: Deadline) -> Result<StatusReport, Error> {
         let call = self.call(|call| ClientFrame::Status { call })?;
         match self.wait(call, deadline)? {
@@ -237,7 +237,7 @@ impl Client {
         }
     }
 
-    /// Removes the journal's oldest entries, or tells what would go.
+    /// Removes the journal's oldest entries, or reports what would be removed.
     pub fn prune(&mut self, order: PruneOrder, deadline: Deadline) -> Result<PruneReport, Error> {
         let call = self.call(|call| ClientFrame::JournalPrune { call, order })?;
         match self.wait(call, deadline)? {
@@ -246,7 +246,7 @@ impl Client {
         }
     }
 
-    /// A stretch of the journal as a stream, from `cursor` or its beginning on.
+    /// A chunk of the journal as a stream, from `cursor` or from the beginning.
     pub fn export(&mut self, cursor: Option<&ExportCursor>, deadline: Deadline) -> Result<ExportChunk, Error> {
         let cursor = cursor.cloned().map(Box::new);
         let call = self.call(|call| ClientFrame::JournalExport { call, cursor })?;
@@ -256,7 +256,7 @@ impl Client {
         }
     }
 
-    /// Has the agent check its journal, and that it continues the head noted as `anchor`.
+    /// Has the agent check its journal, and whether it continues the head noted as `anchor`.
     pub fn verify(&mut self, anchor: Option<Anchor>, deadline: Deadline) -> Result<VerifyReport, Error> {
         let anchor = anchor.map(|anchor| anchor.to_string());
         let call = self.call(|call| ClientFrame::JournalVerify { call, anchor })?;
@@ -266,7 +266,7 @@ impl Client {
         }
     }
 
-    /// The journal in figures.
+    /// Statistics of the journal.
     pub fn stats(&mut self, deadline: Deadline) -> Result<JournalStats, Error> {
         let call = self.call(|call| ClientFrame::JournalStats { call })?;
         match self.wait(call, deadline)? {
@@ -284,7 +284,7 @@ impl Client {
         }
     }
 
-    /// Makes the journal's files small.
+    /// Compacts the journal's files.
     pub fn compact(&mut self, force: bool, deadline: Deadline) -> Result<CompactReport, Error> {
         let call = self.call(|call| ClientFrame::JournalCompact { call, force })?;
         match self.wait(call, deadline)? {
@@ -293,7 +293,7 @@ impl Client {
         }
     }
 
-    /// A stretch of a node's output.
+    /// A chunk of a node's output.
     pub fn logs(&mut self, node: &str, query: LogQuery, deadline: Deadline) -> Result<LogChunk, Error> {
         let call = self.call(|call| ClientFrame::Logs { call, node: node.to_owned(), query })?;
         match self.wait(call, deadline)? {
@@ -309,13 +309,13 @@ impl Client {
         self.wait_done(call, deadline)
     }
 
-    /// Says that this node is ready.
+    /// Reports that this node is ready.
     pub fn notify_ready(&mut self, node: &str, deadline: Deadline) -> Result<(), Error> {
         let call = self.call(|call| ClientFrame::NotifyReady { call, node: node.to_owned() })?;
         self.wait_done(call, deadline)
     }
 
-    /// The next thing that was published to a topic of this connection's subscription.
+    /// The next publication on a topic that this connection subscribes to.
     pub fn next_publication(&mut self, deadline: Deadline) -> Result<(String, Publication), Error> {
         loop {
             if let Some(publication) = self.publications.pop_front() {
@@ -349,7 +349,7 @@ impl Client {
         }
     }
 
-    /// Receives one frame and puts it where it is looked for.
+    /// Receives one frame and stores it where it is looked up.
     fn take_in(&mut self, deadline: Deadline) -> Result<(), Error> {
         let frame = self.read_frame(deadline)?;
         match (frame.call(), frame) {
@@ -367,7 +367,7 @@ impl Client {
         let bytes = message::encode_client(frame)?;
         match self.stream.write_all(&bytes) {
             Ok(()) => Ok(()),
-            // An agent that hangs up has usually said why.
+            // An agent that closes a connection has usually said why.
             Err(error) => match self.read_frame(Instant::now().checked_add(CONNECT_TIMEOUT)) {
                 Ok(ServerFrame::Error { code, message, .. }) => Err(Error::Agent { code, message }),
                 Ok(_) | Err(_) => Err(Error::Connection(error)),
@@ -435,7 +435,7 @@ fn unexpected(frame: ServerFrame) -> Error {
 fn open(path: &Path) -> io::Result<UnixStream> {
     let address = Address::of(path)?;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // Bounds connecting too: a listener that does not accept lets its backlog fill up.
+    // Limits connecting too: a listener that does not accept lets its backlog fill up.
     rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(CONNECT_TIMEOUT))?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(address.path())?)?;
     Ok(UnixStream::from(socket))

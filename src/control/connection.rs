@@ -24,14 +24,14 @@ use crate::transport::Refusal;
 use crate::transport::outgoing::{Outgoing, Queued};
 use crate::transport::request;
 
-/// Frames that are written at once, if so many wait: as many as a busy controller has in flight.
+/// Frames written at once if this many wait: as many as a busy controller has in flight.
 const WRITE_FRAMES: usize = 64;
-/// What they are gathered in; larger ones go by themselves.
+/// The buffer that gathers them; larger frames are written directly.
 const WRITE_BYTES: usize = 16 << 10;
-/// So much is read at once: the requests that a busy controller has in flight come together.
+/// Bytes per read: the requests that a busy controller has in flight arrive together.
 const READ_BYTES: usize = 16 << 10;
 
-/// What follows for the connection from a frame that was handled.
+/// What to do with the connection after a frame was handled.
 enum Next {
     GoOn,
     Close,
@@ -50,7 +50,7 @@ pub(super) struct Connection<A> {
 }
 
 impl<A: ControlAgent> Connection<A> {
-    /// `None`: it cannot be told whose it is, and it is dropped.
+    /// `None`: the peer's credentials are not available, and the connection is dropped.
     pub fn register(
         connections: &Arc<Connections>,
         agent: &Arc<A>,
@@ -94,13 +94,13 @@ impl<A: ControlAgent> Connection<A> {
         self.connections.entries().remove(&self.id);
         let Self { id, agent, outgoing, mut writer, connections, .. } = self;
         drop(outgoing);
-        // With the last sender gone the writer ends by itself once the queue is empty.
+        // Once the last sender is gone, the writer ends when the queue is empty.
         if timeout(connections.timeouts.flush, &mut writer).await.is_err() {
             cut.cancel();
-            // It has nothing left to wait for; a panic of it has been reported by the runtime.
+            // It has nothing left to wait for; the runtime has reported a panic of it.
             let _ = writer.await;
         }
-        // After the last frame: what was delivered has been told by now, and only the rest is undelivered.
+        // After the last frame: deliveries have been reported by now, so only the rest is undelivered.
         agent.disconnected(id);
     }
 
@@ -215,7 +215,7 @@ impl<A: ControlAgent> Connection<A> {
                 Err(error) => invalid(call, AnchorError::to_string(&error)),
             },
             ClientFrame::JournalPrune { call, order } => {
-                // Seeing what would be removed changes nothing.
+                // A dry run changes nothing.
                 let allowed = if order.dry_run { Ok(()) } else { self.may_ask("journal prune") };
                 let pruned = match allowed {
                     Ok(()) => self.agent.prune(order, self.credentials).await,
@@ -257,8 +257,8 @@ impl<A: ControlAgent> Connection<A> {
         Next::GoOn
     }
 
-    /// Whether this user may ask. Whoever the socket's mode alone admits may read, and report that a node is ready. What is refused
-    /// is journaled.
+    /// Whether this user may send requests. A user that only the socket's mode admits may read, and report that a node
+    /// is ready. A refusal is journaled.
     fn may_ask(&self, what: &str) -> Result<(), String> {
         let allowed = self.connections.gate.admits_at_socket(self.credentials.uid);
         allowed.inspect_err(|reason| {
@@ -266,7 +266,7 @@ impl<A: ControlAgent> Connection<A> {
         })
     }
 
-    /// Hands a request to the agent; says at once what is wrong with it.
+    /// Hands a request to the agent; returns an answer only if the request is not accepted.
     fn request(&self, call: u64, reqid: &str, dialect: Dialect, request: Request) -> Option<ServerFrame> {
         if let Err(reason) = self.may_ask(request.event()) {
             return Some(ServerFrame::Refused { call, reason });
@@ -316,7 +316,7 @@ impl<A: ControlAgent> Connection<A> {
             let message = format!("a subscription has at most {TOPICS_LIMIT} topics of at most {TOPIC_LIMIT} bytes");
             return self.reply(invalid(call, message)).await;
         }
-        // The answer goes first, so that the peer knows from when on it receives.
+        // The answer goes first, so that the peer knows from when on it receives publications.
         self.reply(ServerFrame::Done { call }).await;
         if let Some(entry) = self.connections.entries().get_mut(&self.id) {
             entry.topics.clone_from(&topics);
@@ -324,7 +324,7 @@ impl<A: ControlAgent> Connection<A> {
         self.agent.subscribed();
     }
 
-    /// Says what ended the connection, to the peer and, if it sent something wrong, to the agent.
+    /// Reports what ended the connection, to the peer and, if it sent something wrong, to the agent.
     async fn fail(&self, error: &ReadError) {
         let (code, message) = match error {
             ReadError::Closed => return,
@@ -344,7 +344,7 @@ impl<A: ControlAgent> Connection<A> {
         self.reply(ServerFrame::Error { call, code, message }).await;
     }
 
-    /// Queues an answer to what this connection asked, waiting for room.
+    /// Queues an answer to a call of this connection, waiting for room.
     async fn reply(&self, frame: ServerFrame) {
         let Some(bytes) = encode(&frame) else { return };
         let length = bytes.len();
@@ -373,7 +373,7 @@ async fn write_all<A: ControlAgent>(
     time_limit: Duration,
     agent: Arc<A>,
 ) {
-    // Answers come in batches, as commits do, and go so.
+    // Answers come in batches, as commits do, and are written in batches.
     let mut writing = BufWriter::with_capacity(WRITE_BYTES, writing);
     let mut frames = Vec::with_capacity(WRITE_FRAMES);
     let write_all = async {
@@ -397,7 +397,7 @@ async fn write_all<A: ControlAgent>(
     cut.cancel();
 }
 
-/// Writes some frames, each and then all of them within `time_limit`.
+/// Writes frames; each of them, and then the flush of all, within `time_limit`.
 async fn write_frames(
     writing: &mut BufWriter<OwnedWriteHalf>,
     frames: &[Queued<Frame>],

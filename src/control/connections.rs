@@ -13,21 +13,21 @@ use crate::api::time::Timestamp;
 use crate::identify::Gate;
 use crate::transport::outgoing::{Capacity, Names, Outgoing};
 
-/// What waits for one slow reader: more frames than the responses and notifications of a deploy of 4096 nodes at once are worth
-/// keeping for somebody who does not read, and the bytes of two of the largest frames.
+/// The most that is queued for one slow reader: more frames than the responses and notifications that a deploy of 4096
+/// nodes causes at once, and the bytes of two of the largest frames.
 pub(super) const QUEUE: Capacity = Capacity { messages: 8192, kib: (SERVER_FRAME_LIMIT as u32 / 1024 + 1) * 2 };
 pub(super) const NAMES: Names = Names { transport: "control", other: "peer" };
 
 /// Timeouts of peers. Tests shorten them.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// From connecting to the whole `Hello`.
+    /// From accepting the connection to the complete `Hello`.
     pub hello: Duration,
     /// From the first byte of a frame to its last.
     pub frame: Duration,
-    /// For one queued frame to be taken.
+    /// For one queued frame to be written.
     pub write: Duration,
-    /// For all that is queued to be taken when the connection ends.
+    /// For everything that is queued to be written when the connection ends.
     pub flush: Duration,
 }
 
@@ -42,13 +42,13 @@ impl Default for Timeouts {
     }
 }
 
-/// A frame's bytes, which all that it is published to share.
+/// A frame's bytes, shared by all its recipients.
 pub(super) type Frame = Arc<[u8]>;
 
-/// A connection that is served.
+/// An open connection.
 pub(super) struct Entry {
     pub outgoing: Outgoing<Frame>,
-    /// The topic prefixes that it is subscribed to.
+    /// The topic prefixes that it subscribes to.
     pub topics: Vec<String>,
 }
 
@@ -62,7 +62,7 @@ impl Entry {
 /// What all connections share.
 pub(super) struct Connections {
     entries: Mutex<BTreeMap<u64, Entry>>,
-    /// Numbers of connections over all transports.
+    /// Numbers connections over all transports.
     pub ids: Arc<AtomicU64>,
     /// The budget for large frames that are being received.
     pub receiving: Semaphore,
@@ -77,20 +77,21 @@ impl Connections {
     }
 
     pub fn entries(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
-        // The map is whole between any two of its operations, so a panic elsewhere leaves nothing half done.
+        // The map is consistent between any two operations, so a panic elsewhere leaves nothing half done.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How the agent's effects reach connections. Nothing here waits; `true` and counts say who took it, not who read it.
+/// How the agent's effects reach connections. Nothing here waits; booleans and counts say who took a frame, not who
+/// read it.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) connections: Arc<Connections>,
 }
 
 impl Handle {
-    /// Sends a response to the requester, if its connection is still there.
-    /// `replayed`: when that was decided, if it was before this was asked.
+    /// Sends a response to the requester, if its connection is still open. `replayed`: when the response was decided,
+    /// if that was before the request came.
     pub fn respond(&self, route: Route, response: &Response, replayed: Option<Timestamp>) -> bool {
         let frame = ServerFrame::Response { call: route.call, response: response.clone(), replayed };
         self.send(route.connection, &frame, Some(route))
@@ -101,7 +102,7 @@ impl Handle {
         self.send(route.connection, &ServerFrame::Refused { call: route.call, reason: reason.to_owned() }, None)
     }
 
-    /// Sends something to every connection subscribed to `topic`; says how many took it.
+    /// Sends a publication to every connection that subscribes to `topic`; returns how many took it.
     pub fn publish(&self, topic: &str, what: &Publication) -> usize {
         let entries = self.connections.entries();
         let mut peers = entries.values().filter(|peer| matches(&peer.topics, topic)).peekable();
@@ -135,7 +136,7 @@ fn matches(prefixes: &[String], topic: &str) -> bool {
     prefixes.iter().any(|prefix| topic.starts_with(prefix.as_str()))
 }
 
-/// The bytes of a frame. One that is too long becomes the error that says so.
+/// The bytes of a frame. A frame that is too long is replaced by an error that says so.
 pub(super) fn encode(frame: &ServerFrame) -> Option<Arc<[u8]>> {
     match message::encode_server(frame) {
         Ok(bytes) => Some(bytes.into()),

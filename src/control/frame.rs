@@ -1,4 +1,4 @@
-//! Reading one frame, within its deadline and within the budget for large ones.
+//! Reads one frame, within its deadline and within the budget for large frames.
 
 use std::io;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::transport::outgoing::kib;
 /// Frames up to this size need no share of the budget.
 pub(super) const SMALL_FRAME: usize = 64 << 10;
 
-/// How reading a frame ended without one.
+/// Why no frame was read.
 pub(super) enum ReadError {
     /// The peer closed between two frames, or is gone.
     Closed,
@@ -23,7 +23,7 @@ pub(super) enum ReadError {
     Decode(DecodeError),
 }
 
-/// Reads one frame's body, with its share of the budget for large ones.
+/// Reads one frame's body, with its share of the budget for large frames.
 pub(super) async fn read_frame<'a>(
     stream: &mut BufReader<OwnedReadHalf>,
     receiving: &'a Semaphore,
@@ -41,7 +41,7 @@ pub(super) async fn read_frame<'a>(
         } else {
             None
         };
-        // Grows with what has come, not with what was claimed.
+        // Grows with the bytes received, not with the length claimed.
         let mut body = Vec::new();
         stream.take(length as u64).read_to_end(&mut body).await.map_err(cut_short)?;
         if body.len() < length {

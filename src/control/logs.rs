@@ -1,7 +1,7 @@
-//! Reads a stretch of a node's output from its directory, on through rotation: `stdout` is the newest file, `stdout.1` the
+//! Reads a chunk of a node's output from its directory, across rotation: `stdout` is the newest file, `stdout.1` the
 //! one before it, and so on.
 //!
-//! Blocking, and bounded: one stretch has at most [`CHUNK_LIMIT`] bytes. The directory belongs to the node, which may put
+//! Blocking, and bounded: a chunk has at most [`CHUNK_LIMIT`] bytes. The directory belongs to the node, which may put
 //! anything there, so only regular files are read and links are not followed.
 
 use std::fs::File;
@@ -13,9 +13,9 @@ use rustix::fs::{Mode, OFlags};
 
 use super::message::{LogChunk, LogPosition, LogQuery, Stream};
 
-/// The most bytes of one stretch.
+/// The most bytes in one chunk.
 pub const CHUNK_LIMIT: u64 = 1 << 20;
-/// The most files of one stream that are looked for.
+/// The most files of one stream that are searched.
 const FILES_LIMIT: u32 = 16;
 
 /// Why a node's output cannot be read.
@@ -98,7 +98,7 @@ fn open_parts(directory: &Path, stream: Stream) -> Result<Vec<Part>, Error> {
         if metadata.nlink() > 1 {
             return Err(Error::SecondName { path });
         }
-        // A rotation between two opens shows one file twice, under its old and its new name.
+        // A rotation between two opens makes one file appear twice, under its old and its new name.
         if parts.iter().all(|part| part.inode != metadata.ino()) {
             parts.push(Part { path, file, inode: metadata.ino(), length: metadata.len() });
         }

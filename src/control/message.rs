@@ -1,8 +1,9 @@
 //! The frames of the control socket: a length (u32, big endian) and a body in MessagePack with field names.
 //!
-//! Pure. Promises: nothing is allocated for a length that a peer claims, bodies nest no deeper than [`DEPTH_LIMIT`], and
-//! whatever bytes come, the worst is a [`DecodeError`]. A body is a map of one entry: the frame's kind, and its fields.
-//! Unknown fields are skipped, so fields with defaults may be added within one [`VERSION`]; unknown kinds are errors.
+//! Pure. Promises: nothing is allocated for a length that a peer claims, bodies nest no deeper than [`DEPTH_LIMIT`],
+//! and whatever bytes arrive, the worst result is a [`DecodeError`]. A body is a map of one entry: the frame's kind,
+//! and its fields. Unknown fields are skipped, so fields with defaults may be added within one [`VERSION`]; unknown
+//! kinds are errors.
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -20,13 +21,14 @@ use crate::api::time::Timestamp;
 
 /// The version of this protocol; a `Hello` with another one is answered with an error.
 pub const VERSION: u32 = 1;
-/// The longest body from a client: a request of 4 MiB and what is around it, with room to say that one is too large.
+/// The longest body from a client: a request of 4 MiB with its envelope, and room to report that a request is too
+/// large.
 pub const CLIENT_FRAME_LIMIT: usize = 6 << 20;
 /// The longest body from the agent: a page of the journal that holds the largest request and its response.
 pub const SERVER_FRAME_LIMIT: usize = 8 << 20;
 /// How deep a body may nest. Our own frames stay below 16.
 pub const DEPTH_LIMIT: usize = 64;
-/// Topic prefixes of one subscription, and the length of each.
+/// The most topic prefixes in one subscription.
 pub const TOPICS_LIMIT: usize = 64;
 /// The longest topic prefix, in bytes.
 pub const TOPIC_LIMIT: usize = 512;
@@ -34,7 +36,7 @@ pub const TOPIC_LIMIT: usize = 512;
 /// The bytes of a frame's length.
 pub const HEADER: usize = 4;
 
-/// What a client sends. `call` is a number of its choice, which comes back in the answer.
+/// What a client sends. `call` is a number of its choice that the answer repeats.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientFrame {
@@ -42,7 +44,7 @@ pub enum ClientFrame {
     Hello {
         /// The protocol that the client speaks, [`VERSION`].
         version: u32,
-        /// Who connects, for the log: a program's name and version.
+        /// The client program's name and version, for the log.
         client: String,
     },
     /// Answered by `Response`, `Refused` or `Error`. The reqid is checked when the frame is handled, so that a bad one costs
@@ -50,17 +52,17 @@ pub enum ClientFrame {
     Request {
         /// Comes back in the answer.
         call: u64,
-        /// Empty for a request without one.
+        /// The request's id; empty if it has none.
         reqid: String,
         /// The dialect in which the request is journaled.
         dialect: Dialect,
-        /// How long the requester waits; earlier releases answered by then. The outcome does not depend on it.
+        /// How long the requester waits; earlier releases answered within this. The outcome does not depend on it.
         #[serde(default)]
         timeout_ms: Option<u64>,
-        /// What is asked for.
+        /// The request itself.
         request: Request,
     },
-    /// How the agent, its journal and its nodes are.
+    /// The state of the agent, its journal and its nodes.
     Status {
         /// Comes back in the answer.
         call: u64,
@@ -83,7 +85,7 @@ pub enum ClientFrame {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         anchor: Option<String>,
     },
-    /// A stretch of the journal as a stream (docs/EXPORT.md), from `cursor` or its beginning on.
+    /// A chunk of the journal as a stream (docs/EXPORT.md), from `cursor` or from the beginning.
     JournalExport {
         /// Comes back in the answer.
         call: u64,
@@ -91,7 +93,7 @@ pub enum ClientFrame {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cursor: Option<Box<ExportCursor>>,
     },
-    /// The journal in figures.
+    /// Statistics of the journal.
     JournalStats {
         /// Comes back in the answer.
         call: u64,
@@ -101,14 +103,14 @@ pub enum ClientFrame {
         /// Comes back in the answer.
         call: u64,
     },
-    /// Remove the journal's oldest entries, or tell what would go.
+    /// Removes the journal's oldest entries, or reports what would be removed.
     JournalPrune {
         /// Comes back in the answer.
         call: u64,
-        /// What is to go.
+        /// What to remove.
         order: PruneOrder,
     },
-    /// Makes the journal's files small if they have outgrown what they hold, or if `force`.
+    /// Compacts the journal's files if they have outgrown their contents, or if `force`.
     JournalCompact {
         /// Comes back in the answer.
         call: u64,
@@ -119,29 +121,29 @@ pub enum ClientFrame {
     Plan {
         /// Comes back in the answer.
         call: u64,
-        /// As a deploy would have it.
+        /// As in a deploy.
         config: Configuration,
-        /// As a deploy with `force` would.
+        /// As in a deploy.
         force: bool,
     },
-    /// A stretch of a node's output.
+    /// A chunk of a node's output.
     Logs {
         /// Comes back in the answer.
         call: u64,
         /// The node's name.
         node: String,
-        /// Which stretch.
+        /// Which chunk.
         query: LogQuery,
     },
-    /// Receive, from now on, what is published under any of these topic prefixes; an empty prefix is all of it. Replaces an
-    /// earlier subscription of this connection.
+    /// Receive, from now on, what is published under any of these topic prefixes; an empty prefix matches everything.
+    /// Replaces an earlier subscription of this connection.
     Subscribe {
         /// Comes back in the answer.
         call: u64,
         /// At most [`TOPICS_LIMIT`] of at most [`TOPIC_LIMIT`] bytes each.
         topics: Vec<String>,
     },
-    /// This node is ready: a check-in for node programs that have no other way to say so.
+    /// This node is ready: a check-in for node programs that have no other way to report it.
     NotifyReady {
         /// Comes back in the answer.
         call: u64,
@@ -150,7 +152,7 @@ pub enum ClientFrame {
     },
 }
 
-/// The kinds of [`ClientFrame`], as they are written.
+/// The kinds of [`ClientFrame`], as encoded.
 const CLIENT_KINDS: [&str; 14] = [
     "hello",
     "request",
@@ -167,7 +169,7 @@ const CLIENT_KINDS: [&str; 14] = [
     "subscribe",
     "notify_ready",
 ];
-/// The kinds of [`ServerFrame`], as they are written.
+/// The kinds of [`ServerFrame`], as encoded.
 const SERVER_KINDS: [&str; 16] = [
     "welcome",
     "response",
@@ -187,7 +189,7 @@ const SERVER_KINDS: [&str; 16] = [
     "error",
 ];
 
-/// What the agent sends. `call` is the number that the client gave the call it answers.
+/// What the agent sends. `call` is the client's number of the call that this answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerFrame {
@@ -199,7 +201,8 @@ pub enum ServerFrame {
         call: u64,
         /// As it is stored.
         response: Response,
-        /// When it was decided, if that was before this was asked: an answer to an earlier request with this reqid.
+        /// When the response was decided, if that was before the request came: it answers an earlier request with this
+        /// reqid.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replayed: Option<Timestamp>,
     },
@@ -235,7 +238,7 @@ pub enum ServerFrame {
     Pruned {
         /// The client's number for the call.
         call: u64,
-        /// What went, or would go.
+        /// What was removed, or would be.
         report: PruneReport,
     },
     /// Answers [`ClientFrame::JournalExport`].
@@ -256,14 +259,14 @@ pub enum ServerFrame {
     Settings {
         /// The client's number for the call.
         call: u64,
-        /// One for each setting there is, defaults included.
+        /// One for each setting, defaults included.
         settings: Vec<SettingReport>,
     },
     /// Answers [`ClientFrame::JournalCompact`].
     Compacted {
         /// The client's number for the call.
         call: u64,
-        /// What it came to.
+        /// The result.
         report: CompactReport,
     },
     /// Answers [`ClientFrame::Plan`].
@@ -277,7 +280,7 @@ pub enum ServerFrame {
     Logs {
         /// The client's number for the call.
         call: u64,
-        /// A stretch of output, and where the next begins.
+        /// A chunk of output, and where the next one begins.
         chunk: LogChunk,
     },
     /// Answers `Subscribe` and `NotifyReady`.
@@ -285,14 +288,14 @@ pub enum ServerFrame {
         /// The client's number for the call.
         call: u64,
     },
-    /// Something that went out under a topic this connection subscribed to.
+    /// Something that was published on a topic that this connection subscribes to.
     Published {
         /// The whole topic.
         topic: String,
-        /// What went out.
+        /// What was published.
         what: Publication,
     },
-    /// With a call: that call failed. Without: the connection is closed after it.
+    /// With a call: that call failed. Without: the connection is closed after this frame.
     Error {
         /// `None`: the connection failed, not a call.
         call: Option<u64>,
@@ -331,7 +334,7 @@ impl ServerFrame {
 pub struct Welcome {
     /// The protocol that the agent speaks.
     pub version: u32,
-    /// The agent's name, which is its instance's.
+    /// The agent's name, which is also its instance's.
     pub agent: String,
     /// The release of the agent's binary.
     pub release: String,
@@ -339,12 +342,12 @@ pub struct Welcome {
     pub pid: u32,
     /// The path of its state directory.
     pub state_dir: String,
-    /// Reads are answered within this, and over Broker and WebSocket changes too.
+    /// The agent answers reads within this time, and changes over Broker and WebSocket as well.
     pub request_timeout_ms: u64,
-    /// Requests that wait for nodes to end are answered within this.
+    /// The agent answers requests that wait for nodes to end within this time.
     pub stop_timeout_ms: u64,
-    /// Requests that wait for nodes to get ready have their outcome within this. 0: an earlier release, which answers them
-    /// within `request_timeout_ms`.
+    /// Requests that wait for nodes to get ready have their outcome within this time. 0: an earlier release, which
+    /// answers them within `request_timeout_ms`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ready_timeout_ms: u64,
 }
@@ -353,17 +356,17 @@ fn is_zero(ms: &u64) -> bool {
     *ms == 0
 }
 
-/// Something that went out to a topic.
+/// Something that was published on a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Publication {
-    /// To a request that nobody waits for on a connection any more.
+    /// The response to a request that no connection waits for any more.
     Response(Response),
-    /// Something that the agent says unasked.
+    /// A notification of the agent.
     Notification(Notification),
 }
 
-/// What went wrong, for programs to tell apart.
+/// What went wrong, for programs to distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
@@ -377,7 +380,7 @@ pub enum ErrorCode {
     UnknownVersion,
     /// A frame of a kind that this release does not know.
     UnknownKind,
-    /// Something else came before `Hello`, or a second `Hello`.
+    /// Another frame came before `Hello`, or a second `Hello` came.
     OutOfOrder,
     /// The rest of a frame, or the `Hello`, did not come in time.
     TooSlow,
@@ -409,42 +412,42 @@ impl Stream {
     }
 }
 
-/// A place in a node's output: rotation renames files, so the file is told by its inode.
+/// A position in a node's output: rotation renames files, so the inode identifies the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPosition {
-    /// Which file, whatever it is called by now.
+    /// Which file, whatever its current name.
     pub inode: u64,
     /// Bytes from the beginning of that file.
     pub offset: u64,
 }
 
-/// Which stretch of a node's output is wanted.
+/// Which chunk of a node's output is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogQuery {
-    /// One of the two.
+    /// Which of the two streams.
     pub stream: Stream,
-    /// Go on from here; `None`: the last `lines` lines.
+    /// Continue from here; `None`: the last `lines` lines.
     #[serde(default)]
     pub from: Option<LogPosition>,
     /// How many of the last lines, if `from` does not say where to begin.
     pub lines: u64,
 }
 
-/// A stretch of a node's output. Not text: nodes write what they like.
+/// A chunk of a node's output. Not necessarily text: nodes write what they like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogChunk {
-    /// As they were written.
+    /// The bytes as written.
     #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
-    /// Where the next stretch begins.
+    /// Where the next chunk begins.
     pub next: LogPosition,
-    /// Nothing lies beyond `next` for now.
+    /// There is nothing beyond `next` for now.
     pub end: bool,
     /// Output was rotated away before it could be read.
     pub gap: bool,
 }
 
-/// Why bytes are no frame.
+/// Why bytes are not a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Refused before anything is allocated for it.
@@ -470,7 +473,7 @@ pub enum DecodeError {
         /// What the decoder says.
         reason: String,
     },
-    /// More follows than the frame needs.
+    /// More bytes follow than the frame needs.
     #[error("{bytes} bytes follow the end of the frame's content")]
     Trailing {
         /// How many bytes follow.
@@ -479,7 +482,7 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// What to answer a peer that sent such a frame.
+    /// The error code for a peer that sent such a frame.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::TooLong { .. } => ErrorCode::TooLong,
@@ -500,7 +503,7 @@ pub enum EncodeError {
     },
 }
 
-/// How many bytes of body a header announces.
+/// The length of the body that a header announces.
 pub fn body_length(header: [u8; HEADER], limit: usize) -> Result<usize, DecodeError> {
     let length = u32::from_be_bytes(header) as usize;
     if length > limit {
@@ -532,7 +535,7 @@ pub fn decode_server(body: &[u8]) -> Result<ServerFrame, DecodeError> {
     decode(body, SERVER_FRAME_LIMIT, &SERVER_KINDS)
 }
 
-/// A reqid that is worth sending, or why not.
+/// Parses a reqid, or says why it is not acceptable.
 pub fn check_reqid(text: &str) -> Result<ReqId, String> {
     ReqId::new(text).map_err(|error| error.to_string())
 }
@@ -582,7 +585,7 @@ fn kind_of(body: &[u8]) -> Option<String> {
     map.into_keys().next()
 }
 
-/// Error texts may quote what a peer sent: bounded, so that they fit into an answer and a journal entry.
+/// Error texts may quote what a peer sent: shortened, so that they fit into an answer and a journal entry.
 fn shorten(text: &str) -> String {
     const MOST: usize = 512;
     if text.len() <= MOST {
@@ -592,7 +595,7 @@ fn shorten(text: &str) -> String {
     format!("{}…", text.get(..cut).unwrap_or_default())
 }
 
-/// Takes bytes up to a limit.
+/// Accepts bytes up to a limit.
 #[derive(Debug)]
 struct Bounded {
     bytes: Vec<u8>,

@@ -1,13 +1,13 @@
-//! The agent's end of the control socket.
+//! The agent's side of the control socket.
 //!
-//! Each connection is one task that reads and one that writes, with a bounded queue between them. What a peer does wrong
-//! costs its own connection: it is answered with an error frame where one can be sent, and cut. A peer that does not read
-//! is cut when its queue is full, so the agent, which sends through [`Handle`], never waits for a connection.
+//! Each connection is one task that reads and one that writes, with a bounded queue between them. A peer's mistake
+//! costs its own connection: it gets an error frame if one can be sent, and is cut. A peer that does not read is cut
+//! when its queue is full, so the agent, which sends through [`Handle`], never waits for a connection.
 //!
 //! Memory is bounded: by the number of connections, by each queue's bytes, and by one budget for large frames that are
 //! being received by all connections together.
 //!
-//! What the frames ask for is up to the [`ControlAgent`].
+//! The [`ControlAgent`] decides what the frames lead to.
 
 use std::io;
 use std::path::PathBuf;
@@ -26,9 +26,9 @@ use super::socket::{BindError, SocketFile};
 use crate::identify::Gate;
 use crate::transport::accept::{Accepted, accept, send_at_once};
 
-/// More than the people and tools of one host open; each costs two tasks.
+/// More than the people and tools of one host need; each costs two tasks.
 const CONNECTIONS_LIMIT: usize = 256;
-/// Bytes of large frames being received by all connections, in KiB. A frame waits for its share.
+/// Bytes of large frames that all connections together may be receiving, in KiB. A frame waits for its share.
 const RECEIVE_KIB: usize = 32 * 1024;
 
 /// Where to listen, and who may connect.
@@ -36,7 +36,7 @@ const RECEIVE_KIB: usize = 32 * 1024;
 pub struct Options {
     /// The socket's path.
     pub path: PathBuf,
-    /// The group that may connect beside the owner.
+    /// The group that may connect in addition to the owner.
     pub group: Option<u32>,
     /// How long a peer may take for each step.
     pub timeouts: Timeouts,
@@ -50,7 +50,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the socket in the file system, over a stale one if there is one. `ids` numbers connections over all transports.
+    /// Binds the socket in the file system, replacing a stale one. `ids` numbers connections over all transports.
     pub fn bind(
         options: &Options,
         ids: Arc<AtomicU64>,
@@ -63,7 +63,8 @@ impl Server {
         Ok((Self { listener, file, connections: Arc::clone(&connections) }, Handle { connections }))
     }
 
-    /// Serves until `stop`; then accepts no more, gives peers what is queued for them, and returns when the last is gone.
+    /// Serves until `stop`; then accepts no more, sends peers what is queued for them, and returns when the last is
+    /// gone.
     pub async fn run<A: ControlAgent>(self, agent: Arc<A>, stop: CancellationToken) -> io::Result<()> {
         let Self { listener, file, connections } = self;
         listener.set_nonblocking(true)?;

@@ -1,4 +1,4 @@
-//! The control socket's place in the file system: taken over a stale one, never over one that somebody listens on.
+//! The control socket's file: replaces a stale socket, never one that a process listens on.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -11,7 +11,7 @@ use super::address::Address;
 /// Why the agent cannot listen on its control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody listens there already.
+    /// A process listens there already.
     #[error(
         "{} is in use: an agent already listens there; stop it, or give this one another --control-socket",
         path.display()
@@ -20,13 +20,13 @@ pub enum BindError {
         /// The socket's path.
         path: PathBuf,
     },
-    /// Something else is in its place, and is left alone.
+    /// Another kind of file is in its place, and is left alone.
     #[error("{} is there and is not a socket; remove it, or choose another --control-socket", path.display())]
     NotASocket {
         /// The path.
         path: PathBuf,
     },
-    /// The kernel refused, for example since the directory is missing.
+    /// The kernel refused, for example because the directory is missing.
     #[error("cannot listen on the control socket {}; its directory has to exist and to be writable by the agent", path.display())]
     Bind {
         /// The socket's path.
@@ -54,7 +54,8 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Bound under a name of its own and renamed into place, so that it never shows with the wrong mode or group.
+    /// Binds it under a temporary name and renames it into place, so that it never appears with the wrong mode or
+    /// group.
     pub(super) fn bind(path: &Path, group: Option<u32>) -> Result<(std::os::unix::net::UnixListener, Self), BindError> {
         let bind_error = |source| BindError::Bind { path: path.to_owned(), source };
         check_free(path)?;
@@ -98,7 +99,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Nobody listens at `path`, and nothing is there that is not a socket.
+/// Checks that nobody listens at `path`, and that no other kind of file is there.
 fn check_free(path: &Path) -> Result<(), BindError> {
     let bind_error = |source| BindError::Bind { path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
@@ -111,7 +112,7 @@ fn check_free(path: &Path) -> Result<(), BindError> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
-        // A listener whose backlog is full would otherwise make us wait for it.
+        // Otherwise a listener with a full backlog would make us wait for it.
         SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
         None,
     )
@@ -143,7 +144,7 @@ mod tests {
         let gid = rustix::process::getgid().as_raw();
         let (_listener, file) = SocketFile::bind(&path, Some(gid)).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        // Another agent's socket by now: not ours to remove.
+        // Now another agent's socket: not ours to remove.
         std::fs::remove_file(&path).unwrap();
         let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
         drop(file);
