@@ -1,7 +1,7 @@
-//! The log: what the agent tells people while it runs, on stderr, and what it tells systemd ([`systemd`]).
+//! The log that the agent writes for people, on stderr, and what it reports to systemd ([`systemd`]).
 //!
-//! Text for people and for the system journal, JSON for collectors. Colours appear only on a terminal. The durable record
-//! of requests is the journal, not the log. Lines that others could cause thousands of times a second are
+//! Text for people and for the system journal, JSON for collectors. Colours appear only on a terminal. The durable
+//! record of requests is the journal, not the log. Messages that others could cause thousands of times a second are
 //! rate-limited ([`LogThrottle`]).
 
 pub mod systemd;
@@ -48,9 +48,9 @@ impl Color {
 pub struct Options {
     pub format: Format,
     pub color: Color,
-    /// The least level that is logged.
+    /// The minimum level that is logged.
     pub level: Level,
-    /// Directives as RUST_LOG has them; they replace the level.
+    /// Directives in the syntax of RUST_LOG; they replace the level.
     pub filter: Option<String>,
 }
 
@@ -62,7 +62,7 @@ pub enum Error {
     Twice,
 }
 
-/// Sets up the log of this process.
+/// Sets up logging for this process.
 pub fn init(options: &Options) -> Result<(), Error> {
     let filter = match &options.filter {
         Some(directives) => EnvFilter::try_new(directives)?,
@@ -81,7 +81,7 @@ pub fn init(options: &Options) -> Result<(), Error> {
     set.map_err(|_| Error::Twice)
 }
 
-/// `level`, more talkative by `steps` (less, if negative).
+/// `level`, more verbose by `steps` (less, if negative).
 pub fn shift(level: Level, steps: i32) -> Level {
     let levels = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
     let at = levels.iter().position(|known| *known == level).unwrap_or(0);

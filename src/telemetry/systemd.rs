@@ -1,11 +1,11 @@
-//! Tells a service manager how we are: datagrams to the socket that NOTIFY_SOCKET names (sd_notify(3)).
+//! Reports the agent's state to a service manager: datagrams to the socket that NOTIFY_SOCKET names (sd_notify(3)).
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// A manager that does not take a datagram is waited for this long.
+/// How long to wait for a manager that does not take a datagram.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Notifier {
         Ok(Self { socket, manager })
     }
 
-    /// Ready to serve; `status` says, in a line, what with.
+    /// Ready to serve; `status` is one line of details.
     pub fn ready(&self, status: &str) -> io::Result<()> {
         self.send(&format!("READY=1\nSTATUS={}\n", one_line(status)))
     }

@@ -1,4 +1,4 @@
-//! Rate-limited log lines, for what others can make happen thousands of times a second.
+//! Rate limits for log messages about events that others can cause thousands of times a second.
 
 use std::future::pending;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ impl LogThrottle {
         }
     }
 
-    /// The events since the last line, to be logged now; `None` if there were none.
+    /// The number of events since the last line, to be logged now; `None` if there were none.
     pub fn take_suppressed(&mut self, now: Instant) -> Option<u64> {
         if self.suppressed == 0 {
             return None;
@@ -59,11 +59,11 @@ mod tests {
         assert!(throttle.should_log(at(0)));
         assert_eq!(throttle.take_suppressed(at(1)), None);
         for second in 1..=30 {
-            // Also after the interval, as long as the count has not been reported.
+            // Still false after the interval, as long as the count has not been reported.
             assert!(!throttle.should_log(at(second)));
         }
         assert_eq!(throttle.take_suppressed(at(31)), Some(30));
-        // The count was a line, too.
+        // The reported count was a log line, too, so the interval starts again.
         assert!(!throttle.should_log(at(60)));
         assert_eq!(throttle.take_suppressed(at(61)), Some(1));
         assert_eq!(throttle.take_suppressed(at(91)), None);

@@ -1,4 +1,4 @@
-//! What each transport asks of TLS.
+//! The TLS settings of each transport.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use openssl::x509::X509Name;
 use super::files::{self, Error};
 use super::{BrokerMode, BrokerOptions, ClientOptions, ServerOptions};
 
-/// For both roles, or for a server's.
+/// For both roles, or for a server.
 #[derive(Debug, Clone)]
 pub struct Context {
     pub(super) ssl: SslContext,
@@ -26,7 +26,7 @@ pub struct Client {
 fn builder() -> Result<SslContextBuilder, Error> {
     let mut builder = SslContextBuilder::new(SslMethod::tls())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
-    // Peers of the field close without close_notify; frames have lengths, so what was cut off is noticed there.
+    // Deployed peers close without close_notify; frames have lengths, so truncation is noticed there.
     builder.set_options(
         SslOptions::NO_COMPRESSION
             | SslOptions::NO_RENEGOTIATION
@@ -35,7 +35,8 @@ fn builder() -> Result<SslContextBuilder, Error> {
     );
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_num_tickets(0)?;
-    // The middle two for asynchronous writes, which are repeated from elsewhere; the last for idle connections.
+    // The middle two are for asynchronous writes, which may be retried from another buffer; the last is for idle
+    // connections.
     builder.set_mode(
         SslMode::AUTO_RETRY
             | SslMode::ENABLE_PARTIAL_WRITE
@@ -45,16 +46,16 @@ fn builder() -> Result<SslContextBuilder, Error> {
     Ok(builder)
 }
 
-/// As Broker 2.3 to 2.8 does it (`internal/connector.cc`, `ssl_context_from_cfg`); `None` for plain TCP.
+/// Configured as in Broker 2.3 to 2.8 (`internal/connector.cc`, `ssl_context_from_cfg`); `None` for plain TCP.
 ///
-/// Neither mode knows names: no SNI is sent and only the chain of a certificate is looked at. System authorities are not
-/// believed.
+/// Neither mode uses names: no SNI is sent, and only a certificate's chain is verified. System authorities are not
+/// trusted.
 pub fn broker(options: &BrokerOptions) -> Result<Option<Context>, Error> {
     let mut builder = match options.mode() {
         BrokerMode::Plain => return Ok(None),
         BrokerMode::Anonymous => {
             let mut builder = builder()?;
-            // Anonymous suites are below every security level but the lowest.
+            // Anonymous suites need the lowest security level.
             builder.set_cipher_list("AECDH-AES256-SHA@SECLEVEL=0")?;
             builder.set_groups_list("P-384")?;
             builder.set_verify(SslVerifyMode::NONE);
@@ -87,7 +88,7 @@ pub fn broker(options: &BrokerOptions) -> Result<Option<Context>, Error> {
     Ok(Some(Context { ssl: builder.build() }))
 }
 
-/// What a current client takes, and nothing older.
+/// Cipher suites that current clients accept, and nothing older.
 const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL";
 
 pub fn server(options: &ServerOptions) -> Result<Context, Error> {
@@ -103,7 +104,7 @@ pub fn server(options: &ServerOptions) -> Result<Context, Error> {
     Ok(Context { ssl: builder.build() })
 }
 
-/// The names of a file's authorities: clients that have several certificates choose by them.
+/// The subjects of the authorities in a file: clients with several certificates choose by them.
 fn names(authorities: &Path) -> Result<Stack<X509Name>, Error> {
     Ok(X509Name::load_client_ca_file(authorities)?)
 }

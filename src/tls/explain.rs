@@ -1,4 +1,4 @@
-//! What went wrong between two sides, in words: OpenSSL's own say little to whoever runs the hosts.
+//! Explains TLS errors: OpenSSL's own messages say little to whoever runs the hosts.
 
 use std::io;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use openssl::error::ErrorStack;
 use openssl::ssl::{self, ErrorCode};
 
-/// Why no connection came of it, or why it ended.
+/// Why a connection could not be established, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     #[error("the TLS handshake was not done within {} s", .0.as_secs_f64())]
@@ -33,24 +33,24 @@ pub enum HandshakeError {
     Library(#[from] ErrorStack),
 }
 
-/// These first bytes of a peer, where we speak plain TCP, are TLS: a handshake, or an alert about what we sent.
+/// Whether a peer's first bytes, on plain TCP, are TLS: a handshake, or an alert about what we sent.
 pub fn speaks_tls(first: &[u8]) -> bool {
     matches!(first, [0x15 | 0x16, 3, ..] | [0x15 | 0x16])
 }
 
-/// What an end of the stream means when it is the first thing that follows our side's handshake as a client: in TLS 1.3 a
-/// server that does not accept our certificate can only end the connection then.
+/// What it means if the stream ends right after our handshake as a client: a TLS 1.3 server that does not accept our
+/// certificate can only close the connection then.
 pub fn closed_after_handshake() -> &'static str {
     "the peer closed the connection right after the TLS handshake: probably it does not accept our certificate, or we show none"
 }
 
-/// What TLS says of an error of reading or writing, if it comes from there.
+/// The TLS error behind a read or write error, if there is one.
 pub fn explain(error: &io::Error) -> Option<HandshakeError> {
     let stack = error.get_ref()?.downcast_ref::<ssl::Error>()?.ssl_error()?;
     Some(judge(stack, None).unwrap_or_else(|| HandshakeError::Library(stack.clone())))
 }
 
-/// What a failed handshake means. `verdict` is what was found wrong with the peer's certificate.
+/// What a failed handshake means. `verdict` is the problem found with the peer's certificate.
 pub(super) fn failed(error: ssl::Error, verdict: Option<&str>) -> HandshakeError {
     if let Some(known) = error.ssl_error().and_then(|stack| judge(stack, verdict)) {
         return known;
@@ -62,17 +62,17 @@ pub(super) fn failed(error: ssl::Error, verdict: Option<&str>) -> HandshakeError
             Ok(error) => HandshakeError::Lost(error),
             Err(error) => match error.ssl_error() {
                 Some(stack) => HandshakeError::Library(stack.clone()),
-                // Neither an error of the system nor one of TLS: the end of the stream.
+                // Neither a system error nor a TLS error: the end of the stream.
                 None => HandshakeError::Closed,
             },
         },
     }
 }
 
-/// The number of OpenSSL's own part that speaks TLS (`ERR_LIB_SSL`, `openssl/err.h`).
+/// The number of OpenSSL's library for TLS (`ERR_LIB_SSL`, `openssl/err.h`).
 const LIBRARY_TLS: i32 = 20;
 
-/// Reasons of that part (`openssl/sslerr.h`, the same in every release since 1.1.0).
+/// Reason codes of that library (`openssl/sslerr.h`, the same in every release since 1.1.0).
 mod reason {
     pub const CERTIFICATE_VERIFY_FAILED: i32 = 134;
     pub const HTTPS_PROXY_REQUEST: i32 = 155;
@@ -84,7 +84,7 @@ mod reason {
     pub const UNSUPPORTED_PROTOCOL: i32 = 258;
     pub const WRONG_VERSION_NUMBER: i32 = 267;
     pub const UNEXPECTED_EOF_WHILE_READING: i32 = 294;
-    /// An alert of the peer has its own number (RFC 8446, section 6) above this.
+    /// A peer's alert has its own number (RFC 8446, section 6) plus this.
     pub const ALERT: i32 = 1000;
     pub const ALERT_HANDSHAKE_FAILURE: i32 = ALERT + 40;
     pub const ALERT_PROTOCOL_VERSION: i32 = ALERT + 70;
@@ -94,7 +94,7 @@ mod reason {
     pub const ALERT_CERTIFICATE_REQUIRED: i32 = ALERT + 116;
 }
 
-/// The first of OpenSSL's errors that has a meaning for us.
+/// The first OpenSSL error that has a meaning for us.
 fn judge(stack: &ErrorStack, verdict: Option<&str>) -> Option<HandshakeError> {
     stack.errors().iter().filter(|error| error.library_code() == LIBRARY_TLS).find_map(|error| {
         Some(match error.reason_code() {

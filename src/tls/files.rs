@@ -1,4 +1,4 @@
-//! Certificates, keys and authorities out of their files.
+//! Loads certificates, keys and authorities from files.
 
 use std::cell::Cell;
 use std::fs;
@@ -13,7 +13,7 @@ use openssl::x509::store::{X509Lookup, X509Store, X509StoreBuilder};
 
 use super::Passphrase;
 
-/// Why TLS cannot be had. Each names what has to be put right.
+/// Why TLS cannot be set up. Each variant names what has to be fixed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot read the {what} {}", path.display())]
@@ -39,7 +39,7 @@ pub enum Error {
     Library(#[from] ErrorStack),
 }
 
-/// Far more than any bundle of authorities has.
+/// Far larger than any bundle of authorities.
 const FILE_LIMIT: u64 = 16 << 20;
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
@@ -81,7 +81,7 @@ fn private_key(path: &Path, passphrase: Option<&Passphrase>) -> Result<PKey<Priv
     })
 }
 
-/// Has `builder` show the certificate, with all that follow it in its file.
+/// Makes `builder` present the certificate, with all that follow it in its file.
 pub(super) fn show(
     builder: &mut SslContextBuilder,
     certificate: &Path,
@@ -104,7 +104,7 @@ pub(super) fn show(
     builder.set_private_key(&private).map_err(refused)
 }
 
-/// The authorities that are believed: those of the file and those of the directory, and no others.
+/// The trusted authorities: those of the file and of the directory, and no others.
 pub(super) fn trust(file: Option<&Path>, dir: Option<&Path>) -> Result<X509Store, Error> {
     let mut store = X509StoreBuilder::new()?;
     if let Some(path) = file {

@@ -1,4 +1,4 @@
-//! Handshakes, each with a deadline, and who the peer is afterwards.
+//! Handshakes, each with a deadline, and the peer's identity afterwards.
 
 use std::io::{Read, Write};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use super::{Client, Context};
 /// A connection after its handshake.
 pub type Stream<S> = SslStream<S>;
 
-/// A subject that is longer is cut: it goes into every entry that the peer causes.
+/// Longer subjects are cut: the subject goes into every entry that the peer causes.
 const SUBJECT_LIMIT: usize = 256;
 
 impl Context {
@@ -33,7 +33,7 @@ impl Context {
         Ok(stream)
     }
 
-    /// The client's side of the handshake, for whoever asks for no name.
+    /// The client's side of the handshake, without checking the server's name.
     pub async fn connect<S>(&self, stream: S, limit: Duration) -> Result<Stream<S>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -46,7 +46,7 @@ impl Context {
 }
 
 impl Context {
-    /// The same over a stream that blocks. The deadline is that of the stream's reads and writes.
+    /// The same over a blocking stream. The stream's read and write timeouts are the deadline.
     pub fn connect_blocking<S: Read + Write>(&self, stream: S) -> Result<ssl::SslStream<S>, HandshakeError> {
         let mut stream = ssl::SslStream::new(Ssl::new(&self.ssl)?, stream)?;
         let outcome = stream.connect();
@@ -56,7 +56,7 @@ impl Context {
 }
 
 impl Client {
-    /// Connects to the server of this name, or address; blocks. The deadline is that of the stream's reads and writes.
+    /// Connects to the server with this name or address; blocks. The stream's read and write timeouts are the deadline.
     pub fn connect<S: Read + Write>(&self, host: &str, stream: S) -> Result<ssl::SslStream<S>, HandshakeError> {
         let mut stream = ssl::SslStream::new(self.prepare(host)?, stream)?;
         let outcome = stream.connect();
@@ -90,7 +90,7 @@ fn finish(outcome: Result<(), ssl::Error>, ssl: &SslRef) -> Result<(), Handshake
     Err(failed(error, verdict))
 }
 
-/// The subject of the peer's certificate, as `CN=…,O=…`. Only if the certificate was verified; else `None`.
+/// The subject of the peer's certificate, as `CN=…,O=…`; `None` unless the certificate was verified.
 pub fn subject(ssl: &SslRef) -> Option<String> {
     if !ssl.verify_mode().contains(ssl::SslVerifyMode::PEER) || ssl.verify_result() != X509VerifyResult::OK {
         return None;
@@ -98,7 +98,8 @@ pub fn subject(ssl: &SslRef) -> Option<String> {
     ssl.peer_certificate().map(|certificate| write_name(certificate.subject_name()))
 }
 
-/// A name on one line. What would look like another part of it, or of a log line, is escaped (RFC 4514, section 2.4).
+/// A name on one line. What would look like another part of the name, or of a log line, is escaped (RFC 4514, section
+/// 2.4).
 fn write_name(name: &X509NameRef) -> String {
     let mut text = String::new();
     for part in name.entries() {

@@ -1,11 +1,12 @@
-//! TLS for every transport, through OpenSSL: contexts from files, handshakes with a deadline, and in words what went wrong.
+//! TLS for every transport, through OpenSSL: contexts from files, handshakes with a deadline, and plain explanations of
+//! errors.
 //!
-//! OpenSSL, because what Broker does by default (anonymous ECDH) is in no other library that we could use; one TLS library
-//! for all is then enough. It is the system's, so that the system's updates reach us.
+//! OpenSSL, because no other library that we could use supports what Broker does by default (anonymous ECDH); one TLS
+//! library for everything is then enough. The system's OpenSSL is used, so that its updates reach the agent.
 //!
-//! Answers for: which peers are let through, and that whoever reads an error knows which file or which side to look at.
-//! Leaves to others: what a transport does with a peer. Sessions are not resumed, so nothing is kept of a peer that is
-//! gone, and a client cannot have the handshake repeated on an open connection.
+//! Responsible for: which peers are accepted, and errors that name the file or the side to look at. Left to others:
+//! what a transport does with a peer. Sessions are not resumed, so nothing is kept of a peer that is gone, and a client
+//! cannot renegotiate on an open connection.
 
 mod context;
 mod explain;
@@ -24,7 +25,7 @@ pub use explain::{HandshakeError, closed_after_handshake, explain, speaks_tls};
 pub use files::Error;
 pub use handshake::{Stream, subject};
 
-/// What protects a private key. Never printed.
+/// The passphrase of a private key. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Passphrase(pub String);
 
@@ -34,29 +35,29 @@ impl fmt::Debug for Passphrase {
     }
 }
 
-/// Broker's options, as Zeek's `Broker::ssl_*` and `Broker::disable_ssl` have them (Zeek 8.0, `src/broker/Manager.cc`).
+/// Broker's options, as in Zeek's `Broker::ssl_*` and `Broker::disable_ssl` (Zeek 8.0, `src/broker/Manager.cc`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BrokerOptions {
-    /// PEM, our own first, then the authorities between it and the root.
+    /// PEM: our own first, then the intermediate authorities.
     pub certificate: Option<PathBuf>,
     /// PEM.
     pub key: Option<PathBuf>,
     pub passphrase: Option<Passphrase>,
     /// PEM, any number of authorities.
     pub cafile: Option<PathBuf>,
-    /// A directory as `openssl rehash` makes it.
+    /// A directory as prepared by `openssl rehash`.
     pub capath: Option<PathBuf>,
     pub disable_ssl: bool,
 }
 
-/// What Broker makes of its options. Only peers in the same mode understand each other.
+/// The mode that Broker derives from its options. Only peers in the same mode understand each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BrokerMode {
     /// No TLS at all.
     Plain,
-    /// Encrypted, and nobody knows who the other is.
+    /// Encrypted, but neither side is authenticated.
     Anonymous,
-    /// Both sides prove who they are.
+    /// Both sides are authenticated.
     Certificates,
 }
 
@@ -75,21 +76,21 @@ impl BrokerOptions {
 /// A server that clients know by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerOptions {
-    /// PEM, our own first, then the authorities between it and the root.
+    /// PEM: our own first, then the intermediate authorities.
     pub certificate: PathBuf,
     /// PEM, without passphrase.
     pub key: PathBuf,
-    /// PEM. Set: a client needs a certificate of one of these authorities.
+    /// PEM. If set, a client needs a certificate of one of these authorities.
     pub client_ca: Option<PathBuf>,
 }
 
 /// A client of such a server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientOptions {
-    /// PEM: the only authorities that are believed. Unset: the system's.
+    /// PEM: the only trusted authorities. Unset: the system's.
     pub ca: Option<PathBuf>,
-    /// PEM, for servers that want to know who we are.
+    /// PEM, for servers that require a client certificate.
     pub certificate: Option<PathBuf>,
-    /// PEM, without passphrase. Unset: in the certificate's file.
+    /// PEM, without passphrase. Unset: the key is in the certificate's file.
     pub key: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! Certificates for tests, made afresh each time.
+//! Certificates for tests, newly created each time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use openssl::symm::Cipher;
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509Builder, X509Name, X509NameBuilder, X509NameRef};
 
-/// An authority that signs what it is asked to.
+/// An authority that signs whatever it is asked to.
 pub struct Authority {
     key: PKey<Private>,
     certificate: X509,
@@ -60,15 +60,15 @@ impl Authority {
         Self { key, certificate: builder.build() }
     }
 
-    /// The authority's own certificate, in a file of this directory.
+    /// Writes the authority's own certificate to a file in this directory.
     pub fn write(&self, dir: &Path) -> PathBuf {
         let path = dir.join("ca.pem");
         fs::write(&path, self.certificate.to_pem().unwrap()).unwrap();
         path
     }
 
-    /// A certificate for this common name, valid for 127.0.0.1 and localhost, in files of this directory. With a
-    /// passphrase its key is encrypted.
+    /// A certificate for this common name, valid for 127.0.0.1 and localhost, in files in this directory. With a
+    /// passphrase, its key is encrypted.
     pub fn issue(&self, dir: &Path, common: &str, passphrase: Option<&str>) -> Issued {
         let key = key();
         let mut builder = begin(&name(common), self.certificate.subject_name(), &key);

@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::LogThrottle;
 
-/// The least between log lines about connections that are turned away.
+/// The shortest interval between log lines about connections that are turned away.
 const TURNED_AWAY_EVERY: Duration = Duration::from_secs(30);
-/// Before accepting is tried again after it failed.
+/// The pause after accepting failed.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// A socket that connections are accepted from.
+/// A socket that accepts connections.
 pub trait Listener {
     type Connection;
 
@@ -46,14 +46,14 @@ pub enum Accepted {
     Served,
     /// It ended, or could not be identified, before it was served.
     Lost,
-    /// As many connections as there may be are open.
+    /// The limit of open connections is reached.
     TurnedAway {
         address: Option<SocketAddr>,
     },
 }
 
-/// Accepts connections until `stop` and hands each to `serve`, which must not wait. `kind` names one of them in the log, and `limit` is
-/// the most that `serve` lets in.
+/// Accepts connections until `stop` and hands each to `serve`, which must not wait. `kind` names one of them in the
+/// log, and `limit` is the most that `serve` admits.
 pub async fn accept<L: Listener>(
     listener: L,
     kind: &'static str,
@@ -98,8 +98,9 @@ fn log_count(kind: &str, limit: usize, turned_away: &mut LogThrottle) {
     }
 }
 
-/// Sends a short answer to a connection that is not served. A new socket's buffer takes it at once; a peer that is already gone misses
-/// nothing. Not through the runtime, which would first have to hear from the kernel that the socket can be written.
+/// Sends a short answer to a connection that is not served. A new socket's buffer takes it at once; a peer that is
+/// already gone misses nothing. Bypasses the runtime, which would first wait for the kernel to report the socket as
+/// writable.
 pub fn send_at_once(socket: impl AsFd, answer: &[u8]) {
     let _ = rustix::net::send(socket, answer, SendFlags::NOSIGNAL);
 }

@@ -1,4 +1,4 @@
-//! Identifying the other end of a TCP connection, before a word of its protocol is said: [`identify`] applied the same way by
+//! Identifies the other end of a TCP connection before its protocol begins: [`identify`], applied in the same way by
 //! every transport (P13).
 
 use std::io;
@@ -17,7 +17,7 @@ pub struct Admission {
     pub protocol: &'static str,
     /// Everybody is admitted.
     pub is_open: bool,
-    /// What would make a peer of another host known.
+    /// How a peer of another host could be identified.
     pub advice: &'static str,
 }
 
@@ -32,20 +32,20 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// What is known before it is identified. `transport` names the transport in the journal.
+    /// What is known before it is identified. `transport` is the name in the journal.
     pub fn of(stream: &TcpStream, address: SocketAddr, transport: &str) -> io::Result<Self> {
         let ends = identify::ends(stream, stream.local_addr()?, address)?;
         let source = Source { transport: transport.to_owned(), peer: identify::peer(address, None, None) };
         Ok(Self { address, ends, source, uid: None })
     }
 
-    /// The address at which this side is reached.
+    /// The local address of the connection.
     pub fn local(&self) -> SocketAddr {
         self.ends.local
     }
 }
 
-/// What somebody who was admitted may do.
+/// What an admitted peer may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admitted {
     ToAsk,
@@ -54,7 +54,8 @@ pub enum Admitted {
 }
 
 impl Admission {
-    /// Finds out who the other end is and whether it is admitted. `Err`: it is refused, for this reason; log and journal know.
+    /// Finds out who the other end is and whether it is admitted. `Err`: it was refused, for this reason, which has
+    /// been logged and journaled.
     pub async fn check<A: Agent>(
         &self,
         remote: &mut Remote,
@@ -79,7 +80,7 @@ impl Admission {
     }
 }
 
-/// What becomes of a connection whose other end may not ask, but runs as nodes do.
+/// How to treat a connection whose other end may not send requests, but runs as a user of nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodePolicy {
     Admit,

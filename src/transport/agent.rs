@@ -1,4 +1,4 @@
-//! What every transport asks of the agent.
+//! What every transport needs from the agent.
 
 use std::future::{Future, ready};
 
@@ -7,27 +7,28 @@ use crate::api::event::{Incoming, Route, Source};
 /// Why a request is not accepted: busy, stopping, no space. It is not journaled and does not use up its reqid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// For whoever asked: why, and what to do.
+    /// For the requester: why, and what to do.
     pub reason: String,
 }
 
 /// The agent, as a transport sees it. Methods that are not futures never wait.
 pub trait Agent: Send + Sync + 'static {
-    /// Accepts a request, canonical and within its limits. The response is sent later, by an effect with the request's route.
+    /// Accepts a request that is canonical and within its limits. The response is sent later, by an effect with its
+    /// route.
     fn request(&self, incoming: Incoming) -> Result<(), Refusal>;
-    /// Waits, for a while, until there is room for a message of so many bytes that the connection has read. The connection reads
-    /// nothing more meanwhile. [`Agent::room_over`] follows once the message was handled, whatever it was.
+    /// Waits a while for room for a message of this size that the connection has read; meanwhile the connection
+    /// reads nothing more. [`Agent::room_over`] follows once the message was handled, whatever it was.
     fn room(&self, _connection: u64, _source: &Source, _bytes: usize) -> impl Future<Output = ()> + Send {
         ready(())
     }
     /// The message that [`Agent::room`] made room for has been handled.
     fn room_over(&self, _connection: u64) {}
-    /// Input that is no request, to be journaled as rejected; its sender has been told. `event` is empty if unknown.
+    /// Input that is not a request, to be journaled as rejected; its sender has been told. `event` is empty if unknown.
     fn malformed(&self, source: Source, event: String, error: String);
-    /// The response for this route has been handed to the kernel, whole.
+    /// The kernel has the complete response for this route.
     fn delivered(&self, route: Route);
     /// The connection is gone: nothing sent to it arrives any more.
     fn disconnected(&self, connection: u64);
-    /// A connection may have begun, or ceased, to receive what is published on the agent's topics.
+    /// A connection may have started or stopped receiving what is published on the agent's topics.
     fn subscribed(&self);
 }

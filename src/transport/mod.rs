@@ -1,8 +1,8 @@
-//! What the control socket, WebSocket and Broker have in common, and nothing of their protocols.
+//! What the control socket, WebSocket and Broker have in common, apart from their protocols.
 //!
-//! [`accept`] is the loop that accepts connections up to a limit. [`admission`] identifies the other end of a TCP connection and decides
-//! whether it may ask. [`outgoing`] is the bounded queue of what waits to be sent to one connection. [`agent`] is what a transport
-//! asks of the agent, and how a request is refused.
+//! [`accept`] is the loop that accepts connections up to a limit. [`admission`] identifies the other end of a TCP
+//! connection and decides whether it may send requests. [`outgoing`] is the bounded queue of outgoing messages of one
+//! connection. [`agent`] is what a transport needs from the agent, and how a request is refused.
 
 pub(crate) mod accept;
 pub(crate) mod admission;

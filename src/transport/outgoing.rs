@@ -1,4 +1,4 @@
-//! The bounded queue of what waits to be sent to one connection.
+//! The bounded queue of outgoing messages of one connection.
 //!
 //! Bounded by messages and by bytes. The agent never waits for a connection: one that has left too much unread is cut.
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::event::Route;
 
-/// A message on its way out.
+/// An outgoing message.
 pub struct Queued<M> {
     pub message: M,
     /// The request whose response this is.
@@ -25,7 +25,7 @@ pub struct Capacity {
     pub kib: u32,
 }
 
-/// The words for one end of a connection, in the log.
+/// How one connection's other end is named in the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Names {
     pub transport: &'static str,
@@ -33,7 +33,7 @@ pub struct Names {
     pub other: &'static str,
 }
 
-/// The queue's end that messages go into.
+/// The sending end of the queue.
 pub struct Outgoing<M> {
     connection: u64,
     names: Names,
@@ -56,12 +56,12 @@ impl<M> Outgoing<M> {
         (Self { connection, names, queue, room, cut: CancellationToken::new() }, queued)
     }
 
-    /// Cancelled when the connection has to end, whatever still waits.
+    /// Cancelled when the connection has to end, whatever is still queued.
     pub fn cut(&self) -> &CancellationToken {
         &self.cut
     }
 
-    /// Queues a message of so many bytes, or cuts the connection if too much waits. `true`: it was queued.
+    /// Queues a message of `bytes` bytes, or cuts the connection if too much is queued. `true`: it was queued.
     pub fn offer(&self, message: M, bytes: usize, route: Option<Route>) -> bool {
         let Ok(share) = Arc::clone(&self.room).try_acquire_many_owned(kib(bytes)) else {
             return self.overflow();
@@ -73,11 +73,11 @@ impl<M> Outgoing<M> {
         }
     }
 
-    /// Queues a message, waiting for room. For answers to what the connection itself asked: a peer that does not read is not read
-    /// from.
+    /// Queues a message, waiting for room. For answers to the connection's own calls: from a peer that does not read,
+    /// nothing more is read.
     pub async fn push(&self, message: M, bytes: usize) {
         let Ok(share) = Arc::clone(&self.room).acquire_many_owned(kib(bytes)).await else { return };
-        // A closed queue means that its reader is gone, and the connection with it.
+        // A closed queue means that its reader is gone, and so is the connection.
         let _ = self.queue.send(Queued { message, route: None, share }).await;
     }
 
@@ -94,7 +94,7 @@ impl<M> Outgoing<M> {
     }
 }
 
-/// Bytes as shares of a budget, which are counted in KiB.
+/// Bytes in units of the budget, KiB.
 pub fn kib(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }

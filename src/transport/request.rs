@@ -1,4 +1,4 @@
-//! The size of a request, which is limited the same way whatever transport it comes over.
+//! The size of a request, limited in the same way for every transport.
 
 use std::io;
 
@@ -26,7 +26,7 @@ pub fn check_size(request: &Request) -> Result<(), String> {
     }
 }
 
-/// Counts what would be written.
+/// Counts the bytes that would be written.
 struct Counter(usize);
 
 impl io::Write for Counter {
