@@ -1,4 +1,4 @@
-//! Archival of rotated logs: runs `COMMAND -1 QUEUE DIRECTORY` now and then, as Zeek's own agent does
+//! Archival of rotated logs: runs `COMMAND -1 QUEUE DIRECTORY` periodically, as Zeek's own agent does
 //! (`policy/frameworks/management/agent/main.zeek` of Zeek 5.2 and later), and remembers how the last run went.
 //!
 //! The last run is recorded on disk before it begins: an agent that is restarted again and again does not archive each

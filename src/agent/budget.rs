@@ -2,9 +2,9 @@
 //!
 //! What counts is the memory that a decoded request takes, from when it is accepted until it has its outcome: queued
 //! for the driver, in a batch, or unfinished. The total is bounded, and so is the part of each owner (a uid, or whoever
-//! a certificate or an address identifies). The control socket has a reserve, so that an operator gets through whoever
-//! floods the agent. If there is no room, the request waits for a while, nothing more is read from its connection, and
-//! then the request is refused.
+//! a certificate or an address identifies). The control socket has a reserve, so that an operator still gets through
+//! when others flood the agent. If there is no room, the request waits for a while, nothing more is read from its
+//! connection, and then the request is refused.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,6 @@ const LEFT_FOR_SMALL: usize = 2 << 20;
 /// How long a connection waits for room before its request is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Owners that are remembered before idle ones are forgotten.
-/// others.
 const OWNERS: usize = 1024;
 
 #[derive(Debug, Clone, Default)]
@@ -147,7 +146,7 @@ impl State {
         owner
     }
 
-    /// The limits on waiting bytes spare a request that would wait alone: it is far smaller than any of them.
+    /// The limits on waiting bytes do not apply to a request that would wait alone: it is far smaller than they are.
     fn take(&mut self, asker: &Asker, bytes: usize, now: Instant) -> Result<(), Full> {
         let limit = if asker.has_reserve { ALL } else { ALL - RESERVE };
         let left = if bytes <= SMALL { 0 } else { LEFT_FOR_SMALL };

@@ -182,7 +182,7 @@ impl Performer {
     }
 }
 
-/// Logs on this host what the controller is told: there may be no controller.
+/// Logs the notifications on this host as well: there may be no controller.
 fn log(notification: &Notification) {
     match notification {
         Notification::NotifyAgentHello { .. } => tracing::debug!("hello sent to subscribers"),

@@ -53,7 +53,7 @@ pub struct Options {
     pub control: control::Options,
     /// Who may send requests, over every transport.
     pub asking: identify::Options,
-    /// The same in words, and whom the transports admit besides: one clause each.
+    /// The same as text, and who else each transport admits: one clause each.
     pub may_ask: Vec<String>,
     /// `None`: WebSocket clients are not served.
     pub websocket: Option<websocket::Options>,
@@ -73,7 +73,7 @@ pub struct Options {
     pub announce: fn(Announcement<'_>),
 }
 
-/// What the service manager is told.
+/// What is reported to the service manager.
 #[derive(Debug, Clone, Copy)]
 pub enum Announcement<'a> {
     Ready { status: &'a str },
@@ -114,7 +114,7 @@ pub fn run(options: Options) -> Result<(), Error> {
     outcome
 }
 
-/// Stops all nodes of a state directory that no agent serves, and gives the answer a live agent would have given.
+/// Stops all nodes of a state directory that has no running agent, and returns the answer that an agent would give.
 ///
 /// The same agent without transports: the request is journaled, the nodes are adopted and stopped, and the desired
 /// state stays.

@@ -89,8 +89,8 @@ impl Place {
         [lock::FILE, identity::FILE].into_iter().any(has_second_name).then_some(original.as_path())
     }
 
-    /// Takes what was found of the nodes, and records where the directory is, or that it is a copy. Returns why it is
-    /// one.
+    /// Takes what was found of the nodes, and records where the directory is, or that it is a copy; if so, returns
+    /// why.
     pub fn settle(&mut self, findings: &[(NodeName, Finding)]) -> Option<String> {
         self.foreign = findings.iter().filter_map(foreigner).collect();
         let reason = self.reason().map(|reason| Identity::reason_to_keep(&reason));

@@ -130,7 +130,7 @@ impl Retention {
         Ok(self.remove(policy, preview.emptied()).await?.report(PruneMode::Remove, trust))
     }
 
-    /// Takes steps until the policy is met, and reports them; `sum` is what was removed before.
+    /// Removes entries step by step until the policy is met, and reports the result; `sum` is what was removed before.
     async fn remove(&mut self, policy: Policy, mut sum: RemovalStep) -> Result<RemovalStep, Ended> {
         while let Some(step) = self.next(policy).await? {
             self.inputs.send(Input::Prune(step.removal.clone())).await.map_err(|_| Ended::Agent)?;

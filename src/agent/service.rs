@@ -73,7 +73,7 @@ pub(super) struct About {
 }
 
 impl AgentService {
-    /// Puts a question to the driver; `None` if the agent is ending.
+    /// Sends the driver a query; `None` if the agent is shutting down.
     async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Lifecycle, &Journal<Effect>, Now) -> T + Send + 'static,

@@ -100,7 +100,7 @@ pub(super) struct Transports {
 }
 
 impl Transports {
-    /// Peers would take the agent of a copy for the original, whose name it has.
+    /// Peers would mistake the agent of a copy for the original's, since it has the same name.
     fn close_broker(&mut self) {
         if let Some((server, handle)) = self.broker.take() {
             tracing::warn!("no Broker peer is accepted or dialled while the state directory is held for a copy");
@@ -313,7 +313,7 @@ async fn find_nodes(supervisor: &supervisor::Handle, recovered: &Recovered, mut 
     .await
 }
 
-/// What the driver takes in before anything else.
+/// The driver's first inputs.
 fn first_inputs(
     boot_id: &str,
     hold: Option<String>,

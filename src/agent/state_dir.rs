@@ -28,7 +28,7 @@ pub(super) fn lock_directory(dir: &Path, wait: Duration) -> Result<lock::StateLo
 
 /// Creates the state directory: accessible to the owner alone; traversable by the control group, whose members have to
 /// reach the socket in it; or by everybody, if nodes run as another user. Its contents stay the owner's alone, except
-/// those that belong to the nodes' user or the group.
+/// those meant for the nodes' user or the group.
 pub(super) fn make_state_dir(options: &Options) -> Result<(), Error> {
     let dir = &options.state_dir;
     let failed = |source| Error::StateDir { dir: dir.display().to_string(), source };

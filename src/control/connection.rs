@@ -364,7 +364,8 @@ fn invalid(call: u64, message: String) -> ServerFrame {
     ServerFrame::Error { call: Some(call), code: ErrorCode::Invalid, message }
 }
 
-/// The writing task: sends what is queued until the queue is closed and empty, the connection is cut, or its peer does not read.
+/// The writing task: sends what is queued until the queue is closed and empty, the connection is cut, or its peer does
+/// not read.
 async fn write_all<A: ControlAgent>(
     id: u64,
     writing: OwnedWriteHalf,

@@ -47,8 +47,8 @@ pub enum ClientFrame {
         /// The client program's name and version, for the log.
         client: String,
     },
-    /// Answered by `Response`, `Refused` or `Error`. The reqid is checked when the frame is handled, so that a bad one costs
-    /// only this call.
+    /// Answered by `Response`, `Refused` or `Error`. The reqid is checked when the frame is handled, so that a bad one
+    /// costs only this call.
     Request {
         /// Comes back in the answer.
         call: u64,

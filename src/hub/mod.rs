@@ -192,7 +192,7 @@ impl<W: Wire> Hub<W> {
     }
 
     /// Registers a connection. At the limit, the oldest accepted one that has not subscribed yet is cut to make room;
-    /// `None` if there is none.
+    /// `None` if there is none to cut.
     pub fn register(&self, direction: Direction, host: IpAddr) -> Option<Registration<W::Message>> {
         let mut connections = self.connections();
         let options = &self.0.options;
@@ -280,7 +280,7 @@ impl<W: Wire> Hub<W> {
         taken
     }
 
-    /// Tells the requester that its request was not accepted: by a failed response if it is subscribed, else by an error.
+    /// Tells the requester that its request was not accepted: with a failed response if it subscribes, else an error.
     pub fn refuse(&self, route: Route, reason: &str) -> bool {
         let mut connections = self.connections();
         let Some(requester) = connections.get_mut(&route.connection) else { return false };

@@ -1,7 +1,7 @@
 //! Who is a member of the group whose members may send requests, according to the host's name service.
 //!
 //! That service may be a separate program, or a server on the network, and may hang. So it is called on the runtime's
-//! blocking threads, by a few at a time, with a deadline, and answers are cached for a minute. No answer means no
+//! blocking threads, a few at a time, with a deadline, and answers are cached for a minute. No answer means no
 //! membership.
 
 use std::collections::BTreeMap;

@@ -39,9 +39,9 @@ use refusals::{Refusals, Who};
 pub struct Options {
     /// The uids that may ask, whatever their groups.
     pub users: BTreeSet<u32>,
-    /// Members of this group may ask, too.
+    /// Members of this group may ask as well.
     pub group: Option<u32>,
-    /// All of these in words, for refusals and for the log.
+    /// All of these as text, for refusals and for the log.
     pub words: String,
     /// The users whose connections may be those of nodes.
     pub nodes: BTreeSet<u32>,
@@ -176,8 +176,8 @@ impl Gate {
         format!("uid {uid} may not ask for anything; the setting request_users allows {}", self.0.words)
     }
 
-    /// Whether a user that the control socket let connect may ask. The kernel's check of the socket's owner or group
-    /// counts as much as the name service's answer.
+    /// Whether a user that could connect to the control socket may ask. The kernel's check of the socket's owner or
+    /// group counts as much as the name service's answer.
     pub fn admits_at_socket(&self, uid: u32) -> Result<(), String> {
         if self.0.users.contains(&uid) || self.0.members.is_some() { Ok(()) } else { Err(self.may_not(uid)) }
     }

@@ -128,7 +128,7 @@ impl<A: PeersAgent> Opening<'_, A> {
             while let Some(frame) = reader.take().map_err(|error| unreadable(&error))? {
                 let payload = match frame {
                     Frame::Payload(payload) => payload,
-                    // Not allowed during a handshake.
+                    // Does not occur during a handshake.
                     Frame::Oversized { .. } => continue,
                 };
                 let step = handshake.handle_frame(&payload, &mut locked(&self.state.registry));

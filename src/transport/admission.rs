@@ -55,7 +55,7 @@ pub enum Admitted {
 
 impl Admission {
     /// Finds out who the other end is and whether it is admitted. `Err`: it was refused, for this reason, which has
-    /// been logged and journaled.
+    /// been recorded.
     pub async fn check<A: Agent>(
         &self,
         remote: &mut Remote,

@@ -131,7 +131,7 @@ impl<A: Agent> Connection<A> {
         let upgrade = Upgrading { refusal, objection: &mut objection };
         let mut socket = match accept_hdr_async_with_config(metered, upgrade, Some(config)).await {
             Ok(socket) => socket,
-            // The client has been told, and whatever had to be recorded was.
+            // The client has been told, and the refusal has been recorded.
             Err(_) if is_refused => return None,
             Err(error) => {
                 tracing::debug!(connection = self.id, %error, "no WebSocket connection came of it");
