@@ -1,8 +1,9 @@
-//! Which process is which: identity by boot, pid and start time; proof that a process belongs to a node; signals through
-//! pidfds, so that a pid used again is never hit.
+//! Process identity: by boot, pid and start time. Proof that a process belongs to a node. Signals through pidfds, so
+//! that a reused pid is never hit.
 //!
-//! Promise: [`Proven`] exists only for a process that was identified *after* its pidfd was opened, and shown to belong to
-//! this very state directory: by its lock here, or as [`belongs`] says. Nothing else in the agent signals a process.
+//! Promise: [`Proven`] exists only for a process that was identified *after* its pidfd was opened, and that was shown
+//! to belong to this very state directory: by its lock here, or as [`belongs`] says. Nothing else in the agent signals
+//! a process.
 
 mod belongs;
 mod shims;
@@ -22,7 +23,7 @@ use crate::api::survivors::Survivor;
 
 pub use belongs::{Foreign, Home, Lingering, NodeHome, Owner, lingering};
 
-/// The id of the running boot.
+/// The id of the current boot.
 pub fn boot_id() -> io::Result<String> {
     #[cfg(feature = "crash-points")]
     if let Ok(id) = std::env::var("ZCA_TEST_BOOT_ID") {
@@ -31,7 +32,7 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
 }
 
-/// What is used of `/proc/PID/stat`.
+/// The fields of `/proc/PID/stat` that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     state: char,
@@ -40,7 +41,7 @@ struct Stat {
 }
 
 fn parse_stat(stat: &str) -> Option<Stat> {
-    // The name, in parentheses, may hold blanks and parentheses itself.
+    // The name, in parentheses, may itself contain blanks and parentheses.
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
     let state = fields.next()?.chars().next()?;
@@ -71,17 +72,17 @@ pub fn all_pids() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// A process as it is named where it could not be ended.
+/// Describes a process that could not be ended.
 pub fn describe(pid: u32) -> Survivor {
     Survivor { pid, uid: real_uid(pid).ok(), command: name(pid) }
 }
 
-/// The identity of a process that cannot go away meanwhile (a child not reaped yet).
+/// The identity of a process that cannot disappear meanwhile (a child not reaped yet).
 pub fn identify(pid: u32, boot_id: &str) -> io::Result<ProcessId> {
     Ok(ProcessId { boot_id: boot_id.to_owned(), pid, start_time: stat(pid)?.start_time })
 }
 
-/// A live process with an identity that is on record. Whose it is, is another question ([`Live::owner`]): a copy of a state
+/// A live process with a recorded identity. Who owns it is a separate question ([`Live::owner`]): a copy of a state
 /// directory has the same records. So it cannot be signalled.
 #[derive(Debug)]
 pub struct Live {
@@ -90,7 +91,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// The process with this identity, if it lives; a zombie does not.
+    /// The process with this identity, if it is alive; a zombie is not.
     pub fn find(process: &ProcessId, boot_id: &str) -> io::Result<Option<Self>> {
         if process.boot_id != boot_id {
             return Ok(None);
@@ -101,13 +102,13 @@ impl Live {
         match stat(process.pid) {
             Ok(stat) if stat.start_time == process.start_time && is_alive(stat.state) => Ok(Some(live)),
             Ok(_) => Ok(None),
-            // Gone by now; what lives and cannot be seen (hidepid) must not be taken for gone.
+            // Gone by now; a live process that is hidden (hidepid) must not be taken for gone.
             Err(error) if is_gone(&error) && live.has_ended() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Takes hold of whatever process has this number now.
+    /// Opens a pidfd for the process that has this number now.
     fn pin(pid: u32) -> io::Result<Option<Self>> {
         let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|pid| pid.as_raw_nonzero().get() > 1)
         else {
@@ -125,14 +126,14 @@ impl Live {
         wait_until(&self.pidfd, Instant::now())
     }
 
-    /// To be called with a proof at hand.
+    /// Call only after a proof.
     fn proven(self) -> Proven {
         let Self { pid, pidfd } = self;
         Proven { pid, pidfd }
     }
 }
 
-/// A live process that is proven to be this state directory's: the only thing that can be signalled.
+/// A live process that is proven to belong to this state directory: the only thing that can be signalled.
 #[derive(Debug)]
 pub struct Proven {
     pub pid: u32,
@@ -140,18 +141,18 @@ pub struct Proven {
 }
 
 impl Proven {
-    /// The process `pid`, if it lives and is a child of `parent`, or of this process.
+    /// The process `pid`, if it is alive and a child of `parent`, or of this process.
     pub fn child_of(parent: Option<&Self>, pid: u32) -> io::Result<Option<Self>> {
         let Some(child) = Live::pin(pid)? else { return Ok(None) };
         let number = parent.map_or_else(std::process::id, |parent| parent.pid);
         let is_child = self::parent(pid).is_ok_and(|found| found == number);
-        // Read before this look: while the parent lived, its pid was nobody else's. And what the child's number says is
-        // the child's, as long as that has not ended either.
+        // Read before this check: while the parent was alive, nobody else had its pid. And the data read under the
+        // child's number is the child's, as long as the child has not ended either.
         let is_current = !child.has_ended() && parent.is_none_or(|parent| !parent.wait_until(Instant::now()));
         Ok((is_child && is_current).then(|| child.proven()))
     }
 
-    /// Who has `lock` open with the lock on it; this process is not looked at.
+    /// Processes that have `lock` open with the lock on it, except this process.
     pub fn by_lock(lock: &File, run: &Run<'_>) -> io::Result<Holders> {
         let lock = lock.metadata()?;
         let own = std::process::id();
@@ -172,8 +173,9 @@ impl Proven {
                 Err(_) => continue,
             }
             let Some(process) = Live::pin(pid)? else { continue };
-            // Once more behind the pidfd: now it is this process, and not one that had the pid before. Should it end from here
-            // on and its pid be used again, what is read is another's, and a signal reaches nobody.
+            // Checked again after opening the pidfd: now it is this process, and not an earlier one with the same pid.
+            // If it ends from now on and its pid is reused, the data read is another process's, but a signal reaches
+            // nobody.
             if !holds_lock(pid, lock.dev(), lock.ino()).unwrap_or(false) {
                 continue;
             }
@@ -187,7 +189,7 @@ impl Proven {
         Ok(holders)
     }
 
-    /// Sends `signal`; a process that ended meanwhile is fine.
+    /// Sends `signal`; a process that has ended meanwhile is not an error.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -195,7 +197,7 @@ impl Proven {
         }
     }
 
-    /// Waits for the end, at most until `deadline`; tells whether it came.
+    /// Waits for the end until `deadline` at most; returns whether it ended.
     pub fn wait_until(&self, deadline: Instant) -> bool {
         wait_until(&self.pidfd, deadline)
     }
@@ -214,24 +216,24 @@ fn wait_until(pidfd: &OwnedFd, deadline: Instant) -> bool {
     }
 }
 
-/// Readable when it has ended.
+/// Readable when the process has ended.
 impl AsFd for Proven {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 }
 
-/// Whose processes the lock of one run proves.
+/// Which processes the lock of one run proves.
 ///
-/// The lock alone proves little where the agent is root and the run is not: whoever has a descriptor can hand it to any
-/// process that takes descriptors (`SCM_RIGHTS` of unix(7): a message bus does, and service managers do), or start a program
-/// that becomes another user's. So a holder has to be what the run's own user could signal as well.
+/// The lock alone proves little if the agent is root and the run is not: a process with the descriptor can pass it to
+/// any process that accepts descriptors (`SCM_RIGHTS` of unix(7): message buses and service managers do), or start a
+/// program that becomes another user's. So a holder has to be a process that the run's own user could signal as well.
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'a> {
-    /// The real uid of the run's processes, if that is known.
+    /// The real uid of the run's processes, if known.
     pub uid: Option<u32>,
-    /// Where its lock is. Only the agent's user gets there, so a process of that user that works there is a shim, or a job
-    /// that has not become its program yet.
+    /// The directory of its lock. Only the agent's user can enter it, so a process of that user that works there is a
+    /// shim, or a job that has not become its program yet.
     pub directory: &'a File,
 }
 
@@ -247,11 +249,11 @@ impl Run<'_> {
     }
 }
 
-/// Who has a lock.
+/// The holders of a lock.
 #[derive(Debug, Default)]
 pub struct Holders {
     pub ours: Vec<Proven>,
-    /// Never to be signalled.
+    /// These are never signalled.
     pub strangers: Vec<Stranger>,
     /// How many could not be inspected.
     pub hidden: usize,
@@ -265,7 +267,7 @@ impl Holders {
     }
 }
 
-/// A process that has a run's lock and is not the run's.
+/// A process that has a run's lock and does not belong to the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stranger {
     pub pid: u32,
@@ -280,12 +282,12 @@ impl fmt::Display for Stranger {
     }
 }
 
-/// What a process of this agent runs as, if nothing else is said.
+/// The user of this agent's processes, unless another one is set.
 pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The real uid: whoever has it can signal the process (kill(2)), also while a set-user-ID program runs in it.
+/// The real uid: that user can signal the process (kill(2)), even while it runs a set-user-ID program.
 fn real_uid(pid: u32) -> io::Result<u32> {
     let status = fs::read(format!("/proc/{pid}/status"))?;
     parse_real_uid(&String::from_utf8_lossy(&status)).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -305,7 +307,7 @@ fn is_alive(state: char) -> bool {
     !matches!(state, 'Z' | 'X' | 'x')
 }
 
-/// No such process, in the two ways that /proc has to say it.
+/// No such process, in the two ways in which /proc reports it.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
@@ -335,7 +337,7 @@ fn is_locked(pid: u32, descriptor: &str) -> io::Result<bool> {
     Ok(info.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")))
 }
 
-/// Ends these processes: TERM, and after `grace` KILL. Tells whether all are gone in the end.
+/// Ends these processes: TERM, and after `grace` KILL. Returns whether all are gone.
 pub fn end(processes: &[Proven], grace: Duration) -> io::Result<bool> {
     for process in processes {
         process.signal(Signal::TERM)?;
@@ -350,7 +352,7 @@ pub fn end(processes: &[Proven], grace: Duration) -> io::Result<bool> {
     Ok(processes.iter().all(|process| process.wait_until(deadline)))
 }
 
-/// A killed process that has not ended by then hangs in the kernel.
+/// A killed process that has not ended after this is stuck in the kernel.
 const KILL_TAKES: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -372,7 +374,7 @@ mod tests {
     #[test]
     fn the_real_uid_is_the_first_of_four() {
         assert_eq!(parse_real_uid("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t5\t5\t5\t5\n"), Some(1000));
-        // A name with a line break in it is escaped by the kernel, so no line of it begins so.
+        // The kernel escapes a line break in the name, so no line of a name can begin like this.
         assert_eq!(parse_real_uid("Name:\tx\\nUid:\t7\nUid:\t1\t2\t3\t4\n"), Some(1));
         for none in ["", "Uid:", "Uid:\t-1\t0", "Gid:\t0"] {
             assert_eq!(parse_real_uid(none), None, "{none:?}");
@@ -395,7 +397,7 @@ mod tests {
             assert!(Live::find(&foreign, &boot).unwrap().is_none(), "pid {pid}");
         }
         child.kill().unwrap();
-        // Not reaped yet: a zombie, which is dead.
+        // Not reaped yet: a zombie, which counts as dead.
         let deadline = Instant::now() + Duration::from_secs(10);
         while Live::find(&right, &boot).unwrap().is_some() {
             assert!(Instant::now() < deadline, "a killed process still counts as alive");
@@ -426,7 +428,7 @@ mod tests {
             assert!(other.ours.is_empty(), "another user's run");
             let stranger = format!("pid {} (\"sleep\", uid {})", holder.id(), own_uid());
             assert_eq!(other.strangers(), Some(stranger));
-            // Where it works only the agent's user would get to.
+            // Its working directory stands for one that only the agent's user can enter.
             let here = File::open(std::env::current_dir().unwrap()).unwrap();
             assert_eq!(Proven::by_lock(&probe, &Run { uid, directory: &here }).unwrap().ours.len(), 1);
         }

@@ -1,13 +1,13 @@
 //! What agent and shim say to each other over the Unix socket in a node's run directory.
 //!
 //! A frame is its length (four bytes, big endian) and one message, MessagePack with names. Both ends live long and are
-//! upgraded apart: an agent adopts shims of older releases. So messages and fields are added, never changed or removed;
-//! a reader skips fields and whole messages that it does not know, and `Hello` names the version.
+//! upgraded separately: an agent adopts shims of older releases. So messages and fields are added, never changed or
+//! removed; a reader skips unknown fields and unknown messages, and `Hello` contains the version.
 //!
-//! The shim speaks first, with `Hello`: everything it knows, so that an agent that comes back needs no history. After
-//! that it reports what changes, and answers. It never asks. A shim that is idle does nothing, and so does the agent:
-//! there is no heartbeat. That a shim hangs (SIGSTOP) is noticed by what it owes an answer to: `Hello` to a connection,
-//! `Stopping` to `Stop`, closing to `Acknowledge`, `Pong` to `Ping`; the agent pings when somebody asks for states.
+//! The shim speaks first, with `Hello`: everything it knows, so that a restarted agent needs no history. After that it
+//! reports changes, and answers. It never asks. An idle shim does nothing, and neither does the agent: there is no
+//! heartbeat. A stopped shim (SIGSTOP) is noticed by a missing answer: `Hello` to a connection, `Stopping` to `Stop`,
+//! closing to `Acknowledge`, `Pong` to `Ping`; the agent pings when somebody asks for states.
 
 use std::io;
 
@@ -20,12 +20,12 @@ use crate::api::survivors::Survivors;
 
 pub const VERSION: u32 = 1;
 
-/// What the shim is called, in `ps` and to `pkill`.
+/// The name of the shim in `ps` and for `pkill`.
 pub const SHIM_NAME: &str = "zca-shim";
 
-/// The longest message to a shim: it has few fields, and the shim little memory.
+/// The longest message to a shim: it has few fields, and the shim has little memory.
 pub const TO_SHIM_LIMIT: usize = 4 << 10;
-/// The longest message to the agent: two output tails of 16 KiB, and room.
+/// The longest message to the agent: two output tails of 16 KiB, with some reserve.
 pub const TO_AGENT_LIMIT: usize = 256 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,12 +40,12 @@ pub enum ToAgent {
     Ready {},
     /// The stop order is being carried out.
     Stopping {},
-    /// The node itself has ended, and these could not be ended after it: its exit is told once they are gone. Again when
-    /// it is others. Added in the second release.
+    /// The node itself has ended, and these processes could not be ended after it: its exit is reported once they are
+    /// gone. Sent again when they change. Added in the second release.
     Left {
         survivors: Survivors,
     },
-    /// The node is gone and reaped, and nothing that descends from it or holds its lock is left.
+    /// The node is gone and reaped, and no descendant of it or holder of its lock is left.
     Exited {
         process: Option<ProcessId>,
         exit: Exit,
@@ -53,8 +53,8 @@ pub enum ToAgent {
     Pong {
         token: u64,
     },
-    /// So many bytes of this incarnation's output could not be written. When it happens for the first time, with the reason;
-    /// and before a `Pong` if there are more than was told. Added in the second release.
+    /// So many bytes of this incarnation's output could not be written. Sent with the reason when it happens for the
+    /// first time, and before a `Pong` if the number has grown since the last report. Added in the second release.
     Dropped {
         bytes: u64,
         reason: Option<String>,
@@ -67,10 +67,10 @@ pub struct Hello {
     pub version: u32,
     pub node: NodeName,
     pub incarnation: Incarnation,
-    /// `None`: it was never started, or not yet.
+    /// `None`: it was never started, or is not running yet.
     pub process: Option<ProcessId>,
     pub ready: bool,
-    /// Not acknowledged yet.
+    /// The exit, if it is not acknowledged yet.
     pub exit: Option<Exit>,
     /// As in [`ToAgent::Dropped`].
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -78,8 +78,8 @@ pub struct Hello {
     /// As in [`ToAgent::Left`].
     #[serde(default, skip_serializing_if = "Survivors::is_empty")]
     pub left: Survivors,
-    /// It ends what descends from its node before it tells of its exit. The shims of the first release do not: they end the
-    /// node's process group.
+    /// Whether it ends all descendants of its node before it reports the exit. The shims of the first release do not:
+    /// they end the node's process group.
     #[serde(default, skip_serializing_if = "is_false")]
     pub subreaper: bool,
 }
@@ -95,7 +95,7 @@ fn is_false(value: &bool) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToShim {
-    /// TERM to the node's group, KILL after so many milliseconds. Again: the earlier end counts.
+    /// TERM to the node's group, KILL after this many milliseconds. If repeated, the earlier deadline counts.
     Stop {
         incarnation: Incarnation,
         timeout_ms: u64,
@@ -140,7 +140,7 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next whole message. `TooLong` is for good; after `Unknown` the next call goes on with the next frame.
+    /// The next whole message. `TooLong` is final; after `Unknown` the next call continues with the next frame.
     pub fn next<T: for<'a> Deserialize<'a>>(&mut self, limit: usize) -> Result<Option<T>, FrameError> {
         let Some((head, rest)) = self.bytes.split_first_chunk::<4>() else {
             return Ok(None);
@@ -237,7 +237,7 @@ mod tests {
         ]
     }
 
-    /// Shims of this release will be adopted by later ones: these bytes stay as they are.
+    /// Later releases will adopt shims of this release: these bytes must not change.
     #[test]
     fn golden_bytes() {
         let mut text = String::new();

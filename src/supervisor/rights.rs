@@ -1,9 +1,10 @@
-//! A node's process takes on its rights, between fork and exec: limits, CPU, user, capabilities.
+//! The rights that a node's process takes on between fork and exec: limits, CPU, user, capabilities.
 //!
-//! Promises: without a user nothing is given away and nothing added. With one, the process ends up with that user's uid and
-//! gid (real, effective and saved), its groups, and in every capability set exactly CAP_NET_RAW and CAP_NET_ADMIN if it is to
-//! capture packets, else none; the bounding set too, so that no program it executes gets more. The two are ambient, so they
-//! pass through the exec of a program that has no file capabilities and through a script's interpreter.
+//! Promises: without a user, nothing is given up and nothing added. With one, the process ends up with that user's uid
+//! and gid (real, effective and saved), its groups, and in every capability set exactly CAP_NET_RAW and CAP_NET_ADMIN
+//! if it is to capture packets, else none. This includes the bounding set, so that no program it executes gets more.
+//! The two are ambient, so they survive the exec of a program that has no file capabilities, and a script's
+//! interpreter.
 //!
 //! Sources: capabilities(7) ("Transformation of capabilities during execve()"), prctl(2) (PR_SET_KEEPCAPS), proc(5)
 //! (oom_score_adj).
@@ -16,10 +17,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets, CpuSet};
 use super::start_step::StartStep;
 use crate::api::rights::{Limits, OpenFiles, Rights};
 
-/// What capturing packets takes: raw sockets, and promiscuous mode.
+/// Needed to capture packets: raw sockets, and promiscuous mode.
 const CAPTURE: CapabilitySet = CapabilitySet::NET_RAW.union(CapabilitySet::NET_ADMIN);
 
-/// Rights in the form in which a child of fork can take them on: nothing in it allocates.
+/// Rights in a form that a forked child can take on without allocating.
 pub struct Prepared {
     identity: Option<Identity>,
     cpu: Option<CpuSet>,
@@ -34,8 +35,8 @@ struct Identity {
 }
 
 impl Prepared {
-    /// `inherited`: how many files the process may have open if its rights do not say. The error is the reason why no process
-    /// can have these rights.
+    /// `inherited`: how many files the process may have open unless its rights say so. The error is the reason why no
+    /// process can have these rights.
     pub fn new(rights: &Rights, inherited: Option<OpenFiles>) -> Result<Self, String> {
         let Rights { user, captures, cpu, limits: Limits { open_files, core_bytes } } = rights;
         let identity = user.as_ref().map(|user| Identity {
@@ -61,10 +62,10 @@ impl Prepared {
         Ok(Self { identity, cpu: cpu.map(set_of).transpose()?, limits })
     }
 
-    /// Takes them on. Only for a child of fork that is about to execute its program: it cannot go back. `warn` is told of
-    /// steps that failed and matter less than the node.
+    /// Takes them on. Only for a forked child that is about to execute its program: this cannot be undone. `warn` is
+    /// called for failed steps that are not worth failing the start.
     pub fn take_on(&self, mut warn: impl FnMut(StartStep, Errno)) -> Result<(), (StartStep, Errno)> {
-        // The agent's own score protects it from the kernel's choice, and must not protect what it starts.
+        // The agent's own score protects it from the OOM killer, and must not protect the processes it starts.
         if let Err(error) = reset_oom_score() {
             warn(StartStep::OomScore, error);
         }
@@ -73,7 +74,7 @@ impl Prepared {
         {
             warn(StartStep::Affinity, error);
         }
-        // Raising them takes root, so before the user.
+        // Raising limits requires root, so this comes before the change of user.
         for (resource, limit) in &self.limits {
             rustix::process::setrlimit(*resource, *limit).map_err(|error| (StartStep::Limits, error))?;
         }
@@ -89,7 +90,7 @@ impl Identity {
         let Self { uid, gid, groups, capabilities } = self;
         let capability = |error| (StartStep::Capabilities, error);
         let user = |error| (StartStep::User, error);
-        // The bounding set first, while there is the capability for it.
+        // The bounding set first, while the process has the capability for it.
         for number in 0..u64::BITS {
             let one = CapabilitySet::from_bits_retain(1 << number);
             if capabilities.contains(one) {

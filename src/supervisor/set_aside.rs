@@ -1,13 +1,14 @@
-//! Has a node's run directory out of the way, whatever is wrong with it, once nothing of the node is left (P7, P15).
+//! Moves a node's run directory away, whatever is wrong with it, once nothing of the node is left (P7, P15).
 //!
-//! What runs under a shim that answers is stopped by it, as always, also where the lock or the launch file is damaged. What is
-//! left without a shim is ended as [`adopt`] says. Only where there is no lock to be had at all (something else
-//! lies in its place, or in that of the directory) is there more to it: then
+//! Processes under a shim that answers are stopped by it as always, even if the lock or the launch file is damaged.
+//! Processes without a shim are ended as [`adopt`] says. More is needed only if there is no lock at all, because
+//! something else is in its place or in place of the directory. Then
 //!
-//! 1. what is on record, lives, and works in this directory's `nodes/<node>` is ended, and with it the shim that is its parent;
-//! 2. so is a shim that works in this very run directory, where nobody but the agent's user gets to;
-//! 3. whoever else works in either directory, or has something of the run directory open, may be the node's and is not proven
-//!    to be: it is named and left alone, and so is the directory.
+//! 1. a recorded process that is alive and works in this directory's `nodes/<node>` is ended, together with its parent
+//!    shim;
+//! 2. so is a shim that works in this very run directory, which only the agent's user can enter;
+//! 3. any other process that works in either directory, or has something of the run directory open, may be the node's
+//!    but is not proven to be: it is reported and left alone, and so is the directory.
 //!
 //! The directory keeps its content under a name in `run/` that no node can have.
 
@@ -33,7 +34,7 @@ use crate::crash_point;
 use crate::tasks::blocking;
 
 impl NodeTask {
-    /// Does what was ordered, as soon as no shim is connected any more.
+    /// Carries out the order as soon as no shim is connected any more.
     pub(super) async fn try_set_aside(&mut self) {
         let Some((incarnation, timeout_ms)) = self.set_aside else { return };
         match &self.life {
@@ -41,9 +42,9 @@ impl NodeTask {
                 let running = shim.incarnation;
                 return self.stop(running, timeout_ms).await;
             }
-            // It is being stopped, or leaves.
+            // It is being stopped, or is about to leave.
             Life::Shim(_) => return,
-            // The lock goes with it.
+            // This releases the lock.
             Life::Prepared(_) => self.life = Life::Nothing,
             Life::Nothing => {}
         }
@@ -73,8 +74,8 @@ impl NodeTask {
         self.report(incarnation, what).await;
     }
 
-    /// Gives the shim, if there is one, with the incarnation that it was launched as; else nothing is left, and the end of
-    /// `incarnation` is told.
+    /// Returns the shim, if there is one, with the incarnation that it was launched for; else nothing is left, and the
+    /// end of `incarnation` is reported.
     async fn end_what_is_left(
         &mut self,
         incarnation: Incarnation,
@@ -102,8 +103,8 @@ impl NodeTask {
     }
 }
 
-/// Finds out, in a damaged run directory, what is left of a node, and ends what is left without a shim; gives the shim, if
-/// one answers. `reason` is what is wrong with it.
+/// Finds out, in a damaged run directory, what is left of a node, and ends what is left without a shim. Returns the
+/// shim, if one answers. `reason` says what is wrong with the directory.
 async fn look_without_lock(
     context: &Arc<Context>,
     node: &NodeName,
@@ -124,7 +125,7 @@ async fn look_without_lock(
     }
     let (context, node, known) = (Arc::clone(context), node.clone(), known.clone());
     let ended = adopt::blocking(move || {
-        // With the directory it would insist on the lock.
+        // With the directory, it would require the lock.
         let left = WithoutShim { context, node, known, directory: None };
         left.end_without_lock(directory.as_deref())
     });
@@ -159,7 +160,7 @@ impl WithoutShim {
         Err(Cannot::Unprovable(format!("processes of it are left after they were ended {ROUNDS} times")))
     }
 
-    /// Its children first: without it nobody knows whose they are.
+    /// Its children first: without the shim their owner is unknown.
     fn end_shim(&self, shim: Proven) -> Result<(), String> {
         for _ in 0..ROUNDS {
             let children: Vec<Proven> =
@@ -172,9 +173,9 @@ impl WithoutShim {
         self.end_all(&[shim])
     }
 
-    /// Nothing that is proven ours is left. What may be ours all the same is named.
+    /// No process that is proven ours is left. Processes that may still be ours are listed.
     fn leave_alone(&self, directory: Option<&RunDir>) -> Result<(), Cannot> {
-        // As the kernel has it.
+        // As the kernel shows it.
         let run = fs::canonicalize(&self.context.run).unwrap_or_else(|_| self.context.run.clone());
         let run = run.join(self.node.as_str());
         let works = self.context.node_dir(&self.node);
@@ -211,7 +212,8 @@ fn is_busy_there(pid: u32, places: &BTreeSet<(u64, u64)>, run: &Path) -> bool {
     works || descriptors().any(|one| fs::read_link(one.path()).is_ok_and(|link| link.starts_with(run)))
 }
 
-/// Moves the node's run directory, or what lies in its place, to a name of its own; gives that, unless there was nothing.
+/// Renames the node's run directory, or whatever is in its place, to a new name; returns that, unless there was
+/// nothing.
 fn rename(run: &Path, node: &NodeName) -> io::Result<Option<PathBuf>> {
     let from = run.join(node.as_str());
     let mut number = 1_u64;
@@ -219,7 +221,7 @@ fn rename(run: &Path, node: &NodeName) -> io::Result<Option<PathBuf>> {
         let to = run.join(format!("{PREFIX}{node}-{number}"));
         match fs::symlink_metadata(&to) {
             Ok(_) => number += 1,
-            // Nobody else makes names in there.
+            // Nobody else creates names in there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::rename(&from, &to) {
                 Ok(()) => return Ok(Some(to)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

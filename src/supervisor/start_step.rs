@@ -1,8 +1,8 @@
-//! The steps between a fork and the program that is to run, and how the child reports one that failed.
+//! The steps between a fork and the exec of the program, and how the child reports one that failed.
 
 use std::io;
 
-/// A step before the program ran that failed.
+/// A failed step before the program ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartStep {
     Session,
@@ -33,7 +33,7 @@ impl StartStep {
     /// The length of a report.
     pub const REPORT: usize = 5;
 
-    /// Whether the program runs all the same.
+    /// Whether the program runs nevertheless.
     pub fn is_warning(self) -> bool {
         matches!(self, Self::OomScore | Self::Affinity)
     }

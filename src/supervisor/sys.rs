@@ -1,5 +1,5 @@
-//! What the kernel offers and no safe interface does: fork with all that happens before the exec, signal dispositions,
-//! closing of descriptors nobody named, credentials of a datagram. The only file of the project with `unsafe`.
+//! Kernel functions without a safe interface: fork with everything before the exec, signal dispositions, closing of
+//! unknown descriptors, credentials of a datagram. The only file of the project with `unsafe`.
 //!
 //! Each function is safe to call as described; the shim, which forks, has one thread.
 #![allow(unsafe_code)]
@@ -18,7 +18,7 @@ use super::start_step::StartStep;
 
 /// Closes every descriptor from 3 up that is not in `keep`.
 ///
-/// Only for a process whose descriptors are all known to the caller: an owner elsewhere would be left with a dead number.
+/// Only for a process whose descriptors are all known to the caller: any other owner would keep a closed descriptor.
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
     kept.sort_unstable();
@@ -33,14 +33,14 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 }
 
 fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: closes descriptors and touches no memory; that nobody owns them is the caller's promise.
+    // SAFETY: closes descriptors and touches no memory; the caller promises that nobody owns them.
     match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// The node's process as it is to be: everything is prepared before the fork.
+/// The node's process: everything is prepared before the fork.
 pub struct Program<'a> {
     pub path: &'a CStr,
     pub argv: &'a [CString],
@@ -49,10 +49,10 @@ pub struct Program<'a> {
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
     pub stderr: BorrowedFd<'a>,
-    /// Stays open in the program, at a high number where shells and scripts do not trip over it.
+    /// Stays open in the program, at a high number that shells and scripts do not use.
     pub lock: BorrowedFd<'a>,
     pub rights: &'a rights::Prepared,
-    /// Close-on-exec: its end means that the program runs, five bytes name a step that failed and errno.
+    /// Close-on-exec: its end means that the program runs; five bytes are a failed step and errno.
     pub failure: BorrowedFd<'a>,
 }
 
@@ -62,16 +62,16 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Pid> {
     let argv = pointers(program.argv);
     let env = pointers(program.env);
     let parent = rustix::process::getpid();
-    // With everything blocked, a TERM that comes before the child has reset its dispositions waits for it: ignored
+    // With all signals blocked, a TERM that arrives before the child has reset its dispositions stays pending: ignored
     // signals are not discarded while they are blocked.
     let before = set_mask(&full_mask())?;
-    // SAFETY: this process has one thread, so the child has all of its state in a consistent shape.
+    // SAFETY: this process has one thread, so all of its state is consistent in the child.
     let forked = unsafe { libc::fork() };
     match forked {
         0 => {
             let (step, error) = become_program(program, &argv, &env, parent);
             let _ = rustix::io::write(program.failure, &step.report(&error));
-            // SAFETY: ends the child at once, without running anything the parent registered.
+            // SAFETY: ends the child immediately, without running anything that the parent registered.
             unsafe { libc::_exit(127) }
         }
         -1 => {
@@ -100,18 +100,18 @@ fn become_program(
         rustix::stdio::dup2_stdout(program.stdout).map_err(|error| (StartStep::Descriptors, error))?;
         rustix::stdio::dup2_stderr(program.stderr).map_err(|error| (StartStep::Descriptors, error))?;
         let lock = duplicate_high(program.lock).map_err(|error| (StartStep::Descriptors, error))?;
-        // It has to outlive this function and the exec.
+        // It must stay open after this function and the exec.
         mem::forget(lock);
         reset_dispositions();
         let warn = |step: StartStep, error: rustix::io::Errno| {
             let _ = rustix::io::write(program.failure, &step.report(&error.into()));
         };
         program.rights.take_on(warn)?;
-        // Last, since a change of the user clears it.
+        // Last, because a change of user clears it.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
             .map_err(|error| (StartStep::ParentDeathSignal, error))?;
         if rustix::process::getppid() != Some(parent) {
-            // The shim died before the line above: there would be no signal any more.
+            // The shim died before the call above: the signal would never come.
             return Err((StartStep::ParentDeathSignal, rustix::io::Errno::SRCH));
         }
         Ok(())
@@ -127,8 +127,8 @@ fn become_program(
     (StartStep::Execute, io::Error::last_os_error())
 }
 
-/// Becomes another program, with the environment and the signal dispositions that this process has: std's `exec` would give
-/// SIGPIPE its default back. Returns only if that failed.
+/// Becomes another program, with the environment and the signal dispositions of this process: std's `exec` would reset
+/// SIGPIPE to its default. Returns only if that failed.
 pub fn execute(path: &CStr, argv: &[CString]) -> io::Error {
     unsafe extern "C" {
         static environ: *const *const libc::c_char;
@@ -144,8 +144,8 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// A copy that survives the exec, out of the range that scripts use by hand (below 10) and shells by themselves (10 and
-/// up, 255).
+/// A copy that survives the exec, outside of the numbers that scripts use explicitly (below 10) and shells internally
+/// (10 and up, 255).
 pub fn duplicate_high(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     let copy = rustix::io::fcntl_dupfd_cloexec(fd, 100).or_else(|_| rustix::io::fcntl_dupfd_cloexec(fd, 3))?;
     rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
@@ -170,7 +170,7 @@ fn full_mask() -> libc::sigset_t {
     }
 }
 
-/// Sets this thread's signal mask; returns the one before.
+/// Sets this thread's signal mask; returns the previous one.
 fn set_mask(mask: &libc::sigset_t) -> io::Result<libc::sigset_t> {
     let mut before = MaybeUninit::uninit();
     // SAFETY: reads one set and writes another.
@@ -182,13 +182,13 @@ fn set_mask(mask: &libc::sigset_t) -> io::Result<libc::sigset_t> {
 }
 
 fn reset_dispositions() {
-    // Past libc, which keeps two signals to itself and would leave them ignored if they came so from whoever started the
-    // agent. All zero is SIG_DFL without flags on every architecture; the kernel's struct is shorter than this.
+    // Bypasses libc, which reserves two signals and would leave them ignored if the agent was started that way. All
+    // zero is SIG_DFL without flags on every architecture; the kernel's struct is shorter than this.
     const DEFAULT: [u64; 8] = [0; 8];
     const SIGNAL_SET_SIZE: usize = 8;
     for signal in 1..=64 {
         // SAFETY: the kernel reads its struct from a longer array; SIG_DFL runs no code of ours. KILL and STOP are
-        // refused, which is fine.
+        // refused, which does not matter.
         unsafe {
             libc::syscall(
                 libc::SYS_rt_sigaction,
@@ -214,11 +214,11 @@ pub fn block(signals: &[rustix::process::Signal]) -> io::Result<()> {
     set_mask(&set_of(signals)).map(drop)
 }
 
-/// Becomes readable whenever a child of this process has ended, and stays so until it was read; SIGCHLD is blocked from now
+/// Becomes readable when a child of this process has ended, and stays so until it was read; SIGCHLD is blocked from now
 /// on. For a process with one thread.
 pub fn child_signals() -> io::Result<OwnedFd> {
     let signals = [rustix::process::Signal::CHILD];
-    // Ignored by whoever started the agent, it would reap our children behind our back.
+    // If the agent was started with SIGCHLD ignored, the kernel would reap our children by itself.
     // SAFETY: SIG_DFL runs no code of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     block(&signals)?;
@@ -231,7 +231,7 @@ pub fn child_signals() -> io::Result<OwnedFd> {
     }
 }
 
-/// Waits for one of these blocked signals; `None` when the time is over first.
+/// Waits for one of these blocked signals; `None` after the timeout.
 pub fn wait_for_signal(signals: &[rustix::process::Signal], timeout: Option<Duration>) -> io::Result<Option<i32>> {
     let set = set_of(signals);
     let timeout = timeout.map(|timeout| libc::timespec {
@@ -258,8 +258,8 @@ fn set_of(signals: &[rustix::process::Signal]) -> libc::sigset_t {
     set
 }
 
-/// A datagram with the credentials the kernel vouches for. Descriptors that came with it are closed already: closing
-/// is all that BARRIER=1 asks for, and nothing else may pass any.
+/// A datagram with its sender's credentials, guaranteed by the kernel. Descriptors that came with it are already
+/// closed: closing is all that BARRIER=1 asks for, and nothing else may pass any.
 pub struct Datagram {
     pub length: usize,
     /// It was longer than the buffer.
@@ -269,7 +269,8 @@ pub struct Datagram {
 
 /// Receives one datagram without waiting, from a socket with SO_PASSCRED.
 ///
-/// By hand, because the sender may live in another pid namespace: its pid is 0 here, which rustix's type cannot hold.
+/// Without rustix, because the sender may be in another pid namespace: its pid is 0 here, which rustix's type cannot
+/// represent.
 pub fn receive_with_credentials(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram> {
     #[repr(align(8))]
     struct Control([u8; 1024]);

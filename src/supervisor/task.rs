@@ -1,10 +1,10 @@
-//! One task per node: carries out the core's orders and reports what became known.
+//! One task per node: carries out the core's orders and reports what it learns.
 //!
-//! Promises: a fact about an incarnation is told once per run of the agent. When a connection to a shim breaks, the node is
-//! looked for as after a start of the agent: it ends up under supervision, gone, or reported as blocked.
+//! Promises: a fact about an incarnation is reported once per run of the agent. When a connection to a shim breaks, the
+//! node is looked for as after a start of the agent: it ends up under supervision, gone, or reported as blocked.
 //!
-//! A node's task is in one of three states: nothing of it is known to be there; prepared, which is holding its lock; or
-//! connected to its shim, until that has gone after the acknowledged exit.
+//! A node's task is in one of three states: no process is known; prepared, which means that it holds the lock; or
+//! connected to the shim, until the shim has gone after the acknowledged exit.
 
 mod discovery;
 mod report;
@@ -33,7 +33,7 @@ use crate::api::survivors::Survivors;
 use crate::crash_point;
 use crate::tasks::{OnExit, blocking};
 
-/// What is known to be there of the node.
+/// What is known about the node's process.
 #[derive(Debug)]
 pub(super) enum Life {
     Nothing,
@@ -47,23 +47,23 @@ pub(super) struct Shim {
     pub(super) link: Link,
     pub(super) incarnation: Incarnation,
     pub(super) stage: Stage,
-    /// The stop order that it was given, for the case that the connection has to be made again.
+    /// The stop order that the shim was given, in case the connection has to be re-established.
     pub(super) stop: Option<u64>,
-    /// It ends all that descends from its node. Known once it has said hello.
+    /// Whether it ends all descendants of its node. Known once it has said hello.
     subreaper: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Its node runs or is about to.
+    /// Its node runs or is about to run.
     Watching,
-    /// Its exit is told, and not durable yet.
+    /// Its exit is reported, but not durable yet.
     ExitReported,
     /// Its exit is durable; it is leaving.
     Acknowledged,
 }
 
-/// What a crash bundle tells of an exit.
+/// What a crash bundle needs to know about an exit.
 #[derive(Debug)]
 struct Ended {
     incarnation: Incarnation,
@@ -72,7 +72,7 @@ struct Ended {
     noticed: jiff::Timestamp,
 }
 
-/// The newest incarnation of which each fact was told.
+/// The newest incarnation for which each fact was reported.
 #[derive(Debug, Default)]
 struct Reported {
     started: Incarnation,
@@ -86,18 +86,18 @@ pub(super) struct NodeTask {
     slot: Arc<Slot>,
     pub(super) node: NodeName,
     pub(super) life: Life,
-    /// What the shim that was found had dropped of the output.
+    /// How much output the shim had dropped when it was found.
     found_dropped: u64,
     /// The newest process on record.
     pub(super) known: Known,
     reported: Reported,
     /// `/proc/PID/limits` of the known process.
     limits: Option<String>,
-    /// The last exit that was told, until it is durable.
+    /// The last exit that was reported, until it is durable.
     ended: Option<Ended>,
-    /// Its run directory is to go as soon as nothing is left.
+    /// Its run directory is to be removed as soon as nothing is left.
     forget: bool,
-    /// The same, and to be kept under another name; with the stop timeout.
+    /// Its run directory is to be kept under another name instead; with the stop timeout.
     pub(super) set_aside: Option<(Incarnation, u64)>,
 }
 
@@ -119,8 +119,8 @@ impl NodeTask {
         }
     }
 
-    /// Works until the token is cancelled; then does what was begun, and passes on the last acknowledgement, which
-    /// nobody else would before the next start. Leaving drops the connection, and nothing else: the shim goes on alone.
+    /// Works until the token is cancelled. Then it finishes what it began, and passes on the last acknowledgement,
+    /// which nobody else would do before the next start. Leaving only closes the connection: the shim continues alone.
     pub(super) async fn run(mut self, token: tokio_util::sync::CancellationToken) {
         loop {
             let is_last = token.is_cancelled();
@@ -149,7 +149,7 @@ impl NodeTask {
         }
     }
 
-    /// Waits until a shim that was told to go is gone, so that no process is left where none should be.
+    /// Waits until a shim that was told to leave is gone, so that no process is left over.
     async fn linger(&mut self) {
         if let Life::Shim(shim) = &mut self.life
             && shim.stage == Stage::Acknowledged
@@ -177,7 +177,7 @@ impl NodeTask {
         if let Some((known, reply)) = probe {
             let mut left = Survivors::default();
             let finding = self.probe(known, &mut left).await;
-            // Whoever asked has gone: nobody is left to tell.
+            // The caller has gone: nobody needs the answer.
             let _ = reply.send(finding);
             if let Life::Shim(Shim { incarnation, stage, subreaper, .. }) = self.life {
                 self.report_dropped(incarnation, self.found_dropped, None).await;
@@ -227,11 +227,11 @@ impl NodeTask {
             Life::Prepared(prepared) => Some(prepared.incarnation),
             Life::Shim(shim) => Some(shim.incarnation),
         };
-        // What was started again meanwhile stays.
+        // A node that was started again meanwhile stays.
         self.forget |= forget.is_some_and(|forgotten| present.is_none_or(|present| present <= forgotten));
     }
 
-    /// Takes together what a crash bundle is made of, before the next preparation replaces the launch file.
+    /// Collects the parts of a crash bundle before the next preparation replaces the launch file.
     async fn keep_crash(&mut self, incarnation: Incarnation) {
         let Some(Ended { process, exit, noticed, .. }) = self.ended.take_if(|ended| ended.incarnation == incarnation)
         else {
@@ -243,7 +243,7 @@ impl NodeTask {
                 let written = fs::metadata(path.join(LAUNCH)).ok()?.mtime();
                 Some((launch, written))
             }
-            // Its bundle says so by having no command line.
+            // Then the bundle has no command line.
             Ok(_) | Err(_) => None,
         });
         self.shared.crashes.keep(Crash {
@@ -266,8 +266,8 @@ impl NodeTask {
         self.life = Life::Shim(Shim { link, incarnation, stage: Stage::Watching, stop: None, subreaper: false });
     }
 
-    /// Looks for the node while the agent runs, and tells what came of it; `expected` is the incarnation that somebody
-    /// waits for. Gives whether nothing of it is there.
+    /// Looks for the node while the agent runs, and reports the result; `expected` is the incarnation that is waited
+    /// for. Returns whether nothing of the node is there.
     async fn settle(&mut self, expected: Incarnation, patience: Duration) -> bool {
         match self.look(patience).await {
             Look::Absent => {
@@ -304,14 +304,14 @@ impl NodeTask {
         format!("{reason}; {}", way_out(&self.node))
     }
 
-    /// Looks once more for what is to be gone.
+    /// Searches again for what is to be gone.
     async fn clear(&mut self, incarnation: Incarnation) {
         if self.settle(incarnation, PATIENCE).await {
             self.report(incarnation, NodeHappening::Cleared).await;
         }
     }
 
-    /// Takes a shim under supervision that was found while the agent runs; tells which incarnation it has.
+    /// Takes a shim under supervision that was found while the agent runs; returns its incarnation.
     pub(super) async fn welcome(&mut self, link: Link, hello: Option<Hello>, launched: Incarnation) -> Incarnation {
         let incarnation = hello.as_ref().map_or(launched, |hello| hello.incarnation);
         self.connect(link, incarnation);
@@ -336,7 +336,7 @@ impl NodeTask {
                     tracing::warn!(node = %self.node, %incarnation, "an exit was acknowledged that nobody told")
                 }
             },
-            // The shim is gone, its report may be there.
+            // The shim is gone, but its report may be there.
             Life::Nothing => {
                 let path = self.shared.context.run_dir(&self.node);
                 let removed = blocking(move || match files::read::<Status>(&path) {
@@ -344,7 +344,7 @@ impl NodeTask {
                     Ok(_) | Err(_) => files::remove(&path.join(STATUS)),
                 });
                 if let Err(error) = removed.await {
-                    // It will be reported once more, and acknowledged once more.
+                    // It will be reported and acknowledged once more.
                     tracing::warn!(node = %self.node, error = chain(&error), "an exit report stays");
                 }
             }
@@ -356,7 +356,7 @@ impl NodeTask {
         let incarnation = order.incarnation;
         match &mut self.life {
             Life::Nothing => {}
-            // Again, perhaps with another spec. The lock goes with it.
+            // Prepared again, perhaps with another spec. This releases the lock.
             Life::Prepared(_) => self.life = Life::Nothing,
             Life::Shim(shim) if shim.incarnation == incarnation => return,
             Life::Shim(shim) if shim.stage == Stage::Acknowledged => {
@@ -372,7 +372,8 @@ impl NodeTask {
                 return self.report_still_there(incarnation, found).await;
             }
         }
-        // Something may still hold the lock that outlived its shim: it is ended if it is proven ours, then once more.
+        // A process that outlived its shim may hold the lock: it is ended if it is proven ours, then there is one more
+        // try.
         let mut is_last = false;
         loop {
             let (context, node, last) =
@@ -388,7 +389,7 @@ impl NodeTask {
                     return self.report(incarnation, NodeHappening::PortTaken { reason }).await;
                 }
                 Preparation::Impossible(fault) => {
-                    // No fact about an incarnation, so it is told as often as it is tried.
+                    // Not a fact about an incarnation, so it is reported as often as it is tried.
                     let Exit { cause, stdout, stderr, is_lasting, .. } = not_started(fault);
                     let what = NodeHappening::Exited { cause, process: None, stdout, stderr, is_lasting };
                     return self.report(incarnation, what).await;
@@ -437,7 +438,7 @@ impl NodeTask {
         let (context, node) = (Arc::clone(&self.shared.context), self.node.clone());
         let runtime = self.shared.tasks.runtime().clone();
         let spawned = blocking(move || {
-            // The child's end is watched by this runtime.
+            // This runtime watches for the child's end.
             let _guard = runtime.enter();
             launch::spawn(&context, &node, prepared)
         });
@@ -454,12 +455,12 @@ impl NodeTask {
         self.known = Known { incarnation, ..Known::default() };
         match connect(&directory).await {
             Ok(link) => self.connect(link, incarnation),
-            // The listener went away with the shim that had it.
+            // The listener was closed with the shim that had it.
             Err(_) => _ = self.settle(incarnation, PATIENCE).await,
         }
     }
 
-    /// A shim of ours is our child: somebody has to take its exit code, which says nothing.
+    /// A shim of ours is our child: it must be reaped, and its exit code says nothing.
     fn reap(&self, mut child: tokio::process::Child) {
         let node = self.node.clone();
         self.shared.tasks.spawn(format!("reaper of the shim of {node}"), OnExit::Tolerated, |token| async move {
@@ -471,7 +472,7 @@ impl NodeTask {
         if let Life::Nothing = self.life
             && self.reported.exited < incarnation
         {
-            // Blocked, or never looked for: whatever is there now.
+            // Blocked, or never looked for: handles whatever is there now.
             self.settle(incarnation, PATIENCE).await;
         }
         match &mut self.life {
@@ -485,12 +486,12 @@ impl NodeTask {
                 let exit = not_started("it was stopped before it was started");
                 self.report_exited(incarnation, None, exit).await;
             }
-            // Gone already, or another one.
+            // Already gone, or another one.
             Life::Nothing | Life::Prepared(_) | Life::Shim(_) => {}
         }
     }
 
-    /// Removes the run directory once nothing needs it; tells whether the task is over.
+    /// Removes the run directory once nothing needs it; returns whether the task is finished.
     async fn try_forget(&mut self) -> bool {
         match &self.life {
             Life::Shim(_) => return false,
@@ -506,13 +507,13 @@ impl NodeTask {
         let is_removed = match removed.await {
             Ok(true) => true,
             Ok(false) => {
-                // Something left the node's group and holds the lock. The next start of the node ends it, or the next start
-                // of the agent.
+                // A process left the node's group and holds the lock. The next start of the node, or of the agent, ends
+                // it.
                 tracing::warn!(node = %self.node, "its lock is still held, so its run directory stays");
                 self.forget = false;
                 return false;
             }
-            // Harmless, and looked at again at the agent's next start.
+            // Harmless, and tried again at the agent's next start.
             Err(error) => {
                 tracing::warn!(node = %self.node, %error, "cannot remove its run directory");
                 false
@@ -550,7 +551,7 @@ impl NodeTask {
                             self.stop(incarnation, timeout_ms).await;
                         }
                     }
-                    // The acknowledgement is still to come, and finds the report on disk.
+                    // The acknowledgement is still to come, and will find the report on disk.
                     Stage::ExitReported => {}
                     // It may have died before it removed its report.
                     Stage::Acknowledged => {
@@ -563,7 +564,7 @@ impl NodeTask {
             }
             Heard::Message(message) => {
                 let was_silent = match shim.stage {
-                    // What it owes now is to close.
+                    // It now has to close the connection.
                     Stage::Acknowledged => false,
                     Stage::Watching | Stage::ExitReported => shim.link.settle(),
                 };
@@ -627,7 +628,7 @@ fn not_started(fault: impl Into<Fault>) -> Exit {
     Exit { cause: ExitCause::NotStarted(reason), ran_ms: 0, stdout: String::new(), stderr: String::new(), is_lasting }
 }
 
-/// Connects to a shim that was just spawned. Its listener exists before it does, so there is nothing to wait for.
+/// Connects to a shim that was just spawned. Its listener existed before it did, so there is no need to wait.
 async fn connect(directory: &RunDir) -> std::io::Result<Link> {
     tokio::time::timeout_at(Instant::now() + PATIENCE, Link::connect(directory)).await?
 }

@@ -1,8 +1,8 @@
-//! What must not be shown to everybody who gets to see a crash bundle.
+//! Masks what must not be visible to everybody who can read a crash bundle.
 
 const MASK: &str = "(masked)";
 
-/// Parts of names whose values are secrets, as people name them.
+/// Parts of names that usually denote secrets.
 const SECRET: [&str; 7] = ["pass", "secret", "token", "credential", "key", "auth", "cookie"];
 
 /// The value of a variable, unless its name or form says that it is a secret.
@@ -10,7 +10,8 @@ pub(super) fn variable(name: &str, value: &str) -> String {
     if is_secret(name) { MASK.to_owned() } else { without_userinfo(value) }
 }
 
-/// Arguments: `name=value` as a variable is, and what follows an option without a value of its own as if it were that.
+/// Arguments: `name=value` is masked like a variable, and the argument after an option without a value like the value
+/// of that option.
 pub(super) fn arguments<'a>(arguments: impl Iterator<Item = &'a str>) -> impl Iterator<Item = String> {
     let mut option = "";
     arguments.map(move |argument| {
@@ -31,7 +32,7 @@ fn is_secret(name: &str) -> bool {
     SECRET.iter().any(|part| name.contains(part))
 }
 
-/// A URL may name its user and password (RFC 3986, 3.2.1), and a list of them each its own.
+/// A URL may contain a user and password (RFC 3986, 3.2.1), and each URL of a list its own.
 fn without_userinfo(text: &str) -> String {
     let mut parts = text.split("://");
     let mut masked = parts.next().unwrap_or_default().to_owned();

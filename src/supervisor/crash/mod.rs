@@ -1,10 +1,10 @@
-//! Crash bundles: what is left of a node that ended unasked, in `crash/<node>/<time>-<incarnation>/` of the state directory,
-//! for whoever looks into it later.
+//! Crash bundles: what is left of a node after an unrequested end, in `crash/<node>/<time>-<incarnation>/` of the state
+//! directory, for later analysis.
 //!
-//! Promises: written by a task of its own, so neither the core nor the node's restart waits for it; written aside, synced and
-//! renamed, so a bundle is whole or not there; bounded in size and number; none below the floor of free space. A bundle is
-//! the owner's alone, and values that look like secrets are masked in it. Best effort: an agent that is killed in between has
-//! journaled the exit and kept no bundle.
+//! Promises: written by a separate task, so neither the core nor the node's restart waits for it; written aside, synced
+//! and renamed, so a bundle is complete or absent; bounded in size and number; none below the floor of free space. Only
+//! the owner can read a bundle, and values that look like secrets are masked in it. Best effort: an agent that is
+//! killed in between has journaled the exit but kept no bundle.
 
 mod mask;
 mod report;
@@ -27,34 +27,34 @@ use crate::tasks::{OnExit, Tasks};
 
 /// The directory of all bundles, in the state directory.
 pub const DIRECTORY: &str = "crash";
-/// Of one that is being written. No node has such a name.
+/// The directory of a bundle that is being written. No node has such a name.
 const ASIDE: &str = ".new";
-/// Crashes that may wait for the disk, each of some 100 KiB at most. Restarts are spaced out, so more than one of each node
-/// means that the disk hangs.
+/// Crashes that may wait for the disk, each of at most about 100 KiB. Restarts are spaced out, so more than one per
+/// node means that the disk hangs.
 const WAITING: usize = 256;
-/// How often bundles that grew old by themselves are looked for.
+/// How often expired bundles are looked for.
 const PRUNE: Duration = Duration::from_secs(3600);
-/// As it sorts, and as directories like it.
+/// A format that sorts by time and suits directory names.
 const TIME: &str = "%Y%m%dT%H%M%SZ";
 
 /// How many bundles are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Of each node; 0: none is made.
+    /// For each node; 0: no bundles are made.
     pub keep: usize,
     pub keep_for: Duration,
-    /// With less free space none is made.
+    /// No bundle is made with less free space than this.
     pub space_floor: u64,
 }
 
-/// What a bundle is made of.
+/// The content of a bundle.
 #[derive(Debug)]
 pub(super) struct Crash {
     pub node: NodeName,
     pub incarnation: Incarnation,
     pub process: Option<ProcessId>,
     pub exit: Exit,
-    /// What was executed, and when it was written, in seconds since 1970.
+    /// What was executed, and when the launch file was written, in seconds since 1970.
     pub launch: Option<(Launch, i64)>,
     /// `/proc/PID/limits`, soon after its start.
     pub limits: Option<String>,
@@ -63,7 +63,7 @@ pub(super) struct Crash {
     pub noticed: jiff::Timestamp,
 }
 
-/// The way to the task that writes bundles.
+/// The interface to the task that writes bundles.
 #[derive(Debug)]
 pub(super) struct Keeper {
     crashes: mpsc::Sender<Crash>,
@@ -101,7 +101,7 @@ impl Keeper {
         Self { crashes }
     }
 
-    /// Has a bundle made of it. Never waits.
+    /// Has a bundle made of the crash. Never waits.
     pub fn keep(&self, crash: Crash) {
         let (crash, why) = match self.crashes.try_send(crash) {
             Ok(()) => return,
@@ -141,7 +141,8 @@ impl Store {
         let aside = of_node.join(ASIDE);
         remove(&aside)?;
         fs::DirBuilder::new().mode(0o700).create(&aside)?;
-        // Not older than what is there: otherwise a clock that was set back makes the newest the first to go.
+        // Not older than the existing bundles: otherwise, after a clock was set back, the newest bundle would be
+        // removed first.
         let newest = report::bundles(&of_node)?.first().and_then(|name| Some(name.split_once('-')?.0.to_owned()));
         let time = newest.into_iter().fold(crash.noticed.strftime(TIME).to_string(), Ord::max);
         let bundle = format!("{time}-{}", crash.incarnation);
@@ -159,7 +160,7 @@ impl Store {
         Ok(path)
     }
 
-    /// Removes what is too much or too old. What cannot be removed is looked at again with the next crash.
+    /// Removes surplus and expired bundles. If one cannot be removed, it is tried again with the next crash.
     fn prune(&self) {
         if let Err(error) = self.try_prune() {
             tracing::warn!(%error, "old crash bundles stay in {}", self.directory.display());
@@ -182,7 +183,7 @@ impl Store {
                 if age >= self.options.keep || is_old {
                     remove(&path)?;
                 } else if age > 0 {
-                    // Cores are large, and those of one node much alike.
+                    // Cores are large, and those of one node are much alike.
                     remove(&path.join(report::CORE))?;
                 }
             }
@@ -211,15 +212,16 @@ enum Taken {
     Moved {
         bytes: u64,
     },
-    /// On another file system, where it would have to be copied.
+    /// It is on another file system, from which it would have to be copied.
     Left {
         file: PathBuf,
         bytes: u64,
     },
 }
 
-/// Moves the core that the kernel wrote into the node's directory, if that is where it writes them (core(5)). The directory
-/// is the node's: what has a core's name has to be a file without a second name, both before and after.
+/// Moves the core that the kernel wrote into the node's directory, if that is where it writes them (core(5)). The
+/// directory belongs to the node: the core must be a regular file without a second name, both before and after the
+/// move.
 fn take_core(crash: &Crash, aside: &Path) -> io::Result<Option<Taken>> {
     let (ExitCause::Signal(_), Some(process), Some((_, launched))) = (&crash.exit.cause, &crash.process, &crash.launch)
     else {
@@ -229,7 +231,7 @@ fn take_core(crash: &Crash, aside: &Path) -> io::Result<Option<Taken>> {
     let Ok(directory) = rustix::fs::open(&crash.directory, flags, Mode::empty()) else { return Ok(None) };
     for name in ["core".to_owned(), format!("core.{}", process.pid)] {
         let Ok(found) = rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        // One from before this process is another's, and so is one from after it.
+        // A core from before or after this process belongs to another process.
         let its_own = *launched..=crash.noticed.as_second();
         if !is_core(&found) || !its_own.contains(&found.st_mtime) {
             continue;

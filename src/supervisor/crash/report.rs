@@ -1,4 +1,4 @@
-//! The file of a crash bundle, and how bundles are found again.
+//! The file of a crash bundle, and the list of bundles.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,10 +16,10 @@ use crate::regular_file;
 pub(super) const REPORT: &str = "crash.json";
 pub(super) const CORE: &str = "core";
 
-/// Of one argument or variable, and of all of them together.
+/// The limit of one argument or variable, and of all of them together.
 const TEXT_LIMIT: usize = 4 << 10;
 const TEXTS_LIMIT: usize = 128 << 10;
-/// The longest file that is read back: arguments, environment and output with every character escaped are far below.
+/// The longest file that is read back: arguments, environment and output with every character escaped are far smaller.
 const FILE_LIMIT: u64 = 4 << 20;
 
 /// `crash.json` of a bundle.
@@ -31,24 +31,24 @@ pub struct CrashReport {
     pub incarnation: u64,
     /// How it ended.
     pub cause: String,
-    /// When the agent got to know (RFC 3339).
+    /// When the agent noticed it (RFC 3339).
     pub noticed_at: String,
-    /// Absent if nobody was there to see its end.
+    /// Absent if nobody saw its end.
     pub ran_ms: Option<u64>,
     pub pid: Option<u32>,
     pub program: String,
-    /// With the zeroth. Values that look like secrets are masked, here and in the environment.
+    /// Including argument 0. Values that look like secrets are masked, here and in the environment.
     pub arguments: Vec<String>,
     pub environment: BTreeMap<String, String>,
     pub directory: String,
-    /// Whom it ran as, if not as the agent.
+    /// The user it ran as, if not the agent's.
     pub user: Option<String>,
     /// `/proc/PID/limits`, soon after its start.
     pub limits: Option<String>,
     pub core: Option<Core>,
     /// Where this host's kernel puts cores (core(5)).
     pub core_pattern: String,
-    /// Of the agent.
+    /// The agent's release.
     pub release: String,
     /// The last of its output.
     pub stdout: String,
@@ -114,7 +114,7 @@ fn text(bytes: &ByteBuf) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Cuts what is too long; nothing once there is no more room.
+/// Truncates text that is too long; `None` if there is no room left.
 fn fit(mut text: String, room: &mut usize) -> Option<String> {
     if text.len() > TEXT_LIMIT {
         let cut = (0..=TEXT_LIMIT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -125,7 +125,7 @@ fn fit(mut text: String, room: &mut usize) -> Option<String> {
     Some(text)
 }
 
-/// The names of a node's bundles, newest first. Of those of one second, the incarnation tells.
+/// The names of a node's bundles, newest first; those of the same second are ordered by incarnation.
 pub(super) fn bundles(of_node: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     let entries = match fs::read_dir(of_node) {
@@ -156,7 +156,7 @@ fn unread(path: &Path, source: io::Error) -> ReadError {
     }
 }
 
-/// A node's bundles below the state directory, newest first, and what could not be read of them.
+/// A node's bundles in the state directory, newest first, and errors for those that could not be read.
 pub fn list(state_dir: &Path, node: &NodeName) -> Result<(Vec<CrashReport>, Vec<ReadError>), ReadError> {
     let of_node = state_dir.join(super::DIRECTORY).join(node.as_str());
     let names = bundles(&of_node).map_err(|source| unread(&of_node, source))?;
@@ -166,7 +166,7 @@ pub fn list(state_dir: &Path, node: &NodeName) -> Result<(Vec<CrashReport>, Vec<
             Ok(report) => reports.push(report),
             // Removed meanwhile.
             Err(ReadError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            // The others tell their story without it.
+            // The others are useful without it.
             Err(error) => damaged.push(error),
         }
     }

@@ -1,17 +1,17 @@
-//! Whose a process is: this state directory's, or another's that has the same records.
+//! The owner of a process: this state directory, or another one that has the same records.
 //!
-//! A copy of a state directory has everything on record that the original has: processes with boot, pid and start time. What a
-//! copy does not have is what these processes hold open. So, in this order, and in the same boot, a process belongs to a node
-//! of this directory if
+//! A copy of a state directory has all records of the original: processes with boot, pid and start time. What a copy
+//! does not share is the files that these processes have open. So, in this order, and in the same boot, a process
+//! belongs to a node of this directory if
 //!
 //! 1. it has this directory's `run/<node>/lock` open;
 //! 2. it has a lock open that was deleted, and that was `run/<node>/lock` of this directory when it was: the directory was
 //!    restored in place, or moved to another file system, or its `run` was removed;
-//! 3. its parent, a shim, has such a lock open: a node may close what it inherited, or not let anybody look;
+//! 3. its parent, a shim, has such a lock open: a node may close what it inherited, or be hidden from inspection;
 //! 4. its working directory is this directory's `nodes/<node>`, and neither it nor its parent has another directory's lock.
 //!
-//! Numbers of devices and inodes are compared at one moment and never stored: they do not last (a file system that is mounted
-//! again may have another device number, and a new file the inode number of a removed one).
+//! Device and inode numbers are compared at one moment and never stored: they do not last (a file system that is
+//! mounted again may have another device number, and a new file the inode number of a removed one).
 
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
@@ -24,24 +24,24 @@ use std::time::{Duration, Instant};
 use super::{Live, Proven, is_gone, name, own_uid, real_uid, stat, wait_until};
 use crate::api::ids::NodeName;
 
-/// How long a process that has nothing open is given to end, before it counts as somebody's that lives.
+/// How long a process that has nothing open is given to end, before it counts as a live process of another owner.
 const ENDING_TAKES: Duration = Duration::from_millis(200);
 
 /// What the kernel appends to the path of a file that has no name any more.
 const DELETED: &[u8] = b" (deleted)";
 
-/// Where a state directory is and was, as far as it matters to processes that were started from it.
+/// The present and former paths of a state directory, as far as they matter to processes that were started from it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Home {
-    /// Its canonical path, and the one from which it was moved, if it was.
+    /// Its canonical path, and the path from which it was moved, if it was.
     pub paths: Vec<PathBuf>,
-    /// It was known to be the agent's at one of these paths before this start. Else it may be a copy that cannot be told by
-    /// its path.
+    /// The agent knew it at one of these paths before this start. Otherwise it may be a copy that its path does not
+    /// reveal.
     pub is_confirmed: bool,
 }
 
 impl Home {
-    /// The node whose deleted lock, of this directory, has this path.
+    /// The node whose deleted lock in this directory has this path.
     fn node_of_lock(&self, path: &Path) -> Option<NodeName> {
         let rest = self.paths.iter().find_map(|home| path.strip_prefix(home).ok())?;
         let mut parts = rest.iter();
@@ -53,7 +53,7 @@ impl Home {
     }
 }
 
-/// What processes of one node are told by.
+/// How processes of one node are recognised.
 #[derive(Debug, Clone, Copy)]
 pub struct NodeHome<'a> {
     pub home: &'a Home,
@@ -64,25 +64,25 @@ pub struct NodeHome<'a> {
     pub directory: &'a Path,
 }
 
-/// Whose a live process is.
+/// The owner of a live process.
 #[derive(Debug)]
 pub enum Owner {
     Ours(Proven),
     Another(Foreign),
-    /// The agent may not look at it: why.
+    /// The agent may not inspect it: why.
     Hidden(io::Error),
-    /// It ended while it was looked at.
+    /// It ended during the inspection.
     Gone,
 }
 
-/// A live process that is on record here and belongs to another state directory. There is no way to signal it.
+/// A live process that is recorded here but belongs to another state directory. It cannot be signalled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreign {
     pub pid: u32,
     name: String,
     /// The state directory that it belongs to, if that can be found out.
     pub state_dir: Option<PathBuf>,
-    /// It works in the directory in which a node of ours would.
+    /// Its working directory is that of a node of ours.
     pub works_here: bool,
 }
 
@@ -96,7 +96,7 @@ impl std::fmt::Display for Foreign {
     }
 }
 
-/// The node's lock that a process has open.
+/// The lock of the node that a process has open.
 #[derive(Debug, PartialEq, Eq)]
 enum Lock {
     Ours,
@@ -106,13 +106,14 @@ enum Lock {
 }
 
 impl Live {
-    /// Whose process this is. What is read belongs to it and to no later process of the same number: it lives afterwards.
+    /// Finds the owner of this process. The data belongs to it and not to a later process with the same number: it is
+    /// still alive afterwards.
     pub fn owner(self, node: &NodeHome<'_>) -> Owner {
         let own_lock = node.lock_of(self.pid);
         let parent = stat(self.pid).map(|stat| stat.parent).unwrap_or(0);
         let parents_lock = if has_looks_of_a_shim(parent) { node.lock_of(parent) } else { Ok(Lock::None) };
         let works_here = node.is_working_directory_of(self.pid);
-        // A process on its way out has nothing open any more and, a moment later, no working directory.
+        // A process that is ending has nothing open any more and, a moment later, no working directory.
         if matches!((&own_lock, &parents_lock), (Ok(Lock::None), Ok(Lock::None))) {
             wait_until(&self.pidfd, Instant::now() + ENDING_TAKES);
         }
@@ -149,7 +150,7 @@ impl NodeHome<'_> {
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             let Ok(entry) = entry else { continue };
             let Ok(link) = fs::read_link(entry.path()) else { continue };
-            // Sockets, pipes and the like have no path.
+            // Sockets, pipes and similar files have no path.
             if !link.is_absolute() {
                 continue;
             }
@@ -163,13 +164,13 @@ impl NodeHome<'_> {
         Ok(found)
     }
 
-    /// What this open file is. That it is open is enough: a lock can be let go of by whoever has it open, and the process is
-    /// known by its identity already.
+    /// Classifies an open file. It is enough that it is open: any process that has a lock open can release it, and the
+    /// process is already identified.
     fn judge(&self, link: &Path, file: &Metadata, pid: u32) -> Lock {
         if let Some(lock) = self.lock
             && (lock.dev(), lock.ino()) == (file.dev(), file.ino())
         {
-            // With a second name it may be another directory's as well: files can be "copied" as hard links.
+            // With a second name it may belong to another directory as well: files can be "copied" as hard links.
             let is_proof = lock.nlink() == 1 || self.is_working_directory_of(pid).unwrap_or(false);
             return if is_proof { Lock::Ours } else { Lock::None };
         }
@@ -202,7 +203,8 @@ impl NodeHome<'_> {
         Ok(path == self.directory || nodes.into_iter().any(|own| path == own))
     }
 
-    /// Nodes of a copy and of its original work in the same directory, if that is set to be outside of both.
+    /// If the nodes' directory is outside of the state directory, nodes of a copy and of its original work in the same
+    /// directory.
     fn directory_is_proof(&self) -> bool {
         let inside = |home: &PathBuf| fs::canonicalize(self.directory).is_ok_and(|own| own.starts_with(home));
         self.home.is_confirmed || self.home.paths.iter().any(inside)
@@ -215,7 +217,7 @@ impl NodeHome<'_> {
     }
 }
 
-/// `STATE` of a path `STATE/<kind>/<node>` with `file` behind it, if there is one.
+/// `STATE` of a path `STATE/<kind>/<node>`, followed by `file` if there is one.
 fn state_dir_of<'a>(path: &'a Path, kind: &str, node: &NodeName, file: Option<&str>) -> Option<&'a Path> {
     let directory = match file {
         Some(file) if path.file_name() == Some(OsStr::new(file)) => path.parent()?,
@@ -233,19 +235,19 @@ fn without_name(link: &Path) -> Option<&Path> {
     Some(Path::new(OsStr::from_bytes(path)))
 }
 
-/// A name alone proves nothing; it saves looking at what else may be a parent (init, a service manager, the agent).
+/// A name alone proves nothing; it avoids inspecting other possible parents (init, a service manager, the agent).
 pub(super) fn has_looks_of_a_shim(pid: u32) -> bool {
     pid > 1 && name(pid) == super::super::protocol::SHIM_NAME
 }
 
-/// A process that has a deleted lock of this directory open and locked, by its number: to be looked at again.
+/// A process that has a deleted lock of this directory open and locked, by its pid: to be checked again before use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lingering {
     pub node: NodeName,
     pub pid: u32,
 }
 
-/// Who has a deleted lock of this directory, of any node. Looks at every process once.
+/// Holders of deleted locks of this directory, for all nodes. Inspects every process once.
 pub fn lingering(home: &Home) -> io::Result<Vec<Lingering>> {
     let own = std::process::id();
     let mut found = Vec::new();
@@ -275,8 +277,8 @@ fn deleted_lock(pid: u32, home: &Home) -> Option<NodeName> {
 }
 
 impl Proven {
-    /// The process with this number, if it has a deleted lock of this node and is the node's shim, a child of it, or what
-    /// `uid`, whom the node's processes run as, could signal as well (see [`Run`](super::Run)).
+    /// The process with this number, if it has a deleted lock of this node and is the node's shim, a child of it, or a
+    /// process that `uid`, the user of the node's processes, could signal as well (see [`Run`](super::Run)).
     pub fn by_deleted_lock(pid: u32, home: &Home, node: &NodeName, uid: Option<u32>) -> io::Result<Option<Self>> {
         let Some(process) = Live::pin(pid)? else { return Ok(None) };
         if deleted_lock(pid, home).as_ref() != Some(node) {
@@ -290,7 +292,7 @@ impl Proven {
     }
 }
 
-/// A process of the agent's user that works in the run directory that is gone: nobody else got there.
+/// A process of the agent's user that works in the deleted run directory, which no other user could enter.
 fn is_shim_of(pid: u32, home: &Home, node: &NodeName) -> bool {
     let works_there = || {
         let link = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
@@ -318,7 +320,7 @@ mod tests {
             Self(Command::new("sleep").arg("60").current_dir(directory).stdin(stdin).spawn().unwrap())
         }
 
-        /// Whose it is, shortly: `ours`, or the other directory and whether it works here.
+        /// Its owner in short: `ours`, or the other directory and whether it works here.
         fn owner(&self, node: &NodeHome<'_>) -> String {
             let boot = boot_id().unwrap();
             let live = Live::find(&identify(self.0.id(), &boot).unwrap(), &boot).unwrap().unwrap();
@@ -370,7 +372,7 @@ mod tests {
             Home { paths: paths.iter().map(|path| self.path(path)).collect(), is_confirmed }
         }
 
-        /// Whose the process is, asked by `a`.
+        /// The owner of the process, as seen by `a`.
         fn asked_by_a(&self, process: &Process) -> String {
             let home = self.home(&["a"], false);
             let lock = fs::metadata(self.path("a/run/w/lock")).ok();
@@ -414,11 +416,11 @@ mod tests {
         let node = NodeHome { home: &home, node: &two.node, lock: Some(&lock), directory: &directory };
         assert_eq!(of_b.owner(&node), "ours");
         let found: BTreeSet<u32> = lingering(&home).unwrap().into_iter().map(|one| one.pid).collect();
-        // This process has them open as well, and is not looked at.
+        // This process has them open as well, and is skipped.
         assert_eq!(found, [of_a.0.id(), of_b.0.id()].into());
         let by = |uid| Proven::by_deleted_lock(of_a.0.id(), &home, &two.node, uid).unwrap().is_some();
         assert!(by(Some(own_uid())));
-        // Whoever has a descriptor can hand it to anybody: another user's run proves nothing about this process.
+        // A descriptor can be passed to any process: another user's run proves nothing about this one.
         assert!(!by(Some(own_uid() + 1)) && !by(None));
         let other = NodeName::new("other").unwrap();
         assert!(Proven::by_deleted_lock(of_a.0.id(), &home, &other, Some(own_uid())).unwrap().is_none());

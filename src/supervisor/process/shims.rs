@@ -1,8 +1,9 @@
-//! Shims that are known without their lock, where that cannot be had.
+//! Shims that are identified without their lock, when the lock is unavailable.
 //!
-//! A shim is the agent's user's and called so. That is no proof yet: hosts have shims of other state directories. It belongs to a
-//! node if it is the parent of a process that is proven to be the node's, since a shim runs one node and a node is nobody else's
-//! child; or if it works in the node's run directory, where nobody but the agent's user gets to.
+//! A shim runs as the agent's user under the shim's name. That is no proof yet: a host may have shims of other state
+//! directories. It belongs to a node if it is the parent of a process that is proven to be the node's, since a shim
+//! runs one node and a node has no other parent; or if it works in the node's run directory, which only the agent's
+//! user can enter.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -11,11 +12,11 @@ use super::belongs::has_looks_of_a_shim;
 use super::{Live, Proven, own_uid, real_uid, stat};
 
 impl Proven {
-    /// The shim of this process of a node, if that is its parent still.
+    /// The shim of this process of a node, if it is still the parent.
     pub fn shim_of(node: &Self) -> Option<Self> {
         let parent = stat(node.pid).ok()?.parent;
         let shim = Live::pin(parent).ok().flatten().filter(|_| is_shim(parent))?;
-        // Behind the pidfd, and while the child lives: then it is this process whose child that is.
+        // Checked after opening the pidfd, and while the child is alive: so this process is the parent of that child.
         let is_parent = stat(node.pid).is_ok_and(|stat| stat.parent == parent);
         (is_parent && !node.wait_until(std::time::Instant::now()) && !shim.has_ended()).then(|| shim.proven())
     }
