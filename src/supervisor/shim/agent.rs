@@ -1,4 +1,4 @@
-//! The agent's connection to the shim: who it is said hello to, what is told, what is ordered.
+//! The agent's connection to the shim: the hello, reports to the agent, orders from it.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,16 +12,16 @@ use super::{HERE, Next, Phase, Shim};
 use crate::api::report::chain;
 use crate::crash_point;
 
-/// What may wait for an agent that does not read; then it is taken for dead.
+/// The most bytes queued for an agent that does not read; beyond that it counts as dead.
 const BACKLOG_LIMIT: usize = 1 << 20;
 /// The pause after a connection that could not be accepted.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// The agent's connection; a newer one takes its place.
+/// The agent's connection; a newer one replaces it.
 pub(super) struct Agent {
     pub(super) stream: UnixStream,
     decoder: Decoder,
-    /// Bytes that its socket did not take yet.
+    /// Bytes that its socket has not accepted yet.
     pub(super) backlog: Vec<u8>,
 }
 
@@ -59,7 +59,7 @@ impl Shim {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     self.log.line(format_args!("cannot accept an agent's connection: {error}"));
-                    // Out of descriptors or memory, and the connection still waits: not to spin until that is over.
+                    // Out of descriptors or memory, and the connection still waits: do not spin until that is over.
                     std::thread::sleep(ACCEPT_AGAIN);
                     return Next::Wait;
                 }
@@ -67,7 +67,7 @@ impl Shim {
         }
     }
 
-    /// Sends a message, if there is somebody to read it; `Hello` tells it to whoever comes later.
+    /// Sends a message, if an agent is connected; `Hello` reports it to a later one.
     pub(super) fn tell(&mut self, message: &ToAgent) {
         let Some(agent) = &mut self.agent else { return };
         agent.backlog.extend_from_slice(&protocol::encode(message));
@@ -86,7 +86,7 @@ impl Shim {
             }
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         };
-        // What came before the end still counts.
+        // Messages received before the end still count.
         while let Some(agent) = &mut self.agent {
             match agent.decoder.next(protocol::TO_SHIM_LIMIT) {
                 Ok(Some(message)) => match self.execute(&message) {
@@ -129,7 +129,7 @@ impl Shim {
         Next::Wait
     }
 
-    /// The exit is somebody else's to remember now.
+    /// The agent has made the exit durable, so the shim need not keep it.
     fn leave(&mut self) -> Next {
         crash_point!("shim_before_ack", self.node.as_str());
         for name in [STATUS, SOCKET] {

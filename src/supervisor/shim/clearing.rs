@@ -1,11 +1,11 @@
-//! After the node's end: ends what descends from it, then what holds its lock, and says what could not be ended.
+//! After the node's end: ends its descendants, then the holders of its lock, and reports what could not be ended.
 //!
-//! Promises: its exit is reported when nothing is left ([`ClearingProgress::Done`]), and not before. What is left when the time for it
-//! is over is named, looked at again whenever a process of it ends and every few seconds, and the shim stays for it. Whom the
-//! kernel does not let this process signal is named and left alone.
+//! Promises: its exit is reported only when nothing is left ([`ClearingProgress::Done`]). Processes left when the time
+//! is over are reported, and checked again whenever one of them ends and every few seconds; the shim stays for them.
+//! Processes that the kernel does not let this process signal are reported and left alone.
 //!
-//! A holder of the lock that does not descend from the shim has it from somebody who did. It is signalled if it is proven to
-//! be the run's ([`Run`]), and not before the agent that made the lock has had time to close its own copies.
+//! A holder of the lock that does not descend from the shim got it from a process that did. It is signalled if it is
+//! proven to be the run's ([`Run`]), and not before the agent that made the lock has had time to close its own copies.
 
 use std::fs::File;
 use std::io;
@@ -21,22 +21,22 @@ use super::descendants;
 use crate::api::launch::ProcessId;
 use crate::api::survivors::{Survivor, Survivors};
 
-/// How long descendants may take to end after the node, if its own time is not over before.
+/// How long descendants may take to end after the node, unless its own stop timeout ends earlier.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
-/// How long killed ones may take before they are told to be left.
+/// How long killed processes may take before they are reported as left.
 const KILL_TAKES: Duration = Duration::from_secs(2);
-/// How long a lock may be held by what is just letting go of it: the agent, right after a launch.
+/// How long a lock may be held by a process that is just releasing it: the agent, right after a launch.
 const HOLD_PATIENCE: Duration = Duration::from_millis(250);
 /// From TERM to KILL, for holders of the lock.
 const HOLDER_GRACE: Duration = Duration::from_millis(750);
-/// All the time that holders may take before they are told to be left.
+/// The total time that holders may take before they are reported as left.
 const HOLDERS_TAKE: Duration = Duration::from_secs(2);
-/// Between two looks at what was just killed.
+/// Between two looks at processes that were just killed.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Between two looks at what could not be ended.
+/// Between two looks at processes that could not be ended.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// The node's lock, in the shim's hands.
+/// The node's lock as the shim holds it.
 pub(super) struct Lock {
     file: File,
     state: Held,
@@ -46,9 +46,9 @@ pub(super) struct Lock {
 enum Held {
     /// Through the open file that the node inherited.
     WithNode,
-    /// Through one of our own, shared with whoever has the node's.
+    /// Through an open file of our own, shared with any process that has the node's.
     Shared,
-    /// Nobody else has it.
+    /// No other process has it.
     Alone,
 }
 
@@ -57,11 +57,11 @@ impl Lock {
         Self { file, state: Held::WithNode }
     }
 
-    /// Whether nobody but this process has the lock. It is held all the while.
+    /// Whether only this process has the lock. It is held throughout.
     ///
-    /// Whoever shares our open file cannot be told from us by the kernel. So we come to hold it through one of our own,
-    /// by way of a shared lock, and then try whether we can have it alone. An agent only ever takes it exclusively, so as
-    /// long as it is shared no agent has it.
+    /// The kernel does not distinguish us from processes that share our open file. So we first hold the lock through a
+    /// file of our own, by way of a shared lock, and then try to make it exclusive. An agent only ever takes it
+    /// exclusively, so no agent can take it while it is shared.
     fn is_alone(&mut self) -> io::Result<bool> {
         if self.state == Held::WithNode {
             rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockShared)?;
@@ -73,7 +73,7 @@ impl Lock {
         if self.state == Held::Shared {
             match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => self.state = Held::Alone,
-                // A conversion that fails loses what there was.
+                // A failed conversion loses the existing lock.
                 Err(rustix::io::Errno::WOULDBLOCK) => {
                     rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockShared)?;
                 }
@@ -90,18 +90,18 @@ impl AsFd for Lock {
     }
 }
 
-/// Whose holders of the lock are the node's.
+/// Which holders of the lock belong to the node.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rule {
     /// The uid that the node was started with.
     pub(super) uid: u32,
-    /// The process that started this one: the agent of then. It had the lock before us, and what it forks has it until it
-    /// executes something.
+    /// The process that started this one: the agent at that time. It had the lock before us, and a child that it forks
+    /// has it until the child executes a program.
     pub(super) agent: u32,
 }
 
 impl Rule {
-    /// Those of the holders that may be signalled; the others join the strangers.
+    /// The holders that may be signalled; the others are added to the strangers.
     fn split(&self, holders: Holders) -> (Vec<Proven>, Survivors) {
         let Holders { ours, strangers, hidden } = holders;
         let mut others = Survivors::default();
@@ -122,36 +122,36 @@ impl Rule {
     }
 }
 
-/// The node has ended, and this is what is being done about what it left.
+/// The state of ending what the node left after its own end.
 pub(super) struct Clearing {
     pub(super) process: Option<ProcessId>,
     pub(super) exit: Exit,
     rule: Rule,
     /// When descendants are killed.
     kill_at: Instant,
-    /// When what is left is told.
+    /// When remaining processes are reported.
     tell_at: Instant,
-    /// What was told to be left.
+    /// What was last reported as left.
     pub(super) told: Option<Survivors>,
     holders: Option<Asked>,
     /// When to look again if nothing happens before.
     pub(super) wake: Instant,
 }
 
-/// Holders of the lock, descendants being gone.
+/// Holders of the lock, once the descendants are gone.
 struct Asked {
     since: Instant,
-    /// They were asked to end, and live.
+    /// Live processes that were asked to end.
     processes: Option<Vec<Proven>>,
 }
 
-/// How far it has come.
+/// The progress of clearing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ClearingProgress {
     /// Nothing is left.
     Done,
     Waits,
-    /// Its time is over and this is left; said again when it is something else.
+    /// The time is over and these are left; reported again when they change.
     Left(Survivors),
 }
 
@@ -161,7 +161,7 @@ impl Clearing {
         Self { process, exit, rule, kill_at, tell_at, told: None, holders: None, wake }
     }
 
-    /// Somebody asks for the end, with so much patience: what is left is gone after anew, and told anew.
+    /// A stop with this timeout was ordered: remaining processes are ended and reported again.
     pub(super) fn hurry(&mut self, timeout: Duration) {
         let now = Instant::now();
         let due = now.checked_add(timeout).unwrap_or(self.kill_at);
@@ -180,7 +180,7 @@ impl Clearing {
         self.holders.iter().flat_map(|asked| asked.processes.iter().flatten()).map(Proven::as_fd)
     }
 
-    /// Does what is due.
+    /// Does what is due now.
     pub(super) fn step(&mut self, lock: &mut Lock) -> ClearingProgress {
         let now = Instant::now();
         let is_due = now >= self.kill_at;
@@ -222,7 +222,7 @@ impl Clearing {
             let _ = process.signal(signal);
             survivors.add(process::describe(process.pid));
         }
-        // Held, and by nobody that /proc shows: it may have ended since, so this is only told in the end.
+        // Held by a process that /proc does not show: it may have ended since, so this is only reported in the end.
         survivors.unseen |= survivors.is_empty();
         let next = if signal == Signal::TERM { kill_at } else { now + LOOK_AGAIN };
         *processes = Some(ours);

@@ -1,12 +1,12 @@
-//! What descends from the shim: found, signalled, reaped.
+//! Descendants of the shim: found, signalled, reaped.
 //!
-//! The shim is a subreaper (`PR_SET_CHILD_SUBREAPER`): whatever loses its parent among the node's descendants becomes its
-//! child, however many sessions lie between and whatever it closed. So once the node has ended, ending one's children
-//! until there is none left ends everything that descends from it.
+//! The shim is a subreaper (`PR_SET_CHILD_SUBREAPER`): every descendant of the node that loses its parent becomes the
+//! shim's child, whatever sessions it has created or descriptors it has closed. So once the node has ended, the shim
+//! ends its own children until none is left, and thus ends every descendant.
 //!
-//! Promises: a direct child is signalled by its number, which is its own until this process has reaped it. What lies
-//! deeper is signalled through a pidfd, after it was seen to be a child of a process that is proven and alive
-//! ([`Proven::child_of`]). Nothing else gets a signal from here.
+//! Promises: a direct child is signalled by its number, which stays its own until this process has reaped it. Deeper
+//! descendants are signalled through a pidfd, after they were seen to be children of a process that is proven and alive
+//! ([`Proven::child_of`]). Nothing else is signalled from here.
 
 use std::fs;
 use std::io;
@@ -17,14 +17,14 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use super::super::process::{self, Proven};
 use crate::api::survivors::Survivors;
 
-/// How long one call may go on killing before everything else has its turn: a process that forks for ever has to be
-/// met between two forks, which takes many tries in quick succession.
+/// How long one call may keep killing before other work gets its turn: a process that forks for ever has to be hit
+/// between two forks, which takes many tries in quick succession.
 const BURST: Duration = Duration::from_millis(50);
-/// Tries in a row without effect after which waiting is better.
+/// Tries in a row without effect after which to wait.
 const IDLE_TRIES: u32 = 20;
-/// Processes reaped in one go, so that a flood of them does not keep the shim.
+/// The most processes reaped in one go, so that a flood of them does not occupy the shim.
 const REAPED_AT_ONCE: u32 = 4096;
-/// How deep, and how many, the search goes for those that are to be asked to end. All others are killed later.
+/// The depth and number of descendants that are asked to end. All others are killed later.
 const DEPTH: u32 = 32;
 const ASKED: u32 = 1024;
 
@@ -32,18 +32,18 @@ const ASKED: u32 = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reaped {
     pub(super) count: u32,
-    /// Children that live are left.
+    /// Whether live children are left.
     pub(super) has_more: bool,
 }
 
-/// Reaps children that have ended, except `node`, whose exit status somebody else is to read.
+/// Reaps children that have ended, except `node`, whose exit status is read elsewhere.
 pub(super) fn reap_others(node: Pid) {
     for child in children().into_iter().filter(|child| *child != node) {
         let _ = rustix::process::waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 }
 
-/// Reaps children that have ended. For when the node itself is reaped.
+/// Reaps children that have ended. For use after the node itself was reaped.
 pub(super) fn reap() -> Reaped {
     let mut count = 0;
     loop {
@@ -51,7 +51,7 @@ pub(super) fn reap() -> Reaped {
             Ok(Some(_)) => count += 1,
             Ok(None) => return Reaped { count, has_more: true },
             Err(rustix::io::Errno::INTR) => {}
-            // ECHILD: there is none.
+            // ECHILD: there are no children.
             Err(_) => return Reaped { count, has_more: false },
         }
         if count >= REAPED_AT_ONCE {
@@ -60,8 +60,8 @@ pub(super) fn reap() -> Reaped {
     }
 }
 
-/// Kills children, and what becomes a child by that, until none is left or nothing happens any more; tells whether none is.
-/// For when the node itself is reaped.
+/// Kills children, and processes that become children as a result, until none is left or nothing changes any more;
+/// returns whether none is left. For use after the node itself was reaped.
 pub(super) fn kill_all() -> bool {
     let end = Instant::now() + BURST;
     let mut idle = 0;
@@ -84,7 +84,7 @@ pub(super) fn kill_all() -> bool {
     true
 }
 
-/// Sends `signal` to everything that descends from this process, but for members of the process group `except`.
+/// Sends `signal` to all descendants of this process, except members of the process group `except`.
 pub(super) fn signal_all(signal: Signal, except: Option<Pid>) {
     let mut left = ASKED;
     for child in children() {
@@ -98,7 +98,7 @@ fn signal_tree(process: &Proven, signal: Signal, except: Option<Pid>, depth: u32
         return;
     }
     *left -= 1;
-    // Those below first: they are found by their parent, which may be gone once it has its signal.
+    // Those below first: they are found through their parent, which may be gone once it has the signal.
     if depth > 0 {
         for child in children_of(process.pid) {
             if let Ok(Some(child)) = Proven::child_of(Some(process), child) {
@@ -112,7 +112,7 @@ fn signal_tree(process: &Proven, signal: Signal, except: Option<Pid>, depth: u32
     }
 }
 
-/// The children that live, for a message.
+/// The live children, for a message.
 pub(super) fn survivors() -> Survivors {
     let mut survivors = Survivors::default();
     for child in children() {
@@ -121,7 +121,7 @@ pub(super) fn survivors() -> Survivors {
         }
         survivors.add(process::describe(number(child)));
     }
-    // There is one, or nobody would ask.
+    // There is one, or this would not be called.
     survivors.unseen = survivors.named.is_empty();
     survivors
 }
@@ -130,13 +130,13 @@ fn number(pid: Pid) -> u32 {
     pid.as_raw_nonzero().get().unsigned_abs()
 }
 
-/// The direct children of this process, also those that have ended and are not reaped.
+/// The direct children of this process, including those that have ended and are not reaped.
 fn children() -> Vec<Pid> {
     let found = children_of(std::process::id());
     found.into_iter().filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).collect()
 }
 
-/// The numbers of a process's children, as they were a moment ago.
+/// The pids of a process's children, as they were a moment ago.
 fn children_of(pid: u32) -> Vec<u32> {
     match children_by_thread(pid) {
         Ok(children) => children,
@@ -147,7 +147,7 @@ fn children_of(pid: u32) -> Vec<u32> {
     }
 }
 
-/// A child is listed by the thread that made it.
+/// Each thread lists the children that it created.
 fn children_by_thread(pid: u32) -> io::Result<Vec<u32>> {
     let mut children = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::super::files::SHIM_LOG;
 use crate::regular_file;
 
-/// The log and its predecessor have at most this size each.
+/// The size limit of the log and of its predecessor, each.
 const LOG_LIMIT: u64 = 64 << 10;
 
 /// The shim's own log, bounded: at its limit it becomes `shim.log.old`.
@@ -32,7 +32,7 @@ impl Log {
         }
         if let Some(file) = &mut self.file {
             let line = format!("{} [{}] {text}\n", jiff::Timestamp::now(), std::process::id());
-            // A full disk must not stop the shim, and there is nowhere else to tell.
+            // A full disk must not stop the shim, and there is nowhere else to report it.
             let _ = file.write_all(line.as_bytes());
             self.size += line.len() as u64;
         }

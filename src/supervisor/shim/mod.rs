@@ -1,21 +1,21 @@
 //! The shim: the small process between agent and node. One per node, one thread, no runtime.
 //!
-//! Answers for: the node runs as its launch file says, has nobody but its shim as parent, and its end is seen, written
-//! down and offered until an agent acknowledges it. Works without an agent. Leaves all policy to the agent: the shim starts
-//! one process once, and stops it when told.
+//! Promises that the node runs as its launch file says, has only its shim as parent, and that its end is noticed,
+//! recorded and offered until an agent acknowledges it. Works without an agent. Leaves all policy to the agent: the
+//! shim starts one process once, and stops it when ordered to.
 //!
 //! Promises:
-//! - While any process of this incarnation lives (one that did not close its descriptors), the lock is held: by the shim,
+//! - While any process of this incarnation is alive (unless it closed its descriptors), the lock is held: by the shim,
 //!   and by the node, which inherits it.
-//! - The shim's death ends the node (PR_SET_PDEATHSIG), as far as the kernel lets it.
-//! - The node is never blocked by its output: the shim always reads, and drops what the disk does not take.
-//! - What is left of the node's process group is killed when the node has ended, and the group's number is still reserved
-//!   then, since the node is a zombie until after.
-//! - The exit is reported when nothing that descends from the node, or holds its lock, is left: the shim is a subreaper, so
-//!   descendants become its children whatever they left or closed ([`descendants`], [`clearing`]). What cannot be ended is
-//!   told to the agent instead, and the shim stays for it.
-//! - An idle shim sleeps in poll without a timeout. There is one only between a stop order's TERM and its KILL, and while
-//!   what a node left is being ended.
+//! - The shim's death ends the node (PR_SET_PDEATHSIG), as far as the kernel allows.
+//! - The node is never blocked by its output: the shim always reads, and drops what the disk does not accept.
+//! - The rest of the node's process group is killed when the node has ended. The group's number is still reserved then,
+//!   since the node remains a zombie until afterwards.
+//! - The exit is reported when no descendant of the node and no holder of its lock is left: the shim is a subreaper, so
+//!   descendants become its children whatever they left or closed ([`descendants`], [`clearing`]). Processes that
+//!   cannot be ended are reported to the agent instead, and the shim stays for them.
+//! - An idle shim sleeps in poll without a timeout. There is a timeout only between a stop order's TERM and its KILL,
+//!   and while the processes that a node left are being ended.
 //!
 //! It is started with the lock's descriptor as standard input and the listening socket as standard output, in the
 //! node's run directory; see [`launch`](super::launch).
@@ -57,9 +57,9 @@ use streams::{Stream, Streams};
 
 pub use super::protocol::SHIM_NAME as NAME;
 
-/// One read from a pipe: as much as a pipe holds unless told otherwise.
+/// One read from a pipe: the default capacity of a pipe.
 const READ_SIZE: usize = 64 << 10;
-/// Datagrams taken in before anything else has its turn.
+/// The most datagrams handled before other work gets its turn.
 const NOTIFICATIONS: u32 = 64;
 
 /// The run directory, which is the shim's working directory.
@@ -68,13 +68,13 @@ const HERE: &str = ".";
 /// Runs as the shim `zca-shim NODE INCARNATION` and returns when the node's exit has been acknowledged.
 pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     sys::ignore(&[Signal::TERM, Signal::INT, Signal::HUP, Signal::PIPE]);
-    // Fails only for a group leader, which nobody makes of a shim; it would work all the same.
+    // Fails only for a group leader, which a shim never is; it would work nevertheless.
     let _ = rustix::process::setsid();
     let name = CString::new(NAME).expect("the name has no zero byte");
     let _ = rustix::thread::set_name(&name);
     let (lock, listener) = match take_descriptors() {
         Ok(descriptors) => descriptors,
-        // There is no way to tell anybody: the agent sees the lock free and the socket closed.
+        // There is no way to report it: the agent sees the lock free and the socket closed.
         Err(_) => return ExitCode::FAILURE,
     };
     let mut log = Log::open();
@@ -117,8 +117,8 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     shim.run()
 }
 
-/// Makes this process the one to which the node's orphans come; gives what tells of their ends. Without, this is a shim as
-/// those of the first release were, and says so to its agent.
+/// Makes this process the parent of the node's orphans; returns a descriptor that reports their ends. Without it, this
+/// shim works like those of the first release, and says so to its agent.
 fn subreap(log: &mut Log) -> Option<OwnedFd> {
     #[cfg(feature = "crash-points")]
     if std::env::var_os("ZCA_TEST_FIRST_SHIM").is_some() {
@@ -133,7 +133,7 @@ fn subreap(log: &mut Log) -> Option<OwnedFd> {
     signals.ok()
 }
 
-/// The agent that started this process, or who has taken its place.
+/// The agent that started this process, or the process that adopted this one.
 fn parent() -> u32 {
     rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get().unsigned_abs())
 }
@@ -155,7 +155,7 @@ fn take_descriptors() -> io::Result<(OwnedFd, UnixListener)> {
 
 enum Phase {
     Running(Running),
-    /// The node has ended; what it left has not yet.
+    /// The node has ended, but processes that it left have not.
     Clearing(Box<Clearing>),
     Exited {
         process: Option<ProcessId>,
@@ -179,17 +179,17 @@ struct Shim {
     phase: Phase,
     streams: Streams,
     ready: bool,
-    /// Of its output, as far as an agent was told.
+    /// How many dropped bytes of its output were reported to an agent.
     told_dropped: u64,
     began: Instant,
     log: Log,
     /// Held until the process ends.
     lock: Lock,
-    /// Tells of children that ended. `None`: it is no subreaper, and only has the node.
+    /// Reports children that ended. `None`: this is not a subreaper, and has only the node.
     signals: Option<OwnedFd>,
 }
 
-/// What poll can find ready.
+/// The sources that poll can find ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Stdout,
@@ -204,7 +204,7 @@ enum Source {
     Listener,
 }
 
-/// Whether to go on.
+/// Whether to continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Wait,
@@ -218,7 +218,7 @@ impl Shim {
             let ready = match self.poll() {
                 Ok(ready) => ready,
                 Err(error) => {
-                    // Nothing sane is left to do but to go, and take the node along, as for any death of a shim.
+                    // The only sane reaction is to exit, which ends the node, as with any death of a shim.
                     self.log.line(format_args!("poll failed, giving up: {error}"));
                     return ExitCode::FAILURE;
                 }
@@ -231,7 +231,7 @@ impl Shim {
                     Source::Exec => self.read_exec(),
                     Source::Node => self.node_exited(&mut buffer),
                     Source::Children => self.children_ended(),
-                    // What follows from it follows below.
+                    // Handled below.
                     Source::Holder => Next::Wait,
                     Source::Agent => self.serve_agent(&mut buffer),
                     Source::Listener => self.accept(),
@@ -309,9 +309,9 @@ impl Shim {
         };
         if let Some(stream) = stream {
             stream.read(buffer, &mut self.log);
-            // The first time. After that whoever asks is told how much it is.
+            // The first time. Later losses are reported on request.
             if self.told_dropped == 0 && stream.dropping.is_some() {
-                // Whoever learns that knows that it runs.
+                // Started is reported before this.
                 self.read_exec();
                 self.tell_dropped();
             }
@@ -329,7 +329,7 @@ impl Shim {
     fn read_notifications(&mut self, buffer: &mut [u8]) -> Next {
         let Some(notify) = &self.streams.notify else { return Next::Wait };
         let mut became_ready = false;
-        // Anybody on the host can send there, faster than it is read: poll comes back for the rest.
+        // Any process on the host can send there, faster than we read: the next poll returns for the rest.
         for _ in 0..NOTIFICATIONS {
             match notify.receive(buffer) {
                 Ok(Some(Notification { is_ready, status })) => {
@@ -348,14 +348,14 @@ impl Shim {
         }
         if became_ready && !self.ready && matches!(self.phase, Phase::Running(_)) {
             self.ready = true;
-            // Whoever learns that it is ready knows that it runs.
+            // Started is reported before ready.
             self.read_exec();
             self.tell(&ToAgent::Ready {});
         }
         Next::Wait
     }
 
-    /// Finds out whether the program was executed.
+    /// Checks whether the program was executed.
     fn read_exec(&mut self) -> Next {
         let Phase::Running(running) = &mut self.phase else { return Next::Wait };
         if !matches!(running.exec, Exec::Awaited(_)) {
@@ -370,7 +370,8 @@ impl Shim {
                         let warning = format!("{step}: {error}; the node runs without");
                         self.log.line(&warning);
                         if let Some(stderr) = &mut self.streams.stderr {
-                            // Where Zeek's own supervisor says it, too. What the disk does not take is counted.
+                            // In the place where Zeek's own supervisor writes it. If the disk does not accept it, that
+                            // is counted.
                             let _ = stderr.output.write(format!("{NAME}: {warning}\n").as_bytes());
                         }
                     }
@@ -395,7 +396,7 @@ impl Shim {
         if let Exec::Done = running.exec {
             let process = running.process.clone();
             let status = Status { incarnation: self.incarnation, process: Some(process.clone()), exit: None };
-            // Helps a later agent to find the node if this shim is killed; of no use after a power cut.
+            // Helps a later agent find the node if this shim is killed; not needed after a power cut.
             if let Err(error) = files::write(Path::new(HERE), &status, Durability::ProcessDeath) {
                 self.log.line(chain(&error));
             }
@@ -408,20 +409,20 @@ impl Shim {
     /// Descendants of the node that lost their parents have ended, or the node has.
     fn children_ended(&mut self) -> Next {
         if let Some(signals) = &self.signals {
-            // Which ones is found out by looking.
+            // The children that ended are found by other means.
             let mut infos = [0_u8; 512];
             while rustix::io::read(signals, &mut infos).is_ok_and(|count| count == infos.len()) {}
         }
         match &self.phase {
             Phase::Running(running) => descendants::reap_others(running.pid),
-            // Clearing does it by itself.
+            // Clearing does this itself.
             Phase::Clearing(_) => {}
             Phase::Exited { .. } => _ = descendants::reap(),
         }
         Next::Wait
     }
 
-    /// The node is a zombie: reaps it, and sees to what it left.
+    /// The node is a zombie: reaps it, and begins to end what it left.
     fn node_exited(&mut self, buffer: &mut [u8]) -> Next {
         self.read_exec();
         let Phase::Running(running) = &self.phase else { return Next::Wait };
@@ -450,7 +451,7 @@ impl Shim {
             Stop::KillAt(at) => (true, at.min(now + clearing::GRACE)),
             Stop::Killed => (true, now),
         };
-        // The zombie keeps the number, so this is the node's group or nothing.
+        // The zombie reserves the number, so this is the node's group or nothing.
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         self.read_notifications(buffer);
         let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
@@ -469,13 +470,13 @@ impl Shim {
         self.phase = Phase::Clearing(Box::new(Clearing::new(process, exit, rule, kill_at)));
         if !self.clear(buffer) {
             self.log.line("the node has ended, and what it left is being ended");
-            // Should this shim be killed meanwhile, its end is known all the same.
+            // If this shim is killed meanwhile, the node's end is known nevertheless.
             self.write_exit();
         }
         Next::Wait
     }
 
-    /// Reads what is in the pipes, and puts what the node wrote last into its exit.
+    /// Reads the rest of the pipes, and adds the node's last output to its exit.
     fn take_output(&mut self, exit: Exit, buffer: &mut [u8]) -> Exit {
         for stream in [&mut self.streams.stdout, &mut self.streams.stderr].into_iter().flatten() {
             stream.drain(buffer, &mut self.log);
@@ -484,7 +485,7 @@ impl Shim {
         Exit { stdout: tail(&self.streams.stdout), stderr: tail(&self.streams.stderr), ..exit }
     }
 
-    /// Goes on ending what the node left, if it has ended; tells whether nothing is left.
+    /// Continues to end what the node left, if it has ended; returns whether nothing is left.
     fn clear(&mut self, buffer: &mut [u8]) -> bool {
         let Phase::Clearing(clearing) = &mut self.phase else { return true };
         match clearing.step(&mut self.lock) {
@@ -523,7 +524,7 @@ impl Shim {
         };
         let status = Status { incarnation: self.incarnation, process: process.clone(), exit: Some(exit.clone()) };
         if let Err(error) = files::write(Path::new(HERE), &status, Durability::PowerCut) {
-            // The report is offered from memory all the same; only a power cut or a kill of this shim loses it.
+            // The report is offered from memory nevertheless; only a power cut or a kill of this shim loses it.
             self.log.line(chain(&error));
         }
     }
@@ -543,11 +544,11 @@ impl Shim {
             Stop::None => {
                 self.log.line(format_args!("stopping, KILL after {timeout_ms} ms"));
                 if self.signals.is_some() {
-                    // First those outside its group: they are found by way of it, while it lives.
+                    // Processes outside its group first: they are found through the node while it is alive.
                     descendants::signal_all(Signal::TERM, Some(running.pid));
                 }
                 signal_all(running.pid, Signal::TERM);
-                // Too far away to be a time: as good as never.
+                // Too far in the future to be represented: as good as never.
                 running.stop = due.map_or(Stop::None, Stop::KillAt);
             }
             Stop::KillAt(at) => running.stop = Stop::KillAt(due.map_or(at, |due| at.min(due))),
@@ -569,7 +570,7 @@ impl Shim {
     }
 }
 
-/// Signals the node's group, or the node alone if it has not come to lead one.
+/// Signals the node's group, or the node alone if it does not lead one yet.
 fn signal_all(pid: Pid, signal: Signal) {
     if rustix::process::kill_process_group(pid, signal).is_err() {
         // Not reaped yet, so the number is still its own.

@@ -38,9 +38,9 @@ pub(super) struct Running {
     pub(super) rule: Rule,
 }
 
-/// Whether the node's program runs yet.
+/// Whether the node's program is running yet.
 pub(super) enum Exec {
-    /// The other end closes when it does.
+    /// The other end closes when it runs.
     Awaited(File),
     Done,
     Failed(Fault),
@@ -123,14 +123,14 @@ pub(super) fn start(
     let pidfd = watch(pid)?;
     let raw = pid.as_raw_nonzero().get().unsigned_abs();
     let process = process::identify(raw, boot_id)
-        // It can only not be read where /proc is hidden from us; then nothing is ever proven by it, which is safe.
+        // Unreadable only if /proc is hidden from us; then it never proves anything, which is safe.
         .unwrap_or_else(|_| ProcessId { boot_id: boot_id.to_owned(), pid: raw, start_time: 0 });
     let exec = Exec::Awaited(File::from(failure));
     let uid = launch.spec.rights.user.as_ref().map_or_else(process::own_uid, |user| user.uid);
     Ok((Running { pid, pidfd, program, process, exec, stop: Stop::None, rule: Rule { uid, agent } }, streams))
 }
 
-/// What execve(2) is given.
+/// The arguments of execve(2).
 struct Image {
     /// The path, for messages.
     program: String,
@@ -158,7 +158,8 @@ impl Image {
     }
 }
 
-/// Takes hold of the node's process, which is not reaped yet. Without that its end would go unseen: then it is ended.
+/// Opens a pidfd for the node's process, which is not reaped yet. Without one its end would go unnoticed, so then it is
+/// killed.
 fn watch(pid: Pid) -> Result<OwnedFd, String> {
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| {
         // Out of descriptors or memory.

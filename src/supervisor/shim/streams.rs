@@ -1,4 +1,4 @@
-//! Where the node's words come in: its output and its NOTIFY_SOCKET.
+//! The node's streams to the shim: its output and its NOTIFY_SOCKET.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,11 +7,11 @@ use super::super::notify::NotifySocket;
 use super::super::output::Output;
 use super::log::Log;
 
-/// The most read from a pipe after the node's end: what a pipe can hold at most. A stray that goes on writing must not
-/// hold up the report.
+/// The most that is read from a pipe after the node's end: the maximum capacity of a pipe. A leftover process that
+/// keeps writing must not delay the report.
 const DRAIN_LIMIT: usize = 1 << 20;
 
-/// Where the node's words come in.
+/// The node's streams to the shim.
 #[derive(Default)]
 pub(super) struct Streams {
     pub(super) stdout: Option<Stream>,
@@ -20,7 +20,7 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Bytes that could not be written, and why not, if that goes on.
+    /// The number of bytes that could not be written, and the reason if this still happens.
     pub(super) fn dropped(&self) -> (u64, Option<&str>) {
         let streams = || [&self.stdout, &self.stderr].into_iter().flatten();
         (streams().map(|stream| stream.output.dropped).sum(), streams().find_map(|stream| stream.dropping.as_deref()))
@@ -31,7 +31,7 @@ pub(super) struct Stream {
     /// `None` after its end.
     pub(super) pipe: Option<File>,
     pub(super) output: Output,
-    /// Why bytes are being dropped, which has been logged.
+    /// Why bytes are being dropped; already logged.
     pub(super) dropping: Option<String>,
 }
 

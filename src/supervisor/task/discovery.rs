@@ -1,4 +1,4 @@
-//! What an earlier run of the agent left of a node, looked for once, before anything is ordered.
+//! Finds what an earlier run of the agent left of a node, once, before any order.
 
 use super::super::adopt::Look;
 use super::super::files::Exit;
@@ -11,14 +11,14 @@ use crate::api::supervision::Finding;
 use crate::api::survivors::Survivors;
 
 impl NodeTask {
-    /// Looks for what an earlier agent left.
+    /// Finds what an earlier agent left.
     pub(in crate::supervisor) async fn probe(&mut self, known: Known, left: &mut Survivors) -> Finding {
         if !matches!(self.life, Life::Nothing) {
             return Finding::Unprovable { reason: "it is under supervision already".into() };
         }
         self.known = known;
         let look = self.look(PATIENCE).await;
-        // From here on it may be otherwise.
+        // From now on this may change.
         self.known.lingering = None;
         match look {
             Look::Absent => Finding::Absent,
@@ -39,7 +39,7 @@ impl NodeTask {
                 let spec = launch.spec;
                 self.connect(link, incarnation);
                 match hello {
-                    // Silent. What the journal knows of it is the best there is.
+                    // Silent. The journal's information is the best available.
                     None => {
                         let process = self.known.process.clone().filter(|_| self.known.incarnation == incarnation);
                         if process.is_some() {

@@ -1,4 +1,4 @@
-//! What a node's task reports to the agent: each fact about an incarnation once per run of the agent.
+//! Reports of a node's task to the agent: each fact about an incarnation once per run of the agent.
 
 use std::fs;
 
@@ -23,13 +23,13 @@ impl NodeTask {
         }
     }
 
-    /// Met while the agent runs: its next start holds for it.
+    /// Found while the agent runs; the next start of the agent holds because of it.
     pub(in crate::supervisor) async fn report_foreign(&mut self, incarnation: Incarnation, foreign: &Foreign) {
         let reason = format!("{foreign}; it is not signalled, and nothing is started beside it");
         self.report(incarnation, NodeHappening::Blocked { reason }).await;
     }
 
-    /// `wanted` cannot be prepared, since the shim of `found` is connected. Whoever did not know gets to know again.
+    /// `wanted` cannot be prepared, because the shim of `found` is connected. Facts about it are reported again.
     pub(in crate::supervisor) async fn report_still_there(&mut self, wanted: Incarnation, found: Incarnation) {
         let reason = format!("incarnation {found} is still there");
         self.report(wanted, NodeHappening::Blocked { reason }).await;
@@ -90,7 +90,7 @@ impl NodeTask {
 
     pub(in crate::supervisor) async fn report(&self, incarnation: Incarnation, what: NodeHappening) {
         let event = NodeEvent { node: self.node.clone(), incarnation, what };
-        // Closed means that the agent ends; the next one learns it from the shim.
+        // A closed channel means that the agent ends; the next agent learns it from the shim.
         let _ = self.shared.events.send(event).await;
     }
 
@@ -106,7 +106,7 @@ impl NodeTask {
         exit
     }
 
-    /// A lost exit has nobody who kept its output: then what the files have is better than nothing.
+    /// For a lost exit nobody kept the output: the content of the files is better than nothing.
     pub(in crate::supervisor) async fn with_output(&self, exit: Exit) -> Exit {
         match exit.cause {
             ExitCause::Lost => {
@@ -118,7 +118,7 @@ impl NodeTask {
         }
     }
 
-    /// Reads the limits of a process that runs now; nobody can once it is gone.
+    /// Reads the limits of a running process; they are unavailable once it is gone.
     pub(in crate::supervisor) async fn read_limits(&mut self, process: &ProcessId) {
         let path = format!("/proc/{}/limits", process.pid);
         self.limits = blocking(move || fs::read_to_string(path).ok()).await;
