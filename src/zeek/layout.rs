@@ -1,7 +1,8 @@
-//! `cluster-layout.zeek`: where every node of the cluster is.
+//! `cluster-layout.zeek`: the addresses of all nodes of the cluster.
 //!
-//! Zeek reads it at startup of a node that has a name in the cluster (`base/frameworks/cluster/__load__.zeek`). All nodes of
-//! all instances are in it, except those of role none: these take no part in the cluster, and Zeek has no type for them.
+//! Zeek reads it at startup of a node that has a name in the cluster (`base/frameworks/cluster/__load__.zeek`). It
+//! contains all nodes of all instances, except those of role none: these do not take part in the cluster, and Zeek has
+//! no type for them.
 //! Sources: `Cluster::Node` in `base/frameworks/cluster/main.zeek` (5.0 to 8.1) and `types.zeek` (8.2 and later).
 
 use std::fmt::Write as _;
@@ -10,7 +11,7 @@ use std::net::IpAddr;
 use super::version::Version;
 use crate::api::configuration::{ClusterRole, Configuration, Node, UNKNOWN_HOST};
 
-/// The name under which Zeek looks for it, and `.zeek`.
+/// The name under which Zeek looks for it, with `.zeek`.
 pub const NAME: &str = "cluster-layout.zeek";
 
 /// The layout of a cluster whose hosts are resolved, for one version of Zeek.
@@ -18,7 +19,7 @@ pub fn layout(config: &Configuration, version: Version) -> String {
     let mut nodes: Vec<(&str, &Node)> =
         config.nodes.iter().filter_map(|node| Some((node_type(node.role)?, node))).collect();
     nodes.sort_by_key(|(_, node)| (stage(node.role), node.name.as_str()));
-    // The nodes of a cluster follow one manager; a second one is warned about when the configuration is checked.
+    // The nodes of a cluster use one manager; the check of the configuration warns about a second one.
     let manager = nodes.iter().find(|(_, node)| node.role == ClusterRole::Manager).map(|(_, node)| node.name.as_str());
 
     let mut text =
@@ -39,7 +40,7 @@ pub fn layout(config: &Configuration, version: Version) -> String {
     }
     text.push_str("};\n");
     if nodes.iter().any(|(_, node)| node.role == ClusterRole::Logger) {
-        // Zeek finds that out by itself only under its own Supervisor.
+        // Zeek detects that by itself only under its own Supervisor.
         text.push_str("redef Cluster::manager_is_logger = F;\n");
     }
     text
@@ -59,7 +60,7 @@ fn node_type(role: ClusterRole) -> Option<&'static str> {
     }
 }
 
-/// Who stands where in the file; nothing depends on it but the eye.
+/// The position in the file, for readability only.
 fn stage(role: ClusterRole) -> u8 {
     match role {
         ClusterRole::Manager => 0,
@@ -77,7 +78,7 @@ fn address(host: IpAddr) -> String {
     }
 }
 
-/// A string constant of Zeek's. Names hold neither control characters nor blanks, and may hold quotes.
+/// A Zeek string constant. Names contain neither control characters nor blanks, but may contain quotes.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }

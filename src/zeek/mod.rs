@@ -1,7 +1,7 @@
 //! How a Zeek node is run without Zeek's Supervisor: its arguments, its environment, its files.
 //!
 //! A pure function of the configuration, the node and the settings ([`Options`]). Sources are named where they matter;
-//! `tests/data/zeek/` has the outcome for each release from 5.0 to 9.0.
+//! `tests/data/zeek/` has the result for each release from 5.0 to 9.0.
 
 mod layout;
 mod version;
@@ -19,26 +19,26 @@ pub use version::Version;
 
 /// Selects Broker as the cluster backend.
 const BROKER_BACKEND: &str = "policy/frameworks/cluster/backend/broker";
-/// Zeek's own node script, and what keeps it from calling into the Supervisor (`management/log.zeek`), which would end a
+/// Zeek's own node script, and what prevents it from calling the Supervisor (`management/log.zeek`), which would end a
 /// node that has none.
 const MANAGEMENT: [&str; 2] = ["policy/frameworks/management/node", "Management::Log::level=Management::Log::ERROR"];
-/// Our scripts, by the name under which they are loaded. The node's directory is the first place where Zeek looks.
+/// Our scripts, by the name under which they are loaded. Zeek searches the node's directory first.
 const LOGS: &str = "zeek-cluster-agent-logs";
 const NODE: &str = "zeek-cluster-agent-node";
 const LOGS_TEXT: &str = include_str!("../../share/zeek/zeek-cluster-agent-logs.zeek");
 const NODE_TEXT: &str = include_str!("../../share/zeek/zeek-cluster-agent-node.zeek");
 
-/// What the settings say about Zeek.
+/// The settings that concern Zeek.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     pub version: Version,
-    /// Whether nodes check checksums of packets (without `-C`).
+    /// Whether nodes verify packet checksums (without `-C`).
     pub checksums: bool,
     /// Whether nodes load the site's `local.zeek`.
     pub local: bool,
-    /// Arguments of the nodes of a role, beside those of all.
+    /// Additional arguments for the nodes of a role.
     pub args: BTreeMap<ClusterRole, Vec<String>>,
-    /// ZEEKPATH of every node. `None`: not set, and Zeek's own begins with the working directory.
+    /// ZEEKPATH of every node. `None`: not set, and Zeek's default begins with the working directory.
     pub path: Option<String>,
     /// The one address at which nodes listen, for Broker and metrics. `None`: all.
     pub listen_address: Option<IpAddr>,
@@ -48,17 +48,17 @@ pub struct Options {
     pub state_dir: String,
 }
 
-/// Which scripts nodes load for the agent's sake.
+/// Which scripts nodes load for the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeScripts {
-    /// Ours: check-in, dispatches, log rotation.
+    /// Our scripts: check-in, dispatches, log rotation.
     Own,
     /// Zeek's own node script, and our log rotation.
     Management,
     None,
 }
 
-/// Files that all nodes of a configuration share; made once, however many nodes there are.
+/// Files that all nodes of a configuration share; built once, however many nodes there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedFiles {
     layout: NodeFile,
@@ -76,19 +76,19 @@ impl SharedFiles {
     }
 }
 
-/// What is particular to one node. The program itself is the caller's.
+/// What is specific to one node. The caller adds the program itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     pub args: Vec<String>,
-    /// Laid over what the agent passes on; the configuration's own variables included.
+    /// Overlaid on what the agent passes on; includes the configuration's own variables.
     pub env: BTreeMap<String, String>,
     /// Files of its working directory, by name.
     pub files: BTreeMap<String, NodeFile>,
 }
 
-/// How to run `node`, whose configuration has the `shared` files; `args` are those of every node.
+/// How to run `node` of the configuration that the `shared` files belong to; `args` are those of every node.
 ///
-/// The order of the arguments is Zeek's order of loading: what comes later may redefine what came before.
+/// The order of the arguments is Zeek's loading order: later ones may redefine earlier ones.
 pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[String]) -> Recipe {
     let is_member = node.role != ClusterRole::None;
     let mut list = Vec::new();
@@ -129,7 +129,7 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
             list.extend([LOGS.to_owned(), NODE.to_owned()]);
             files.insert(format!("{NODE}.zeek"), shared.node.clone());
             env.insert("ZCA_PROGRAM".to_owned(), options.program.clone());
-            // The name under which it checks in; not each has one in the cluster.
+            // The name under which it checks in; not every node has one in the cluster.
             env.insert("ZCA_NODE".to_owned(), node.name.clone());
         }
         NodeScripts::Management => {
@@ -145,14 +145,14 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
     Recipe { args: list, env, files }
 }
 
-/// The ports that `node` binds: its metrics port is one where Zeek finds it in the layout.
+/// The ports that `node` binds, including its metrics port if Zeek finds one in the layout.
 pub fn ports(options: &Options, node: &Node) -> Vec<u16> {
     let is_in_layout = options.version.has_metrics_port() && node.role != ClusterRole::None;
     let metrics_port = node.metrics_port.filter(|_| is_in_layout);
     [node.port, metrics_port].into_iter().flatten().map(|port| port.number).collect()
 }
 
-/// What of `config` has no effect with this version: of the nodes of one instance, or of all.
+/// The parts of `config` that have no effect with this version: for the nodes of one instance, or for all.
 pub fn warning(config: &Configuration, instance: Option<&InstanceName>, version: Version) -> Option<Problem> {
     if version.has_metrics_port() {
         return None;
@@ -174,8 +174,8 @@ pub fn warning(config: &Configuration, instance: Option<&InstanceName>, version:
     Some(Problem { subject: Subject::Configuration, text })
 }
 
-/// A search path that begins with the working directory, where a node's own files are: a path that is set replaces
-/// Zeek's own, which does.
+/// A search path that begins with the working directory, which holds a node's own files. Zeek's default path does, but
+/// a path that is set replaces it.
 fn with_working_directory(path: &str) -> String {
     match path {
         "" => ".".to_owned(),

@@ -1,8 +1,8 @@
-//! Zeek's version, as far as a launch depends on it.
+//! Zeek's version, as far as launching depends on it.
 
 use std::fmt;
 
-/// `major.minor` of a release; what comes behind changes nothing about how a node is run.
+/// `major.minor` of a release; the rest does not affect how a node is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     pub major: u32,
@@ -14,7 +14,8 @@ impl Version {
         Self { major, minor }
     }
 
-    /// The version in what `zeek --version` prints: `zeek version 8.0.10`, `/opt/zeek/bin/zeek version 8.1.0-dev.12-debug`.
+    /// The version in the output of `zeek --version`: `zeek version 8.0.10`, `/opt/zeek/bin/zeek version
+    /// 8.1.0-dev.12-debug`.
     pub fn from_output(text: &str) -> Option<Self> {
         let line = text.lines().find(|line| line.contains(" version "))?;
         let (_, version) = line.rsplit_once(" version ")?;
@@ -23,7 +24,7 @@ impl Version {
         Some(Self { major: number()?, minor: number()? })
     }
 
-    /// The first with `$metrics_port` in `Cluster::Node` (`base/frameworks/cluster/main.zeek`).
+    /// The first version with `$metrics_port` in `Cluster::Node` (`base/frameworks/cluster/main.zeek`).
     pub(super) const METRICS_PORT: Self = Self::new(7, 0);
 
     /// Whether `$metrics_port` is a field of `Cluster::Node`.
@@ -31,8 +32,8 @@ impl Version {
         self >= Self::METRICS_PORT
     }
 
-    /// Whether a node that loads no cluster backend exits: since 8.1 the default is none, and before that there are no
-    /// scripts to choose one.
+    /// Whether a node that loads no cluster backend exits: since 8.1 there is no default backend, and before that there
+    /// are no scripts to choose one.
     pub(super) fn needs_backend(self) -> bool {
         self >= Self::new(8, 1)
     }
