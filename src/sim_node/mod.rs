@@ -1,31 +1,31 @@
 //! A simulated node: this binary in place of Zeek, for the demo, tests and dry runs (`run --simulate-nodes`).
 //!
-//! By default it prints a line, checks in, and waits for SIGTERM, upon which it prints `terminating` and exits with 0. It checks
-//! in as Zeek does, over Broker ([`peer`]), if it is told where its agent is and that this takes no certificate; else with
-//! READY=1 on its NOTIFY_SOCKET. The node's environment makes it misbehave:
+//! By default it prints a line, checks in, and waits for SIGTERM; then it prints `terminating` and exits with 0. It
+//! checks in as Zeek does, over Broker ([`peer`]), if it is told its agent's address and the agent requires no
+//! certificate; else with READY=1 on its NOTIFY_SOCKET. The node's environment makes it misbehave:
 //!
 //! | variable | effect |
 //! | --- | --- |
 //! | `SIM_EXIT=CODE` | exits with this code instead of waiting |
-//! | `SIM_EXIT_AFTER_MS=N` | waits so long before `SIM_EXIT` or `SIM_CRASH` (alone: exits with 0 then) |
+//! | `SIM_EXIT_AFTER_MS=N` | waits this long before `SIM_EXIT` or `SIM_CRASH` (alone: then exits with 0) |
 //! | `SIM_CRASH=SIGNAL` | kills itself with this signal (a number) instead of waiting |
 //! | `SIM_NOT_READY=1` | never checks in, and has no peering |
-//! | `SIM_READY_AFTER_MS=N` | checks in so much later |
-//! | `SIM_NO_PEERING=1` | does not dial its agent, and says READY=1 |
-//! | `SIM_NO_HELLO=1` | dials its agent, and never says hello |
+//! | `SIM_READY_AFTER_MS=N` | checks in this much later |
+//! | `SIM_NO_PEERING=1` | does not dial its agent, and sends READY=1 |
+//! | `SIM_NO_HELLO=1` | dials its agent, but never says hello |
 //! | `SIM_HELLO_AS=NAME` | says hello with this name |
 //! | `SIM_NO_ANSWER=1` | answers no dispatch |
-//! | `SIM_VALUE_BYTES=N` | answers every dispatch with a value of so many bytes |
-//! | `SIM_DROP_PEERING_MS=N` | closes each of its peerings after so long, without a word |
+//! | `SIM_VALUE_BYTES=N` | answers every dispatch with a value of this many bytes |
+//! | `SIM_DROP_PEERING_MS=N` | closes each of its peerings after this time, without a message |
 //! | `SIM_IGNORE_TERM=1` | ignores SIGTERM |
-//! | `SIM_FORK=N` | starts so many children, which sleep and ignore SIGTERM |
+//! | `SIM_FORK=N` | starts this many children, which sleep and ignore SIGTERM |
 //! | `SIM_FORK_SESSION=1` | those children leave the node's process group |
-//! | `SIM_FORK_DAEMON=1` | those children do as daemons do: a session, a fork, nothing open |
-//! | `SIM_FLOOD=BYTES` | writes so many bytes to standard output, then goes on |
+//! | `SIM_FORK_DAEMON=1` | those children become daemons: a session, a fork, no open files |
+//! | `SIM_FLOOD=BYTES` | writes this many bytes to standard output, then continues |
 //! | `SIM_CLEAR_PDEATHSIG=1` | outlives its shim |
-//! | `SIM_CLOSE_LOCK=1` | closes all descriptors that it inherited, the lock's too |
+//! | `SIM_CLOSE_LOCK=1` | closes all inherited descriptors, including the lock's |
 //! | `SIM_PORT=N` | listens on 127.0.0.1:N; exits with 1 if that port is taken |
-//! | `SIM_ONCE_FILE=PATH` | all of the above, but `SIM_PORT`, only if that file does not exist; it is created |
+//! | `SIM_ONCE_FILE=PATH` | all of the above, except `SIM_PORT`, only if that file does not exist; it is created |
 
 mod peer;
 
@@ -48,14 +48,14 @@ use crate::tls::BrokerMode;
 
 use peer::Peer;
 
-/// The first argument of a child that it starts.
+/// The first argument of its child processes.
 const CHILD_ARGUMENT: &str = "__node_child";
-/// Tells it how its agent speaks Broker. What else it is told, Zeek nodes are told, too.
+/// How its agent speaks Broker. Its other variables are those of Zeek nodes.
 const TLS_VARIABLE: &str = "SIM_BROKER_TLS";
 const TLS_OFF: &str = "off";
 const TLS_ANONYMOUS: &str = "anonymous";
 
-/// What simulated nodes have to find in their environment to peer with an agent that speaks Broker so; `None` if they cannot.
+/// The environment by which simulated nodes peer with an agent in this Broker mode; `None` if they cannot.
 pub fn environment(mode: BrokerMode) -> Option<(OsString, OsString)> {
     let value = match mode {
         BrokerMode::Plain => TLS_OFF,
@@ -74,7 +74,7 @@ pub fn hidden_mode(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode>
     }
 }
 
-/// How it misbehaves.
+/// The configured misbehaviour.
 struct Behaviour {
     is_bad: bool,
 }
@@ -130,8 +130,8 @@ fn child() -> ExitCode {
     }
 }
 
-/// What a daemon does at its start: a session of its own, another process, the end of this one. That has nothing open that it
-/// could be found by.
+/// Acts as a daemon at its start: a new session, another process, the end of this one. The new process has nothing open
+/// that would identify it.
 fn daemon() -> ExitCode {
     let _ = rustix::process::setsid();
     let nothing = simulated::close_all_but(&[]);
@@ -168,7 +168,7 @@ fn run() -> io::Result<ExitCode> {
         },
     };
     for _ in 0..behaviour.number("SIM_FORK").unwrap_or(0) {
-        // Never waited for: they are to be there when this process ends.
+        // Never waited for: they must outlive this process.
         Command::new("/proc/self/exe").arg0(NAME).arg(CHILD_ARGUMENT).spawn()?;
     }
     flood(behaviour.number("SIM_FLOOD").unwrap_or(0))?;
@@ -189,7 +189,7 @@ fn run() -> io::Result<ExitCode> {
         if ready_at.is_some_and(|at| at <= elapsed) {
             ready_at = None;
             match peer.take() {
-                // SIGTERM is blocked there, too: it comes to this thread.
+                // SIGTERM is blocked there too: this thread receives it.
                 Some(peer) => drop(thread::Builder::new().name("peer".to_owned()).spawn(move || peer.run())?),
                 None => notify_ready()?,
             }
@@ -205,7 +205,7 @@ fn run() -> io::Result<ExitCode> {
                 say("terminating")?;
                 return Ok(ExitCode::SUCCESS);
             }
-            // It was stopped and goes on.
+            // It was stopped and has continued.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
@@ -215,8 +215,8 @@ fn run() -> io::Result<ExitCode> {
 fn end(behaviour: &Behaviour) -> io::Result<ExitCode> {
     if let Some(signal) = behaviour.number("SIM_CRASH") {
         let signal = i32::try_from(signal).ok().and_then(Signal::from_named_raw).unwrap_or(Signal::KILL);
-        // The first SEGV or BUS goes to a handler of Rust's, which takes it for no overflow of a stack, gives way to the
-        // default action and waits for the faulting instruction to come again.
+        // The first SEGV or BUS goes to a handler of Rust's, which finds no stack overflow, restores the default action
+        // and waits for the faulting instruction to repeat.
         for _ in 0..2 {
             rustix::process::kill_process(rustix::process::getpid(), signal)?;
         }

@@ -1,4 +1,4 @@
-//! A simulated node's peering with its agent, over one blocking stream in a thread of its own: it dials, says hello, and
+//! A simulated node's peering with its agent, over one blocking stream in its own thread: it dials, says hello, and
 //! answers dispatches, as Zeek's `management/node/main.zeek` does (Zeek 8.0). When the peering ends it dials again.
 
 use std::collections::BTreeSet;
@@ -26,10 +26,10 @@ use crate::tls::{self, BrokerOptions};
 
 /// Broker's pause between two attempts.
 const REDIAL: Duration = Duration::from_secs(1);
-/// The only connection of its attempt.
+/// The only connection of each attempt.
 const CONNECTION: ConnectionId = ConnectionId(1);
 
-/// What makes a node dial, and how it behaves then.
+/// What a node needs to dial, and its behaviour after that.
 pub(super) struct Peer {
     agent: SocketAddr,
     tls: Option<tls::Context>,
@@ -39,7 +39,7 @@ pub(super) struct Peer {
     hello: Option<String>,
     answers: bool,
     value_bytes: Option<usize>,
-    /// How long each peering lasts.
+    /// The duration of each peering.
     lasts: Option<Duration>,
 }
 
@@ -62,7 +62,7 @@ enum Lost {
 }
 
 impl Peer {
-    /// `None`: this node was not told where its agent is, or how to speak with it.
+    /// `None`: this node was not told its agent's address, or how to speak to it.
     pub fn of(node: &str, behaviour: &Behaviour) -> io::Result<Option<Self>> {
         let (Ok(address), Ok(port), Ok(mode)) =
             (env::var("ZEEK_AGENT_ADDR"), env::var("ZEEK_AGENT_PORT"), env::var(super::TLS_VARIABLE))
@@ -91,7 +91,7 @@ impl Peer {
         }))
     }
 
-    /// Dials for as long as the process lives.
+    /// Dials repeatedly as long as the process lives.
     pub fn run(self) {
         let mut known = None;
         loop {
@@ -99,7 +99,7 @@ impl Peer {
             if let Some(trouble) = trouble
                 && known.as_ref() != Some(&trouble)
             {
-                // Whoever does not read it misses nothing else.
+                // A failed write only loses this message.
                 let _ = writeln!(
                     io::stderr(),
                     "no peering with the agent at {}: {trouble}; dialling again each second",
@@ -139,7 +139,7 @@ impl Peer {
         let ends = self.lasts.map(|lasts| self.now().saturating_add(lasts));
         loop {
             while let Some(frame) = reader.take()? {
-                // One that is too long shows that the agent lives, and no more.
+                // An oversized frame only shows that the agent is alive.
                 let Frame::Payload(payload) = frame else {
                     peering.heard(self.now());
                     continue;
@@ -174,7 +174,7 @@ impl Peer {
         loop {
             let step = match reader.take()? {
                 Some(Frame::Payload(payload)) => handshake.handle_frame(&payload, &mut registry),
-                // Not during a handshake.
+                // Not expected during a handshake.
                 Some(Frame::Oversized { .. }) => continue,
                 None if self.read(stream, reader, handshake.deadline())? => continue,
                 None => handshake.handle_timeout(self.now(), &mut registry),
@@ -206,7 +206,7 @@ impl Peer {
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(false),
-                // It was stopped and goes on.
+                // It was stopped and has continued.
                 io::ErrorKind::Interrupted => Ok(true),
                 _ => Err(error.into()),
             },
@@ -214,7 +214,7 @@ impl Peer {
     }
 
     fn publish(&self, stream: &mut impl Stream, peering: &Peering, event: &NodeEvent) -> Result<(), Lost> {
-        // An agent that does not listen to nodes is sent nothing.
+        // Nothing is sent to an agent that is not subscribed to nodes.
         let frame = peering.publish(node::TOPIC, &node::encode(event).into_data())?;
         Ok(stream.write_all(&frame.unwrap_or_default())?)
     }
@@ -253,7 +253,7 @@ fn filter() -> Filter {
     Filter::new([node::TOPIC])
 }
 
-/// What a Zeek node would say, in its words; this one knows nothing but its name.
+/// The answer of a Zeek node, in its words; this node only knows its name.
 fn value(node: &str, action: &[String]) -> Result<String, String> {
     match action {
         [what, id] if what == "get_id_value" => match id.as_str() {
