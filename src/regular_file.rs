@@ -1,8 +1,8 @@
-//! Opening files that have to be regular files, in directories where something else may lie by their names.
+//! Opening files that must be regular files, in directories where their names may belong to something else.
 //!
-//! A state directory is restored, copied and repaired by hand, and a node's directory belongs to its node. Opening a FIFO
-//! would wait for ever for somebody at its other end, and a symbolic link would have the agent write elsewhere. Nothing here
-//! waits, follows a link, or changes what is no regular file; the error says what was found and what to do.
+//! A state directory is restored, copied and repaired by hand, and a node's directory belongs to its node. Opening a
+//! FIFO would wait for ever for its other end, and a symbolic link would make the agent write elsewhere. Nothing here
+//! waits, follows a link, or changes anything but a regular file; the error says what was found and what to do.
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io;
@@ -10,23 +10,23 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The flags of open(2) with which nothing waits and no link is followed.
+/// The flags of open(2) that avoid waiting and following links.
 const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
 
-/// Opens the file for reading. `NotFound` if there is nothing by that name.
+/// Opens the file for reading. `NotFound` if it does not exist.
 pub fn read(path: &Path) -> io::Result<File> {
     open(path, OpenOptions::new().read(true))
 }
 
-/// Opens the file for writing, emptied; it is made with this mode if it is missing.
+/// Opens the file for writing and truncates it; a missing file is created with this mode.
 pub fn rewrite(path: &Path, mode: u32) -> io::Result<File> {
-    // Emptied only once it is known to be a regular file.
+    // Truncated only once it is known to be a regular file.
     let file = open(path, OpenOptions::new().write(true).create(true).truncate(false).mode(mode))?;
     file.set_len(0)?;
     Ok(file)
 }
 
-/// Opens the file as `options` say, which must not empty it.
+/// Opens the file with `options`, which must not truncate it.
 pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     match options.custom_flags(FLAGS).open(path) {
         Ok(file) => check(file),
@@ -37,7 +37,7 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     }
 }
 
-/// The same of a file that was opened by other means with these flags.
+/// The same check for a file that was opened by other means with these flags.
 pub fn check(file: impl Into<OwnedFd>) -> io::Result<File> {
     let file = File::from(file.into());
     let found = file.metadata()?.file_type();

@@ -1,9 +1,9 @@
-//! How tasks are spawned: each has a name, a token that asks it to end, and a known meaning of its death.
+//! How tasks are spawned: each has a name, a token that asks it to end, and a defined consequence of its death.
 //!
-//! Answers for: no task dies unnoticed. A panic is logged under the task's name; where the process cannot do without the
-//! task, its end (panic or plain return before anybody asked for it) is handed to [`Tasks::fatal`], whose caller ends the
-//! process. [`progress`] tells a thread that hangs from one that is slow. Leaves to others: the order of shutdown, and what a task
-//! does when its token is cancelled.
+//! Promises that no task dies unnoticed. A panic is logged under the task's name; if the process needs the task, its
+//! end (a panic, or a return before it was asked to end) is passed to [`Tasks::fatal`], whose caller ends the process.
+//! [`progress`] distinguishes a thread that hangs from one that is slow. Leaves to others: the order of shutdown, and
+//! what a task does when its token is cancelled.
 
 pub mod progress;
 
@@ -18,18 +18,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// What it means to the process when a task ends before its token was cancelled.
+/// The consequence for the process when a task ends before its token was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExit {
-    /// It may end at any time: one connection, one node. A panic is logged, nobody else suffers.
+    /// It may end at any time: one connection, one node. A panic is logged and affects nothing else.
     Tolerated,
-    /// It may end when its work is done; a panic would strand that work until the process starts again.
+    /// It may end when its work is done; a panic would leave that work undone until the process restarts.
     FatalByPanic,
-    /// The process cannot do without it.
+    /// The process cannot run without it.
     Fatal,
 }
 
-/// A task died that the process cannot do without.
+/// A task died that the process cannot run without.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("task {task} {how}; the agent cannot go on without it and has to be started again")]
 pub struct FatalExit {
@@ -42,7 +42,7 @@ pub struct FatalExit {
 /// How a task died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// It returned, though nobody had asked it to.
+    /// It returned without being asked to end.
     Ended,
     /// It panicked; the log has the message.
     Panicked,
@@ -63,7 +63,7 @@ pub struct Tasks {
     runtime: runtime::Handle,
     token: CancellationToken,
     tracker: TaskTracker,
-    /// The first fatal death; later ones follow from it.
+    /// The first fatal death; later ones are its consequences.
     fatal: Arc<watch::Sender<Option<FatalExit>>>,
 }
 
@@ -78,7 +78,7 @@ impl Tasks {
         }
     }
 
-    /// The same tasks under a token of their own: cancelling the child leaves the others alone.
+    /// The same tasks under a separate token: cancelling the child does not affect the others.
     pub fn child(&self) -> Self {
         Self { token: self.token.child_token(), ..self.clone() }
     }
@@ -113,7 +113,7 @@ impl Tasks {
                     (Ok(()), OnExit::Tolerated | OnExit::FatalByPanic) => return,
                     (Ok(()), OnExit::Fatal) if token.is_cancelled() => return,
                     (Ok(()), OnExit::Fatal) => How::Ended,
-                    // Only the end of the runtime cancels: nobody aborts our tasks.
+                    // Only the end of the runtime cancels tasks: our code never aborts them.
                     (Err(error), _) if !error.is_panic() => return,
                     (Err(error), on_exit) => {
                         tracing::error!(task = %name, %error, "a task panicked");
@@ -133,7 +133,7 @@ impl Tasks {
         )
     }
 
-    /// Resolves when a task has died that the process cannot do without.
+    /// Resolves when a task has died that the process cannot run without.
     pub async fn fatal(&self) -> FatalExit {
         let mut deaths = self.fatal.subscribe();
         let death = deaths.wait_for(Option::is_some).await.map(|death| death.clone());
@@ -145,14 +145,15 @@ impl Tasks {
         self.token.cancel();
     }
 
-    /// Resolves when the last task is gone. None may be spawned after.
+    /// Resolves when the last task is gone. No task may be spawned after that.
     pub async fn finished(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }
 }
 
-/// Runs what waits for files, locks or processes off the runtime's threads. Its panic is the caller's.
+/// Runs work that waits for files, locks or processes outside the runtime's threads. A panic in it is passed to the
+/// caller.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,

@@ -1,19 +1,20 @@
-//! Where the command line and the log write: the only place that opens standard output and standard error.
+//! Output of the command line and the log: the only place that opens standard output and standard error.
 //!
-//! What peers, nodes and files said is printed here, too, and a terminal executes the control sequences that it is sent. So a [`Stream`] to a terminal
-//! escapes whatever could drive it: control characters (C0, DEL, C1, also as single bytes that are no UTF-8), marks that turn
-//! text around, and line separators. Line ends and tabs stay. Pipes and files get every byte as it is.
+//! Text from peers, nodes and files is printed here, too, and a terminal executes the control sequences that it
+//! receives. So a [`Stream`] to a terminal escapes whatever could control it: control characters (C0, DEL, C1, also as
+//! single bytes that are not UTF-8), characters that change the text direction, and line separators. Line ends and tabs
+//! stay. Pipes and files receive every byte unchanged.
 //!
-//! Colours of ours come through by a mark that is drawn anew for each process ([`painted`]), so that nobody else can write it.
+//! Our own colours pass by means of a random mark, new for each process ([`painted`]), that nobody else can write.
 
 use std::fmt;
 use std::io::{self, IsTerminal, StderrLock, StdoutLock, Write};
 use std::sync::OnceLock;
 
-/// What waits for the end of its line, at most; a longer one goes out in parts.
+/// The most bytes held until the end of a line; a longer line is sent in parts.
 const HELD_LIMIT: usize = 64 << 10;
 
-/// Whether a terminal could do something at `c` other than show it.
+/// Whether `c` could make a terminal do anything other than display it.
 fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -21,7 +22,7 @@ fn is_harmful(c: char) -> bool {
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Text from elsewhere as part of a line of ours: what is harmful is escaped, line ends and tabs with it.
+/// Foreign text as part of our own line: harmful characters, line ends and tabs are escaped.
 pub fn plain(text: &str) -> String {
     if !text.contains(is_harmful) {
         return text.to_owned();
@@ -33,19 +34,19 @@ pub fn plain(text: &str) -> String {
     clean
 }
 
-/// Whether nothing but lines is in `text`.
+/// Whether `text` contains only harmless characters in lines.
 pub fn is_plain_text(text: &str) -> bool {
     !text.contains(|c| is_harmful(c) && c != '\n' && c != '\t')
 }
 
-/// How a stream to a terminal writes what it must not send as it is.
+/// How a stream to a terminal writes characters that it must not send unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
-    /// `\u{9b}`, and `\x9b` for a byte that is no UTF-8.
+    /// `\u{9b}`, and `\x9b` for a byte that is not UTF-8.
     Text,
-    /// `\u009b`: the same JSON. Nothing harmful stands outside of its strings.
+    /// `\u009b`: the same JSON. Harmful characters occur only in its strings.
     Json,
-    /// As text, in lines that come coloured from the log's formatter, which has escaped ESC in all that it was given.
+    /// Like text, in lines that are coloured by the log's formatter, which has escaped every ESC in its input.
     Log,
 }
 
@@ -60,7 +61,7 @@ enum To {
 pub struct Stream<W: Write> {
     inner: W,
     to: To,
-    /// Of a terminal: the line so far, or the beginning of a character.
+    /// For a terminal: the line so far, or the beginning of a character.
     held: Vec<u8>,
 }
 
@@ -92,7 +93,7 @@ pub fn log(json: bool) -> Stream<StderrLock<'static>> {
     Stream::new(stderr.lock(), style(&stderr, if json { Style::Json } else { Style::Log }))
 }
 
-/// A line on standard error; on a terminal it is folded between words.
+/// Writes a line to standard error; on a terminal it is folded between words.
 pub fn error_line(line: fmt::Arguments<'_>) {
     let stderr = io::stderr();
     let columns = if stderr.is_terminal() { rustix::termios::tcgetwinsize(&stderr).ok() } else { None };
@@ -101,11 +102,11 @@ pub fn error_line(line: fmt::Arguments<'_>) {
         Some(columns) => line.lines().map(|line| fold(line, columns, 2)).collect(),
         None => vec![line],
     };
-    // Where standard error is gone, there is no other place to report it.
+    // If standard error is closed, there is no other place to report it.
     let _ = writeln!(err(), "{}", lines.join("\n"));
 }
 
-/// `text` in lines of at most `columns`, those after the first indented, with no word broken that fits in a line.
+/// `text` in lines of at most `columns`; all but the first are indented, and no word that fits in a line is broken.
 pub fn fold(text: &str, columns: usize, indent: usize) -> String {
     if visible(text) <= columns {
         return text.to_owned();
@@ -128,15 +129,15 @@ pub fn fold(text: &str, columns: usize, indent: usize) -> String {
     folded
 }
 
-/// As `eprintln!`, by way of [`Stream`].
+/// Like `eprintln!`, through [`Stream`].
 macro_rules! to_stderr {
     ($($part:tt)*) => { $crate::terminal::error_line(format_args!($($part)*)) };
 }
 pub(crate) use to_stderr;
 
-/// Rewrites the line of standard error that the cursor is in; empty, it is cleared. For a terminal.
+/// Rewrites the line of standard error with the cursor; an empty text clears it. For a terminal.
 pub fn rewrite_line(text: &str) {
-    // A terminal that is gone is no reason to stop.
+    // A closed terminal is no reason to stop.
     let _ = write!(io::stderr(), "\r{}\x1b[K", plain(text));
 }
 
@@ -148,12 +149,12 @@ pub fn painted(code: &str, text: &str) -> String {
     format!("{mark}{code}m{text}{mark}0m")
 }
 
-/// How many characters of `text` are seen: colours are not.
+/// The number of visible characters of `text`, without colours.
 fn visible(text: &str) -> usize {
     let Some(mark) = MARK.get() else { return text.chars().count() };
     let mut parts = text.split(mark.as_str());
     let first = parts.next().unwrap_or_default().chars().count();
-    // A code, its end, and what is painted.
+    // A code, its end, and the coloured text.
     first + parts.map(|part| part.split_once('m').map_or(0, |(_, painted)| painted.chars().count())).sum::<usize>()
 }
 
@@ -162,11 +163,11 @@ impl<W: Write> Stream<W> {
         Self { inner, to, held: Vec::new() }
     }
 
-    /// Sends what is held up to `end`, without what belongs to a character that is not whole yet, unless it is the `last`.
+    /// Sends what is held up to `end`, without an incomplete character unless it is the `last`.
     fn send(&mut self, style: Style, end: usize, last: bool) -> io::Result<()> {
         let rest = self.held.split_off(end);
         let mut bytes = std::mem::replace(&mut self.held, rest);
-        // An event of the log comes whole: what ends a line within it is somebody's text.
+        // A log event arrives whole: line ends within it come from its text.
         let ends_event = style == Style::Log && bytes.pop_if(|byte| *byte == b'\n').is_some();
         let mut text = String::with_capacity(bytes.len() + 16);
         let mut unfinished = 0;
@@ -201,7 +202,7 @@ impl<W: Write> Write for Stream<W> {
         match self.to {
             To::Elsewhere => match MARK.get() {
                 None => return self.inner.write(bytes),
-                // `painted` gives whole marks, and writers pass on whole strings.
+                // `painted` produces whole marks, and writers pass on whole strings.
                 Some(mark) => self.inner.write_all(&colored(bytes, mark))?,
             },
             To::Terminal(style) => {
@@ -230,13 +231,13 @@ impl<W: Write> Drop for Stream<W> {
         if let To::Terminal(style) = self.to
             && !self.held.is_empty()
         {
-            // Whoever wants to know of an error has flushed.
+            // Callers that need the error have flushed before.
             let _ = self.send(style, self.held.len(), true).and_then(|()| self.inner.flush());
         }
     }
 }
 
-/// Marks of [`painted`] as terminals know them, and all else as it is.
+/// Replaces the marks of [`painted`] by terminal sequences, and leaves everything else unchanged.
 fn colored(bytes: &[u8], mark: &str) -> Vec<u8> {
     let mark = mark.as_bytes();
     let mut colored = Vec::with_capacity(bytes.len());
@@ -386,7 +387,7 @@ mod tests {
             "\x1b[2mtime\x1b[0m \x1b[1;31mx \\u{1b}[2J\\u{1b}"
         );
         assert_eq!(sent(LOG, &[b"one\ntwo\n", b"three\n"]), "one\\ntwo\nthree\n");
-        // A colour is no JSON.
+        // Colour codes are not allowed in JSON.
         assert!(!sent(JSON, &[red.as_bytes()]).contains('\x1b'));
     }
 }

@@ -1,8 +1,9 @@
-//! Whether a thread gets on with its work. A thread that hangs is told from one that has nothing to do, from one that gets no CPU,
-//! and from a process that was stopped as a whole.
+//! Detects whether a thread makes progress. A thread that hangs is distinguished from one that has nothing to do, from
+//! one that gets no CPU, and from a process that was stopped as a whole.
 //!
-//! The thread only counts its pieces of work ([`Progress::during`]), which costs it next to nothing. Whoever watches
-//! ([`Progress::stalled`]) looks now and then whether one piece still lasts, and reads of the kernel what the thread did meanwhile.
+//! The thread only counts its pieces of work ([`Progress::during`]), which is cheap. The watcher
+//! ([`Progress::stalled`]) checks periodically whether one piece still lasts, and reads from the kernel what the thread
+//! did meanwhile.
 
 use std::fs;
 use std::sync::Arc;
@@ -11,47 +12,47 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How often the watch looks at one piece of work before it believes that it hangs. A process that was stopped, or got no CPU,
-/// looks once afterwards, however long that was.
+/// How often the watcher looks at one piece of work before it counts as stalled. A process that was stopped, or got no
+/// CPU, looks once afterwards, however long that was.
 const LOOKS: u32 = 20;
 
-/// What one kind of work has come to. Clones are the same.
+/// The progress of one kind of work. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Odd while a piece of work is under way.
+    /// Odd while a piece of work is in progress.
     pieces: AtomicU64,
     /// The thread that does it.
     thread: AtomicI32,
-    /// The watch sleeps until there is work.
+    /// The watcher sleeps until there is work.
     asleep: AtomicBool,
     begun: Notify,
 }
 
-/// What of a piece of work counts against its limit.
+/// Which time of a piece of work counts towards its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counted {
-    /// Waiting, for whatever it is: a thread that computes is no disk that does not answer.
+    /// Waiting for anything: a thread that computes is no sign of a disk that does not answer.
     Waits,
-    /// Computing too: a thread in an endless loop gets nowhere either. Never the time in the queue for a CPU.
+    /// Also computing: a thread in an endless loop makes no progress either. Never the time in the queue for a CPU.
     WaitsAndWork,
 }
 
 /// A piece of work has taken longer than its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stalled {
-    /// The thread waits for a device, as the kernel has it.
+    /// The kernel shows the thread as waiting for a device.
     pub for_device: bool,
 }
 
 impl Progress {
-    /// Does a piece of work on this thread, under the watch. Pieces do not nest.
+    /// Does a piece of work on this thread while it is watched. Pieces do not nest.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.0.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
         self.0.pieces.fetch_add(1, Ordering::SeqCst);
-        // Also where it panics.
+        // Also on a panic.
         let _over = Over(&self.0);
         if self.0.asleep.load(Ordering::SeqCst) && self.0.asleep.swap(false, Ordering::SeqCst) {
             self.0.begun.notify_one();
@@ -59,14 +60,14 @@ impl Progress {
         work()
     }
 
-    /// The piece of work under way, if there is one.
+    /// The current piece of work, if any.
     fn piece(&self) -> Option<u64> {
         let pieces = self.0.pieces.load(Ordering::SeqCst);
         (!pieces.is_multiple_of(2)).then_some(pieces)
     }
 
-    /// Resolves when a piece of work takes longer than `limit`. While `beside` is at work, nothing of it counts: what waits for that is
-    /// that one's matter.
+    /// Resolves when a piece of work takes longer than `limit`. While `beside` is working, no time counts: this work
+    /// may be waiting for it.
     pub async fn stalled(&self, limit: Duration, counted: Counted, beside: Option<&Self>) -> Stalled {
         let pace = limit / LOOKS;
         let mut watch = Watch { pace, limit, counted, seen: None };
@@ -87,7 +88,7 @@ impl Progress {
     async fn wait_for_work(&self) {
         let begun = self.0.begun.notified();
         self.0.asleep.store(true, Ordering::SeqCst);
-        // What began before that has woken nobody.
+        // Work that began before `asleep` was set has not woken us.
         if self.piece().is_none() {
             begun.await;
         }
@@ -103,21 +104,21 @@ impl Drop for Over<'_> {
     }
 }
 
-/// What the kernel says of a thread.
+/// The kernel's information about a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Thread {
     doing: Doing,
-    /// Its time on a CPU and in the queue for one, as far as it is accounted; `None` where the kernel does not count.
+    /// Its time on a CPU and in the queue for one; `None` if the kernel does not count them.
     times: Option<(Duration, Duration)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
-    /// It is on a CPU, or could be.
+    /// It is on a CPU, or ready to run.
     Computes,
     Waits,
     WaitsForDevice,
-    /// By a signal or a debugger.
+    /// Stopped by a signal or a debugger.
     Stopped,
 }
 
@@ -153,7 +154,7 @@ struct Watch {
     pace: Duration,
     limit: Duration,
     counted: Counted,
-    /// The last look, and what had been counted of its piece of work.
+    /// The last look, and the time counted so far for its piece of work.
     seen: Option<(Look, Duration)>,
 }
 
@@ -170,7 +171,7 @@ impl Watch {
         (counted > self.limit).then_some(Stalled { for_device: look.thread.doing == Doing::WaitsForDevice })
     }
 
-    /// What counts of the time between two looks: at most what should have been between them.
+    /// The part of the time between two looks that counts: at most the planned pause.
     fn between(&self, before: &Look, now: &Look) -> Duration {
         let passed = now.at.saturating_duration_since(before.at).min(self.pace);
         let times = now.thread.times.zip(before.thread.times);
@@ -179,7 +180,7 @@ impl Watch {
         });
         match (now.thread.doing, self.counted) {
             (Doing::Stopped, _) | (Doing::Computes, Counted::Waits) => Duration::ZERO,
-            // The time in the queue until now is in no account yet.
+            // The current time in the queue is not yet accounted.
             (Doing::Computes, Counted::WaitsAndWork) => ran.min(passed),
             (Doing::Waits | Doing::WaitsForDevice, Counted::Waits) => passed.saturating_sub(ran + queued),
             (Doing::Waits | Doing::WaitsForDevice, Counted::WaitsAndWork) => passed.saturating_sub(queued),
@@ -200,8 +201,8 @@ mod tests {
         Watch { pace: PACE, limit: LIMIT, counted, seen: None }
     }
 
-    /// How many looks it takes until one piece of work counts as stalled, of at most 100, which are `apart`; in between the thread
-    /// has run and waited for a CPU so long.
+    /// How many looks, at most 100, it takes until one piece of work counts as stalled. They are `apart`; in between,
+    /// the thread has run and waited for a CPU for these times.
     fn looks(counted: Counted, apart: Duration, doing: Doing, ran: Duration, queued: Duration) -> Option<u32> {
         let (begun, mut watch) = (Instant::now(), watch(counted));
         (0..100).find(|number| {
@@ -235,7 +236,7 @@ mod tests {
             watch.takes_in(Look { piece, at: begun + Duration::from_secs(secs), thread }, is_excused)
         };
         assert!((0..1_000).all(|piece| takes_in(piece, piece, false).is_none()));
-        // What waits for something else that is at work.
+        // Work that waits for other work in progress.
         assert!((1_000..2_000).all(|secs| takes_in(1, secs, true).is_none()));
         assert_eq!((2_000..3_000).find(|secs| takes_in(1, *secs, false).is_some()), Some(2_020));
     }
@@ -270,7 +271,7 @@ mod tests {
             ended.recv().unwrap();
         });
         let thread = told.recv().unwrap();
-        // Until it has got to its wait.
+        // Until the thread has reached its wait.
         while Thread::read(thread).doing != Doing::Waits {
             std::thread::yield_now();
         }
