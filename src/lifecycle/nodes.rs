@@ -19,7 +19,7 @@ use super::{Lifecycle, SETTLED_MS, backoff, health, remains};
 /// The interval of hellos, also after the controller welcomed us: a late peer loss makes a controller forget us.
 const HELLO_MS: u64 = 15_000;
 const HELLO_WELCOMED_MS: u64 = 60_000;
-/// The interval of reports of the journal's head, beside those after changes.
+/// The interval of reports of the journal's head, in addition to those after changes.
 const HEAD_MS: u64 = 3_600_000;
 /// QUIT, ILL, TRAP, ABRT, BUS, FPE, SEGV, XCPU, XFSZ, SYS (signal(7)): signals that nobody uses to stop a process.
 const DUMPS_CORE: [i32; 10] = [3, 4, 5, 6, 7, 8, 11, 24, 25, 31];
@@ -103,7 +103,7 @@ impl Lifecycle {
         }
     }
 
-    /// Counts ends that would repeat by themselves, and starts that failed before the launch.
+    /// Counts lasting ends in a row, and starts that failed before the launch.
     pub(super) fn observe_end(
         &mut self,
         now: Now,

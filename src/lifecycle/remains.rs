@@ -54,7 +54,7 @@ impl NodeSeen {
         self.blocked.as_ref().is_some_and(|blocked| blocked.by != Obstacle::Port)
     }
 
-    /// Whether any process of it may be left, beside one that is under supervision.
+    /// Whether any process of it may be left, apart from one that is under supervision.
     pub(super) fn may_be_left(&self) -> bool {
         self.is_unknown() || self.limited_cleanup.as_ref().is_some_and(|limited| limited.pending)
     }

@@ -249,7 +249,7 @@ fn answer_at_once(received: &Received, response: Response) -> Decision {
 }
 
 /// The request has its outcome: the entry, and the response to waiting requesters.
-/// `more`: attempts beside those that were lost.
+/// `more`: attempts in addition to those that were lost.
 fn complete(
     received: &Received,
     record: Option<&UnfinishedRecord>,

@@ -90,7 +90,7 @@ impl Lifecycle {
         self.is_set_aside(name) || has_failed || !self.is_down(name) && self.is_done_stopping(name)
     }
 
-    /// What an answer says about a stopped node beside the fact that it stopped.
+    /// What an answer says about a stopped node, apart from the fact that it stopped.
     pub(super) fn told_of_stop(&self, received: &Received, name: &NodeName) -> Option<String> {
         let progress = self.seen.nodes.get(name).and_then(|node| node.set_aside.as_ref());
         let aside = progress.filter(|_| self.is_forced_stop(received.seq)).and_then(|progress| match progress {

@@ -1,4 +1,4 @@
-//! A job: a program beside the nodes that runs from time to time and ends by itself.
+//! A job: a program other than a node that runs from time to time and ends by itself.
 //!
 //! The agent starts its own binary as `zca-job`, with the job's lock as standard input. That process takes on the job's
 //! rights, keeps the lock open at a high number, and becomes the program; what the program starts inherits it. So a run

@@ -138,7 +138,8 @@ pub struct Order {
     pub by: Seq,
 }
 
-/// Prepares one incarnation; `last` is the node's last known process. Blocks for [`PATIENCE`] at most while the lock is held.
+/// Prepares one incarnation; `last` is the node's last known process. Blocks for at most [`PATIENCE`] while the lock is
+/// held.
 pub fn prepare(context: &Context, node: &NodeName, order: &Order, last: Option<&ProcessId>) -> Preparation {
     let path = context.run_dir(node);
     // This comes first: a fault of the new start says nothing about the previous process, which may still run.

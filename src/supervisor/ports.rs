@@ -3,8 +3,8 @@
 //! A node whose port is taken ends immediately with code 1 and a terse message; checking first tells the operator who
 //! has the port. The check is no reservation: if the port is taken afterwards, the node still ends.
 //!
-//! Source: `/proc/net/tcp` and `tcp6` (proc_pid_net(5)), where the kernel lists listening sockets before all others, and the
-//! links in `/proc/PID/fd`.
+//! Source: `/proc/net/tcp` and `tcp6` (proc_pid_net(5)), where the kernel lists listening sockets before all others,
+//! and the links in `/proc/PID/fd`.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};

@@ -5,10 +5,11 @@
 //! belongs to a node of this directory if
 //!
 //! 1. it has this directory's `run/<node>/lock` open;
-//! 2. it has a lock open that was deleted, and that was `run/<node>/lock` of this directory when it was: the directory was
-//!    restored in place, or moved to another file system, or its `run` was removed;
+//! 2. it has a lock open that was deleted, and that was `run/<node>/lock` of this directory at that time: the directory
+//!    was restored in place, or moved to another file system, or its `run` was removed;
 //! 3. its parent, a shim, has such a lock open: a node may close what it inherited, or be hidden from inspection;
-//! 4. its working directory is this directory's `nodes/<node>`, and neither it nor its parent has another directory's lock.
+//! 4. its working directory is this directory's `nodes/<node>`, and neither it nor its parent has the lock of another
+//!    directory.
 //!
 //! Device and inode numbers are compared at one moment and never stored: they do not last (a file system that is
 //! mounted again may have another device number, and a new file the inode number of a removed one).

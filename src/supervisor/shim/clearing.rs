@@ -175,7 +175,7 @@ impl Clearing {
         self.wake = now;
     }
 
-    /// What can wake it beside its time and the end of children.
+    /// What can wake it, apart from its time and the end of children.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.holders.iter().flat_map(|asked| asked.processes.iter().flatten()).map(Proven::as_fd)
     }
