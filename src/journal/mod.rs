@@ -1,20 +1,20 @@
 //! The journal: every fact worth surviving a crash, durable before anything follows from it.
 //!
-//! [`entry`] has the facts and the seal that keeps effects back until their facts are durable. [`Journal`] is the open
-//! journal, with one writer; [`Reader`] reads it beside the writer or offline ([`inspect`]). [`identity`] and [`lock`]
-//! say whose the directory is, and who is in it.
+//! [`entry`] has the facts and the seal that holds effects back until their facts are durable. [`Journal`] is the open
+//! journal, with one writer; [`Reader`] reads it concurrently with the writer or offline ([`inspect`]). [`identity`]
+//! and [`lock`] say which agent the directory belongs to, and which process uses it.
 //!
-//! Its rooms stand one above the other, and each uses those below it:
+//! Its folders are layers, and each uses only those below it:
 //!
 //! ```text
 //! open     a state directory to an open journal: probing, migration, salvage, import, inspection
-//! write    commits, compaction          read     pages, figures
+//! write    commits, compaction          read     pages, statistics
 //! store    the database (sled), the files beside it, lock, identity, space
 //! tree     batches, recovery, rows, retention, verification, export, of any table
 //! format   entries, records, keys, and their bytes
 //! ```
 //!
-//! Not its business: what entries mean, when to commit, what to do about a condition that it reports.
+//! Left to others: what entries mean, when to commit, what to do about a condition that it reports.
 
 mod format;
 mod open;

@@ -1,4 +1,4 @@
-//! Entries and records to the writes that store them: one batch, all or nothing. Pure but for the reads it needs.
+//! Turns entries and records into the writes that store them: one atomic batch. Pure except for the reads it needs.
 
 use std::collections::{BTreeMap, btree_map};
 
@@ -16,11 +16,11 @@ use crate::journal::format::versions::records::{
 /// A row to be written, or removed.
 pub(in crate::journal) type Write = (Vec<u8>, Option<Vec<u8>>);
 
-/// The pieces of each record that has any, so that rewriting one removes what it does not need any more.
+/// The pieces of each record that has any, so that rewriting a record removes pieces that it no longer needs.
 pub(in crate::journal) type Pieces = BTreeMap<Vec<u8>, u32>;
 
-/// What a batch is built upon beside the table. It runs ahead of the disk as batches are built; one that fails ends the
-/// journal.
+/// What a batch is built on, in addition to the table. It runs ahead of the disk as batches are built; a failed batch
+/// ends the journal.
 #[derive(Debug, Clone, Default)]
 pub(in crate::journal) struct State {
     pub(in crate::journal) history: HistoryRecord,
@@ -35,7 +35,7 @@ pub(in crate::journal) enum BatchError {
     Read(#[from] ReadError),
 }
 
-/// What `entries` and `records` come to. Of several records for one thing the last counts.
+/// The batch for `entries` and `records`. Of several records for one thing the last counts.
 pub(in crate::journal) fn build(
     table: &impl Table,
     state: &mut State,
@@ -63,7 +63,7 @@ pub(in crate::journal) fn build(
     Ok(batch.finish()?)
 }
 
-/// Collects writes. Also for what is no part of a commit: the format record, a salvage, a migration.
+/// Collects writes. Also used outside of commits: for the format record, a salvage, a migration.
 pub(in crate::journal) struct Builder<'a> {
     writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     state: &'a mut State,
@@ -76,13 +76,13 @@ impl<'a> Builder<'a> {
         Self { writes: BTreeMap::new(), state, duplicates: BTreeMap::new(), has_entries: false }
     }
 
-    /// All writes, and the record of history though there is no entry among them.
+    /// All writes, and the record of history even if there is no entry among them.
     pub(in crate::journal) fn finish_with_history(mut self) -> Result<Vec<Write>, EncodeError> {
         self.has_entries = true;
         self.finish()
     }
 
-    /// All writes; with entries among them, the record of history too.
+    /// All writes; if there are entries among them, the record of history too.
     pub(in crate::journal) fn finish(mut self) -> Result<Vec<Write>, EncodeError> {
         for (of, record) in std::mem::take(&mut self.duplicates) {
             // A duplicate of a request that retention has just removed.
@@ -105,7 +105,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Takes an entry over as it is stored elsewhere, with its place in the chain if it has one.
+    /// Copies an entry as it is stored elsewhere, with its place in the chain if it has one.
     pub(in crate::journal) fn copied(&mut self, whole: &Whole) -> Result<(), EncodeError> {
         match whole.link {
             Some(link) => {
@@ -134,14 +134,14 @@ impl<'a> Builder<'a> {
         self.writes.insert(key, Some(encoded.value));
     }
 
-    /// The rows by which an entry is found again.
+    /// The index rows of an entry.
     pub(in crate::journal) fn index(&mut self, table: &impl Table, numbered: &Numbered) -> Result<(), BatchError> {
         match &numbered.entry {
             Entry::RequestReceived { reqid, digest, .. } | Entry::RequestAnswered { reqid, digest, .. }
                 if !reqid.is_empty() =>
             {
                 let key = keys::reqid(reqid);
-                // The first keeps its reqid, whatever the core takes it for.
+                // The first request keeps the reqid, however the core treats this one.
                 if !self.writes.contains_key(&key) && table.get(&key)?.is_none() {
                     self.record(key, &ReqidRecord { seq: numbered.seq, digest: *digest })?;
                 }
@@ -191,8 +191,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Carries out what retention decided: removes the entries up to `upto` with the rows by which they are found, and
-    /// the bodies of reads' responses up to `trimmed`.
+    /// Carries out what retention decided: removes the entries up to `upto` with their index rows, and the bodies of
+    /// reads' responses up to `trimmed`.
     pub(in crate::journal) fn prune(&mut self, table: &impl Table, upto: Seq, trimmed: Seq) -> Result<(), BatchError> {
         while self.state.history.first <= upto {
             let seq = self.state.history.first;
@@ -239,7 +239,7 @@ impl<'a> Builder<'a> {
         self.writes.insert(key, None);
     }
 
-    /// Removes the rows by which a request is found.
+    /// Removes the index rows of a request.
     fn forget(&mut self, table: &impl Table, numbered: &Numbered) -> Result<(), BatchError> {
         let (Entry::RequestReceived { reqid, .. } | Entry::RequestAnswered { reqid, .. }) = &numbered.entry else {
             return Ok(());
@@ -264,7 +264,7 @@ pub(in crate::journal) fn is_trimmed(request: &Request) -> bool {
     matches!(request, Request::GetNodes {} | Request::NodeDispatch { .. })
 }
 
-/// Whether the entry holds what a request that reads was answered, whose body retention drops early.
+/// Whether the entry holds the response to a read, whose body retention drops early.
 pub(in crate::journal) fn is_reads_outcome(entry: &Entry) -> bool {
     match entry {
         Entry::RequestAnswered { response, .. } | Entry::RequestCompleted { response, .. } => response
@@ -274,13 +274,13 @@ pub(in crate::journal) fn is_reads_outcome(entry: &Entry) -> bool {
     }
 }
 
-/// What an encoded entry takes under `key`, its pieces included.
+/// The size of an encoded entry under `key`, including its pieces.
 pub(in crate::journal) fn encoded_bytes(key: &[u8], encoded: &Encoded) -> u64 {
     let pieces: usize = encoded.pieces.iter().map(|piece| key.len() + 4 + piece.len()).sum();
     (key.len() + encoded.value.len() + pieces) as u64
 }
 
-/// What an entry under `key` takes, its pieces included.
+/// The size of an entry under `key`, including its pieces.
 pub(in crate::journal) fn stored_bytes(key: &[u8], value: &[u8], head: &Head) -> u64 {
     let pieces = head.pieces() as usize * (key.len() + 4) + if head.pieces() > 0 { head.stored_length() } else { 0 };
     (key.len() + value.len() + pieces) as u64

@@ -1,12 +1,12 @@
-//! A journal as one stream, to be kept elsewhere or taken in by another: what its bytes are, and how they are made.
+//! A journal as one stream, to be kept elsewhere or imported by another agent: its bytes, and how they are produced.
 //! `docs/EXPORT.md` describes them.
 //!
-//! Every frame's checksum goes on from that of the frame before, so that a frame that was altered, left out, moved or
-//! written twice is found where it happened, before anything is made of it. The entries inside are as they are stored, with their
-//! hashes: they are proof by themselves.
+//! Every frame's checksum continues that of the frame before, so a frame that was altered, left out, moved or repeated
+//! is detected where it occurs, before its content is used. The entries inside are as they are stored, with their
+//! hashes, which are a proof by themselves.
 //!
-//! [`chunk`] writes a stretch, [`Unpacker`] takes a stream apart as its bytes come. Nothing is allocated for a length that
-//! a stream claims.
+//! [`chunk`] writes a chunk, [`Unpacker`] parses a stream as its bytes arrive. Nothing is allocated just because a
+//! stream claims a length.
 
 pub(crate) mod older;
 
@@ -21,7 +21,7 @@ use crate::journal::format::keys;
 use crate::journal::format::versions::{self, BODY_LIMIT, records::HistoryRecord};
 
 const MAGIC: &[u8; 8] = b"ZCAEXPRT";
-/// The version of the stream, which says nothing about that of the entries in it.
+/// The version of the stream, which is independent of the version of the entries in it.
 const VERSION: u32 = 1;
 
 const HEADER: u8 = 1;
@@ -36,10 +36,10 @@ const FRAME: usize = 5;
 const END_LENGTH: usize = 8 + 8 + 32;
 /// Our own are below 200 bytes; later releases may say more.
 const HEADER_LIMIT: u64 = 64 << 10;
-/// A number, what stands before a body, a body and a payload.
+/// A number, the head of a value, a body and a payload.
 const ENTRY_LIMIT: u64 = 128 + 2 * BODY_LIMIT;
 
-/// A stretch of the stream has about so many bytes.
+/// The approximate size of a chunk of the stream, in bytes.
 const CHUNK: usize = 1 << 20;
 
 /// What a stream says about itself before its first entry.
@@ -47,11 +47,11 @@ const CHUNK: usize = 1 << 20;
 pub struct Header {
     /// The format of the journal that the entries are of.
     pub format: u32,
-    /// The oldest entry that retention had left.
+    /// The oldest entry that retention had kept.
     pub first: Seq,
     /// Responses of reads up to here are kept as digests only.
     pub trimmed: Seq,
-    /// When the export was begun, by the wall clock.
+    /// When the export began, by the wall clock.
     pub exported_at: Timestamp,
     /// The release that wrote it.
     pub release: String,
@@ -60,7 +60,7 @@ pub struct Header {
 /// What a stream ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct End {
-    /// How many entries stand before it.
+    /// How many entries precede it.
     pub entries: u64,
     /// The newest of them.
     pub last: Seq,
@@ -87,7 +87,7 @@ pub enum Frame {
 /// Why a journal cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// Something does not read. What was written so far is of no use.
+    /// Something is unreadable. What was written so far is useless.
     #[error(
         "the journal is damaged, and an export is all or nothing; `journal import --salvage` takes over what can be read"
     )]
@@ -101,7 +101,7 @@ pub enum ExportError {
          export again"
     )]
     Older(Seq),
-    /// The next entry is gone. Holds its number; the stream has to be begun anew.
+    /// The next entry is gone. Holds its number; the export has to be restarted.
     #[error("retention removed entry {0} while it was about to be exported; try again")]
     Pruned(Seq),
     /// Half of the entry is in the stream, and retention has dropped its response since. Holds its number.
@@ -147,7 +147,7 @@ fn frame(before: &Checksum, kind: u8, content: &[&[u8]]) -> (Vec<u8>, Checksum) 
     (bytes, checksum)
 }
 
-/// The stretch of the stream that begins at `cursor`, or at its beginning. `now`: when the export was begun.
+/// The chunk of the stream that begins at `cursor`, or at its beginning. `now`: when the export began.
 pub(in crate::journal) fn chunk(
     table: &impl Table,
     cursor: Option<&ExportCursor>,
@@ -215,7 +215,7 @@ fn entry_frame(before: &Checksum, seq: Seq, value: &[u8]) -> (Vec<u8>, Checksum)
     frame(before, ENTRY, &[&seq.0.to_le_bytes(), value])
 }
 
-/// A whole stream, of whatever entries.
+/// A whole stream, of any entries.
 #[cfg(test)]
 pub(in crate::journal) struct Written {
     bytes: Vec<u8>,
@@ -242,7 +242,7 @@ impl Written {
     }
 }
 
-/// Entries up to `last`, as far as there is room; whether that ended before they did.
+/// Entries up to `last`, as far as there is room; returns whether the room ran out first.
 fn entries(table: &impl Table, bytes: &mut Vec<u8>, at: &mut ExportCursor, last: Seq) -> Result<bool, ExportError> {
     for (seq, value) in Entries::new(table, at.next, last, false) {
         let whole = table.read_entry(seq, &value?)?;
@@ -258,7 +258,7 @@ fn entries(table: &impl Table, bytes: &mut Vec<u8>, at: &mut ExportCursor, last:
         let room = CHUNK.saturating_sub(bytes.len());
         at.next = seq;
         if rest.len() > room {
-            // What fits into the next stretch as a whole is not cut.
+            // An entry that fits into the next chunk as a whole is not split.
             if rest.len() > CHUNK {
                 let part = &rest[..room];
                 bytes.extend_from_slice(part);
@@ -285,10 +285,10 @@ fn entries(table: &impl Table, bytes: &mut Vec<u8>, at: &mut ExportCursor, last:
 /// What is wrong with a stream, and at which of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnpackError {
-    /// It does not begin as exports do.
+    /// It does not begin like an export.
     #[error("it is not an export of a journal; give a file that `journal export` wrote")]
     Magic,
-    /// The version of the stream, which it holds, is not known.
+    /// The version of the stream is unknown. Holds it.
     #[error("it is an export of version {0}, and this release knows version {VERSION}: import it with a newer release")]
     Version(u32),
     /// It ends before its end frame does.
@@ -329,20 +329,20 @@ pub enum UnpackError {
         /// Its kind.
         kind: u8,
     },
-    /// The frame is sound and cannot stand there.
+    /// The frame is intact but cannot occur there.
     #[error("what begins at byte {at}, {after}, {what}; copy it again, or export it again", after = after(.last))]
     Order {
         /// The offset of the frame.
         at: u64,
         /// The newest entry before it.
         last: Option<Seq>,
-        /// What is wrong, as part of a sentence.
+        /// What is wrong, as a part of a sentence.
         what: &'static str,
     },
-    /// The header is no map of the fields that it has to have. Holds the decoder's words.
+    /// The header is not a map of the required fields. Holds the decoder's message.
     #[error("its header cannot be read ({0}); copy it again, or export it again")]
     Header(String),
-    /// A stream is over with its end frame.
+    /// There are bytes after the end frame.
     #[error("something follows its end, at byte {at}; copy it again, or export it again")]
     Trailing {
         /// The offset of what follows.
@@ -362,12 +362,12 @@ enum Stage {
     Ended,
 }
 
-/// Takes a stream apart: [`Unpacker::push`] what has come, [`Unpacker::next`] until there is nothing, and in the end
+/// Parses a stream: [`Unpacker::push`] what has arrived, [`Unpacker::next`] until it returns nothing, and in the end
 /// [`Unpacker::finish`]. Entries come in ascending order, between one header and one end that counts them.
 #[derive(Debug)]
 pub struct Unpacker {
     buffer: Vec<u8>,
-    /// How much of the buffer is done with, and where in the stream that is.
+    /// How much of the buffer has been consumed, and where in the stream that is.
     done: usize,
     at: u64,
     stage: Stage,
@@ -393,7 +393,7 @@ impl Default for Unpacker {
 }
 
 impl Unpacker {
-    /// Takes in bytes as they come, in pieces of any size.
+    /// Adds bytes as they arrive, in pieces of any size.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..std::mem::take(&mut self.done));
         self.buffer.extend_from_slice(bytes);
@@ -408,7 +408,7 @@ impl Unpacker {
         self.at += bytes as u64;
     }
 
-    /// The next frame; `None`: more bytes have to come.
+    /// The next frame; `None`: more bytes are needed.
     #[expect(clippy::should_implement_trait, reason = "none now does not mean none later")]
     pub fn next(&mut self) -> Result<Option<Frame>, UnpackError> {
         if self.stage == Stage::Prologue {
@@ -485,7 +485,7 @@ impl Unpacker {
                 match self.last {
                     Some(last) if seq <= last => order("is an entry that does not come after the one before it"),
                     None if seq < self.first => order("is an entry from before the export's beginning"),
-                    // One more is needed for what an import adds.
+                    // An import needs one more number for the entry that it adds.
                     _ if seq.0 > u64::MAX >> 1 => order("is an entry with an impossible number"),
                     _ => Ok(Frame::Entry { seq, value: value.to_vec() }),
                 }
@@ -505,7 +505,7 @@ impl Unpacker {
         }
     }
 
-    /// No more bytes come.
+    /// There are no more bytes.
     pub fn finish(&self) -> Result<(), UnpackError> {
         match self.stage {
             Stage::Ended if self.rest().is_empty() => Ok(()),

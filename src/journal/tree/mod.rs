@@ -1,5 +1,5 @@
-//! What is done with a sorted table of keys and values, whether it is on a disk or in memory: writing a batch, recovering
-//! the state, looking up history, retention, verification, export.
+//! Operations on a sorted table of keys and values, on a disk or in memory: writing a batch, recovering the state,
+//! looking up history, retention, verification, export.
 
 pub(in crate::journal) mod batch;
 pub mod export;

@@ -1,4 +1,4 @@
-//! What a start takes in: a table's rows to [`Recovered`].
+//! What a start loads: a table's rows to [`Recovered`].
 //!
 //! Reads what is unfinished, the nodes and the newest entries; how long the history is makes no difference.
 
@@ -22,7 +22,7 @@ use crate::journal::format::versions::records::{
 const UNSENT_LIMIT: usize = 256;
 const UNSENT_REACH: u64 = 4096;
 
-/// How many of the newest entries a start looks at to see that the indexes belong to them.
+/// How many of the newest entries a start checks against the indexes.
 const SPOT_CHECK: u64 = 256;
 
 /// The format's version; `None` for a table without any row.
@@ -40,7 +40,7 @@ pub(in crate::journal) fn format(table: &impl Table) -> Result<Option<u32>, Read
     }
 }
 
-/// Where history stands. The record and the entries are of one batch: that they differ is damage.
+/// Where history ends. The record and the entries are of one batch, so a difference between them is damage.
 pub(in crate::journal) fn history(table: &impl Table) -> Result<HistoryRecord, ReadError> {
     let last = table.last()?;
     let absent = |what: String, because: String| Err(ReadError::Absent { what, because });
@@ -54,7 +54,7 @@ pub(in crate::journal) fn history(table: &impl Table) -> Result<HistoryRecord, R
     }
 }
 
-/// Everything, and what commits build upon. `sent`: responses of completions up to there have left.
+/// Everything, and what commits build on. `sent`: responses of completions up to there have been sent.
 pub(in crate::journal) fn recover(table: &impl Table, sent: Seq) -> Result<(Recovered, State), ReadError> {
     let mut pieces = Pieces::new();
     let history = history(table)?;
@@ -147,7 +147,7 @@ fn unsent(table: &impl Table, last: Seq, sent: Seq) -> Result<Vec<(Seq, Dialect,
             continue;
         }
         match table.decode_entry(seq, &value)?.entry {
-            // Who was told something at the deadline is told nothing else.
+            // A requester who got a deadline response gets no other.
             Entry::RequestCompleted { of, .. } if table.get(&keys::deadline(of))?.is_some() => {}
             Entry::RequestCompleted { of, response: Answer::Kept(response), .. }
             | Entry::DeadlineAnswered { of, response: Answer::Kept(response) } => {
@@ -166,7 +166,7 @@ fn unsent(table: &impl Table, last: Seq, sent: Seq) -> Result<Vec<(Seq, Dialect,
     Ok(unsent)
 }
 
-/// Whether the newest requests are where their reqids point. All of them is the work of `verify`.
+/// Whether the newest requests are where their reqids point. Checking all requests is left to `verify`.
 fn spot_check(table: &impl Table, last: Seq) -> Result<(), ReadError> {
     if last == Seq(0) {
         return Ok(());
@@ -212,8 +212,8 @@ pub(in crate::journal) fn lookup(table: &impl Table, reqid: &ReqId) -> Result<Op
         };
         return Ok(Some(Known { seq, digest, deadline: None, outcome }));
     }
-    // The outcome comes after what was told at the deadline: read the other way round, a commit in between would leave the
-    // outcome alone.
+    // The outcome comes after the deadline response: read in the other order, a commit in between would make only the
+    // outcome visible.
     let outcome = outcome(table, seq)?;
     Ok(Some(Known { seq, digest, deadline: deadline(table, seq)?, outcome }))
 }
@@ -237,7 +237,7 @@ fn outcome(table: &impl Table, seq: Seq) -> Result<Option<StoredAnswer>, ReadErr
     }
 }
 
-/// What request `seq` was answered at its deadline.
+/// The deadline response of request `seq`.
 fn deadline(table: &impl Table, seq: Seq) -> Result<Option<StoredAnswer>, ReadError> {
     let key = keys::deadline(seq);
     let Some(DeadlineRecord { answered }) = table.record(&key)? else { return Ok(None) };
@@ -249,12 +249,12 @@ fn deadline(table: &impl Table, seq: Seq) -> Result<Option<StoredAnswer>, ReadEr
     }
 }
 
-/// Reads every row once. The first that does not read is the error.
+/// Reads every row once. The first unreadable one is the error.
 pub(in crate::journal) fn read_everything(table: &impl Table) -> Result<(), ReadError> {
     for row in table.range(keys::everything()) {
         let (key, value) = row?;
         match keys::parse(&key) {
-            // Read with what they are pieces of.
+            // Read together with the body that they are pieces of.
             Some(Key::EntryChunk(..) | Key::RecordChunk(..)) => {}
             Some(Key::Entry(seq)) => drop(table.decode_entry(seq, &value)?),
             Some(

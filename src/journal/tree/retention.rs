@@ -1,8 +1,8 @@
 //! Retention: what the journal may remove, a step at a time, from the oldest on.
 //!
-//! A step is decided here and carried out by the commit that has its entry ([`Entry::Pruned`]). What is never removed:
-//! the newest entry, a request without an outcome and all that came after it, and the records that sum history up (the
-//! running configuration is one), which are no history.
+//! A step is decided here and carried out by the commit that has its entry ([`Entry::Pruned`]). Never removed are the
+//! newest entry, a request without an outcome and everything after it, and the records that sum history up (the
+//! running configuration is one), which are not history.
 //!
 //! [`Entry::Pruned`]: crate::journal::format::entry::Entry::Pruned
 
@@ -21,21 +21,21 @@ use crate::journal::format::versions::{kind, records::HistoryRecord};
 struct Limits {
     /// Entries removed, and responses.
     removed: u64,
-    /// Entries looked at for responses to drop.
+    /// Entries examined for responses to drop.
     examined: u64,
 }
 
 impl Limits {
-    /// So much that a commit with a step in it stays short.
+    /// Small enough that a commit with a step in it stays short.
     const STEP: Self = Self { removed: 200, examined: 4096 };
     const NONE: Self = Self { removed: u64::MAX, examined: u64::MAX };
 }
 
-/// A clock that is so far past the newest entry, or that has left such a hole in history since then, is not trusted:
-/// nothing is removed for its age.
+/// A clock that is this far past the newest entry, or that has left such a gap in history, is not trusted: nothing is
+/// removed because of its age.
 const DOUBTFUL_MS: u64 = 30 * 86_400_000;
 
-/// How much is kept; `None`: no limit of that sort.
+/// How much is kept; `None`: no such limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {
     /// Entries older than this are removed.
@@ -49,8 +49,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// A little more of everything. Who begins to remove when this is exceeded and ends when the policy is met does so
-    /// seldom, and leaves few entries of its own.
+    /// A little more of everything. Removal that begins when this is exceeded and ends when the policy is met runs
+    /// rarely, and adds few entries of its own.
     #[must_use]
     pub fn loosened(self) -> Self {
         let later = |ms: u64| ms.saturating_add((ms / 64).clamp(1, 3_600_000));
@@ -69,7 +69,7 @@ impl Policy {
         if self.has_ages() { trust } else { ClockTrust::Trusted }
     }
 
-    /// What somebody asked for; `None` if that is what the settings say.
+    /// A requested policy; `None` if it is that of the settings.
     #[must_use]
     pub fn ordered(order: &PruneOrder) -> Option<Self> {
         let PruneOrder { older_than_ms, keep, dry_run: _ } = *order;
@@ -77,7 +77,7 @@ impl Policy {
         (policy != Self::default()).then_some(policy)
     }
 
-    /// Whether something goes for its age.
+    /// Whether anything is removed because of its age.
     pub fn has_ages(&self) -> bool {
         self.age_ms.is_some() || self.reads_ms.is_some()
     }
@@ -88,7 +88,7 @@ impl Policy {
         Self { age_ms: None, reads_ms: None, ..self }
     }
 
-    /// Whether the oldest entry, of this time, goes while so much is there.
+    /// Whether the oldest entry, of this time, is removed while this much is stored.
     fn removes(&self, requests: u64, bytes: u64, at: Timestamp, now: Timestamp) -> bool {
         self.requests.is_some_and(|most| requests > most)
             || self.bytes.is_some_and(|most| bytes > most)
@@ -96,7 +96,7 @@ impl Policy {
     }
 }
 
-/// 0 for what is of the future.
+/// 0 for times in the future.
 fn age_ms(at: Timestamp, now: Timestamp) -> u64 {
     now.0.saturating_sub(at.0) / 1000
 }
@@ -113,13 +113,13 @@ pub enum PruneMode {
 /// Whether the clock may make anything too old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockTrust {
-    /// It goes on from what the journal has.
+    /// It is consistent with the journal.
     Trusted,
-    /// It may have been set far ahead: nothing is removed for its age.
+    /// It may have been set far ahead: nothing is removed because of its age.
     Doubted,
 }
 
-/// One step, and what it comes to.
+/// One step, and its result.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RemovalStep {
     /// What the entry of this step will say.
@@ -128,7 +128,7 @@ pub struct RemovalStep {
     pub responses: u64,
     /// Bytes of keys and values removed.
     pub bytes: u64,
-    /// The request without an outcome that keeps more from going.
+    /// The request without an outcome that prevents further removal.
     pub held_by: Option<Seq>,
 }
 
@@ -170,12 +170,12 @@ pub(in crate::journal) fn next(
     now: Timestamp,
 ) -> Result<Option<RemovalStep>, ReadError> {
     let (step, examined) = step(table, policy, now, Limits::STEP)?;
-    // A step that only says how far it has looked is one too, else the next would look at the same again.
+    // A step that only records how far it has looked counts too, else the next would examine the same entries again.
     let gets_on = step.removal.entries > 0 || step.responses > 0 || examined == Limits::STEP.examined;
     Ok(gets_on.then_some(step))
 }
 
-/// What all steps towards `policy` would come to. Reads all that would go.
+/// The sum of all steps towards `policy`. Reads everything that would be removed.
 pub(in crate::journal) fn preview(
     table: &impl Table,
     policy: &Policy,
@@ -184,9 +184,9 @@ pub(in crate::journal) fn preview(
     step(table, policy, now, Limits::NONE).map(|(step, _)| step)
 }
 
-/// Whether what the clock says may make anything too old. A clock that was set far ahead shows at once in a run that began
-/// before; in one that began after, by a hole: nothing happened for a month before this month. Time that has
-/// left no trace for so long may not have passed. After a month with the new time it is trusted.
+/// Whether the clock is trusted to make anything too old. A clock that was set far ahead is detected at once in a run
+/// that began before; in a run that began after, by a gap: nothing was journaled for a month before this month, so that
+/// time may not really have passed. After a month with the new time it is trusted.
 pub(in crate::journal) fn clock_trust(table: &impl Table, now: Timestamp) -> Result<ClockTrust, ReadError> {
     let Some(history) = table.record::<HistoryRecord>(keys::HISTORY)? else { return Ok(ClockTrust::Trusted) };
     let age_of = |from: Seq| -> Result<Option<(Seq, u64)>, ReadError> {
@@ -197,7 +197,7 @@ pub(in crate::journal) fn clock_trust(table: &impl Table, now: Timestamp) -> Res
     if newest > DOUBTFUL_MS {
         return Ok(ClockTrust::Doubted);
     }
-    // The newest entry that is older than a month, found by halves: `old` is, and `young` and what follows is not.
+    // The newest entry that is older than a month, by binary search: `old` is, `young` and all after it are not.
     let Some((mut old, mut age)) = age_of(history.first)?.filter(|(_, age)| *age > DOUBTFUL_MS) else {
         return Ok(ClockTrust::Trusted);
     };
@@ -212,7 +212,7 @@ pub(in crate::journal) fn clock_trust(table: &impl Table, now: Timestamp) -> Res
     Ok(if age <= 2 * DOUBTFUL_MS { ClockTrust::Trusted } else { ClockTrust::Doubted })
 }
 
-/// One step, and how many entries it looked at for responses to drop.
+/// One step, and how many entries it examined for responses to drop.
 fn step(table: &impl Table, policy: &Policy, now: Timestamp, limits: Limits) -> Result<(RemovalStep, u64), ReadError> {
     let Some(history) = table.record::<HistoryRecord>(keys::HISTORY)? else { return Ok((RemovalStep::default(), 0)) };
     let is_doubted = policy.has_ages() && clock_trust(table, now)? == ClockTrust::Doubted;
@@ -279,7 +279,7 @@ fn remove(
     Ok(())
 }
 
-/// Returns how many entries were looked at.
+/// Returns how many entries were examined.
 fn trim(
     table: &impl Table,
     most_ms: u64,

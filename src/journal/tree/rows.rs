@@ -17,13 +17,13 @@ use crate::journal::format::versions::{kind, v2};
 pub(in crate::journal) use describe::recovery_summary;
 use describe::{Description, describe};
 
-/// What became of a request, from the rows beside its entry.
+/// What became of a request, from the rows other than its entry.
 #[derive(Debug, Default)]
 pub(in crate::journal) struct Fate {
-    /// When, how, in how many attempts, and what was answered.
+    /// When, how, in how many attempts, and the response.
     pub(in crate::journal) outcome: Option<(Timestamp, Outcome, u32, Answer)>,
     pub(in crate::journal) unfinished: Option<UnfinishedRecord>,
-    /// When and what was answered at the deadline.
+    /// The deadline response, and when it was given.
     pub(in crate::journal) deadline: Option<(Timestamp, Answer)>,
     pub(in crate::journal) duplicates: DuplicatesRecord,
 }
@@ -81,7 +81,7 @@ pub(in crate::journal) fn wanted_kind(wanted: Kind, stored: u8) -> bool {
     }
 }
 
-/// Whether the filter can want this entry, as far as can be known without its fate.
+/// Whether the filter can match this entry, as far as can be known without its fate.
 pub(in crate::journal) fn may_match(filter: &Filter, numbered: &Numbered) -> bool {
     if filter.since.is_some_and(|since| numbered.at < since) || filter.until.is_some_and(|until| numbered.at >= until) {
         return false;
@@ -130,8 +130,8 @@ const EVENTS: [&str; 29] = [
     "node_retried",
 ];
 
-/// Whether a row can have an event that [`Filter::event`] means by `word`, and if not, what is most like it. Input that was no
-/// request may have called itself anything; that is not looked for by name.
+/// Whether a row can have an event that [`Filter::event`] means by `word`, and if not, the most similar name. Input
+/// that was not a request may have had any name; it cannot be searched for by name.
 pub fn check_event(word: &str) -> Result<(), String> {
     if EVENTS.iter().any(|event| same_event(word, event)) {
         return Ok(());
@@ -178,7 +178,7 @@ pub(in crate::journal) fn event_name(entry: &Entry) -> &str {
     }
 }
 
-/// Whether what names these nodes concerns the one that the filter wants, if it wants one.
+/// Whether a row that names these nodes concerns the node that the filter asks for, if it asks for one.
 fn names<'a>(filter: &Filter, nodes: impl FnOnce() -> Vec<&'a str>) -> bool {
     if filter.node.is_none() && filter.one_of.nodes.is_empty() {
         return true;
@@ -187,7 +187,7 @@ fn names<'a>(filter: &Filter, nodes: impl FnOnce() -> Vec<&'a str>) -> bool {
     any(filter.node.as_ref(), &filter.one_of.nodes, |node| nodes.contains(&node.as_str()))
 }
 
-/// Whether the filter wants a finished row, but for the nodes that it names.
+/// Whether the filter matches a finished row, apart from the nodes that it names.
 fn matches(filter: &Filter, row: &Row) -> bool {
     match row {
         Row::Request(row) => {
@@ -230,9 +230,9 @@ fn nodes_of<'a>(request: &'a Request, response: Option<&'a Response>) -> Vec<&'a
     named
 }
 
-/// What of a request was not done because no such node is here, though each Result that there is may say ok. A controller
-/// tells all its agents the names of all nodes, so some of them are other hosts'; whoever asks over the control socket means
-/// this one.
+/// Which part of a request was not done because there is no such node here, even if every Result says ok. A controller
+/// sends all its agents the names of all nodes, so some belong to other hosts; a requester over the control socket
+/// means this host.
 fn unserved(request: &Request, response: &Response, source: &Source) -> Option<String> {
     let missing = response.unanswered(request);
     let is_broadcast = source.transport != "control";
@@ -244,7 +244,7 @@ fn unserved(request: &Request, response: &Response, source: &Source) -> Option<S
     Some(format!("this host has no node called {}", missing.join(", ")))
 }
 
-/// The row of an entry, if the filter wants it. `fate` counts for requests alone.
+/// The row of an entry, if the filter matches it. `fate` is only used for requests.
 pub(in crate::journal) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -> Option<Row> {
     let Numbered { seq, at, entry } = numbered;
     let row = match entry {
@@ -296,7 +296,7 @@ pub(in crate::journal) fn row(filter: &Filter, numbered: Numbered, fate: Fate) -
     matches(filter, &row).then_some(row)
 }
 
-/// The row of a request that was accepted, if the filter wants the nodes that it names.
+/// The row of a request that was accepted, if the filter matches the nodes that it names.
 fn request_row(filter: &Filter, received: Received, fate: Fate) -> Option<Row> {
     let Received { seq, at, reqid, request, digest, dialect, source } = received;
     let (state, attempts) = match (&fate.outcome, &fate.unfinished) {
@@ -353,7 +353,7 @@ fn request_row(filter: &Filter, received: Received, fate: Fate) -> Option<Row> {
     })))
 }
 
-/// The row of what was refused when it came, and answered then.
+/// The row of input that was refused and answered on arrival.
 fn refused(seq: Seq, at: Timestamp, source: Source, event: String, state: RequestState) -> RequestRow {
     RequestRow {
         seq,
@@ -381,7 +381,7 @@ fn refused(seq: Seq, at: Timestamp, source: Source, event: String, state: Reques
     }
 }
 
-/// The row that stands where an entry cannot be read.
+/// The row shown in place of an unreadable entry.
 pub(in crate::journal) fn unreadable(seq: Seq, why: String) -> Row {
     Row::Unreadable(crate::api::audit::Unreadable { seq, unreadable: why })
 }

@@ -1,9 +1,9 @@
-//! What can go wrong below a table, whatever it is stored in.
+//! What can go wrong below a table, whatever stores it.
 
 use std::io;
 use std::time::Duration;
 
-/// What went wrong below the journal, by what follows from it.
+/// What went wrong below the journal, classified by consequence.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// What is on disk is not what was written.
@@ -12,13 +12,13 @@ pub enum StorageError {
     /// The store gave up on what it found; on an open or a read that means damage as well.
     #[error("its files made the store fail: {0}")]
     Panicked(String),
-    /// A write or sync failed for want of space. It may succeed later.
+    /// A write or sync failed for lack of space. It may succeed later.
     #[error("no space is left on its file system")]
     NoSpace(#[source] io::Error),
-    /// A write or sync failed since nothing may be written. It may succeed later.
+    /// A write or sync failed because the file system is read-only. It may succeed later.
     #[error("its file system is read-only")]
     ReadOnly(#[source] io::Error),
-    /// The store has a lock of its own, beside the state directory's.
+    /// The store has a lock of its own, in addition to the state directory's.
     #[error("another process has it open")]
     Locked,
     /// Holds how long it was waited for.
@@ -27,7 +27,7 @@ pub enum StorageError {
     /// By us, to be opened again.
     #[error("it is closed until its file system can be written again: free some space, or remount it writable")]
     Closed,
-    /// By us, for good: of two journals that hold the same the next start takes one.
+    /// By us, permanently: of two journals with the same content, the next start uses one.
     #[error(
         "it is closed, since the disk failed as a copy took its place: restart the agent, which opens whichever is in place"
     )]
@@ -35,7 +35,7 @@ pub enum StorageError {
     /// The kernel reported an error that is none of those above.
     #[error("its file system reports an error")]
     Io(#[source] io::Error),
-    /// It met something that it calls a fault of its own. Holds its words.
+    /// It reported a bug of its own. Holds its message.
     #[error("the store failed: {0}")]
     Store(String),
 }
@@ -51,7 +51,7 @@ pub(in crate::journal) enum StorageClass {
     Timeout,
     /// By us, to be opened again.
     Closed,
-    /// Neither damage nor passing.
+    /// Neither damage nor temporary.
     Other,
 }
 
@@ -68,12 +68,12 @@ impl StorageError {
         }
     }
 
-    /// Whether the bytes on disk are wrong, so that salvage is called for.
+    /// Whether the bytes on disk are wrong, so that a salvage is needed.
     pub fn is_damage(&self) -> bool {
         self.class() == StorageClass::Damage
     }
 
-    /// The file system takes nothing in at the moment, and may again: once it does, opening again is all that is needed.
+    /// The file system accepts no writes at the moment, and may again: once it does, reopening is all that is needed.
     pub fn is_passing(&self) -> bool {
         match self.class() {
             StorageClass::NoSpace | StorageClass::ReadOnly | StorageClass::Closed => true,

@@ -1,7 +1,7 @@
-//! Rows under keys, wherever they are: the one view through which the journal is read.
+//! Rows under keys, wherever they are stored: the one view through which the journal is read.
 //!
-//! [`store`](crate::journal::store::database) has the real one, [`memory`](crate::journal::tests::memory) one for tests; what is built on this trait is
-//! therefore the same for both.
+//! [`store`](crate::journal::store::database) has the real one, [`memory`](crate::journal::tests::memory) one for
+//! tests; what is built on this trait is therefore the same for both.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -21,10 +21,10 @@ pub enum ReadError {
     Storage {
         /// What was to be read, for people.
         what: String,
-        /// What the store says.
+        /// The store's message.
         source: StorageError,
     },
-    /// A value is there and is not what it should be.
+    /// A value exists and is not what it should be.
     #[error("{what} is damaged or of another release")]
     Decode {
         /// What was to be read, for people.
@@ -32,12 +32,12 @@ pub enum ReadError {
         /// What is wrong with it.
         source: DecodeError,
     },
-    /// A value that another one refers to is not there.
+    /// A value that another one refers to is missing.
     #[error("{what} is missing, although {because}")]
     Absent {
         /// What is missing.
         what: String,
-        /// Why it should be there.
+        /// Why it should exist.
         because: String,
     },
 }
@@ -60,7 +60,7 @@ impl ReadError {
         }
     }
 
-    /// The bytes on disk are wrong, as opposed to a device or a system that does not deliver them.
+    /// The bytes on disk are wrong, as opposed to a device or a system that cannot read them.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Storage { source, .. } => source.is_damage(),
@@ -105,7 +105,7 @@ pub(in crate::journal) trait Table: Sized {
         self.read_entry(seq, value).map(|whole| whole.numbered)
     }
 
-    /// As [`Table::decode_entry`], with all that is known of how it is stored.
+    /// Like [`Table::decode_entry`], with all that is known about how it is stored.
     fn read_entry(&self, seq: Seq, value: &[u8]) -> Result<Whole, ReadError> {
         let key = keys::entry(seq);
         let (head, stored) = self.body(&key, value)?;
@@ -114,8 +114,8 @@ pub(in crate::journal) trait Table: Sized {
         Ok(Whole { numbered, link, head, stored })
     }
 
-    /// An entry that a walk has found, from its value. Beside a writer retention may have taken its response, or all of it,
-    /// since: `None` for the latter.
+    /// An entry that a walk has found, from its value. With a concurrent writer, retention may have removed its
+    /// response or all of it since: `None` for the latter.
     fn read_walked(&self, seq: Seq, value: &[u8]) -> Result<Option<Whole>, ReadError> {
         let mut value = Cow::Borrowed(value);
         loop {
@@ -133,7 +133,7 @@ pub(in crate::journal) trait Table: Sized {
 
     /// Whether retention has removed the entry: it is gone, and the record of history says so.
     fn is_removed(&self, seq: Seq) -> Result<bool, ReadError> {
-        // Both are one commit; the record is read last, so that it is no older.
+        // Both are in one commit; the record is read last, so it is not older.
         Ok(self.get(&keys::entry(seq))?.is_none()
             && self.record::<HistoryRecord>(keys::HISTORY)?.is_some_and(|history| seq < history.first))
     }
@@ -152,7 +152,7 @@ pub(in crate::journal) trait Table: Sized {
         while let Some(current) = value {
             match self.decode_record(key, &current) {
                 Ok(record) => return Ok(Some(record)),
-                // A reader beside the writer may find the pieces of a newer body than the head it came with.
+                // With a concurrent writer, a reader may find pieces of a body that is newer than the head it read.
                 Err(error) => {
                     value = self.get(key)?;
                     if value.as_ref() == Some(&current) {
@@ -173,10 +173,10 @@ pub(in crate::journal) trait Table: Sized {
     }
 }
 
-/// Numbers without an entry after which looking ends, where the tree does not give its end.
+/// After this many numbers without an entry the search ends, if the tree does not give its end.
 const GAP: u64 = 4096;
 
-/// Entries in order, carrying on past damage: where the tree cannot be walked, by number.
+/// Entries in order, continuing past damage: where the tree cannot be walked, by number.
 pub(in crate::journal) struct Entries<'a, T: ?Sized> {
     table: &'a T,
     rows: Option<Box<dyn DoubleEndedIterator<Item = Row> + 'a>>,

@@ -1,11 +1,11 @@
-//! Whether the journal is what it should be: every record reads, numbers are gapless, each entry continues the one before
-//! it, indexes agree both ways, digests match their requests.
+//! Verifies the journal: every record is readable, numbers are gapless, each entry continues the one before it, indexes
+//! agree both ways, digests match their requests.
 //!
-//! An entry holds the hash of the one before; what the newest entry's hash has to be, the record of history says. Who can
-//! rewrite all of that is found out by a head that was noted elsewhere.
+//! An entry holds the hash of the one before; the record of history holds the newest entry's hash. If somebody rewrote
+//! all of that, only a head that was noted elsewhere reveals it.
 //!
-//! Works beside the writer: entries after the newest at the start are left alone, and what looks wrong about a request
-//! is looked at again, since there is no snapshot to read from. Memory does not grow with the journal.
+//! Works concurrently with the writer: entries newer than the newest at the start are ignored, and what looks wrong
+//! about a request is checked again, since there is no snapshot to read from. Memory does not grow with the journal.
 
 mod entries;
 mod indexes;
@@ -29,11 +29,12 @@ use crate::journal::format::versions::{
 
 use links::{ChainPosition, Links};
 
-/// Problems reported one by one; of further ones there is only the count.
+/// Problems reported one by one; further ones are only counted.
 const REPORTED_LIMIT: usize = 1000;
 
-/// Checks everything. `noted`: the newest entry and its hash according to the side file. `anchor`: a head noted elsewhere,
-/// which the journal has to continue. An error is no finding about the journal: the device did not deliver it.
+/// Checks everything. `noted`: the newest entry and its hash according to the side file. `anchor`: a head noted
+/// elsewhere, which the journal has to continue. An error is not a finding about the journal: the device could not be
+/// read.
 pub(in crate::journal) fn verify(
     table: &impl Table,
     noted: Option<(Seq, Option<Hash>)>,
@@ -91,9 +92,9 @@ struct Check<'a, T> {
     report: VerifyReport,
     problems: Vec<Problem>,
     not_reported: u64,
-    /// As the record of history has it.
+    /// According to the record of history.
     history: HistoryRecord,
-    /// The oldest entry that retention had left when this began.
+    /// The oldest entry that retention had kept when this began.
     began_at: Seq,
     links: Links,
     /// What the newest entry of retention says.
@@ -113,7 +114,7 @@ struct Pruned {
 }
 
 impl<T: Table> Check<'_, T> {
-    /// Something is wrong with an entry, unless retention has removed it while it was looked at.
+    /// Something is wrong with an entry, unless retention has removed it while it was being checked.
     fn problem(&mut self, seq: Option<Seq>, at: Option<Timestamp>, what: String) {
         if !seq.is_some_and(|seq| self.was_removed_meanwhile(seq)) {
             self.report_problem(seq, at, what);
@@ -172,7 +173,7 @@ impl<T: Table> Check<'_, T> {
         }
         let history = history.flatten();
         let known = history.as_ref().map(|history| history.last).or(newest);
-        // Without a known end all that reads is looked at, up to where the side file says it ends.
+        // Without a known end, everything readable is checked, up to the end according to the side file.
         let last = known.or(noted.map(|(high, _)| high)).unwrap_or(Seq(u64::MAX));
         self.history = history.clone().unwrap_or_default();
         self.began_at = self.history.first;
@@ -249,7 +250,7 @@ impl<T: Table> Check<'_, T> {
         self.problem(Some(seq), Some(at), what);
     }
 
-    /// Whether the journal continues a head that was noted elsewhere, and if not, what can be said.
+    /// Whether the journal continues a head that was noted elsewhere, and if not, what is known about it.
     fn anchor(&mut self, anchor: &Anchor) {
         self.report.anchor = self.links.found.map(|head| head.to_string());
         if self.report.anchor.is_some() {
@@ -302,7 +303,7 @@ impl<T: Table> Check<'_, T> {
             if now.first == self.pruned.upto.next() && now.trimmed == self.pruned.trimmed {
                 break true;
             }
-            // That entry, too, may be removed by now.
+            // That entry may have been removed by now, too.
             let Some(later) = history(self) else { return };
             if (later.first, later.trimmed) == (now.first, now.trimmed) {
                 break false;
@@ -331,7 +332,7 @@ impl<T: Table> Check<'_, T> {
         self.history = now;
     }
 
-    /// Gaps that a salvage or retention has reported are no problem.
+    /// Gaps that a salvage or retention has reported are not a problem.
     fn account_for_gaps(&mut self) {
         if self.pruned.upto > Seq(0) {
             self.missing.push((Seq(1), self.pruned.upto));

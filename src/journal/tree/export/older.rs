@@ -1,8 +1,8 @@
-//! An export rewritten for release 1, which knows format 2: its way back, beside a copy of the state directory.
+//! An export rewritten for release 1, which knows format 2: a way to downgrade, besides a copy of the state directory.
 //!
-//! What that release has no kind for is left out, and one entry at the end says which numbers: `Imported`, of a journal of
-//! this format. Every entry's hash is computed anew, since it covers the one before; heads that were noted hold for the
-//! journal that is exported and not for this copy of it. Memory is that of one entry and of the numbers left out.
+//! Entries of kinds that release 1 lacks are left out, and one entry at the end lists their numbers: `Imported`, of a
+//! journal of this format. Every entry's hash is recomputed, since it covers the one before; noted heads are valid for
+//! the exported journal and not for this copy of it. Memory is that of one entry and of the numbers left out.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ pub enum RewriteError {
     Encode(#[from] EncodeError),
 }
 
-/// What it came to.
+/// The result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewritten {
     pub entries: u64,
@@ -37,7 +37,7 @@ pub struct Rewritten {
     pub left_out: u64,
 }
 
-/// Takes an export in as its bytes come, and gives those of the older one.
+/// Reads an export as its bytes arrive, and returns those of the older one.
 #[derive(Debug, Default)]
 pub struct ForRelease1 {
     unpacker: Unpacker,
@@ -50,7 +50,7 @@ pub struct ForRelease1 {
     entries: u64,
     missing: Vec<(Seq, Seq)>,
     left_out: u64,
-    /// Requests that were left out, with all that refers to them.
+    /// Requests that were left out, with all entries that refer to them.
     unknown: BTreeSet<Seq>,
 }
 
@@ -99,7 +99,7 @@ impl ForRelease1 {
         Ok(())
     }
 
-    /// `before`: what the first entry of all continues, as it stands.
+    /// `before`: the hash that the very first entry continues, unchanged.
     fn write(&mut self, out: &mut Vec<u8>, numbered: &Numbered, before: Hash) -> Result<(), RewriteError> {
         let previous = self.previous.unwrap_or(before);
         let (encoded, hash) = codec::encode_entry(numbered, previous)?;
@@ -127,7 +127,7 @@ impl ForRelease1 {
         Ok(())
     }
 
-    /// The entry as release 1 would have written it; `None`: it could not have.
+    /// The entry as release 1 would have written it; `None` if it could not have.
     fn older(&mut self, seq: Seq, entry: Entry) -> Option<Entry> {
         if entry.of().is_some_and(|of| self.unknown.contains(&of)) {
             return None;

@@ -14,7 +14,7 @@ pub(super) struct Description {
     pub(super) incarnation: Option<Incarnation>,
     pub(super) detail: Value,
     pub(super) summary: String,
-    /// Nodes, beside the one that the entry is about.
+    /// Nodes other than the one that the entry is about.
     pub(super) named: Vec<NodeName>,
 }
 
@@ -140,7 +140,7 @@ fn process_json(process: &ProcessId) -> Value {
     json!({ "pid": process.pid, "start_time": process.start_time, "boot_id": process.boot_id })
 }
 
-/// What a salvage or an import came to, in words for people.
+/// The result of a salvage or an import, for people.
 pub(in crate::journal) fn recovery_summary(recovered: u64, missing: &[(Seq, Seq)]) -> String {
     if missing.is_empty() {
         return format!("all of its {recovered} entries could be read");

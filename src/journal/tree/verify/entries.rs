@@ -1,4 +1,4 @@
-//! What has to hold of an entry by itself, and of the rows by which it is found.
+//! Checks an entry by itself, and its index rows.
 
 use super::{Check, Pruned};
 use crate::api::event::Request;
@@ -154,7 +154,7 @@ impl<T: Table> Check<'_, T> {
         }
     }
 
-    /// Retention drops responses of reads, and says so; nobody else does.
+    /// Only retention drops responses of reads, and it reports that.
     fn dropped(&mut self, seq: Seq, at: Timestamp, request: Option<&Request>) {
         if request.is_some_and(|request| !batch::is_trimmed(request)) {
             self.problem(Some(seq), Some(at), "its response was removed, and retention keeps such".to_owned());
@@ -193,7 +193,7 @@ impl<T: Table> Check<'_, T> {
     }
 
     fn progress(&mut self, seq: Seq, at: Timestamp) {
-        // Its outcome may be committed between two reads: what looks wrong is looked at again.
+        // Its outcome may be committed between two reads: what looks wrong is checked again.
         let mut state = self.state(seq);
         if !matches!(state, Ok((true, false) | (false, true))) {
             state = self.state(seq);

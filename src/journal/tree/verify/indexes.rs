@@ -1,4 +1,4 @@
-//! What has to hold of the records that sum history up, and of the rows by which entries are found.
+//! Checks the records that sum history up, and the index rows.
 
 use super::Check;
 use crate::api::ids::Seq;
@@ -27,7 +27,7 @@ impl<T: Table> Check<'_, T> {
         });
     }
 
-    /// The rows by which requests are found.
+    /// The index rows of requests.
     pub(super) fn indexes(&mut self, last: Seq) {
         self.index(Family::Reqid, last, Self::reqid_row);
         self.index(Family::Outcome, last, Self::outcome_row);
@@ -36,7 +36,7 @@ impl<T: Table> Check<'_, T> {
         self.index(Family::Duplicates, last, Self::duplicates_row);
     }
 
-    /// Walks a family of keys as far as it reads. Rows may be rewritten or gone by the time they are looked at.
+    /// Walks a family of keys as far as it is readable. Rows may be rewritten or gone by the time they are checked.
     fn index(&mut self, family: Family, last: Seq, each: impl Fn(&mut Self, Key<'_>, &[u8], Seq)) {
         let table = self.table;
         for row in table.range(family.range()) {
@@ -55,7 +55,7 @@ impl<T: Table> Check<'_, T> {
             return;
         }
         let entry = self.table.entry(seq);
-        // An entry that does not read was reported already.
+        // An unreadable entry was reported already.
         let Ok(entry) = entry else { return };
         let same = match (&entry, parsed) {
             (

@@ -1,7 +1,7 @@
 //! The chain while it is walked: which entry was altered, and whether a head noted elsewhere is part of it. Pure.
 //!
-//! Where two entries do not fit, the one after them says which was altered: the second, if its own hash is not what the
-//! third holds, else the first.
+//! Where two entries do not fit together, the entry after them shows which was altered: the second, if its own hash is
+//! not what the third holds, else the first.
 
 use crate::api::head::{Anchor, Head};
 use crate::api::ids::Seq;
@@ -18,11 +18,11 @@ pub(super) struct ChainPosition {
 
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// The entry before, if it read.
+    /// The entry before, if it was readable.
     before: Option<ChainPosition>,
     /// The entry before, if it does not fit the one before it, and that one.
     loose: Option<(ChainPosition, ChainPosition)>,
-    /// The oldest entry that read, and the hash it continues.
+    /// The oldest readable entry, and the hash it continues.
     pub(super) first: Option<(ChainPosition, Hash)>,
     sought: Option<Anchor>,
     /// What was sought, once the walk has found it.
@@ -34,7 +34,7 @@ impl Links {
         Self { sought: sought.copied(), ..Self::default() }
     }
 
-    /// The next entry cannot be held against anything.
+    /// The next entry cannot be compared with anything.
     pub(super) fn interrupt(&mut self) {
         self.before = None;
         self.loose = None;
@@ -47,7 +47,7 @@ impl Links {
         }
     }
 
-    /// Takes in the next link. Returned is the entry that turns out to be altered.
+    /// Adds the next link. Returns the entry that turns out to be altered.
     pub(super) fn take(&mut self, seq: Seq, at: Timestamp, Link { previous, hash }: Link) -> Option<ChainPosition> {
         let this = ChainPosition { seq, at, hash };
         let before = self.before.replace(this).filter(|before| before.seq.next() == seq);
@@ -58,7 +58,7 @@ impl Links {
         self.vouch(seq, hash);
         let fits = before.is_none_or(|before| before.hash == previous);
         match self.loose.take() {
-            // The one before is what this one continues, so it was not that which was altered.
+            // This one continues the one before, so the one before was not altered.
             Some((first, _)) if fits && before.is_some() => Some(first),
             Some((_, second)) => Some(second),
             None if fits => None,
@@ -69,7 +69,7 @@ impl Links {
         }
     }
 
-    /// No more entries; `head` is the hash that the newest one has to have, if that is known. Returned is the entry that
+    /// No more entries; `head` is the hash that the newest one has to have, if that is known. Returns the entry that
     /// turns out to be altered.
     pub(super) fn end(&mut self, head: Option<Hash>) -> Option<ChainPosition> {
         let newest = self.before?;
