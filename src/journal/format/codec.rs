@@ -1,4 +1,4 @@
-//! Values of the journal's tree: bytes to bodies and back. Pure.
+//! Values of the journal's tree, to and from bytes. Pure.
 //!
 //! ```text
 //! kind u8 · version u8 · form u8 · length u32 LE · checksum 16 bytes
@@ -7,15 +7,16 @@
 //!     · body · payload
 //! ```
 //!
-//! Bits of `form`: 1, body and payload lie in pieces of 4 KiB of their own (see [`keys::chunk`]), so that no value comes
-//! near the size at which sled moves pages into files that it never syncs; 2, there is a payload; 4, it was dropped.
+//! Bits of `form`: 1, body and payload are stored in separate pieces of 4 KiB (see [`keys::chunk`]), so that no value
+//! comes near the size at which sled moves pages into files that it never syncs; 2, there is a payload; 4, it was
+//! dropped.
 //!
 //! An entry's hash is BLAKE3 over kind, version, key, the hash of the entry before, body and the payload's length and
 //! digest: the chain. Its first half is the entry's checksum. That of a record, and of an entry of version 1, is the
-//! first half of BLAKE3 over kind, version, key and body. So a value that turns up under another key does not pass, and
-//! an entry's payload can be dropped without a change to any hash. Checksums are checked before anything is made of kind
-//! and version: a kind or version that is not known here was really written so, by a newer release, and is refused
-//! rather than dropped.
+//! first half of BLAKE3 over kind, version, key and body. So a value that appears under another key does not pass, and
+//! an entry's payload can be dropped without changing any hash. Checksums are checked before kind and version are
+//! interpreted: an unknown kind or version was therefore written by a newer release, and is refused rather than
+//! dropped.
 
 use super::entry::Numbered;
 use super::keys::{self, Key};
@@ -28,7 +29,7 @@ use super::versions::{
 };
 use crate::api::ids::Seq;
 
-/// More than this is cut into pieces.
+/// A larger body is split into pieces.
 pub(in crate::journal) const INLINE_LIMIT: usize = 3 << 10;
 pub(in crate::journal) const CHUNK: usize = 4 << 10;
 
@@ -41,13 +42,13 @@ const DROPPED: u8 = 4;
 /// Why a stored value is not what its key says.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// It ends before its head or its body does, or claims a length that none has.
+    /// It ends before its head or its body does, or claims an impossible length.
     #[error("it is cut short or has an impossible length")]
     Malformed,
     /// Altered bytes, or a value that belongs under another key.
     #[error("its checksum does not match")]
     Checksum,
-    /// The body lies in pieces, and one is not as it should be.
+    /// The body is stored in pieces, and one of them is wrong.
     #[error("piece {index} of its body is missing or has a wrong length")]
     Piece {
         /// Which piece, from 0.
@@ -61,31 +62,31 @@ pub enum DecodeError {
         /// As in the head of the value.
         version: u8,
     },
-    /// It is intact, and does not belong under keys of this kind.
+    /// It is intact, but does not belong under keys of this kind.
     #[error("it is of kind {found:#04x}, which does not belong there")]
     Kind {
         /// As in the head of the value.
         found: u8,
     },
-    /// It is intact, and its fields are not those of its kind and version.
+    /// It is intact, but its fields are not those of its kind and version.
     #[error("its body does not read as version {version} of kind {kind:#04x}")]
     Body {
         /// As in the head of the value.
         kind: u8,
         /// As in the head of the value.
         version: u8,
-        /// What the decoder says.
+        /// The decoder's message.
         source: bincode::Error,
     },
 }
 
-/// Why something cannot be stored. A fault of our own: what comes from outside is limited long before.
+/// Why something cannot be stored. A bug of our own: outside input is limited long before.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} cannot be encoded, most likely because it exceeds {} bytes", versions::BODY_LIMIT)]
 pub struct EncodeError {
     /// Which entry or record.
     pub what: String,
-    /// What the encoder says.
+    /// The encoder's message.
     pub source: bincode::Error,
 }
 
@@ -96,7 +97,7 @@ pub(in crate::journal) struct Encoded {
     pub(in crate::journal) pieces: Vec<Vec<u8>>,
 }
 
-/// What stands before a body.
+/// What precedes a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::journal) struct Head {
     pub(in crate::journal) kind: u8,
@@ -120,7 +121,7 @@ struct PayloadHead {
 /// An entry's place in the chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::journal) struct Link {
-    /// The hash of the entry before it, as this one has it.
+    /// The hash of the entry before it, as stored in this one.
     pub(in crate::journal) previous: Hash,
     /// Its own.
     pub(in crate::journal) hash: Hash,
@@ -135,7 +136,7 @@ impl Head {
         u32::try_from(self.stored_length().div_ceil(CHUNK)).expect("both lengths are at most BODY_LIMIT")
     }
 
-    /// The bytes of body and payload, as far as they are kept.
+    /// The length of body and payload in bytes, as far as they are kept.
     pub(in crate::journal) fn stored_length(&self) -> usize {
         self.length + self.payload.filter(|payload| payload.kept).map_or(0, |payload| payload.length)
     }
@@ -211,7 +212,7 @@ fn seal(mut head: Head, key: &[u8], body: &[u8], stored: &[u8]) -> (Encoded, Has
     (head.store(stored), hash)
 }
 
-/// Encodes an entry that comes after the one with the hash `previous`; gives its own hash, too.
+/// Encodes an entry that comes after the one with the hash `previous`; also returns its own hash.
 pub(in crate::journal) fn encode_entry(numbered: &Numbered, previous: Hash) -> Result<(Encoded, Hash), EncodeError> {
     let Parts { mut body, payload } = v2::encode_entry(numbered.at, &numbered.entry)
         .map_err(|source| EncodeError { what: format!("entry {}", numbered.seq), source })?;
@@ -309,7 +310,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Reads what stands before the body, and what follows it if it is there too.
+/// Reads the head, and what follows it if that is present too.
 pub(in crate::journal) fn head(value: &[u8]) -> Result<(Head, &[u8]), DecodeError> {
     let mut cursor = Cursor(value);
     let [kind, version, form] = cursor.take()?;
@@ -339,7 +340,7 @@ pub(in crate::journal) fn assemble<E: From<DecodeError>>(
     head: &Head,
     mut piece: impl FnMut(u32) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Vec<u8>, E> {
-    // Not allocated up front: the length is trusted no further than pieces turn up.
+    // Not allocated up front: the length is only trusted as far as pieces are found.
     let mut stored = Vec::new();
     for index in 0..head.pieces() {
         match piece(index)? {
@@ -363,7 +364,7 @@ fn check(key: &[u8], head: &Head, body: &[u8]) -> Result<Hash, DecodeError> {
     if known { Ok(hash) } else { Err(DecodeError::Newer { kind: head.kind, version: head.version }) }
 }
 
-/// An entry, and its link of the chain if its version has one. `stored`: what lies behind the head.
+/// An entry, and its link of the chain if its version has one. `stored`: what follows the head.
 pub(in crate::journal) fn decode_entry(
     seq: Seq,
     head: &Head,
@@ -406,7 +407,7 @@ pub(in crate::journal) fn decode_record<T: Stored>(key: &[u8], head: &Head, body
     T::read(version, body).map_err(|source| DecodeError::Body { kind, version, source })
 }
 
-/// Whether a value reads as whatever its kind says, for readers that want to know no more.
+/// Whether a value can be decoded as its kind, for readers that need nothing else.
 pub(in crate::journal) fn check_record(key: &[u8], head: &Head, body: &[u8]) -> Result<(), DecodeError> {
     check(key, head, body)?;
     let Head { kind, version, .. } = *head;
@@ -416,15 +417,15 @@ pub(in crate::journal) fn check_record(key: &[u8], head: &Head, body: &[u8]) -> 
     }
 }
 
-/// Does to arbitrary bytes all that reading does to a stored value, with and without a checksum that fits. For
-/// fuzzing: whatever the bytes are, it returns.
+/// Does to arbitrary bytes all that reading does to a stored value, with and without a matching checksum. For
+/// fuzzing: it returns for any bytes.
 pub fn try_decode(key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
     let seq = match keys::parse(key) {
         Some(Key::Entry(seq)) => Some(seq),
         Some(_) | None => None,
     };
     if let Some((kind, body)) = value.split_first() {
-        // The bodies' readers must hold even where a checksum would have stopped the bytes.
+        // The bodies' decoders must cope even with bytes that a checksum would have rejected.
         drop(v1::decode_entry(*kind, body));
         drop(v2::decode_entry(*kind, body, None));
         let payload = || Some(Payload::Bytes(body.to_vec()));

@@ -1,12 +1,12 @@
-//! The facts that are worth surviving a crash, the records that sum them up, and the seal between facts and effects.
+//! The facts that must survive a crash, the records that sum them up, and the seal between facts and effects.
 //!
 //! An [`Entry`] is history: appended once, numbered without gaps, never changed. A [`Record`] is the sum of all history
 //! for one thing (the agent, the desired state, one node, one unfinished request), rewritten in the same commit as the
-//! entries that changed it, so that a start reads what is unfinished and not what is past.
+//! entries that changed it, so that a start reads only the current state and not the history.
 //!
-//! Everything here is written with bincode, which knows no missing or added fields: a changed shape is a new version
-//! (`versions/`). What grows with Zeek rather than with us (requests, responses, launch specs) is [`Packed`], and so are
-//! the extras of records: fields that they gain without becoming another version.
+//! Everything here is written with bincode, which supports no missing or added fields: a changed shape is a new version
+//! (`versions/`). What grows with Zeek rather than with us (requests, responses, launch specs) is [`Packed`], and so
+//! are the extras of records: fields that they gain without becoming another version.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Packed<T> {
 /// BLAKE3 over the event name without its module and the canonical arguments: what makes two requests the same (P3).
 pub type Digest = [u8; 32];
 
-/// The digest of a canonical request. Neither dialect nor transport, source or deadline go into it.
+/// The digest of a canonical request. It does not cover dialect, transport, source or deadline.
 pub fn digest(request: &Request) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(request.event().as_bytes());
@@ -72,14 +72,14 @@ pub enum Entry {
         /// The agent's process id.
         pid: u32,
     },
-    /// The agent ended of its own will; requests then unfinished lose no attempt.
+    /// The agent ended cleanly; this costs unfinished requests no attempt.
     AgentStopped {
-        /// Why, for example the signal that it got.
+        /// Why, for example the signal that it received.
         reason: String,
     },
-    /// It has been up for 60 s: the count of early deaths begins anew.
+    /// It has been up for 60 s: the count of early deaths is reset.
     AgentSettled,
-    /// The agent starts and stops nothing by itself any more.
+    /// Hold mode: the agent starts and stops nothing by itself from here on.
     HoldEntered {
         /// Why it doubts the desired state.
         reason: String,
@@ -89,27 +89,27 @@ pub enum Entry {
         /// The request that ended it.
         by: Seq,
     },
-    /// The journal before this one was damaged: what was taken over from the directory set aside, and which entries
-    /// are missing (first, last).
+    /// The journal before this one was damaged: what was recovered from the directory that was moved aside, and which
+    /// entries are missing (first, last).
     Salvaged {
-        /// The name of the directory set aside, `journal` if that is this one, or nothing if there was none.
+        /// The name of the directory moved aside, `journal` if that is this one, or empty if there was none.
         from: String,
-        /// How many entries were taken over.
+        /// How many entries were recovered.
         recovered: u64,
         /// Both ends are included.
         missing: Vec<(Seq, Seq)>,
     },
-    /// All entries before this one were taken over from somewhere else, `entries` of them, and those numbered `missing`
-    /// (first, last) were not there. No state was: this host runs what somebody asks for from here on.
+    /// All entries before this one were imported, `entries` of them; those numbered `missing` (first, last) did not
+    /// exist. No state was imported: this host runs what is requested from here on.
     Imported {
-        /// Where they came from: a file or directory as the command line had it, or what a rewritten export says of itself.
+        /// Where they came from: a file or directory as given on the command line, or what a rewritten export says.
         from: String,
-        /// How many were taken over.
+        /// How many were imported.
         entries: u64,
         /// Both ends are included.
         missing: Vec<(Seq, Seq)>,
     },
-    /// The journal was rewritten in a newer format. The hashes of all entries before this one were computed then.
+    /// The journal was rewritten in a newer format. The hashes of all earlier entries were computed at that time.
     FormatChanged {
         /// The format before.
         from: u32,
@@ -118,7 +118,7 @@ pub enum Entry {
     },
     /// Retention's anchor: the entries up to `upto`, whose hash was `hash`, are gone, `entries` of them with `requests`
     /// requests this time, and the responses of reads up to `trimmed` are kept as digests only. What is older than the
-    /// oldest kept entry and not reported by one of these was removed by somebody else.
+    /// oldest kept entry and not reported by one of these was not removed by the agent.
     Pruned {
         /// The newest entry that is gone.
         upto: Seq,
@@ -126,7 +126,7 @@ pub enum Entry {
         hash: Digest,
         /// The newest entry whose response counts as dropped if it is that of a read.
         trimmed: Seq,
-        /// How many went with this step.
+        /// How many this step removed.
         entries: u64,
         /// How many of those were requests.
         requests: u64,
@@ -140,12 +140,12 @@ pub enum Entry {
         request: Packed<Request>,
         /// Of the request: see [`digest`](fn@digest).
         digest: Digest,
-        /// The dialect in which it was asked, and is answered when nobody waits on a connection.
+        /// The dialect of the request, and of the response if no requester waits on a connection.
         dialect: Dialect,
         /// Who asked.
         source: Source,
     },
-    /// A request that changes nothing and its outcome, in one: there is no effect to be kept back in between.
+    /// A request that changes nothing, with its outcome: there is no effect to hold back in between.
     RequestAnswered {
         /// Empty if the requester gave none.
         reqid: ReqId,
@@ -153,14 +153,14 @@ pub enum Entry {
         request: Packed<Request>,
         /// Of the request.
         digest: Digest,
-        /// The dialect in which it was asked.
+        /// The dialect of the request.
         dialect: Dialect,
         /// Who asked.
         source: Source,
         /// The outcome.
         response: Answer,
     },
-    /// A known reqid with another event or other arguments (P4). `response` is what its sender was told.
+    /// A known reqid with another event or other arguments (P4). `response` is what its sender got.
     RequestConflicted {
         /// The reqid that both have.
         reqid: ReqId,
@@ -177,12 +177,12 @@ pub enum Entry {
         /// A failure whose error begins `conflict: `.
         response: Packed<Response>,
     },
-    /// Input that is no request: undecodable, unknown. `suppressed` counts those since the last such entry of this
-    /// peer that got none.
+    /// Input that is not a request: undecodable, unknown. `suppressed` counts those of this peer since its last such
+    /// entry that got no entry of their own.
     InputRejected {
         /// Who sent it.
         source: Source,
-        /// The name that it gave itself; empty if that could not be read.
+        /// The event name in the input; empty if that could not be read.
         event: String,
         /// What is wrong with it.
         error: String,
@@ -193,7 +193,7 @@ pub enum Entry {
     RequestBegun {
         /// The request's entry.
         of: Seq,
-        /// One more than the attempts that a crash ended.
+        /// One more than the number of attempts that a crash ended.
         attempt: u32,
     },
     /// Step 1 of a change is taken: it is answered once the targets meet the goal.
@@ -205,12 +205,12 @@ pub enum Entry {
         /// Which nodes, and the least incarnation that counts for each.
         targets: Vec<(NodeName, Incarnation)>,
     },
-    /// Those who asked over Broker or WebSocket have waited as long as they do, and were told this; the outcome is still to
-    /// come. Whoever repeats the request there is told the same for ever.
+    /// The deadline of requesters over Broker or WebSocket has passed, and they got this response; the outcome is still
+    /// to come. Every duplicate over these transports gets the same response.
     DeadlineAnswered {
         /// The request's entry.
         of: Seq,
-        /// What they were told.
+        /// The deadline response.
         response: Answer,
     },
     /// The request has its outcome.
@@ -219,12 +219,12 @@ pub enum Entry {
         of: Seq,
         /// How it ended.
         outcome: Outcome,
-        /// Those that a crash ended, and the one that led to the outcome.
+        /// Attempts that a crash ended, and the one that led to the outcome.
         attempts: u32,
-        /// What the requester gets, now and whenever the request comes again.
+        /// What the requester gets, now and for every duplicate.
         response: Answer,
     },
-    /// The same request again; answered from the first.
+    /// The same request again; answered with the first one's response.
     DuplicateSeen {
         /// The first request's entry.
         of: Seq,
@@ -232,13 +232,13 @@ pub enum Entry {
         source: Source,
     },
 
-    /// Step 1 of a change: what is wanted from now on.
+    /// Step 1 of a change: the desired state from now on.
     DesiredChanged {
         /// The request that wants it.
         by: Seq,
         /// What becomes of the configuration.
         config: ConfigChange,
-        /// Nodes that are not mentioned stay wanted as they are.
+        /// The desired state of nodes that are not mentioned does not change.
         nodes: Vec<(NodeName, WantChange)>,
     },
 
@@ -260,14 +260,14 @@ pub enum Entry {
         /// The node's own process, not its shim.
         process: ProcessId,
     },
-    /// It checked in, or ran long enough where that is what ready means.
+    /// It checked in, or ran long enough where that is the definition of ready.
     NodeReady {
         /// The node's name.
         node: NodeName,
         /// Which start of it.
         incarnation: Incarnation,
     },
-    /// `asked`: we wanted it to end. `when`: noticed at this time of this boot.
+    /// `asked`: its end was requested. `when`: noticed at this time of this boot.
     NodeExited {
         /// The node's name.
         node: NodeName,
@@ -275,26 +275,26 @@ pub enum Entry {
         incarnation: Incarnation,
         /// How it ended.
         cause: ExitCause,
-        /// It was told to, by whatever is wanted now.
+        /// It was told to end, because of the desired state.
         asked: bool,
-        /// The process that ended; `None` if it never ran or is not on record.
+        /// The process that ended; `None` if it never ran or was not recorded.
         process: Option<ProcessId>,
         /// How long it ran, in milliseconds; `None` if that is not known.
         ran_ms: Option<u64>,
-        /// Comparable with what else happened in this boot.
+        /// Comparable with other times of this boot.
         when: BootTime,
         /// What follows from it.
         verdict: Verdict,
     },
-    /// A node that the journal did not know was found running and taken over.
+    /// A node that the journal did not know was found running and adopted.
     NodeAdopted {
         /// The node's name.
         node: NodeName,
-        /// As its shim tells it.
+        /// As its shim reports it.
         incarnation: Incarnation,
         /// The node's own process.
         process: ProcessId,
-        /// How it was started, as its run directory says.
+        /// How it was started, according to its run directory.
         spec: Packed<LaunchSpec>,
     },
     /// A FAILED node is tried again, by `failed_retry` or a command.
@@ -309,7 +309,7 @@ pub enum Entry {
 pub enum Answer {
     /// As it was sent.
     Kept(Response),
-    /// Retention has dropped its body. The digest that it had proves what a copy of it says.
+    /// Retention has dropped its body. The digest can prove that a copy of it is genuine.
     Dropped {
         /// BLAKE3 of the response as it was stored.
         digest: Digest,
@@ -336,7 +336,7 @@ impl Answer {
     }
 }
 
-/// An answer, with the entry that holds it and when that was decided.
+/// An answer, with the entry that holds it and the time of that entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// The entry with the answer in it.
@@ -347,16 +347,16 @@ pub struct Stored {
     pub answer: Answer,
 }
 
-/// What retention takes away in one step; see [`Entry::Pruned`].
+/// What retention removes in one step; see [`Entry::Pruned`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Removal {
-    /// The newest entry that goes.
+    /// The newest entry that is removed.
     pub upto: Seq,
     /// Its hash.
     pub hash: Digest,
     /// Responses of reads up to here are dropped.
     pub trimmed: Seq,
-    /// How many entries go.
+    /// How many entries are removed.
     pub entries: u64,
     /// How many of those are requests.
     pub requests: u64,
@@ -365,7 +365,7 @@ pub struct Removal {
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// Handled to its end, be that a success or a failure.
+    /// Handled to its end, successfully or not.
     Completed,
     /// Invalid: answered with every problem, nothing changed.
     Rejected,
@@ -380,11 +380,11 @@ pub enum ConfigChange {
     Keep,
     /// This one, hosts resolved.
     Set(Packed<Configuration>),
-    /// There is none any more: standby.
+    /// It is removed: standby.
     Forget,
 }
 
-/// What a change wants of one node.
+/// What a change requires of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WantChange {
     /// Up with this spec, at no earlier incarnation than `least`.
@@ -394,7 +394,7 @@ pub enum WantChange {
         /// The start that has to be reached; one that runs with a lower number is replaced.
         least: Incarnation,
     },
-    /// Try again now, if it was given up or waits for its backoff.
+    /// Try again now, if it is FAILED or in backoff.
     Retry,
     /// Down by command; the spec stays for the next start.
     Stopped,
@@ -409,7 +409,7 @@ pub enum Verdict {
     Rest,
     /// Start it again at this time of this boot.
     RestartAt(BootTime),
-    /// Too many deaths, or an exit code that means "do not try": FAILED.
+    /// Too many deaths, or an exit code that means "do not retry": FAILED.
     GiveUp {
         /// For people.
         reason: String,
@@ -421,32 +421,33 @@ pub enum Verdict {
 pub struct AgentRecord {
     /// The boot of the newest run; empty before the first.
     pub boot_id: String,
-    /// Starts since one last lived for 60 s or ended cleanly.
+    /// Starts since a run last lasted 60 s or ended cleanly.
     pub unsettled_starts: u32,
     /// The newest run ended cleanly.
     pub stopped: bool,
     /// Why nothing is started or stopped; `None` outside hold mode.
     pub hold: Option<String>,
-    /// The newest incarnation of any node that is gone: new names count on from it, so that no incarnation of a name
-    /// is used twice.
+    /// The newest incarnation of any removed node: new names continue counting from it, so that no incarnation of a
+    /// name is used twice.
     pub newest_gone: Incarnation,
     /// Fields that were added later.
     pub extras: Packed<AgentExtras>,
 }
 
-/// What the agent's record holds beyond its first fields. A new field has a default, is left out of the stored bytes
-/// while it has that (`skip_serializing_if`), and gets a row in the newest `FORMAT.md` and a sample of its own in `samples.rs`.
+/// Fields added to the agent's record later. A new field has a default, is left out of the stored bytes while it has
+/// that value (`skip_serializing_if`), and gets a row in the newest `FORMAT.md` and a sample of its own in
+/// `samples.rs`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentExtras {
-    /// The entry with which hold mode was entered last. Changes that were accepted before it and have done nothing yet wait
-    /// for an operator's word, also after its end.
+    /// The entry with which hold mode was last entered. Changes that were accepted before it and have had no effect yet
+    /// wait for an operator's decision, even after hold mode has ended.
     #[serde(skip_serializing_if = "is_zero")]
     pub held_before: Seq,
     /// When the newest boots were first seen, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub boots: Vec<Timestamp>,
-    /// The newest salvage by which nothing was lost, if there was one: the number of its entry.
+    /// The newest salvage that lost nothing, if there was one: the number of its entry.
     #[serde(skip_serializing_if = "is_zero")]
     pub lossless_salvage: Seq,
 }
@@ -460,25 +461,25 @@ fn is_zero(seq: &Seq) -> bool {
 pub struct DesiredRecord {
     /// The request that last changed the desired state.
     pub by: Seq,
-    /// `None`: none has been set, or standby forgot it.
+    /// `None`: none has been set, or standby removed it.
     pub config: Option<Packed<Configuration>>,
     /// Fields that were added later.
     pub extras: Packed<DesiredExtras>,
 }
 
-/// As [`AgentExtras`], of the desired state.
+/// Like [`AgentExtras`], for the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DesiredExtras {}
 
-/// A node that is wanted, or of which something is left.
+/// A node that is to run, or that has left something behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
     /// How to run it.
     pub spec: Packed<LaunchSpec>,
-    /// What is wanted of it.
+    /// Its desired state.
     pub want: Want,
-    /// The earliest incarnation that satisfies what is wanted.
+    /// The earliest incarnation that satisfies the desired state.
     pub least: Incarnation,
     /// The request that last changed `want`, `spec` or `least`.
     pub by: Seq,
@@ -486,11 +487,11 @@ pub struct NodeRecord {
     pub incarnation: Incarnation,
     /// What is known of its process.
     pub life: Life,
-    /// Unasked exits within the restart window, oldest first.
+    /// Unrequested exits within the restart window, oldest first.
     pub deaths: Vec<BootTime>,
-    /// Unasked exits in a row, each within 60 s of its start.
+    /// Consecutive unrequested exits, each within 60 s of its start.
     pub streak: u32,
-    /// When its backoff ends, in this boot; `None`: it waits for none.
+    /// When its backoff ends, in this boot; `None`: it is not in backoff.
     pub next_start: Option<BootTime>,
     /// Since when it is FAILED and why; `None`: it is not.
     pub given_up: Option<GivenUp>,
@@ -500,19 +501,19 @@ pub struct NodeRecord {
     pub extras: Packed<NodeExtras>,
 }
 
-/// As [`AgentExtras`], of a node.
+/// Like [`AgentExtras`], for a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeExtras {}
 
-/// What is wanted of a node.
+/// The desired state of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Want {
     /// A process of it is to run.
     Up,
     /// None is to run, by command; the configuration still has the node.
     Stopped,
-    /// None is to run, and the node is forgotten once none does.
+    /// None is to run, and the node is forgotten once its process has ended.
     Gone,
 }
 
@@ -521,7 +522,7 @@ pub enum Want {
 pub enum Life {
     /// There is none.
     Down,
-    /// The intent is durable; whether a process exists is not known from here.
+    /// The intent is durable; it is not known yet whether a process exists.
     Intended,
     /// It runs, as far as is known.
     Up {
@@ -548,28 +549,28 @@ pub struct GivenUp {
 pub struct UnfinishedRecord {
     /// Attempts that a crash ended; the one under way is the next.
     pub lost_attempts: u32,
-    /// How far its handling is.
+    /// How far its handling has come.
     pub stage: Stage,
     /// Fields that were added later.
     pub extras: Packed<UnfinishedExtras>,
 }
 
-/// As [`AgentExtras`], of an unfinished request.
+/// Like [`AgentExtras`], for an unfinished request.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UnfinishedExtras {
-    /// When somebody first asked over Broker or WebSocket: there is a deadline.
+    /// When the request first came over Broker or WebSocket: there is a deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<Timestamp>,
-    /// The entry with what they were told at the deadline.
+    /// The entry with the deadline response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Seq>,
-    /// The entry with which handling began again on an operator's word, after hold mode was entered.
+    /// The entry with which an operator resumed handling after hold mode was entered.
     #[serde(skip_serializing_if = "is_zero")]
     pub resumed: Seq,
 }
 
-/// How far the handling of a request is.
+/// How far the handling of a request has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
     /// Accepted; step 1 is still to be taken.
@@ -588,12 +589,12 @@ pub enum Stage {
 pub enum Goal {
     /// Each target is ready at its incarnation or a later one.
     Ready,
-    /// As `Ready`; at the deadline it is enough that the new process lives.
+    /// Like `Ready`; at the deadline it is enough that the new process is alive.
     Restarted,
     /// No process of the targets is left.
     Down,
-    /// As `Ready`, for a configuration that runs already: at the deadline, nodes that this request has not touched count as
-    /// there if they are on their way.
+    /// Like `Ready`, for a configuration that already runs: at the deadline, nodes that this request has not touched
+    /// count as ready if they are starting.
     Kept,
 }
 
@@ -623,22 +624,22 @@ pub struct Received {
     pub request: Request,
     /// Of the request.
     pub digest: Digest,
-    /// The dialect in which it was asked.
+    /// The dialect of the request.
     pub dialect: Dialect,
     /// Who asked.
     pub source: Source,
 }
 
-/// All that a start takes in.
+/// All that a start loads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recovered {
     /// The number of the newest entry.
     pub last: Seq,
-    /// What is remembered of earlier runs.
+    /// What is remembered about earlier runs.
     pub agent: AgentRecord,
     /// The configuration, if there is one.
     pub desired: DesiredRecord,
-    /// Every node that is wanted, or of which something is left.
+    /// Every node that is to run, or that has left something behind.
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// Requests without an outcome, by their numbers.
     pub unfinished: BTreeMap<Seq, (Received, UnfinishedRecord)>,
@@ -653,36 +654,36 @@ pub struct Known {
     pub seq: Seq,
     /// Of that request: another one is a conflict.
     pub digest: Digest,
-    /// What was told over Broker and WebSocket at the deadline, if the outcome came later than that.
+    /// The deadline response over Broker and WebSocket, if the outcome came later than that.
     pub deadline: Option<Stored>,
     /// `None`: the request is not finished.
     pub outcome: Option<Stored>,
 }
 
-/// Effects that stay shut in until the entries that justify them are durable: only the journal can open it, so acting
-/// before the commit does not compile.
+/// Effects that stay sealed until the entries that justify them are durable: only the journal can open the seal, so
+/// acting before the commit does not compile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "entries that are not committed never happened"]
 pub struct Sealed<E> {
     entries: Vec<Numbered>,
     effects: Vec<E>,
-    /// Durable up to here, the effects may go.
+    /// When everything up to here is durable, the effects may be released.
     behind: Seq,
 }
 
 impl<E> Sealed<E> {
-    /// `effects` behind `entries`. No entries means that the effects rest on everything decided so far, up to `last`.
+    /// `effects` behind `entries`. No entries means that the effects depend on everything decided so far, up to `last`.
     pub fn new(last: Seq, entries: Vec<Numbered>, effects: Vec<E>) -> Self {
         let behind = entries.last().map_or(last, |newest| newest.seq);
         Self { entries, effects, behind }
     }
 
-    /// Effects that rest on one earlier entry and wait for nothing newer.
+    /// Effects that depend on one earlier entry and wait for nothing newer.
     pub fn resting_on(seq: Seq, effects: Vec<E>) -> Self {
         Self { entries: Vec::new(), effects, behind: seq }
     }
 
-    /// Facts that the effects wait for; empty if they rest on earlier ones.
+    /// Facts that the effects wait for; empty if they depend on earlier ones.
     pub fn entries(&self) -> &[Numbered] {
         &self.entries
     }
@@ -692,7 +693,7 @@ impl<E> Sealed<E> {
         self.entries.is_empty() && self.effects.is_empty()
     }
 
-    /// Takes the seal apart: entries, effects, and the entry they wait for. The journal alone may.
+    /// Opens the seal: entries, effects, and the entry they wait for. Only the journal may.
     pub(in crate::journal) fn open(self) -> (Vec<Numbered>, Vec<E>, Seq) {
         (self.entries, self.effects, self.behind)
     }

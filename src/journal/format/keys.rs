@@ -1,15 +1,15 @@
-//! The keys of the journal's one tree. A prefix is given out for good: a retired one stays reserved.
+//! The keys of the journal's one tree. A prefix is assigned permanently: a retired one stays reserved.
 //!
 //! ```text
 //! F                          the format's version
 //! L seq                      an entry; gapless from 1
 //! C seq index                the body of an entry over 3 KiB, in pieces of 4 KiB
-//! R reqid                    the first request with this reqid that was no conflict: its seq and digest
-//! P seq                      the entry that completed request `seq`, if that is another one
-//! D seq                      the entry with what request `seq` was answered at its deadline
-//! U seq                      request `seq` has no outcome yet: how far it is
+//! R reqid                    the first request with this reqid that was not a conflict: its seq and digest
+//! P seq                      the entry that completed request `seq`, if it is a different entry
+//! D seq                      the entry with the deadline response of request `seq`
+//! U seq                      request `seq` has no outcome yet: how far it has come
 //! X seq                      the duplicates of request `seq`: how many, the first 16, the last 16
-//! H                          where history begins and ends, its newest hash, what it comes to
+//! H                          where history begins and ends, its newest hash, its totals
 //! A                          the agent, over all its runs
 //! W                          the desired configuration
 //! N name                     one node
@@ -37,7 +37,7 @@ const DUPLICATES: u8 = b'X';
 const NODE: u8 = b'N';
 const RECORD_CHUNK: u8 = b'K';
 
-/// A key taken apart.
+/// A parsed key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::journal) enum Key<'a> {
     Format,
@@ -143,7 +143,7 @@ pub(in crate::journal) fn node(name: &NodeName) -> Vec<u8> {
     named(NODE, name.as_str())
 }
 
-/// Where piece `index` of the body behind `key` lies.
+/// The key of piece `index` of the body behind `key`.
 pub(in crate::journal) fn chunk(key: &[u8], index: u32) -> Vec<u8> {
     let mut chunk = Vec::with_capacity(key.len() + 7);
     match parse(key) {
@@ -162,7 +162,7 @@ pub(in crate::journal) fn chunk(key: &[u8], index: u32) -> Vec<u8> {
     chunk
 }
 
-/// Takes a key apart; `None` for one that this version would not write.
+/// Parses a key; `None` for one that this version would not write.
 pub(in crate::journal) fn parse(key: &[u8]) -> Option<Key<'_>> {
     fn seq(bytes: &[u8]) -> Option<Seq> {
         Some(Seq(u64::from_be_bytes(bytes.try_into().ok()?)))

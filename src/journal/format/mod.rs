@@ -1,4 +1,4 @@
-//! What is stored, as bytes: entries and records, the keys they stand under, and every version of their encoding. Pure.
+//! What is stored, as bytes: entries and records, their keys, and every version of their encoding. Pure.
 
 pub(in crate::journal) mod codec;
 pub mod entry;

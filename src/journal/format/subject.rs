@@ -7,7 +7,7 @@ use crate::api::ids::{NodeName, ReqId, Seq};
 /// What an entry is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject<'a> {
-    /// A request that came in, and what was done with it then.
+    /// A received request, and what was done with it then.
     Incoming {
         reqid: &'a ReqId,
         request: &'a Request,
@@ -19,7 +19,7 @@ enum Subject<'a> {
         step: RequestStep,
     },
     Node(&'a NodeName),
-    /// The agent, the journal, input that is no request, what is wanted of all nodes.
+    /// The agent, the journal, input that is not a request, the desired state of all nodes.
     Other,
 }
 
@@ -39,7 +39,7 @@ enum RequestStep {
     SeenAgain,
 }
 
-/// What an entry changes about which requests have no outcome.
+/// How an entry changes the set of requests without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::journal) enum UnfinishedChange<'a> {
     Received { reqid: &'a ReqId, request: &'a Request },
@@ -85,7 +85,7 @@ impl Entry {
         }
     }
 
-    /// The request that came in.
+    /// The received request.
     pub(in crate::journal) fn request(&self) -> Option<&Request> {
         match self.subject() {
             Subject::Incoming { request, .. } => Some(request),
@@ -93,7 +93,7 @@ impl Entry {
         }
     }
 
-    /// The reqid of the request that came in.
+    /// The reqid of the received request.
     pub(in crate::journal) fn reqid(&self) -> Option<&ReqId> {
         match self.subject() {
             Subject::Incoming { reqid, .. } => Some(reqid),

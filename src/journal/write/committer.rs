@@ -1,4 +1,5 @@
-//! The thread that commits: batches to the database, one after the other, and opening it again after a write that failed.
+//! The thread that commits: it writes batches to the database, one after the other, and reopens it after a failed
+//! write.
 
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -23,7 +24,7 @@ use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::ReadError;
 use crate::tasks::progress::Progress;
 
-/// What a commit is doing, for a watch over it.
+/// What a commit is doing, for its watchdog.
 #[derive(Debug, Clone, Default)]
 pub struct Watched {
     /// Writing and syncing.
@@ -32,7 +33,7 @@ pub struct Watched {
     pub thread: Progress,
 }
 
-/// What one commit makes durable, and who writes it.
+/// What one commit makes durable, and what writes it.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) committer: Box<Committer>,
@@ -47,7 +48,7 @@ pub(super) enum Content {
         entries: Vec<Numbered>,
         records: Vec<Record>,
     },
-    /// What they came to, when a write of it failed.
+    /// The rows, if writing them failed.
     Built(Vec<Write>),
 }
 
@@ -100,7 +101,7 @@ pub(super) fn start_writer() -> Result<mpsc::SyncSender<Job>, CommitError> {
         .name("zca-journal".to_owned())
         .spawn(move || {
             while let Ok(job) = queued.recv() {
-                // Nobody waits for it any more when the process is ending anyway.
+                // Nothing waits for it any more if the process is ending.
                 let _ = match job {
                     Job::Write { batch, done } => done.send(Done::Written(batch.write())),
                     Job::Reopen { mut stalled, done } => {
@@ -114,7 +115,7 @@ pub(super) fn start_writer() -> Result<mpsc::SyncSender<Job>, CommitError> {
     Ok(jobs)
 }
 
-/// Writes batches, one after the other, on whatever thread it is.
+/// Writes batches, one after the other, on any thread.
 #[derive(Debug)]
 pub(super) struct Committer {
     pub(super) database: Arc<SharedDatabase>,
@@ -198,7 +199,7 @@ impl Committer {
         })
     }
 
-    /// The side file guards against damage that is rare and does not carry promises: failing to write it is logged once.
+    /// The side file guards against rare damage, and no promise depends on it: failing to write it is logged once.
     pub(super) fn mark(&mut self, write: impl FnOnce(&mut WatermarkFile) -> std::io::Result<()>) {
         match write(&mut self.mark) {
             Ok(()) => self.mark_failed = false,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy)]
 pub(in crate::journal) struct ReportEvery {
     pub(in crate::journal) log: Duration,
-    /// More often where somebody watches.
+    /// More often on a terminal.
     pub(in crate::journal) terminal: Duration,
 }
 

@@ -44,7 +44,7 @@ impl<E> Queue<E> {
         Vec::new()
     }
 
-    /// Whether somebody waits for what is not durable yet: it is more than records of duplicates.
+    /// Whether anything waits for what is not durable yet, that is, whether it is more than records of duplicates.
     pub(in crate::journal) fn is_urgent(&self) -> bool {
         !self.waiting.is_empty() || !self.entries.iter().all(|one| matches!(one.entry, Entry::DuplicateSeen { .. }))
     }

@@ -1,7 +1,7 @@
 //! The shapes of what is stored, a file per version, left alone once released.
 //!
-//! Written is always the newest; an older one is read by its own file and converted on the way in. Kinds are given out
-//! for good, over all versions.
+//! Only the newest version is written; an older one is read by its own file and converted when read. Kinds are assigned
+//! permanently, across all versions.
 
 use bincode::Options;
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,8 +17,8 @@ pub type Hash = [u8; 32];
 /// The format that this build writes.
 pub const CURRENT_FORMAT: u32 = 3;
 
-/// No body is larger, written or read. The largest that is meant to occur is a change of 4096 nodes with their launch
-/// specs, beside a request of 4 MiB.
+/// No body is larger, written or read. The largest expected is a change of 4096 nodes with their launch specs,
+/// besides a request of 4 MiB.
 pub(in crate::journal) const BODY_LIMIT: u64 = 32 << 20;
 
 /// What a value holds. Entries are below 0x80, records from there on.
@@ -63,7 +63,7 @@ pub(in crate::journal) mod kind {
     pub(in crate::journal) const HISTORY: u8 = 0x88;
     pub(in crate::journal) const DEADLINE: u8 = 0x89;
 
-    /// Entries that are rows of requests by themselves: what retention counts.
+    /// Entries that are rows of their own for requests: what retention counts.
     pub(in crate::journal) fn is_request(kind: u8) -> bool {
         matches!(kind, REQUEST_RECEIVED | REQUEST_ANSWERED | REQUEST_CONFLICTED | INPUT_REJECTED)
     }
@@ -77,7 +77,7 @@ pub(in crate::journal) fn to_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, b
     options().serialize(value)
 }
 
-/// Slices only: from a reader, a hostile length would be allocated before it is read.
+/// Slices only: from a reader, memory for a hostile length would be allocated before it is read.
 pub(in crate::journal) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, bincode::Error> {
     options().deserialize(bytes)
 }

@@ -1,5 +1,5 @@
-//! Bodies of records. Each has a version of its own, whatever the format of the journal: a record of an older version is
-//! read by its old shape and written in the new one when it next changes.
+//! Bodies of records. Each has a version of its own, whatever the format of the journal: a record of an older version
+//! is read by its old shape and written in the new one when it next changes.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -12,14 +12,14 @@ use crate::journal::format::entry::{AgentRecord, DesiredRecord, Digest, NodeReco
 /// The first and last sightings that are kept of a request's duplicates, each.
 pub(in crate::journal) const SIGHTINGS: usize = 16;
 
-/// `F`. Its shape never changes: every release has to be able to read it, to refuse what it does not know.
+/// `F`. Its shape never changes: every release has to be able to read it, to refuse formats that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::journal) struct FormatRecord {
     pub(in crate::journal) version: u32,
 }
 
-/// `R`: the request that a reqid stands for. The digest is here too, so that telling a duplicate from a conflict reads
-/// no request.
+/// `R`: the request that a reqid stands for. The digest is here too, so that a duplicate and a conflict can be told
+/// apart without reading the request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::journal) struct ReqidRecord {
     pub(in crate::journal) seq: Seq,
@@ -32,17 +32,17 @@ pub(in crate::journal) struct OutcomeRecord {
     pub(in crate::journal) completed: Seq,
 }
 
-/// `D`: the entry with what a request was answered at its deadline.
+/// `D`: the entry with a request's deadline response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::journal) struct DeadlineRecord {
     pub(in crate::journal) answered: Seq,
 }
 
-/// `H`: where history begins and ends, and what it comes to. Written with every commit that adds to it. While a journal of
-/// an older format is being rewritten, it ends where that has come to.
+/// `H`: where history begins and ends, and its totals. Written with every commit that adds to it. While a journal of an
+/// older format is being rewritten, it ends where the rewriting has come to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::journal) struct HistoryRecord {
-    /// The oldest entry that retention has left; entries before it are gone.
+    /// The oldest entry that retention has kept; entries before it are gone.
     pub(in crate::journal) first: Seq,
     /// The newest entry; 0 if there was none yet.
     pub(in crate::journal) last: Seq,
@@ -63,7 +63,7 @@ impl Default for HistoryRecord {
 }
 
 impl HistoryRecord {
-    /// Where a journal stands that is put together again from entries which say that retention came so far.
+    /// The history of a journal that is rebuilt from entries which say that retention came this far.
     pub(in crate::journal) fn retention_came_to(&mut self, upto: Seq, trimmed: Seq) {
         self.first = self.first.max(upto.next());
         self.trimmed = self.trimmed.max(trimmed);
@@ -92,7 +92,7 @@ impl DuplicatesRecord {
     }
 }
 
-/// A record body that has a kind of its own.
+/// A record body with a kind of its own.
 pub(in crate::journal) trait Stored: Serialize + DeserializeOwned {
     const KIND: u8;
     const VERSION: u8;
@@ -121,7 +121,7 @@ macro_rules! record_table {
             }
         }
 
-        /// Whether `body` reads as a record of this kind; `None`: there is no such kind.
+        /// Whether `body` can be decoded as a record of this kind; `None`: there is no such kind.
         pub(in crate::journal) fn reads(kind: u8, version: u8, body: &[u8]) -> Option<Result<(), bincode::Error>> {
             match kind {
                 $(kind::$kind => Some(<$record>::read(version, body).map(drop)),)*

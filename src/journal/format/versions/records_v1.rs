@@ -1,5 +1,5 @@
-//! Records of version 1 that have another shape by now: read only. Formats 1 and 2 hold them, and format 3 until they
-//! are written again. `migrations/0002_chain/FORMAT.md` describes the bytes, its `entries/` hold samples.
+//! Records of version 1 whose shape has changed since: read only. Formats 1 and 2 hold them, and format 3 until they
+//! are rewritten. `migrations/0002_chain/FORMAT.md` describes the bytes, its `entries/` hold samples.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,9 @@
-//! Entries of version 2. `migrations/0002_chain/FORMAT.md` describes the bytes, its `entries/` hold samples; of kinds that
-//! came later, with the same version, the `FORMAT.md` of their format does.
+//! Entries of version 2. `migrations/0002_chain/FORMAT.md` describes the bytes, its `entries/` hold samples; later
+//! kinds of the same version are described in the `FORMAT.md` of their format.
 //!
 //! As in version 1, a body is the entry's time followed by its fields in the order of the table below, and enums inside
-//! are stored by position: they grow at the end only. A response is no part of the body. It is the entry's *payload*, of
-//! which the entry's hash covers the digest alone, so that retention can drop it and leave the chain whole.
+//! are stored by position: they grow only at the end. A response is not part of the body. It is the entry's *payload*,
+//! of which the entry's hash covers only the digest, so that retention can drop it without breaking the chain.
 
 use super::{BODY_LIMIT, from_bytes, kind::*, to_bytes};
 use crate::api::event::Response;
@@ -11,10 +11,10 @@ use crate::api::time::Timestamp;
 use crate::journal::format::entry::{Answer, Digest, Entry};
 
 pub(in crate::journal) const VERSION: u8 = 2;
-/// The first format that has such entries, and the chain.
+/// The first format with such entries, and with the chain.
 pub(in crate::journal) const FIRST_CHAINED_FORMAT: u32 = 2;
 
-/// An entry taken apart for storing.
+/// An entry split into its parts for storing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::journal) struct Parts {
     pub(in crate::journal) body: Vec<u8>,
