@@ -25,7 +25,7 @@ pub enum OfflineCompactError {
 }
 
 /// Compacts the journal of a state directory that no agent uses, if it has outgrown what it holds, or if `force`. It is
-/// opened as by a start.
+/// opened in the same way as by a start.
 pub fn offline(state_dir: &Path, options: &Options, force: bool) -> Result<CompactReport, OfflineCompactError> {
     let _lock = StateLock::acquire(state_dir, Duration::ZERO)?;
     let opened = opening::open::<Infallible>(&StateDir::new(state_dir), options, SpaceToOpen::Free)?;

@@ -8,14 +8,14 @@ use crate::journal::format::keys;
 use crate::journal::tree::rows;
 use crate::journal::tree::table::{ReadError, Table};
 
-/// `Entry::Salvaged::from` where nothing was set aside.
+/// `Entry::Salvaged::from` where nothing was moved aside.
 pub(super) const FROM_ITSELF: &str = "journal";
 pub(super) const FROM_NOTHING: &str = "";
 
 /// What the journal was like when it was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// There was none, and there should be none.
+    /// There was none, and none was expected.
     Fresh,
     /// It has all that it is known to have had.
     Intact,
@@ -23,25 +23,26 @@ pub enum Condition {
     Missing,
     /// Entries that were durable are gone without a trace of damage: the newest should be `expected`.
     LostTail {
-        /// How far it had come, by what is noted beside it.
+        /// How far it had come, according to the side file.
         expected: Seq,
         /// The newest entry there is.
         found: Seq,
     },
-    /// It was damaged: set aside, and what could be read was taken over.
+    /// It was damaged: moved aside, and everything readable was recovered.
     Salvaged {
         /// Where the damaged journal is now.
         aside: PathBuf,
-        /// What was taken over and what is lost, for people.
+        /// What was recovered and what is lost, for people.
         summary: String,
-        /// All of it: every entry up to where it is known to have come, and what they sum up to.
+        /// Everything was recovered: every entry up to where the journal is known to have come, and the records of
+        /// them.
         is_lossless: bool,
     },
-    /// It was taken over from somewhere else, and says nothing about what this host should run.
+    /// It was imported, and says nothing about what this host should run.
     Imported {
         /// The file or directory that it was imported from.
         from: String,
-        /// What was taken over and what is lost, for people.
+        /// What was recovered and what is lost, for people.
         summary: String,
     },
 }

@@ -9,7 +9,7 @@ use crate::journal::store::location::LocationError;
 use crate::journal::tree::storage_error::{StorageClass, StorageError};
 use crate::journal::tree::table::ReadError;
 
-/// Why the journal did not open, by what the agent does then. Nothing was set aside.
+/// Why the journal did not open, classified by what the agent does then. Nothing was moved aside.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Exit 78.
@@ -33,29 +33,29 @@ pub enum OpenError {
         /// Which record, and that it is a newer one.
         source: ReadError,
     },
-    /// Exit 1; nodes run on.
+    /// Exit 1; nodes keep running.
     #[error("the journal in {dir} cannot be opened: no space is left on its file system; free some space")]
     NoSpace {
         /// The directory or file that was being written.
         dir: String,
-        /// What the store or the kernel says.
+        /// The message of the store or the kernel.
         source: StorageError,
     },
-    /// Exit 1; nodes run on.
+    /// Exit 1; nodes keep running.
     #[error("the journal in {dir} cannot be opened: its file system is read-only; remount it writable")]
     ReadOnly {
         /// The directory or file that was to be written.
         dir: String,
-        /// What the store or the kernel says.
+        /// The message of the store or the kernel.
         source: StorageError,
     },
-    /// Exit 1: the store has a lock of its own, beside the state directory's.
+    /// Exit 1: the store has a lock of its own, in addition to the state directory's.
     #[error("the journal in {dir} is open in another process: end that first")]
     Locked {
         /// The journal's directory.
         dir: String,
     },
-    /// Exit 1. A slow disk is no damage.
+    /// Exit 1. A slow disk is not damage.
     #[error(
         "the journal in {dir} did not open in time and was left as it is; give it longer with journal_open_timeout"
     )]
@@ -65,7 +65,7 @@ pub enum OpenError {
         /// How long it was waited for.
         source: StorageError,
     },
-    /// Exit 1: the store failed for a reason that is no damage.
+    /// Exit 1: the store failed for a reason other than damage.
     #[error(
         "the journal in {dir} cannot be opened and was left as it is; the log of the system may say more of the disk"
     )]
@@ -75,18 +75,18 @@ pub enum OpenError {
         /// What the store says.
         source: StorageError,
     },
-    /// Exit 1: it opens, and something that a start needs does not read.
+    /// Exit 1: it opens, but something that a start needs is unreadable.
     #[error("the journal in {dir} cannot be read and was left as it is; `journal verify` says what is wrong")]
     Read {
         /// The journal's directory.
         dir: String,
-        /// What does not read, and why.
+        /// What is unreadable, and why.
         source: ReadError,
     },
-    /// Exit 1: the pointer to it is missing, cannot be read, or names a directory that is not there.
+    /// Exit 1: the pointer to it is missing, cannot be read, or names a directory that does not exist.
     #[error(transparent)]
     Location(LocationError),
-    /// Exit 1. It would have to be renamed to be set aside.
+    /// Exit 1. It would have to be renamed to be moved aside.
     #[error(
         "the journal in {dir} is damaged and cannot be set aside: that is a mount point or a symbolic link; move the \
          whole state directory there, with `{name}` as a plain directory in it, and start the agent again"
@@ -97,7 +97,7 @@ pub enum OpenError {
         /// Its name in the state directory.
         name: String,
     },
-    /// Exit 1: a file beside the store cannot be read or written.
+    /// Exit 1: a file other than the store's cannot be read or written.
     #[error("{what} {path} failed")]
     Io {
         /// What was being done, as the beginning of a sentence.
@@ -141,7 +141,7 @@ impl OpenError {
         }
     }
 
-    /// A newer release's format, which this one leaves alone.
+    /// The format of a newer release, which this one does not touch.
     pub(in crate::journal) fn newer_format(dir: &Path, found: u32) -> Self {
         Self::NewerFormat { dir: dir.display().to_string(), found, known: versions::CURRENT_FORMAT }
     }

@@ -1,7 +1,7 @@
 //! Reading a journal that no agent has open: under the agent's lock in its state directory, or in a copy somewhere.
 //!
-//! sled writes when it opens, so what is read is always a copy of our own, made while nobody writes and removed
-//! afterwards. What is inspected stays as it is, damage included.
+//! sled writes when it opens, so only a temporary copy is read, made while nothing writes to the original and removed
+//! afterwards. The inspected journal is not changed, damage included.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub enum InspectError {
     /// The lock's file cannot be used.
     #[error("the state directory cannot be locked")]
     Lock(#[source] LockError),
-    /// The copy failed: for want of space, say, or since the format is a newer one.
+    /// The copy failed: for lack of space, for example, or because the format is newer.
     #[error("the journal could not be copied for reading, or its copy not be opened")]
     Open(#[from] OpenError),
     /// Nothing of it can be read in place.
@@ -58,7 +58,7 @@ pub enum InspectError {
     Damaged {
         /// The journal's directory.
         dir: String,
-        /// What the store said at the last attempt.
+        /// The store's message at the last attempt.
         source: StorageError,
     },
 }
@@ -81,7 +81,7 @@ pub struct Inspection {
 pub enum Opening {
     /// It opened with all its files.
     Whole,
-    /// Damaged: it opens without its snapshots only.
+    /// Damaged: it only opens without its snapshots.
     WithoutSnapshots,
 }
 
@@ -112,7 +112,7 @@ pub(super) fn places(dir: &Path) -> Result<Option<(PathBuf, PathBuf)>, OpenError
     if main_file(&inner).exists() {
         return Ok(Some((inner, dir.to_owned())));
     }
-    // The side file lies beside the journal's directory; one that is set aside has it no more.
+    // The side file is next to the journal's directory; one that was moved aside no longer has it.
     let beside = location::state_dir_of(dir).unwrap_or(dir).to_owned();
     Ok(main_file(dir).exists().then(|| (dir.to_owned(), beside)))
 }
@@ -175,13 +175,13 @@ fn open_for_reading(journal: &Path, options: &Options, wanted: &impl Fn(&Path) -
             Ok(Some(found)) if found > versions::CURRENT_FORMAT => {
                 return Err(CopyFailure::Other(OpenError::newer_format(journal, found)));
             }
-            // Entries of an older format read as well as new ones; the rest of this copy is brought up to date.
+            // Entries of an older format can be read like new ones; the rest of this copy is migrated.
             Ok(Some(found)) => {
                 if let Err(error) = migrate::migrate_copy(&database, found) {
                     tracing::warn!(error = %chain(&error), "the copy could not be brought to this release's format");
                 }
             }
-            // What is wrong with a damaged one is found by reading on.
+            // What is wrong with a damaged one is found by further reading.
             Ok(None) | Err(_) => {}
         }
         let database = SharedDatabase::new(database, Location::new(&dir), options.store());
@@ -224,7 +224,7 @@ impl Inspection {
         self.reader().export(cursor, clock::now())
     }
 
-    /// The journal in figures. Its size is that of what was copied.
+    /// Statistics of the journal. Its size is that of the copied files.
     pub fn stats(&self) -> Result<JournalStats, ReadError> {
         let mut stats = self.reader().stats()?;
         stats.bytes_on_disk = space::used(&self.original).unwrap_or(0);
@@ -232,7 +232,7 @@ impl Inspection {
         Ok(stats)
     }
 
-    /// What all steps of retention towards `policy` would come to, and whether the clock is trusted.
+    /// The sum of all steps of retention towards `policy`, and whether the clock is trusted.
     pub fn preview_removal(&self, policy: &Policy) -> Result<(RemovalStep, ClockTrust), ReadError> {
         let now = clock::now();
         Ok((self.reader().preview_removal(policy, now)?, self.reader().clock_trust(now)?))

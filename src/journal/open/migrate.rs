@@ -1,15 +1,15 @@
 //! Rewriting a journal of an older format, in place, when it is opened.
 //!
-//! Entry by entry, oldest first, in batches that are each durable before the next; the record of history says how far it
-//! has come, so that a kill at any point is carried on from there and memory is that of one batch. The format's version changes in the
-//! batch that holds the last step. Until then the release before would still take the journal for its own, which is why
-//! the side file says the new format before the first step.
+//! Entry by entry, oldest first, in batches that are each durable before the next; the record of history says how far
+//! it has come, so that after a kill the next start continues from there, and memory is that of one batch. The format's
+//! version changes in the batch that holds the last step. Until then the earlier release would still accept the journal
+//! as its own, which is why the side file names the new format before the first step.
 //!
-//! From format 1: each entry gets its place in the chain, and responses become payloads. The hashes are those of what is
-//! found now; an entry says so, since they prove nothing about the time before.
+//! From format 1: each entry gets its place in the chain, and responses become payloads. The hashes are those of what
+//! is found now; an entry says so, since they prove nothing about the time before.
 //!
-//! From format 2: entries stay as they are, with their hashes, and records are written anew as they change. One batch
-//! holds the entry that reports it and the format's version.
+//! From format 2: entries stay as they are, with their hashes, and records are rewritten as they change. One batch
+//! holds the entry that reports the migration and the format's version.
 
 use std::time::Duration;
 
@@ -31,9 +31,9 @@ use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::{Entries, ReadError, Table};
 use crate::journal::write::progress::{Progress, ReportEvery};
 
-/// A batch ends with so many entries, or …
+/// A batch ends after this many entries, or …
 const ENTRIES: usize = 256;
-/// … so many bytes of bodies.
+/// … this many bytes of bodies.
 const BYTES: usize = 16 << 10;
 const REPORT_EVERY: ReportEvery = ReportEvery { log: Duration::from_secs(10), terminal: Duration::from_secs(1) };
 
@@ -47,14 +47,14 @@ pub(super) enum MigrateError {
     Encode(#[from] EncodeError),
 }
 
-/// Brings the journal from format `found` to this build's.
+/// Migrates the journal from format `found` to this build's.
 pub(super) fn migrate(database: &Database, found: u32) -> Result<(), MigrateError> {
     if found == versions::CURRENT_FORMAT {
         return Ok(());
     }
     let last = database.last()?;
     let history = if has_chain(found) {
-        // Behind it are no entries of an older format, but damage.
+        // What follows is not entries of an older format, but damage.
         recover::history(database)?
     } else {
         database.record::<HistoryRecord>(keys::HISTORY)?.unwrap_or_default()
@@ -70,7 +70,7 @@ pub(super) fn migrate(database: &Database, found: u32) -> Result<(), MigrateErro
     Ok(())
 }
 
-/// As [`migrate`], for a copy that is only read: no entry of it is made that the journal does not have, if it has a chain
+/// Like [`migrate`], for a copy that is only read: adds no entry that the journal does not have, if it has a chain
 /// whose newest hash somebody may note.
 pub(super) fn migrate_copy(database: &Database, found: u32) -> Result<(), MigrateError> {
     if !has_chain(found) || found == versions::CURRENT_FORMAT {

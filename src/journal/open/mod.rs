@@ -1,4 +1,4 @@
-//! From a state directory to an open journal: probing, migration, salvage, and whatever else needs a journal opened.
+//! From a state directory to an open journal: probing, migration, salvage, and everything else that opens a journal.
 
 mod attempt;
 mod clock;

@@ -1,8 +1,8 @@
 //! Opening the journal: what is checked, in which order, and what each finding means (the table of failures, P11).
 //!
-//! Nothing here decides about nodes or requests. It reports a [`Condition`]; the agent makes hold mode of every one by which
-//! something is missing. Such a condition is itself an entry, and as long as nothing was committed after it, each start
-//! reports it again: a crash on the way into hold mode changes nothing.
+//! Nothing here decides about nodes or requests. It reports a [`Condition`]; the agent enters hold mode for each in
+//! which something is missing. Such a condition is itself an entry, and as long as nothing was committed after it, each
+//! start reports it again, so a crash on the way into hold mode changes nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -30,12 +30,12 @@ use crate::journal::store::space::{self, Floors, Gauge, SpaceToOpen};
 use crate::journal::store::watermark::{self, Watermark, WatermarkFile};
 use crate::journal::write::writer::{Journal, Parts};
 
-/// An open journal, and what a start takes in from it.
+/// An open journal, and what a start loads from it.
 #[derive(Debug)]
 pub struct Opened<E> {
     /// Ready to be written.
     pub journal: Journal<E>,
-    /// What the records say: the state to go on with.
+    /// What the records say: the state to continue with.
     pub recovered: Recovered,
     /// Whether something is missing, and what.
     pub condition: Condition,
@@ -122,13 +122,13 @@ impl<'a> Opening<'a> {
         if let Some(mark) = known
             && mark.format < versions::CURRENT_FORMAT
         {
-            // From here on the release before must not touch it any more, however far the migration comes.
+            // From here on the earlier release must not touch it, however far the migration comes.
             WatermarkFile::write_durably(state_dir, known, mark.high, mark.head, mark.extent)?;
         }
         let existed = main_file(&dir).exists();
         let initialised = identity::exists(state_dir)?;
         let known = match known {
-            // Before there is a journal: creating one is no single step, and what a power cut leaves of it is no damage.
+            // Before there is a journal: creating one is not atomic, and what a power cut leaves of it is not damage.
             None if !existed && !initialised => {
                 WatermarkFile::write_durably(state_dir, None, Seq(0), None, None)?;
                 watermark::read(state_dir)?
@@ -140,7 +140,7 @@ impl<'a> Opening<'a> {
             Some(Watermark { high: Seq(0), .. }) => JournalAge::NeverCommitted,
             Some(_) | None => JournalAge::InUse,
         };
-        // Of a journal that was just rebuilt, the side file still describes the one before.
+        // If the journal was just rebuilt, the side file still describes the one before.
         let cut_off = known.filter(|_| !rebuilt).map_or(Ok(0), |mark| mark.cut_off(&dir));
         let cut_off = cut_off.map_err(FileError::at("measuring", &main_file(&dir)))?;
         Ok(Self { state_dir, options, dir, existed, initialised, known, age, cut_off })
@@ -151,7 +151,7 @@ impl<'a> Opening<'a> {
         self.known.map_or(Seq(0), |mark| mark.high)
     }
 
-    /// Up to where responses had left.
+    /// Up to where responses had been sent.
     fn sent(&self) -> Seq {
         self.known.map_or(Seq(0), |mark| mark.sent)
     }
@@ -195,14 +195,14 @@ impl<'a> Opening<'a> {
             Err(Failure::Damage(first)) => first,
         };
         tracing::error!(error = %chain(&first), "the journal is damaged; trying it on a copy");
-        // A damaged file fails again. What does not was a passing fault of this process, memory for example.
+        // A damaged file fails again. If it does not, it was a temporary fault of this process, memory for example.
         Ok(match probe::opens(self.state_dir, self.options, self.sent(), depth)? {
             true => attempt(&self.dir, self.options, self.sent(), depth).ok(),
             false => None,
         })
     }
 
-    /// Makes the loss of everything after the newest entry an entry, so that no number is given out twice.
+    /// Records the loss of everything after the newest entry as an entry, so that no number is assigned twice.
     fn note_loss(&self, usable: &mut Usable) -> Result<(), OpenError> {
         let (last, high) = (usable.recovered.last, self.high());
         let never_committed = self.existed && self.age == JournalAge::NeverCommitted;

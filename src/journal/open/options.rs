@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use crate::journal::store::database::OpenOptions;
 
-/// How the journal is opened, and what space it leaves.
+/// How the journal is opened, and how much space it leaves free.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// sled's cache; real use can be several times as much.
     pub cache_capacity: u64,
-    /// An open that takes longer is given up, and nothing is set aside for it. Copying and salvaging do not count.
+    /// An open that takes longer is abandoned, and nothing is moved aside because of it. Copying and salvaging do not
+    /// count.
     pub open_timeout: Duration,
     /// The size of the file that is kept to be released on a full disk: opening needs space. 0: none.
     pub ballast_bytes: u64,

@@ -37,8 +37,8 @@ pub enum PruneError {
     Commit(#[from] CommitError),
 }
 
-/// Removes all that `policy` does not keep, step by step, with an entry for each (its anchor). Returns the sum, and whether the
-/// clock was trusted.
+/// Removes everything that `policy` does not keep, step by step, with an entry for each (its anchor). Returns the sum,
+/// and whether the clock was trusted.
 pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(RemovalStep, ClockTrust), PruneError> {
     let location = StateDir::new(state_dir);
     let dir = location::found(&location).map_err(OpenError::from)?.dir(&location);

@@ -1,4 +1,4 @@
-//! A new journal of all that reads of a damaged one.
+//! A new journal from everything readable in a damaged one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -57,12 +57,12 @@ pub(super) struct Pending {
     pub(super) attempts: u32,
 }
 
-/// What the entries say about the records that sum them up: enough to see that one is missing, or was written over since.
+/// What the entries say about the records that sum them up: enough to detect that one is missing or outdated.
 #[derive(Default)]
 struct Sum {
     /// The request that changed the desired state last.
     desired_by: Option<Seq>,
-    /// Nodes that there have to be, with the newest incarnation that was to be launched.
+    /// Nodes that must exist, with the newest incarnation that was to be launched.
     nodes: BTreeMap<NodeName, Incarnation>,
 }
 
@@ -92,17 +92,17 @@ pub(super) struct Rebuild<'a> {
     target: &'a Database,
     state: State,
     pub(super) recovered: u64,
-    /// The format of entries that get their place in the chain only now.
+    /// The format of entries that only now get their place in the chain.
     older: Option<u32>,
     sum: Sum,
-    /// A record that sums history up does not read, or not as the entries say.
+    /// A record that sums history up is unreadable, or contradicts the entries.
     has_lost_records: bool,
 }
 
 /// What is known of the journal's past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JournalAge {
-    /// Nothing was ever durable in it; then that nothing reads is no loss, and no entry says so.
+    /// Nothing was ever durable in it; so if nothing is readable, nothing is lost, and no entry reports a loss.
     NeverCommitted,
     /// Something was, as far as is known.
     InUse,
@@ -158,7 +158,7 @@ impl<'a> Rebuild<'a> {
         Ok(missing)
     }
 
-    /// Takes over every entry that reads.
+    /// Copies every readable entry.
     fn entries(
         &mut self,
         high: Seq,
@@ -204,7 +204,7 @@ impl<'a> Rebuild<'a> {
         }
         match self.sources.record::<DesiredRecord>(keys::DESIRED)? {
             Found::Record(desired) => {
-                // Pages read that were written over since; what was wanted then is not what is wanted.
+                // Outdated pages were readable; the desired state in them is not the current one.
                 lost |= self.sum.desired_by.is_some_and(|by| by != desired.by);
                 records.push(Record::Desired(desired));
             }
@@ -252,12 +252,12 @@ impl<'a> Rebuild<'a> {
             Found::Record(history) => Some(history.last),
             Found::Absent | Found::Unreadable => None,
         };
-        // Written with the newest entry: what is older than that may go for the records, too.
+        // Written with the newest entry: if it is older than that, the records may be outdated, too.
         self.has_lost_records = lost || newest != Some(self.state.history.last);
         Ok(records)
     }
 
-    /// Takes entries over with their places in the chain, so that heads that were noted elsewhere keep their meaning.
+    /// Copies entries with their places in the chain, so that heads that were noted elsewhere stay valid.
     fn copy(&mut self, entries: &[Whole]) -> Result<(), RebuildError> {
         let mut batch = Builder::new(&mut self.state);
         for whole in entries {
@@ -280,7 +280,7 @@ impl<'a> Rebuild<'a> {
     }
 }
 
-/// Has the agent's record say that the salvage with this number lost nothing.
+/// Makes the agent's record say that the salvage with this number lost nothing.
 fn note_lossless(records: &mut [Record], salvaged: Seq) {
     for record in records {
         if let Record::Agent(agent) = record {
@@ -297,7 +297,7 @@ pub(super) fn without_removed(missing: &mut Vec<(Seq, Seq)>, first: Seq) {
     });
 }
 
-/// Keeps `pending` to the requests without an outcome.
+/// Limits `pending` to the requests without an outcome.
 fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
     match numbered.entry.unfinished_change() {
         Some(UnfinishedChange::Received { reqid, request }) => {
@@ -317,7 +317,7 @@ fn follow(pending: &mut BTreeMap<Seq, Pending>, numbered: &Numbered) {
 /// The outcome of a request that has none. `why`: the error in its answer.
 pub(super) fn abandoned(of: Seq, lost: Pending, why: &str) -> Entry {
     let data = match lost.request {
-        // A controller casts the data of this one whether it succeeded or not.
+        // A controller casts the data of this response whether it succeeded or not.
         Request::GetNodes {} => Some(ResultData::Nodes(Vec::new())),
         Request::SetConfiguration { .. }
         | Request::Deploy { .. }
@@ -350,7 +350,7 @@ pub(super) fn abandoned(of: Seq, lost: Pending, why: &str) -> Entry {
     }
 }
 
-/// Keeps the reqids of requests that are lost and whose outcome is not: they are still answered from it.
+/// Keeps the reqids of lost requests whose outcome survived: they are still answered with it.
 pub(super) fn keep_lost_requests(sources: &Sources, target: &Database, state: &mut State) -> Result<(), RebuildError> {
     for key in sources.keys(Family::Reqid) {
         if target.get(&key)?.is_some() {

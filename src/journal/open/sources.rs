@@ -1,4 +1,4 @@
-//! What can be read of a damaged journal, from copies that open, each in another way.
+//! What can be read of a damaged journal, from copies that are each opened in a different way.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,11 @@ use crate::journal::tree::recover;
 use crate::journal::tree::storage_error::StorageError;
 use crate::journal::tree::table::{ReadError, Table, Whole};
 
-/// Where no end is known, looking stops after so many numbers without an entry.
+/// Where no end is known, the search stops after this many numbers without an entry.
 const GAP: u64 = 4096;
 
-/// Copies of the damaged journal that open, each in another way. Where one does not read, the next may.
+/// Copies of the damaged journal, each opened in a different way. What is unreadable in one may be readable in the
+/// next.
 pub(super) struct Sources {
     databases: Vec<Database>,
     dirs: Vec<PathBuf>,
@@ -56,7 +57,7 @@ impl Sources {
         files::remove_dir(&dir)?;
         match open_copy(damaged, &dir, options, wanted) {
             Ok((database, _)) => self.databases.push(database),
-            // A copy of a damaged file that keeps the store busy for ever is as unreadable as one that fails.
+            // A copy of a damaged file that keeps the store busy forever is as unreadable as one that fails.
             Err(CopyFailure::Storage(error)) if error.is_damage() || matches!(error, StorageError::Timeout(_)) => {
                 tracing::warn!(copy = name, error = %chain(&error), "this copy of the damaged journal does not open");
             }
@@ -71,7 +72,7 @@ impl Sources {
         self.databases.iter().filter_map(|database| recover::format(database).ok().flatten()).max().unwrap_or_default()
     }
 
-    /// The oldest entry that retention has left.
+    /// The oldest entry that retention has kept.
     pub(super) fn first(&self) -> Result<Seq, ReadError> {
         Ok(match self.record::<HistoryRecord>(keys::HISTORY)? {
             Found::Record(history) => history.first,
@@ -79,8 +80,8 @@ impl Sources {
         })
     }
 
-    /// Hands every entry that reads to `each`, from `first` on. Returns the ranges of numbers between them that do not,
-    /// and the newest entry of which there is a sign.
+    /// Passes every readable entry to `each`, from `first` on. Returns the ranges of unreadable numbers between them,
+    /// and the newest entry of which there is a trace.
     pub(super) fn each_entry<E: From<ReadError>>(
         &self,
         first: Seq,
@@ -92,7 +93,7 @@ impl Sources {
         let mut seq = first;
         while seq.0 <= last.0.saturating_add(GAP) {
             if let Some(whole) = self.entry(seq)? {
-                // What was taken to lie behind the end was not: those between are missing as well.
+                // What seemed to be past the end was not: the numbers between are missing as well.
                 if seq > last.next() {
                     missing.push((last.next(), Seq(seq.0 - 1)));
                 }
@@ -143,7 +144,7 @@ impl Sources {
         for database in &self.databases {
             match database.record(key) {
                 Ok(Some(record)) => return Ok(Found::Record(record)),
-                // The later copies are of the same log: what the first reads as absent is so.
+                // The later copies are of the same log: what is absent in the first is absent in all.
                 Ok(None) => return Ok(Found::Absent),
                 Err(error) => only_damage(error)?,
             }
@@ -152,7 +153,7 @@ impl Sources {
         Ok(if unreadable { Found::Unreadable } else { Found::Absent })
     }
 
-    /// The keys of a family, from each copy and from both ends as far as they read.
+    /// The keys of a family, from each copy and from both ends as far as they are readable.
     pub(super) fn keys(&self, family: Family) -> BTreeSet<Vec<u8>> {
         let mut keys = BTreeSet::new();
         for database in &self.databases {
@@ -167,7 +168,7 @@ impl Sources {
         keys
     }
 
-    /// The newest entry of which there is a sign.
+    /// The newest entry of which there is a trace.
     fn last(&self, high: Seq) -> Seq {
         let plausible =
             |seq: Seq| seq.0 <= high.0.saturating_add(GAP) || self.entry(seq).is_ok_and(|entry| entry.is_some());
@@ -180,7 +181,7 @@ impl Sources {
             .max(high)
     }
 
-    /// The newest entry that reads, then nothing of this is needed any more.
+    /// The newest readable entry; nothing of this is needed after that.
     pub(super) fn newest(self) -> Result<Seq, OpenError> {
         let newest = self.databases.iter().filter_map(|database| database.last().ok());
         let newest = newest.filter(|seq| self.entry(*seq).is_ok_and(|entry| entry.is_some())).max();
@@ -205,13 +206,13 @@ impl Drop for Sources {
     }
 }
 
-/// Lets a salvage carry on past damage, and past nothing else: what a device does not deliver now it may deliver later,
-/// and what a newer release wrote is never dropped.
+/// Lets a salvage continue past damage, and past nothing else: what a device cannot read now it may read later, and
+/// what a newer release wrote is never dropped.
 fn only_damage(error: ReadError) -> Result<(), ReadError> {
     if error.is_damage() { Ok(()) } else { Err(error) }
 }
 
-/// What the copies have of a record.
+/// What the copies contain of a record.
 pub(super) enum Found<T> {
     Record(T),
     Absent,

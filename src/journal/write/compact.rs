@@ -1,18 +1,18 @@
 //! A journal whose files have outgrown what it holds, copied into fresh ones while it is used.
 //!
-//! sled's files never shrink: what retention removes leaves holes that are used again at best. The copy takes the
-//! original's place in one step (see [`location`]):
+//! sled's files never shrink: what retention removes leaves holes that are at best reused. The copy replaces the
+//! original atomically (see [`location`]):
 //!
 //! ```text
-//! the pointer says that a copy may be in the way
+//! the pointer records that there may be an unfinished copy
 //! every row is copied, then those that were written meanwhile, until they are few; all of it made durable and compared
-//! nobody commits: the last rows are copied and made durable, the pointer names the copy, everybody uses it
-//! the original is removed, and the pointer says nothing of it any more
+//! commits wait: the last rows are copied and made durable, the pointer names the copy, the copy is used from here on
+//! the original is removed, and so is its mention in the pointer
 //! ```
 //!
-//! Entries and hashes are copied as they are, so the chain and its head stay the same. Whatever a crash leaves, the pointer
-//! names a journal that is whole, and what else there is goes at the next start. A compaction that fails leaves everything
-//! as it is and says why.
+//! Entries and hashes are copied unchanged, so the chain and its head stay the same. Whatever a crash leaves, the
+//! pointer names a complete journal, and the next start removes the other. A compaction that fails leaves everything as
+//! it is and says why.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
@@ -34,19 +34,19 @@ use crate::journal::tree::table::{ReadError, Row, Table};
 
 /// Files below this are left alone: there is nothing to gain, …
 const LEAST: u64 = 16 << 20;
-/// … and so are those that are not this many times as large as what they hold. sled settles at 3 to 5 times, and no more
-/// than 8 are to be seen, whatever is written while this is found out.
+/// … and so are those that are less than this many times as large as what they hold. sled settles at 3 to 5 times, and
+/// more than 8 must never be seen, whatever is written during the measurement.
 const TIMES: u64 = 6;
-/// The copy takes at most so many times what it holds; with less free space than that, it is not begun. What is left over has
-/// to do for facts alone: on a disk that this journal has filled, the copy is what makes requests be taken in again.
+/// The copy takes at most this many times what it holds; with less free space it is not begun. The space left over only
+/// has to suffice for facts: on a disk that this journal has filled, the copy is what allows requests again.
 const COPY_TIMES: u64 = 4;
 
-/// A batch of the copy ends with so many rows, or …
+/// A batch of the copy ends after this many rows, or …
 const ROWS: usize = 256;
-/// … so many bytes.
+/// … this many bytes.
 const BYTES: u64 = 256 << 10;
 
-/// So many rows are copied in a few milliseconds: commits may wait for them.
+/// This many rows are copied in a few milliseconds: commits may wait for them.
 const FEW: usize = 512;
 /// Rounds of catching up with what is written. Each has less to do than the one before, if the disk is fast enough.
 const ROUNDS: usize = 16;
@@ -56,7 +56,7 @@ const REPORT_EVERY: ReportEvery = ReportEvery { log: Duration::from_secs(5), ter
 /// Why a journal was not compacted. It is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactError {
-    /// A row does not read.
+    /// A row is unreadable.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The store of the original or of the copy failed.
@@ -65,7 +65,7 @@ pub enum CompactError {
     /// The pointer to it cannot be read or written.
     #[error(transparent)]
     Location(#[from] LocationError),
-    /// It was not begun: the copy would not fit.
+    /// Not begun: the copy would not fit.
     #[error(
         "the copy needs {needed} MiB free on its file system ({COPY_TIMES} times what the journal holds, plus \
          space_floor_facts), and {free} MiB are: free some space and try again"
@@ -93,15 +93,15 @@ pub enum CompactError {
     /// The copy was removed: it would never have caught up.
     #[error("entries are written faster than they can be copied: try again at a quieter time")]
     Busy,
-    /// A write to the original failed while the copy was made, so what there is to copy is not known.
+    /// A write to the original failed while the copy was made, so it is unknown what to copy.
     #[error("writing to it failed during the compaction, and the agent's log says why: mend that, then try again")]
     Failing,
-    /// Which of the two the pointer names is not known.
+    /// It is unknown which of the two the pointer names.
     #[error(
         "the disk failed as the copy took its place, and the journal is closed: restart the agent, which finds it whole"
     )]
     Unknown(#[source] std::io::Error),
-    /// Another caller is at it.
+    /// Another caller is compacting.
     #[error("it is being compacted already: wait for that to end")]
     UnderWay,
 }
@@ -122,7 +122,7 @@ fn length((key, value): &(Vec<u8>, Vec<u8>)) -> u64 {
     (key.len() + value.len()) as u64
 }
 
-/// Compacts one journal, beside whoever uses it. Cheap to clone.
+/// Compacts one journal while it is in use. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Compactor {
     pub(in crate::journal) database: Arc<SharedDatabase>,
@@ -132,8 +132,8 @@ pub struct Compactor {
 }
 
 impl Compactor {
-    /// Compacts the journal if it has outgrown what it holds, and else, or if it cannot, leaves it as it is: that it is
-    /// large is a nuisance and no more.
+    /// Compacts the journal if it has outgrown what it holds; otherwise, or if it cannot, leaves it as it is: large
+    /// files are only a nuisance.
     pub fn if_outgrown(&self) {
         match self.compact(false) {
             Ok(_) | Err(CompactError::UnderWay) => {}
@@ -159,7 +159,7 @@ impl Compactor {
         }
         let copied = self.copy_and_exchange(&dir, size, live);
         self.database.turn().end_copy();
-        // Of two equal journals it is not for this run to say which goes.
+        // Of two equal journals, this run cannot decide which to remove.
         if !matches!(copied, Err(CompactError::Unknown(_)))
             && let Err(error) = location::clear_up(&self.state_dir)
         {
@@ -177,8 +177,8 @@ impl Compactor {
         Ok(CompactReport { compacted: true, bytes_after: after, ms, ..report })
     }
 
-    /// What the journal holds, and whether its files are much larger. Reads no more of it than tells that they are not,
-    /// unless it is `wanted` anyway.
+    /// How much the journal holds, and whether its files are much larger. Stops reading as soon as they are known not
+    /// to be, unless it is `wanted` anyway.
     fn measure(&self, size: u64, wanted: bool) -> Result<(u64, bool), CompactError> {
         let database = self.database.get()?;
         let mut live = database.record::<HistoryRecord>(keys::HISTORY)?.map_or(0, |history| history.bytes);
@@ -230,7 +230,7 @@ impl Compactor {
         }
     }
 
-    /// Copies every row, and what is written meanwhile until that is little, makes it durable, and compares.
+    /// Copies every row, then what is written meanwhile until that is little, makes it durable, and compares.
     fn fill(&self, copy: &Database, live: u64) -> Result<(), CompactError> {
         let mut progress = Progress::new(REPORT_EVERY);
         let mut copied = 0;
@@ -257,7 +257,7 @@ impl Compactor {
         self.catch_up(source.as_ref(), copy)
     }
 
-    /// Copies what was written meanwhile, and so on, until little is, and makes the copy durable.
+    /// Copies what was written meanwhile, repeatedly, until that is little, and makes the copy durable.
     fn catch_up(&self, source: &Database, copy: &Database) -> Result<(), CompactError> {
         for _ in 0..ROUNDS {
             let changed = self.database.turn().take_changed().ok_or(CompactError::Failing)?;
@@ -271,7 +271,7 @@ impl Compactor {
         Err(CompactError::Busy)
     }
 
-    /// Whether both hold the same, but for what is written at the moment.
+    /// Whether both hold the same, except for what is being written.
     fn compare(&self, source: &Database, copy: &Database) -> Result<(), CompactError> {
         let mut written = copy.range(keys::everything());
         let mut next = written.next().transpose()?;
@@ -295,7 +295,7 @@ impl Compactor {
         next.map(Ok).into_iter().chain(written).try_for_each(|row: Row| differs(&row?.0))
     }
 
-    /// Copies the last rows and has the pointer name the copy. Until what is returned is let go nobody commits.
+    /// Copies the last rows and makes the pointer name the copy. Commits wait until the returned guard is dropped.
     fn take_over(&self, copy: &Database, old: Generation) -> Result<MutexGuard<'_, WriteTurn>, CompactError> {
         let mut turn = self.database.turn();
         let changed = turn.take_changed().ok_or(CompactError::Failing)?;
@@ -304,7 +304,7 @@ impl Compactor {
         files::sync_dir(&old.next().dir(&self.state_dir)).map_err(CompactError::io)?;
         crash_point!("before_compaction_swap");
         if let Err(error) = location::replace(&self.state_dir, old) {
-            // If it names the copy all the same, a power cut may undo that: nothing is to be written to either any more.
+            // If it names the copy nevertheless, a power cut may undo that: nothing must be written to either any more.
             return match location::current(&self.state_dir) {
                 Ok(current) if current == old => Err(CompactError::io(error)),
                 Ok(_) | Err(_) => {

@@ -5,30 +5,30 @@ use crate::journal::format::codec::EncodeError;
 use crate::journal::tree::storage_error::{StorageClass, StorageError};
 use crate::journal::tree::table::ReadError;
 
-/// Why a commit failed. If that passes ([`CommitError::is_passing`]), the journal keeps the batch, to be written once
-/// there is space; else it is failed for good and lets nothing out any more: what of the batch is durable is found out by
-/// the next start.
+/// Why a commit failed. If that is temporary ([`CommitError::is_passing`]), the journal keeps the batch, to be written
+/// once there is space; otherwise the journal has failed permanently and releases no more effects: the next start
+/// determines what of the batch is durable.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// May pass: see [`CommitError::is_passing`].
+    /// May be temporary: see [`CommitError::is_passing`].
     #[error("the journal cannot write: no space is left on its file system; nodes are not affected, free some space")]
     NoSpace(#[source] StorageError),
-    /// May pass: see [`CommitError::is_passing`].
+    /// May be temporary: see [`CommitError::is_passing`].
     #[error("the journal cannot write: its file system is read-only; nodes are not affected, remount it writable")]
     ReadOnly(#[source] StorageError),
-    /// May pass: a reader keeps the old store open.
+    /// May be temporary: a reader keeps the old store open.
     #[error("the journal cannot be opened again while somebody reads it; the agent tries again")]
     BeingRead(#[source] StorageError),
-    /// The write or the sync failed: what of the batch is durable is not known.
+    /// The write or the sync failed: it is unknown what of the batch is durable.
     #[error("the journal cannot write; nodes are not affected, and a restart finds out what was stored")]
     Storage(#[source] StorageError),
-    /// A row that a commit rewrites does not read.
+    /// A row that a commit rewrites is unreadable.
     #[error("the journal cannot read what a commit builds on")]
     Read(#[source] ReadError),
-    /// An entry or record exceeds the limit, which nothing that was taken in can.
+    /// An entry or record exceeds the limit, which no accepted input can.
     #[error("the journal cannot store what was decided")]
     Encode(#[source] EncodeError),
-    /// A bug in the core: it left out a number, or gave one twice.
+    /// A bug in the core: it skipped a number, or assigned one twice.
     #[error("entry {found} was decided after entry {last}: the numbers of entries have to be gapless")]
     Sequence {
         /// The newest entry staged before.
@@ -36,13 +36,14 @@ pub enum CommitError {
         /// The number that was staged next.
         found: Seq,
     },
-    /// A commit before this one failed for good.
+    /// A commit before this one failed permanently.
     #[error("the journal failed earlier and stores nothing more: the agent's log says why; restart the agent")]
     Failed,
 }
 
 impl CommitError {
-    /// The file system takes nothing in at the moment. Nothing is lost: [`Journal::reopen`](super::writer::Journal::reopen) tries again.
+    /// The file system takes nothing in at the moment. Nothing is lost:
+    /// [`Journal::reopen`](super::writer::Journal::reopen) tries again.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::NoSpace(_) | Self::ReadOnly(_) | Self::BeingRead(_) => true,
@@ -69,7 +70,7 @@ impl CommitError {
         }
     }
 
-    /// What is on disk is wrong, as opposed to a disk that takes nothing in.
+    /// The data on disk is wrong, as opposed to a disk that accepts no writes.
     pub(super) fn is_damage(&self) -> bool {
         match self {
             Self::Storage(error) => error.is_damage(),

@@ -1,4 +1,4 @@
-//! Writing to a database that is open: commits, and compaction into a new one.
+//! Writing to an open database: commits, and compaction into a new one.
 
 pub(in crate::journal) mod committer;
 pub(in crate::journal) mod compact;

@@ -1,4 +1,4 @@
-//! The open journal: one owner stages what the core decided, commits it, and gets the effects that are free to go.
+//! The open journal: one owner stages what the core decided, commits it, and gets the effects that are released.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -25,33 +25,33 @@ use crate::journal::tree::batch::State;
 use crate::journal::tree::recover;
 use crate::journal::tree::table::ReadError;
 
-/// Commits over which the 99th percentile is taken.
+/// The number of commits over which the 99th percentile is taken.
 const MEASURED: usize = 1024;
-/// An hour. What takes longer counts as so long.
+/// An hour. Longer commits count as this long.
 const LONGEST_US: u64 = 3_600_000_000;
 
-/// Figures for `status`.
+/// Statistics for `status`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stats {
     /// The newest durable entry.
     pub last: Seq,
-    /// Since it was opened, those that wrote something.
+    /// Since it was opened, counting those that wrote something.
     pub commits: u64,
     /// Over the last 1024 commits; 0 before the first.
     pub commit_ms_p99: f64,
-    /// What opening it took, in milliseconds.
+    /// How long opening it took, in milliseconds.
     pub open_ms: f64,
-    /// What its directory takes up; 0 if that cannot be found out.
+    /// The size of its directory; 0 if that cannot be determined.
     pub bytes_on_disk: u64,
 }
 
 /// The journal, open for writing. One owner stages what is decided and has it committed: at once, blocking
-/// ([`Journal::commit`]), or beside further staging ([`Journal::submit`], then [`Journal::committed`]). One commit is under
-/// way at a time; what is staged meanwhile shares the next. [`Journal::lookup`] sees what is committed, and may see what is
-/// about to be.
+/// ([`Journal::commit`]), or in parallel with further staging ([`Journal::submit`], then [`Journal::committed`]). There
+/// is one commit at a time; what is staged meanwhile shares the next. [`Journal::lookup`] sees what is committed, and
+/// may see what is about to be.
 ///
-/// After a commit that failed for a reason that passes, the journal is stalled: [`Journal::reopen`], whose outcome
-/// [`Journal::committed`] gives too, opens the store again, since the old one reports what it met for ever, and then
+/// After a commit that failed for a temporary reason, the journal is stalled: [`Journal::reopen`], whose outcome
+/// [`Journal::committed`] also returns, reopens the store, since the old one keeps reporting the same error, and then
 /// [`Journal::resubmit`] writes the batch that was kept.
 #[derive(Debug)]
 pub struct Journal<E> {
@@ -62,11 +62,11 @@ pub struct Journal<E> {
     /// The hash of the newest durable entry.
     hash: Hash,
     queue: Queue<E>,
-    /// Away while a commit is under way beside us.
+    /// `None` while a commit runs on the other thread.
     committer: Option<Box<Committer>>,
     under_way: Option<UnderWay>,
     stalled: Option<Stalled>,
-    /// Started by the first commit that is to run beside us. Room for the one that may be under way.
+    /// Started by the first commit that runs on another thread. Capacity for the one that may be running.
     writer: Option<mpsc::SyncSender<Job>>,
     sent: Seq,
     commits: u64,
@@ -77,17 +77,17 @@ pub struct Journal<E> {
 /// What the writer's thread does for us.
 #[derive(Debug)]
 struct UnderWay {
-    /// The newest entry that a commit makes durable; `None`: the store is opened again.
+    /// The newest entry that a commit makes durable; `None`: the store is being reopened.
     upto: Option<Seq>,
     done: oneshot::Receiver<Done>,
 }
 
-/// What became of what was under way.
+/// The outcome of the commit or reopening.
 #[derive(Debug)]
 pub enum WriterOutcome<E> {
     /// These effects waited for the commit.
     Committed(Vec<E>),
-    /// The store is open again, and [`Journal::resubmit`] is next.
+    /// The store is reopened, and [`Journal::resubmit`] is next.
     Reopened,
 }
 
@@ -133,22 +133,22 @@ impl<E> Journal<E> {
         }
     }
 
-    /// Takes in a decision. Returned are effects that may go at once, because all they rest on is durable already; the
-    /// others come out of the commit that makes their entries so.
+    /// Stages a decision. Returns effects that are released at once, because everything they depend on is already
+    /// durable; the others are returned by the commit that makes their entries durable.
     pub fn stage(&mut self, sealed: Sealed<E>) -> Vec<E> {
         self.queue.stage(sealed)
     }
 
     /// Makes everything staged and `records` durable in one batch, and returns the effects that waited for it, in the
     /// order of their staging. Does nothing, and touches no file, if there is neither. Blocks; no other commit may be
-    /// under way.
+    /// running.
     pub fn commit(&mut self, records: Vec<Record>) -> Result<Vec<E>, CommitError> {
         let Some(batch) = self.batch(records)? else { return Ok(Vec::new()) };
         let upto = batch.upto;
         self.take_back(batch.write(), upto)
     }
 
-    /// Opens the store again after a commit that failed for a reason that passes, and makes its batch durable. Blocks.
+    /// Reopens the store after a commit that failed for a temporary reason, and makes its batch durable. Blocks.
     pub fn commit_again(&mut self) -> Result<Vec<E>, CommitError> {
         let Some(mut stalled) = self.stalled.take() else { return Ok(Vec::new()) };
         let reopened = stalled.reopen();
@@ -159,8 +159,8 @@ impl<E> Journal<E> {
         self.take_back(batch.write(), upto)
     }
 
-    /// Begins to make everything staged and `records` durable in one batch, on a thread of its own; nothing if there is
-    /// neither. [`Journal::committed`] gives the outcome. No other commit may be under way.
+    /// Begins to make everything staged and `records` durable in one batch, on a thread of its own; does nothing if
+    /// there is neither. [`Journal::committed`] returns the outcome. No other commit may be running.
     pub fn submit(&mut self, records: Vec<Record>) -> Result<(), CommitError> {
         match self.batch(records)? {
             Some(batch) => self.begin(batch),
@@ -168,12 +168,13 @@ impl<E> Journal<E> {
         }
     }
 
-    /// Whether a batch is kept whose write failed. Until it is written nothing else is.
+    /// Whether a batch is kept whose write failed. Nothing else is written before it.
     pub fn is_stalled(&self) -> bool {
         self.stalled.is_some()
     }
 
-    /// Begins to open the store again, on a thread of its own; nothing if the journal is not stalled or already is so far.
+    /// Begins to reopen the store, on a thread of its own; does nothing if the journal is not stalled or is already
+    /// reopened.
     pub fn reopen(&mut self) -> Result<(), CommitError> {
         match self.stalled.take() {
             Some(stalled) if !stalled.reopened && self.under_way.is_none() => {
@@ -186,7 +187,7 @@ impl<E> Journal<E> {
         Ok(())
     }
 
-    /// Begins to write the batch that was kept, once the store is open again; whether there is one.
+    /// Begins to write the batch that was kept, once the store is reopened; returns whether there is one.
     pub fn resubmit(&mut self) -> Result<bool, CommitError> {
         match self.kept_batch() {
             Some(batch) => self.begin(batch).map(|()| true),
@@ -212,19 +213,19 @@ impl<E> Journal<E> {
             Some(writer) => writer,
             None => start_writer().inspect_err(|_| self.queue.fail())?,
         };
-        // The thread ends by a panic alone; then there is nobody who could give an outcome.
+        // The thread ends only by a panic; then nothing can return an outcome.
         let _ = writer.send(job);
         self.writer = Some(writer);
         Ok(())
     }
 
-    /// Whether a commit, or opening again, is under way.
+    /// Whether a commit or a reopening is running.
     pub fn is_committing(&self) -> bool {
         self.under_way.is_some()
     }
 
-    /// Waits for what is under way, and returns the effects that waited for it, in the order of their staging.
-    /// Without anything it waits for ever. May be dropped and called again.
+    /// Waits for the running commit or reopening, and returns the effects that waited for it, in the order of their
+    /// staging. If nothing is running it waits forever. May be dropped and called again.
     pub async fn committed(&mut self) -> Result<WriterOutcome<E>, CommitError> {
         let Some(UnderWay { upto, done }) = &mut self.under_way else { return std::future::pending().await };
         let (upto, done) = (*upto, done.await);
@@ -290,13 +291,13 @@ impl<E> Journal<E> {
         self.queue.durable
     }
 
-    /// The newest durable entry and its hash: who notes them elsewhere can prove later that this journal was not
+    /// The newest durable entry and its hash: noted elsewhere, they can prove later that this journal was not
     /// rewritten.
     pub fn head(&self) -> (Seq, Hash) {
         (self.queue.durable, self.hash)
     }
 
-    /// The newest entry taken in, durable or not: the next has the number after it.
+    /// The newest staged entry, durable or not: the next has the number after it.
     pub fn staged(&self) -> Seq {
         self.queue.staged
     }
@@ -313,8 +314,8 @@ impl<E> Journal<E> {
         known
     }
 
-    /// The responses of all completions up to this entry have left: a start need not send them again. Kept in the side
-    /// file, which is not synced: after a power cut some may be sent again. While a commit is under way it is only
+    /// The responses of all completions up to this entry have been sent: a start need not send them again. Kept in the
+    /// side file, which is not synced: after a power cut some may be sent again. While a commit is running it is only
     /// remembered, for the next call.
     pub fn mark_sent(&mut self, upto: Seq) {
         self.sent = self.sent.max(upto.min(self.queue.durable));
@@ -323,22 +324,22 @@ impl<E> Journal<E> {
         }
     }
 
-    /// Free space, and what it is measured by.
+    /// Free space, and the limits that apply to it.
     pub(crate) fn space(&self) -> std::io::Result<Space> {
         self.gauge.measure()
     }
 
-    /// As [`Journal::space`]; releases the ballast file or makes it anew, as the space asks for it.
+    /// Like [`Journal::space`]; also releases or recreates the ballast file, as the free space requires.
     pub(crate) fn tend_space(&mut self) -> std::io::Result<Space> {
         self.gauge.tend()
     }
 
-    /// Releases the ballast whatever was measured: a write has failed. Whether there was any.
+    /// Releases the ballast regardless of the free space: a write has failed. Returns whether there was any.
     pub(crate) fn release_ballast(&mut self) -> std::io::Result<bool> {
         self.gauge.release()
     }
 
-    /// Figures for `status`, as of now.
+    /// Statistics for `status`, as of now.
     pub fn stats(&self) -> Stats {
         Stats {
             last: self.durable(),
@@ -349,23 +350,23 @@ impl<E> Journal<E> {
         }
     }
 
-    /// A handle for readers on other threads; cheap, and it sees commits as they happen.
+    /// A handle for readers on other threads; cheap, and sees commits as they happen.
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.database))
     }
 
-    /// What a watch over commits looks at.
+    /// What a watchdog of commits checks.
     pub fn progress(&self) -> Watched {
         self.progress.clone()
     }
 
-    /// A handle for making its files small, on another thread.
+    /// A handle for compacting its files, on another thread.
     pub fn compactor(&self) -> Compactor {
         let floor = self.gauge.fact_floor();
         Compactor { database: Arc::clone(&self.database), state_dir: self.state_dir.clone(), floor }
     }
 
-    /// Whether somebody waits for what is not durable yet: it is more than records of duplicates.
+    /// Whether anything waits for what is not durable yet, that is, whether it is more than records of duplicates.
     pub fn is_urgent(&self) -> bool {
         self.queue.is_urgent()
     }
@@ -376,7 +377,7 @@ impl<E> Journal<E> {
     }
 }
 
-/// Exact to the microsecond below two milliseconds, and to a tenth of a percent above; zero of none.
+/// Exact to the microsecond below two milliseconds, and to a tenth of a percent above; zero if there are none.
 fn percentile_99(durations: &VecDeque<Duration>) -> Duration {
     // There are fewer of them than a u16 counts.
     let mut histogram = Histogram::<u16>::new_with_bounds(1, LONGEST_US, 3).expect("1 us to an hour is a range");
