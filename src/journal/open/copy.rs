@@ -1,4 +1,4 @@
-//! Copies of a journal's directory: an open writes, so that whatever is to stay as it is, is opened as a copy.
+//! Copies of a journal's directory: opening writes, so anything that must not change is opened as a copy.
 
 use std::fs;
 use std::path::Path;
@@ -12,12 +12,12 @@ use crate::journal::store::database_files::remove_unfinished_snapshots;
 use crate::journal::store::files::{self, FileError};
 use crate::journal::tree::storage_error::StorageError;
 
-/// Copies in the state directory have names that begin so; what an interrupted start has left of them is removed.
+/// The prefix of copies in the state directory; leftovers of an interrupted start are removed.
 pub(super) const COPY: &str = "journal.copy-";
 
 /// Why a copy could not be made and opened.
 pub(super) enum CopyFailure {
-    /// The store says what is wrong with it.
+    /// The store reports what is wrong with it.
     Storage(StorageError),
     Other(OpenError),
 }
@@ -37,7 +37,7 @@ impl From<FileError> for CopyFailure {
     }
 }
 
-/// Copies the files of `from` that are `wanted` and opens the database in the copy; returns how long the open took, too.
+/// Copies the `wanted` files of `from` and opens the database in the copy; also returns how long opening took.
 pub(super) fn open_copy(
     from: &Path,
     to: &Path,
@@ -51,7 +51,7 @@ pub(super) fn open_copy(
     Ok((database, started.elapsed()))
 }
 
-/// Copies a journal's directory, or leaves nothing. `with` says which files.
+/// Copies a journal's directory; leaves nothing behind on failure. `with` selects the files.
 pub(super) fn copy_dir(from: &Path, to: &Path, with: &impl Fn(&Path) -> bool) -> Result<(), FileError> {
     copy_files(from, to, with).inspect_err(|_| {
         if let Err(error) = files::remove_dir(to) {

@@ -1,19 +1,19 @@
-//! A journal taken in from a stream into a state directory that has none.
+//! Importing a journal from a stream into a state directory that has none.
 //!
-//! Entries keep their numbers and their places in the chain, so that heads that were noted before prove as much as they
-//! did; the rows by which they are found are made anew by the code that makes them in a commit. What this host is to run is
-//! no part of history and does not come along: requests without an outcome get one, and the newest entry says that all
-//! before it were imported, which makes the next start one in hold mode.
+//! Entries keep their numbers and their places in the chain, so heads that were noted before stay valid; index rows are
+//! rebuilt by the code that makes them in a commit. The desired state is not part of history and is not imported:
+//! requests without an outcome get one, and the newest entry says that all before it were imported, which puts the next
+//! start into hold mode.
 //!
 //! ```text
 //! stream ──checked, in batches──► journal.importing ──verified as a whole, then one rename──► journal.imported
 //! journal.imported ──the side file written, then one rename──► journal
 //! ```
 //!
-//! An import that is interrupted has done nothing, or is finished by the next start. Memory is that of one batch and of
+//! An interrupted import has changed nothing, or is finished by the next start. Memory is that of one batch and of
 //! one number for each request without an outcome, of which there may be [`UNFINISHED_LIMIT`].
 //!
-//! What reads of a damaged journal is taken in the same way ([`import_salvage`]), only that it may have gaps.
+//! What is readable of a damaged journal is imported in the same way ([`import_salvage`]), but may have gaps.
 
 mod salvaged;
 #[cfg(test)]
@@ -55,11 +55,11 @@ use crate::journal::tree::verify;
 const IMPORTING: &str = "journal.importing";
 const IMPORTED: &str = "journal.imported";
 
-/// A batch ends with so many entries, or …
+/// A batch ends after this many entries, or …
 const ENTRIES: usize = 256;
-/// … so many bytes of them.
+/// … this many bytes of them.
 const BYTES: usize = 256 << 10;
-/// What is read from the stream at once.
+/// How much is read from the stream at once.
 const READ: usize = 64 << 10;
 
 /// The answer to a request without an outcome.
@@ -70,7 +70,7 @@ const SALVAGED: &str =
 
 /// An agent has far fewer.
 const UNFINISHED_LIMIT: usize = 64 << 10;
-/// Numbers without an entry. A journal may have lost many; each of them is looked at when its time comes to be removed.
+/// Numbers without an entry. A journal may have lost many; retention visits each of them when it is old enough.
 const GAPS_LIMIT: u64 = 16 << 20;
 /// Retention removes a few hundred entries at once.
 const REMOVED_LIMIT: u64 = 16 << 10;
@@ -93,7 +93,7 @@ pub enum ImportError {
     /// The source of the stream failed.
     #[error("the export cannot be read")]
     Input(#[source] io::Error),
-    /// The stream is no export, was altered, or ends early.
+    /// The stream is not an export, was altered, or ends early.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
     /// Its entries are of a format that only newer releases know.
@@ -102,7 +102,7 @@ pub enum ImportError {
         /// The format in its header.
         found: u32,
     },
-    /// A frame is whole, and the entry in it is not.
+    /// A frame is intact, but the entry in it is not.
     #[error("entry {seq} cannot be decoded")]
     Entry {
         /// The entry's number.
@@ -120,7 +120,7 @@ pub enum ImportError {
         /// The entry before it in the stream.
         before: Seq,
     },
-    /// An entry that no agent would have written there: the stream was made up.
+    /// An entry that no agent would have written there: the stream was forged.
     #[error("entry {seq} {what}, which no agent writes: it was altered; export it again")]
     Impossible {
         /// The entry's number.
@@ -134,19 +134,19 @@ pub enum ImportError {
     /// What a verification of the whole found; the first five.
     #[error("what it holds is not a whole journal, so export it again: {}", .0.join("; "))]
     Problems(Vec<String>),
-    /// What was built does not open, or its directory cannot be made.
+    /// What was built does not open, or its directory cannot be created.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// What was built does not read.
+    /// What was built is unreadable.
     #[error("the journal that was built cannot be read")]
     Read(#[from] ReadError),
-    /// An entry is longer than one may be.
+    /// An entry exceeds the limit.
     #[error("an entry cannot be stored")]
     Encode(#[from] codec::EncodeError),
     /// Nothing there looks like a journal. Holds the path.
     #[error("there is no journal in {0}; name a copy of a state directory, or a journal that was set aside")]
     NoJournal(String),
-    /// Nothing could be salvaged, so there is nothing to take in.
+    /// Nothing could be salvaged, so there is nothing to import.
     #[error(
         "nothing of it can be recovered: its store does not open, or no entry in it is whole; try an older copy of it"
     )]
@@ -174,7 +174,7 @@ impl From<BatchError> for ImportError {
     }
 }
 
-/// What an import came to.
+/// The result of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
     /// How many were imported.
@@ -189,19 +189,19 @@ pub struct Imported {
     pub head: Head,
     /// Numbers whose entries are lost: first and last of each range.
     pub missing: Vec<(Seq, Seq)>,
-    /// What `verify` will go on to find wrong with what was salvaged. A stream with any is refused.
+    /// Problems that `verify` finds in what was salvaged. A stream with any is refused.
     pub problems: Vec<String>,
 }
 
 impl Imported {
-    /// How much was taken over and what is lost, in words for people.
+    /// How much was recovered and what is lost, for people.
     pub fn summary(&self) -> String {
         rows::recovery_summary(self.entries, &self.missing)
     }
 }
 
-/// Takes in a stream. `from`: what the journal is to say about where it came from. `progress` is given the newest entry
-/// now and then. On an error nothing has changed.
+/// Imports a stream. `from`: what the journal records as its origin. `progress` is called with the newest entry now and
+/// then. On an error nothing has changed.
 pub fn import(
     state_dir: &Path,
     options: &Options,
@@ -218,8 +218,8 @@ pub fn import(
     })
 }
 
-/// Takes in what reads of the damaged journal in `dir`, a state directory or a journal's directory that was set aside.
-/// Nobody may be writing to it; it is only copied. `progress` and errors as with [`import`].
+/// Imports what is readable of the damaged journal in `dir`, a state directory or a journal's directory that was moved
+/// aside. Nothing may be writing to it; it is only copied. `progress` and errors as with [`import`].
 pub fn import_salvage(
     state_dir: &Path,
     options: &Options,
@@ -234,7 +234,7 @@ pub fn import_salvage(
     })
 }
 
-/// Builds a journal beside the place for one, and puts it there when it is complete.
+/// Builds a journal under a temporary name, and moves it into place when it is complete.
 fn build(
     state_dir: &Path,
     options: &Options,
@@ -269,7 +269,7 @@ fn lock(state_dir: &Path) -> Result<StateLock, ImportError> {
     })
 }
 
-/// Clears up after an import that was killed, and puts a complete one in its place.
+/// Cleans up after an import that was killed, and moves a complete one into place.
 pub(super) fn finish_interrupted(state_dir: &StateDir, options: &Options) -> Result<(), OpenError> {
     files::remove_dir(&state_dir.join(IMPORTING))?;
     match state_dir.join(IMPORTED).exists() {
@@ -278,14 +278,14 @@ pub(super) fn finish_interrupted(state_dir: &StateDir, options: &Options) -> Res
     }
 }
 
-/// The lock is held, so that the journal whose place it takes is as empty as it was found.
+/// The lock is held, so the journal that it replaces is still empty.
 fn put_in_place(state_dir: &StateDir, options: &Options) -> Result<(), OpenError> {
     let complete = state_dir.join(IMPORTED);
     let database = Database::open(&complete, options.store()).map_err(|error| OpenError::storage(&complete, error))?;
     let history = recover::history(&database).map_err(|error| OpenError::read(&complete, error))?;
     drop(database);
     let known = watermark::read(state_dir)?;
-    // What was answered once somewhere else is not sent again.
+    // Responses that were already sent elsewhere are not sent again.
     let sent = history.last;
     WatermarkFile::open(state_dir, known, history.last, Some(history.hash), None)
         .and_then(|mut side| side.set_sent_durably(state_dir, sent))?;
@@ -323,7 +323,7 @@ fn refuse_entries(state_dir: &StateDir, options: &Options) -> Result<(), ImportE
 struct Building {
     dir: PathBuf,
     database: Database,
-    /// How far the journal that was here had come, if that is known: its numbers are not given out again.
+    /// How far this directory's earlier journal had come, if known: its numbers are not assigned again.
     noted: Seq,
     state: State,
     batch: Vec<Whole>,
@@ -332,12 +332,12 @@ struct Building {
     first: Option<Seq>,
     entries: u64,
     gaps: u64,
-    /// Requests without an outcome, and how often they were begun.
+    /// Requests without an outcome, and how many attempts each had.
     unfinished: BTreeMap<Seq, u32>,
     newest_incarnation: Incarnation,
     /// Ranges of lost numbers before the newest entry.
     missing: Vec<(Seq, Seq)>,
-    /// The format of entries that got their place in the chain only now.
+    /// The format of entries that only now got their place in the chain.
     older: Option<u32>,
 }
 
@@ -476,7 +476,7 @@ impl Building {
         Ok(())
     }
 
-    /// What retention removed while the stream was written is in it all the same.
+    /// What retention removed while the stream was written may still be in it.
     fn remove(&mut self, seq: Seq, upto: Seq, trimmed: Seq) -> Result<(), ImportError> {
         if upto >= seq || trimmed >= seq {
             return Err(ImportError::Impossible { seq, what: "tells that later entries were removed" });
@@ -549,7 +549,8 @@ impl Building {
         OpenError::storage(&self.dir, error).into()
     }
 
-    /// Gives every request an outcome, and says where all of this came from and what of it is lost, which it returns.
+    /// Gives every request an outcome, and records where the entries came from and which are lost; returns the lost
+    /// ones.
     fn close(&mut self, from: &str, why: &str) -> Result<Vec<(Seq, Seq)>, ImportError> {
         let last = self.state.history.last;
         let mut missing = std::mem::take(&mut self.missing);

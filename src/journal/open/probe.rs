@@ -1,11 +1,11 @@
-//! Whether the journal opens and what that costs it, found out on copies.
+//! Tests on copies whether the journal opens, and what opening would destroy.
 //!
-//! To open is not to read. sled 0.34 ends its log where it meets a tear, fills with zeros what is left of that segment and
-//! every segment of which it found no page, and puts a new snapshot in the place of the one there was. From a whole journal
-//! this takes what nobody needs. From a damaged one it may take what a salvage would have read by opening the files in
-//! another way, and the next open may find less than this one did. So it happened with files that were cut, and with
-//! those alone: pages are missing then that later ones rely on. A file that is shorter than the side file says is therefore
-//! opened in place only when copies have shown that nothing is lost by it.
+//! Opening writes. sled 0.34 ends its log at a tear, zeroes the rest of that segment and every segment in which it
+//! found no page, and replaces the snapshot. In an intact journal this removes nothing that is needed. In a damaged one
+//! it may remove what a salvage could have read by opening the files in another way, and the next open may find less
+//! than this one did. This happened only with truncated files, which lack pages that later ones depend on. A file that
+//! is shorter than the side file says is therefore opened in place only when copies have shown that nothing is lost by
+//! it.
 
 use std::path::Path;
 
@@ -30,8 +30,8 @@ pub(super) fn opens(state_dir: &StateDir, options: &Options, sent: Seq, depth: R
     Ok(opens)
 }
 
-/// Whether an open in place loses nothing of what can be read: everything reads and is consistent, also when what such an
-/// open leaves is opened again, and no salvage would come further. `high`: how far the journal had come.
+/// Whether opening in place loses nothing readable: everything is readable and consistent, also after a second open,
+/// and a salvage would not recover newer entries. `high`: how far the journal had come.
 pub(super) fn loses_nothing(state_dir: &StateDir, options: &Options, sent: Seq, high: Seq) -> Result<bool, OpenError> {
     let journal = location::current(state_dir)?.dir(state_dir);
     let (copy, again) = (state_dir.join(format!("{COPY}probe")), state_dir.join(format!("{COPY}again")));
@@ -48,7 +48,7 @@ pub(super) fn loses_nothing(state_dir: &StateDir, options: &Options, sent: Seq, 
     remove_dir(&copy)?;
     remove_dir(&again)?;
     match found {
-        // Taken for an empty database: its index is gone, and an open would overwrite all that is left.
+        // sled treats it as an empty database: its index is gone, and opening would overwrite everything that is left.
         Some(Seq(0)) if high > Seq(0) => Ok(false),
         Some(found) if found_again == Some(found) => {
             Ok(found >= high || Sources::open(&journal, state_dir, options)?.newest()? <= found)
@@ -74,7 +74,7 @@ fn attempt_on_copy(
     }
 }
 
-/// Only with nothing wrong about it.
+/// Only if nothing is wrong with it.
 fn whole(opened: Option<Usable>, journal: &Path) -> Result<Option<Usable>, OpenError> {
     let Some(usable) = opened else { return Ok(None) };
     let report = verify::verify(&usable.database, None, None).map_err(|error| OpenError::read(journal, error))?;

@@ -1,7 +1,7 @@
-//! A damaged journal to a new one with all that reads.
+//! Turns a damaged journal into a new one with everything readable.
 //!
-//! The damaged directory is only ever copied and renamed here; for what an open does to it see [`super::probe`]. A salvage
-//! that is interrupted leaves either the directory as it was (the next start begins anew) or a finished
+//! The damaged directory is only copied and renamed here; for what opening does to it see [`super::probe`]. An
+//! interrupted salvage leaves either the directory as it was (the next start repeats it) or a finished
 //! `journal.rebuilt-…` (the next start puts it in place):
 //!
 //! ```text
@@ -10,9 +10,9 @@
 //! journal.rebuilt-T ──rename──► journal
 //! ```
 //!
-//! Entries keep their numbers. The indexes are made anew from them by the code that makes them in a commit; only the
+//! Entries keep their numbers. The indexes are rebuilt from them by the code that makes them in a commit; only the
 //! records that sum history up (agent, desired state, nodes, unfinished requests) are taken as they are. A request
-//! whose outcome is lost gets one that says so, lest its requester waits for ever (P3).
+//! whose outcome is lost gets one that says so, so that its requester does not wait forever (P3).
 
 use super::clock;
 use super::copy::COPY;
@@ -35,7 +35,8 @@ const REBUILDING: &str = "journal.rebuilding";
 const REBUILT: &str = "journal.rebuilt-";
 const DAMAGED: &str = "journal.damaged-";
 
-/// Clears up after a salvage or an inspection that was killed, and puts a finished journal in place: whether there was one.
+/// Cleans up after a salvage or an inspection that was killed, and puts a finished journal in place; returns whether
+/// there was one.
 pub(super) fn finish_interrupted(state_dir: &StateDir) -> Result<bool, OpenError> {
     let mut finished = false;
     for (name, path) in state_dir.list()? {
@@ -60,8 +61,8 @@ fn put_in_place(state_dir: &StateDir, tag: &str) -> Result<(), OpenError> {
     Ok(state_dir.rename("putting in place", &rebuilt, &dir)?)
 }
 
-/// Builds a new journal of what reads and puts it in the place of the damaged one. `high`: how far it had come, if that
-/// is known.
+/// Builds a new journal from what is readable and replaces the damaged one with it. `high`: how far it had come, if
+/// known.
 pub(super) fn salvage(state_dir: &StateDir, options: &Options, high: Seq, age: JournalAge) -> Result<(), OpenError> {
     let current = location::current(state_dir)?;
     let damaged = current.dir(state_dir);
@@ -95,7 +96,7 @@ pub(super) fn salvage(state_dir: &StateDir, options: &Options, high: Seq, age: J
     sources.discard()
 }
 
-/// A time and a number under which nothing is set aside yet.
+/// A time and a number under which nothing was moved aside yet.
 fn tag(state_dir: &StateDir) -> String {
     let stamp = jiff::Timestamp::from_microsecond(i64::try_from(clock::now().0).unwrap_or(i64::MAX))
         .map_or_else(|_| clock::now().0.to_string(), |time| time.strftime("%Y%m%dT%H%M%SZ").to_string());

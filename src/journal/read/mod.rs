@@ -1,4 +1,4 @@
-//! Reading a database that is open, beside its writer or offline.
+//! Reading an open database, concurrently with its writer or offline.
 
 pub(in crate::journal) mod page;
 pub(in crate::journal) mod reader;

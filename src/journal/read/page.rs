@@ -1,7 +1,7 @@
 //! Reading the journal a page at a time.
 //!
-//! A page is bounded in rows, in bytes and in the work that finding them takes, whatever the journal's size and
-//! whatever the filter; memory is that of one page. What cannot be read is a row that says so, and reading goes on.
+//! A page is bounded in rows, in bytes and in the work of finding them, whatever the journal's size and the filter;
+//! memory is that of one page. An unreadable entry becomes a row that says so, and reading continues.
 
 use crate::api::audit::{Filter, Page, Row};
 use crate::api::ids::{ReqId, Seq};
@@ -13,13 +13,13 @@ use crate::journal::format::versions::records::{DeadlineRecord, DuplicatesRecord
 use crate::journal::tree::rows::{self, Fate};
 use crate::journal::tree::table::{Entries, ReadError, Table, Whole};
 
-/// A page ends when it has so many rows, …
+/// A page ends when it has this many rows, …
 const ROWS: usize = 256;
-/// … so many bytes of bodies (one row may be larger), …
+/// … this many bytes of bodies (one row may be larger), …
 const BYTES: usize = 1 << 20;
-/// … or so many bytes of text, which one row may not exceed either, …
+/// … or this many bytes of text, which a single row may not exceed either, …
 const LINES: usize = 4 << 20;
-/// … or has looked at so many entries.
+/// … or has examined this many entries.
 const EXAMINED: usize = 4096;
 
 /// One page under construction.
@@ -52,8 +52,8 @@ impl<'a> Draft<'a> {
             self.bytes += self.lines.len() - before;
             self.written += 1;
         } else {
-            // Escapes make text up to six times as long as the fields, for which a frame has room. The page ends with it:
-            // lines come before rows.
+            // Escapes make text up to six times as long as the fields, for which a frame has room. The page ends with
+            // it: lines come before rows.
             self.lines.truncate(before);
             self.rows.push(row);
             self.bytes = BYTES;
@@ -61,7 +61,7 @@ impl<'a> Draft<'a> {
     }
 
     fn finish(self, next: Option<Seq>) -> Page {
-        // Written by `Row::write_line` alone.
+        // Written only by `Row::write_line`.
         let lines = String::from_utf8(self.lines).expect("JSON is text");
         Page { lines, rows: self.rows, is_exact: true, next }
     }
@@ -111,13 +111,13 @@ fn length(value: &[u8]) -> usize {
     codec::head(value).map_or(0, |(head, _)| head.stored_length())
 }
 
-/// What became of request `seq`, and how many bytes that took.
+/// What became of request `seq`, and how many bytes were read for it.
 fn fate(table: &impl Table, seq: Seq) -> Result<(Fate, usize), ReadError> {
     let mut fate = Fate::default();
     let mut bytes = 0;
     fate.duplicates = table.record::<DuplicatesRecord>(&keys::duplicates(seq))?.unwrap_or_default();
-    // First how far it is, then its outcome: read the other way round, a commit in between would leave neither. What was told
-    // at the deadline is older than the outcome.
+    // First how far it has come, then its outcome: in the other order, a commit in between would hide both. The
+    // deadline response is older than the outcome.
     fate.unfinished = table.record(&keys::unfinished(seq))?;
     if let Some(OutcomeRecord { completed }) = table.record(&keys::outcome(seq))?
         && let Some(value) = table.get(&keys::entry(completed))?
@@ -153,7 +153,7 @@ pub(in crate::journal) fn page(table: &impl Table, filter: &Filter, cursor: Opti
     if let Some(begin) = asked.iter().map(begins).min().flatten() {
         first = first.max(begin);
     }
-    // A tail that does not read has no known end; it is looked for as far as a page reaches.
+    // An unreadable tail has no known end; the search goes as far as a page allows.
     let last = match table.last() {
         Ok(last) => last,
         Err(error) if error.is_damage() => Seq(u64::MAX),
@@ -173,7 +173,7 @@ pub(in crate::journal) fn page(table: &impl Table, filter: &Filter, cursor: Opti
     Ok(draft.finish(next))
 }
 
-/// Fills the draft; returns the entry at which to go on.
+/// Fills the draft; returns the entry at which to continue.
 fn walk(table: &impl Table, draft: &mut Draft<'_>, first: Seq, last: Seq) -> Result<Option<Seq>, ReadError> {
     for (seq, value) in Entries::new(table, first, last, draft.filter.reverse) {
         if draft.is_full() {

@@ -1,4 +1,4 @@
-//! The handle for reading the journal, beside its writer or offline.
+//! The handle for reading the journal, concurrently with its writer or offline.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Reader {
         self.database.get().map_err(|source| ReadError::Storage { what: "the history".to_owned(), source })
     }
 
-    /// The rows that `filter` wants, from `cursor` (a page's `next`) or the beginning. Blocks on the disk.
+    /// The rows that match `filter`, from `cursor` (a page's `next`) or the beginning. Blocks on the disk.
     pub fn page(&self, filter: &Filter, cursor: Option<Seq>) -> Result<Page, ReadError> {
         page::page(self.database()?.as_ref(), filter, cursor)
     }
@@ -53,12 +53,13 @@ impl Reader {
         recover::lookup(self.database()?.as_ref(), reqid)
     }
 
-    /// Checks everything (see [`verify`]), and whether the journal continues `anchor`. Takes as long as reading the whole journal.
+    /// Checks everything (see [`verify`]), and whether the journal continues `anchor`. Takes as long as reading the
+    /// whole journal.
     pub fn verify(&self, anchor: Option<&Anchor>) -> Result<VerifyReport, ReadError> {
         verify::verify(self.database()?.as_ref(), None, anchor)
     }
 
-    /// All but the size on disk and the time to open. Takes as long as reading the whole journal.
+    /// Everything except the size on disk and the time to open. Takes as long as reading the whole journal.
     pub fn stats(&self) -> Result<JournalStats, ReadError> {
         stats::stats(self.database()?.as_ref())
     }
@@ -72,7 +73,7 @@ impl Reader {
         verify::verify(self.database()?.as_ref(), noted, anchor)
     }
 
-    /// A stretch of the journal as a stream (see [`export`]), from `cursor` or the beginning on. Blocks on the disk.
+    /// A chunk of the journal as a stream (see [`export`]), from `cursor` or the beginning on. Blocks on the disk.
     pub fn export(&self, cursor: Option<&ExportCursor>, now: Timestamp) -> Result<ExportChunk, ExportError> {
         export::chunk(self.database()?.as_ref(), cursor, now)
     }
@@ -82,7 +83,7 @@ impl Reader {
         retention::next(self.database()?.as_ref(), policy, now)
     }
 
-    /// What all steps towards `policy` would come to. Blocks on the disk.
+    /// The sum of all steps towards `policy`. Blocks on the disk.
     pub fn preview_removal(&self, policy: &Policy, now: Timestamp) -> Result<RemovalStep, ReadError> {
         retention::preview(self.database()?.as_ref(), policy, now)
     }
@@ -98,7 +99,7 @@ impl Reader {
         Ok(history.first > removal.upto && history.trimmed >= removal.trimmed)
     }
 
-    /// Lets go without waiting for a damaged database to close.
+    /// Releases the database without waiting for a damaged one to close.
     pub(in crate::journal) fn abandon(self) {
         if let Some(database) = Arc::into_inner(self.database) {
             database.abandon();

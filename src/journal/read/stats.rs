@@ -1,4 +1,4 @@
-//! The journal in figures, from its rows: one walk, and memory that does not depend on its length.
+//! Statistics of the journal, from its rows: one walk, and memory that does not depend on its length.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +16,14 @@ use crate::journal::tree::table::{ReadError, Table};
 /// The longest latency that is counted exactly, in microseconds: a year.
 const LONGEST_US: u64 = 366 * 24 * 3600 * 1_000_000;
 
-/// Everything but what the files say: their size, and how long opening them took.
+/// Everything except the size of the files and how long opening them took.
 pub(in crate::journal) fn stats(table: &impl Table) -> Result<JournalStats, ReadError> {
     let last = match table.last() {
         Ok(last) => Some(last),
         Err(error) if error.is_damage() => None,
         Err(error) => return Err(error),
     };
-    // What is written meanwhile is left out, so that there is an end.
+    // Entries written meanwhile are left out, so that the walk ends.
     let filter = Filter { kind: Kind::All, to_seq: last, ..Filter::default() };
     let mut tally = Tally::default();
     let mut cursor = None;
@@ -108,7 +108,7 @@ impl Tally {
             RequestState::Completed | RequestState::Conflict | RequestState::Rejected | RequestState::Abandoned => {}
         }
         if row.dialect.is_empty() {
-            // Its event's name is whatever the peer wrote: not something to keep a count for each of.
+            // Its event's name is whatever the peer wrote, so names are not counted one by one.
             stats.malformed += 1;
             return;
         }
@@ -146,7 +146,7 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// A clock that was set back in between makes a time negative: that says nothing and is left out.
+    /// If the clock was set back in between, the duration would be negative: it is left out.
     fn add(&mut self, ms: f64) {
         if ms >= 0.0 {
             self.percentiles.saturating_record((ms * 1000.0) as u64);

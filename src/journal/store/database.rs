@@ -1,9 +1,9 @@
-//! sled, and the only file that names it.
+//! sled; the only file that uses it.
 //!
-//! What this file knows of sled 0.34: a flush ends in `sync_file_range`, so durability needs a sync of the file through a
-//! descriptor of our own; an open or a read of a damaged file may panic; a killed open may leave a half-written snapshot
-//! that fails every later one; an I/O error sticks until the next open; several callers of `flush_async` deadlock.
-//! Nothing but bytes under keys is known here: what they mean is the business of the files beside it.
+//! What this file knows of sled 0.34: a flush ends in `sync_file_range`, so durability needs a sync of the file through
+//! a descriptor of our own; an open or a read of a damaged file may panic; a killed open may leave a half-written
+//! snapshot that fails every later one; an I/O error sticks until the next open; several callers of `flush_async`
+//! deadlock. This file only knows bytes under keys; other files know what they mean.
 
 use std::any::Any;
 use std::fs::{self, File};
@@ -35,8 +35,8 @@ impl From<sled::Error> for StorageError {
                 Some(at) => format!("a checksum does not match at {at:?}"),
                 None => "a checksum does not match".to_owned(),
             }),
-            // At open alone: sled's own settings file says something else than this build's. A newer store would come
-            // with a newer format of ours, which is found before sled is asked.
+            // Only on open: sled's own settings file differs from this build's. A newer store would come with a newer
+            // format of ours, which is detected before sled is opened.
             sled::Error::Unsupported(what) => Self::Damaged(what),
             sled::Error::CollectionNotFound(_) | sled::Error::ReportableBug(_) => Self::Store(error.to_string()),
         }
@@ -52,7 +52,7 @@ pub(super) fn panicked(payload: &(dyn Any + Send)) -> StorageError {
     StorageError::Panicked(text)
 }
 
-/// Lets sled panic without taking anybody along.
+/// Catches a panic of sled.
 fn guarded<T>(work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StorageError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(StorageError::from),
@@ -79,15 +79,15 @@ pub(in crate::journal) struct Database {
 }
 
 impl Database {
-    /// Opens or creates. Runs on a thread of its own: a damaged file may panic, or keep it busy for ever; such a thread
-    /// is left behind, and its result dropped.
+    /// Opens or creates. Runs on a thread of its own: a damaged file may make sled panic or loop forever; such a thread
+    /// is abandoned, and its result dropped.
     pub(in crate::journal) fn open(dir: &Path, options: OpenOptions) -> Result<Self, StorageError> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let path = dir.to_owned();
         thread::Builder::new()
             .name("journal-open".to_owned())
             .spawn(move || {
-                // Nobody listens any more if the open took too long.
+                // The receiver is gone if the open took too long.
                 let _ = sender.send(open_with_lock_wait(&path, options));
             })
             .map_err(StorageError::Io)?;
@@ -101,7 +101,7 @@ impl Database {
         self.sync()
     }
 
-    /// Takes in one batch, of which nothing is durable before [`Database::sync`].
+    /// Applies one batch, of which nothing is durable before [`Database::sync`].
     pub(in crate::journal) fn apply(&self, writes: impl AsRef<[Write]>) -> Result<(), StorageError> {
         guarded(|| {
             let mut batch = sled::Batch::default();
@@ -115,10 +115,10 @@ impl Database {
         })
     }
 
-    /// Makes all that was taken in durable.
+    /// Makes all applied batches durable.
     pub(in crate::journal) fn sync(&self) -> Result<(), StorageError> {
         guarded(|| self.db.flush())?;
-        // A test makes sure that it would notice if the next step were missing.
+        // A test checks that it would notice if the next step were missing.
         if crate::crash_points::skips_sync() {
             return Ok(());
         }
@@ -127,13 +127,13 @@ impl Database {
         self.file.sync_data().map_err(StorageError::from)
     }
 
-    /// How long its file is, if it is in a journal's directory.
+    /// The length of its file, if it is in a journal's directory.
     pub(in crate::journal) fn extent(&self) -> io::Result<Option<Extent>> {
         let Some(directory) = self.directory else { return Ok(None) };
         Ok(Some(Extent { directory, length: self.file.metadata()?.len() }))
     }
 
-    /// Lets go without waiting: closing a damaged database may take for ever.
+    /// Releases it without waiting: closing a damaged database may take forever.
     pub(in crate::journal) fn abandon(self) {
         let closing = thread::Builder::new()
             .name("journal-close".to_owned())
@@ -159,8 +159,8 @@ fn open(dir: &Path, cache_capacity: u64) -> Result<Database, StorageError> {
         sled::Config::new()
             .path(dir)
             .cache_capacity(cache_capacity)
-            // Every commit is flushed by its writer. A flusher beside it would gain nothing, wake an idle agent twice a
-            // second, and keep a damaged database from ever being closed should it panic.
+            // Every commit is flushed by its writer. An additional flusher would gain nothing, wake an idle agent twice
+            // a second, and, should it panic, keep a damaged database from ever being closed.
             .flush_every_ms(None)
             .open()
     })?;
@@ -194,7 +194,7 @@ impl Table for Database {
     }
 }
 
-/// Ends after the first error: sled would return it for ever.
+/// Ends after the first error: sled would return it forever.
 struct Rows {
     rows: Option<sled::Iter>,
     range: Range<Vec<u8>>,

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::files::FileError;
 
-/// Removes half-written snapshots: a kill or a full disk during an open leaves them, and sled takes every later open for
-/// damage. Finished snapshots are never touched.
+/// Removes half-written snapshots: a kill or a full disk during an open leaves them, and sled reports damage at every
+/// later open. Finished snapshots are never touched.
 pub(in crate::journal) fn remove_unfinished_snapshots(dir: &Path) -> Result<(), FileError> {
     for file in snapshots(dir)? {
         if file.extension().is_some_and(|extension| extension == "generating") {

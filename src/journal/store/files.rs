@@ -1,4 +1,4 @@
-//! The state directory: paths in it, and what is done to them with the context of what can fail.
+//! The state directory: paths in it, and operations on them whose errors have context.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -46,7 +46,7 @@ impl StateDir {
         &self.0
     }
 
-    /// The path of what has this name in it.
+    /// The path of this name in it.
     pub(in crate::journal) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.join(name)
     }
@@ -73,7 +73,7 @@ impl StateDir {
         self.sync()
     }
 
-    /// Makes the next start read the whole journal, because a read met damage.
+    /// Makes the next start read the whole journal, because a read found damage.
     pub(in crate::journal) fn mark_suspect(&self) {
         let marked = regular_file::rewrite(&self.join(SUSPECT), 0o600).and_then(|_| sync_dir(&self.0));
         if let Err(error) = marked {
@@ -97,12 +97,12 @@ pub(in crate::journal) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Creates a directory for the agent's user alone, which must not exist.
+/// Creates a directory that only the agent's user can access; it must not exist.
 pub(in crate::journal) fn create_dir(dir: &Path) -> Result<(), FileError> {
     DirBuilder::new().mode(0o700).create(dir).map_err(FileError::at("creating", dir))
 }
 
-/// As [`create_dir`], with those above it, where they do not exist.
+/// Like [`create_dir`], including missing parents.
 pub(in crate::journal) fn ensure_dir(dir: &Path) -> Result<(), FileError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(FileError::at("creating", dir))
 }

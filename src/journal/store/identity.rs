@@ -1,4 +1,4 @@
-//! `IDENTITY`: which agent a state directory belongs to, and where it is. Written after the directory's journal was first
+//! `IDENTITY`: which agent a state directory belongs to, and its path. Written after the directory's journal was first
 //! opened, and again when the directory was moved, is found to be a copy, or stops being one.
 
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ pub const IDENTITY_FORMAT: u32 = 1;
 
 /// No IDENTITY is longer; a file that is was not written by an agent. The first release has the same limit.
 const LIMIT: u64 = 4096;
-/// What is kept of a reason, so that there is room for it.
+/// The length to which a reason is cut, so that it fits.
 const REASON_LIMIT: usize = 1024;
 
 /// What `IDENTITY` says.
@@ -31,17 +31,17 @@ pub struct Identity {
     pub name: InstanceName,
     /// Random, made with the directory: tells two directories of one name apart.
     pub id: String,
-    /// Its canonical path, as the newest start found it. The first release writes none and keeps none. None either if the path
-    /// is not text, or too long.
+    /// Its canonical path at the newest start. The first release neither writes nor keeps one. Also `None` if the path
+    /// is not valid text, or too long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Why it is taken for a copy of another directory, until an operator says that it is one of its own.
+    /// Why it is considered a copy of another directory, until an operator declares it a directory of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied: Option<String>,
 }
 
 impl Identity {
-    /// A new directory's.
+    /// The identity of a new directory.
     pub fn new(name: &InstanceName, path: Option<&Path>) -> Self {
         let identity = Self { format: IDENTITY_FORMAT, name: name.clone(), id: fresh_id(), path: None, copied: None };
         Self { path: path.and_then(|path| identity.path_to_record(path)), ..identity }
@@ -50,12 +50,12 @@ impl Identity {
     /// The path as it is recorded, if it can be.
     pub fn path_to_record(&self, path: &Path) -> Option<String> {
         let path = path.to_str()?.to_owned();
-        // Quoting doubles a text at most, but for control characters, which take six bytes each.
+        // Quoting at most doubles a text, except for control characters, which take six bytes each.
         let longest = Self { path: Some(path.clone()), copied: Some("\\".repeat(REASON_LIMIT)), ..self.clone() };
         (longest.to_text().len() as u64 <= LIMIT).then_some(path)
     }
 
-    /// The reason as it is kept.
+    /// The reason as it is stored.
     pub fn reason_to_keep(reason: &str) -> String {
         let mut kept = String::new();
         for c in reason.chars().map(|c| if c.is_control() { '?' } else { c }) {
@@ -77,7 +77,7 @@ pub fn fresh_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// Why a state directory is not this agent's, or it is not known whose it is.
+/// Why a state directory is not this agent's, or its owner is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Exit 78.
@@ -88,7 +88,7 @@ pub enum IdentityError {
     Name {
         /// The state directory.
         dir: String,
-        /// Whose it is.
+        /// The agent that it belongs to.
         found: InstanceName,
         /// The name that the agent was started with.
         wanted: InstanceName,
@@ -157,7 +157,7 @@ pub fn read(state_dir: &Path) -> Result<Option<Identity>, IdentityError> {
     let read = regular_file::read(&path).and_then(|file| file.take(LIMIT).read_to_end(&mut bytes));
     read.map_err(failed("reading", &path))?;
     let text = String::from_utf8(bytes).map_err(|_| malformed("it is not text".to_owned()))?;
-    // The format first: a newer one may say the rest differently.
+    // The format first: a newer one may encode the rest differently.
     #[derive(Deserialize)]
     struct Format {
         format: u32,
@@ -169,7 +169,7 @@ pub fn read(state_dir: &Path) -> Result<Option<Identity>, IdentityError> {
     toml::from_str(&text).map(Some).map_err(|error| malformed(error.message().to_owned()))
 }
 
-/// As [`read`], and the directory has to be that of `name`.
+/// Like [`read`], but the directory has to belong to `name`.
 pub fn check(state_dir: &Path, name: &InstanceName) -> Result<Option<Identity>, IdentityError> {
     match read(state_dir)? {
         Some(identity) if identity.name != *name => Err(IdentityError::Name {
@@ -181,7 +181,7 @@ pub fn check(state_dir: &Path, name: &InstanceName) -> Result<Option<Identity>, 
     }
 }
 
-/// Makes the directory that of `name`, durably. From here on a missing journal is a loss, not a beginning.
+/// Assigns the directory to `name`, durably. From here on a missing journal is a loss and not a first start.
 pub fn create(state_dir: &Path, name: &InstanceName) -> Result<Identity, IdentityError> {
     let identity = Identity::new(name, fs::canonicalize(state_dir).ok().as_deref());
     write(state_dir, &identity)?;
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(read(dir.path()).unwrap(), Some(longest));
         assert!(fs::metadata(dir.path().join(FILE)).unwrap().len() <= LIMIT);
         assert_eq!(identity.path_to_record(Path::new(&"\u{1}".repeat(1000))), None);
-        // As the first release wrote it.
+        // In the first release's format.
         fs::write(super::path(dir.path()), "format = 1\nname = \"a\"\nid = \"1\"\n").unwrap();
         let first = read(dir.path()).unwrap().unwrap();
         assert_eq!((first.path, first.copied), (None, None));

@@ -1,16 +1,16 @@
 //! Which directory is the journal's.
 //!
-//! It is `journal`, unless the pointer file beside it names another: each compaction makes one with the next number
-//! (`journal.2`), and takes the place of the one before by the pointer's rename, which is atomic and made durable.
+//! It is `journal`, unless the pointer file next to it names another: each compaction makes one with the next number
+//! (`journal.2`), which replaces the one before when the pointer is renamed; that is atomic and made durable.
 //!
 //! ```text
-//! journal.current    the name of the directory, a line; a second one, `remove NAME`, while another is in the way
+//! journal.current    the name of the directory, a line; a second one, `remove NAME`, while another is to be removed
 //! before a copy      journal      remove journal.2
 //! after it           journal.2    remove journal
 //! then               journal.2
 //! ```
 //!
-//! A start removes what the pointer says, and nothing else.
+//! A start removes only what the pointer says.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -30,10 +30,10 @@ const POINTER: &str = "journal.current";
 /// It is written under this name first.
 const POINTER_NEW: &str = "journal.current.new";
 const REMOVE: &str = "remove ";
-/// Two names with the largest numbers there are.
+/// Two names with the largest possible numbers.
 const POINTER_LIMIT: u64 = 128;
 
-/// Why it is not known where the journal is, or the pointer cannot be written. Nothing was touched.
+/// Why the journal's location is unknown, or the pointer cannot be written. Nothing was touched.
 #[derive(Debug, thiserror::Error)]
 pub enum LocationError {
     /// The journal was compacted, and its files are not where they were put.
@@ -73,7 +73,7 @@ impl Generation {
             "" => return Some(Self::FIRST),
             rest => rest.strip_prefix('.')?.parse().ok().map(Self)?,
         };
-        // One way to write each.
+        // Only one spelling of each number is valid.
         (number > Self::FIRST && number.name() == name).then_some(number)
     }
 
@@ -100,7 +100,7 @@ impl Generation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pointer {
     current: Generation,
-    /// An unfinished copy, or the journal that this one took the place of.
+    /// An unfinished copy, or the journal that this one replaced.
     remove: Option<Generation>,
 }
 
@@ -141,7 +141,7 @@ impl Pointer {
         }
     }
 
-    /// All of it or the one before, also after a power cut. One that is not renamed is not left.
+    /// Atomic, also across a power cut. A file that was not renamed is removed.
     fn write(&self, state_dir: &StateDir) -> io::Result<()> {
         let aside = state_dir.join(POINTER_NEW);
         let write = || {
@@ -166,8 +166,8 @@ pub(in crate::journal) fn current(state_dir: &StateDir) -> Result<Generation, Lo
     Ok(Pointer::read(state_dir)?.map_or(Generation::FIRST, |pointer| pointer.current))
 }
 
-/// As [`current`], and where a pointer names it, it has to be there: a journal that was compacted is never begun anew
-/// because its files cannot be found.
+/// Like [`current`], but where a pointer names it, it has to exist: a compacted journal whose files cannot be found is
+/// never replaced by a new one.
 pub(in crate::journal) fn found(state_dir: &StateDir) -> Result<Generation, LocationError> {
     let Some(Pointer { current, .. }) = Pointer::read(state_dir)? else { return Ok(Generation::FIRST) };
     let dir = current.dir(state_dir);
@@ -183,45 +183,45 @@ pub fn is_there(state_dir: &Path) -> bool {
     state_dir.join(DIR).is_dir() || state_dir.join(POINTER).exists()
 }
 
-/// The state directory in which `dir` is the journal, if it is one's.
+/// The state directory whose journal `dir` is, if there is one.
 pub(in crate::journal) fn state_dir_of(dir: &Path) -> Option<&Path> {
     let generation = Generation::of(dir)?;
     dir.parent().filter(|parent| current(&StateDir::new(parent)).is_ok_and(|current| current == generation))
 }
 
-/// Whether a journal's directory is a mount of its own, a volume of its own, or a link: what cannot be renamed or removed, or
-/// is not what is at the end of it.
+/// Whether a journal's directory is a mount or volume of its own, which cannot be renamed or removed, or a link, which
+/// is not the directory itself.
 pub(in crate::journal) fn is_apart(state_dir: &StateDir, dir: &Path) -> io::Result<bool> {
     let looked = |path: &Path| rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
     let (own, above) = (looked(dir)?, looked(state_dir.path())?);
     let is_dir = FileType::from_raw_mode(own.stx_mode.into()) == FileType::Directory;
     let device = |stat: &Statx| (stat.stx_dev_major, stat.stx_dev_minor);
-    // A directory that is bound there is of the same device.
+    // A bind mount is on the same device.
     Ok(!is_dir || own.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) || device(&own) != device(&above))
 }
 
-/// A copy of `current` is about to be made: whatever becomes of it, it is not lost sight of.
+/// Records that a copy of `current` is about to be made, so that it is cleaned up whatever happens.
 pub(in crate::journal) fn begin(state_dir: &StateDir, current: Generation) -> io::Result<()> {
     Pointer { current, remove: Some(current.next()) }.write(state_dir)
 }
 
-/// Has the copy of `old` be the journal from here on, also after a power cut.
+/// Makes the copy of `old` the journal from here on, durably.
 pub(in crate::journal) fn replace(state_dir: &StateDir, old: Generation) -> io::Result<()> {
     Pointer { current: old.next(), remove: Some(old) }.write(state_dir)
 }
 
-/// Before the journal is opened: it has to be where the pointer says, and what a compaction has left is removed.
+/// Before the journal is opened: it has to be where the pointer says, and leftovers of a compaction are removed.
 pub(in crate::journal) fn settle(state_dir: &StateDir) -> Result<(), LocationError> {
     found(state_dir)?;
     clear_up(state_dir)?;
     look_for_others(state_dir)
 }
 
-/// Removes what a compaction has left, finished or not.
+/// Removes the leftovers of a compaction, finished or not.
 pub(in crate::journal) fn clear_up(state_dir: &StateDir) -> Result<(), LocationError> {
     let path = state_dir.join(POINTER);
     let Some(Pointer { current, remove: Some(other) }) = Pointer::read(state_dir)? else { return Ok(()) };
-    // Whoever wrote the pointer may have been killed before it was durable.
+    // The process that wrote the pointer may have been killed before it was durable.
     state_dir.sync()?;
     files::remove_dir(&other.dir(state_dir))?;
     crash_point!("after_compaction");
@@ -233,7 +233,8 @@ pub(in crate::journal) fn clear_up(state_dir: &StateDir) -> Result<(), LocationE
     Ok(settled.map_err(FileError::at("writing", &path))?)
 }
 
-/// Warns of other journals beside this one, and refuses to begin anew beside one that only its pointer is missing of.
+/// Warns about other journals in the directory, and refuses to create one if there is a journal that only lacks its
+/// pointer.
 fn look_for_others(state_dir: &StateDir) -> Result<(), LocationError> {
     let current = current(state_dir)?;
     for (name, path) in state_dir.list()? {
@@ -254,7 +255,7 @@ fn look_for_others(state_dir: &StateDir) -> Result<(), LocationError> {
     Ok(())
 }
 
-/// Where the open journal's files are, for all that measure them.
+/// Where the open journal's files are, for all code that measures them.
 #[derive(Debug, Clone)]
 pub(in crate::journal) struct Location(Arc<Mutex<PathBuf>>);
 

@@ -14,7 +14,7 @@ use crate::regular_file;
 /// The lock file's name in the state directory.
 pub const FILE: &str = "agent.lock";
 
-/// How often a held lock is tried again. The holder's end cannot be waited for: flock has no timeout of its own.
+/// How often a held lock is tried again. Blocking until the holder ends is not possible: flock has no timeout.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Why the state directory cannot be locked.
@@ -28,7 +28,7 @@ pub enum LockError {
     Held {
         /// The state directory.
         dir: String,
-        /// Which process, by what it wrote into the file; `None` if that does not read.
+        /// Which process, according to the file; `None` if the file is unreadable.
         pid: Option<u32>,
     },
     /// The file cannot be opened or locked.
@@ -77,7 +77,7 @@ impl StateLock {
             file.rewind()?;
             file.write_all(format!("{}\n", std::process::id()).as_bytes())
         };
-        // The pid is a courtesy to whoever finds the lock held; a full disk must not keep an agent from starting.
+        // The pid only informs processes that find the lock held; a full disk must not prevent an agent from starting.
         if let Err(error) = write_pid() {
             tracing::debug!(%error, "the pid was not written to the lock file");
         }

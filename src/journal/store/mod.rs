@@ -1,5 +1,5 @@
-//! The state directory: the database in it (the one module that names sled), the files beside it, its lock and identity,
-//! and the space that it has.
+//! The state directory: the database in it (the only module that uses sled), the files next to it, its lock and
+//! identity, and its free space.
 
 pub(in crate::journal) mod database;
 pub(in crate::journal) mod database_files;

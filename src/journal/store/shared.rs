@@ -1,4 +1,4 @@
-//! The open database as its writer, its readers and a compaction share it.
+//! The open database, shared by its writer, its readers and a compaction.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,8 +14,8 @@ use super::watermark::Extent;
 use crate::journal::tree::batch::Write;
 use crate::journal::tree::storage_error::StorageError;
 
-/// The open database as all share it that use it. It can be closed and opened again under them: what the store met once, a
-/// full disk for one, it reports until then. And another can take its place.
+/// The open database, shared by all its users. It can be closed and reopened while they use it, since the store keeps
+/// reporting an error (a full disk, for example) until then. It can also be replaced by another.
 #[derive(Debug)]
 pub(in crate::journal) struct SharedDatabase {
     database: RwLock<Slot>,
@@ -27,9 +27,9 @@ pub(in crate::journal) struct SharedDatabase {
 #[derive(Debug)]
 enum Slot {
     Open(Arc<Database>),
-    /// Until it is opened again.
+    /// Until it is reopened.
     Closed,
-    /// For good: see [`StorageError::Undecided`].
+    /// Permanently: see [`StorageError::Undecided`].
     Undecided,
 }
 
@@ -42,7 +42,7 @@ impl Slot {
         }
     }
 
-    /// Puts another in its place; what was open is returned, to be closed.
+    /// Replaces it with another; returns the old one, to be closed.
     fn replace(&mut self, by: Self) -> Option<Arc<Database>> {
         match std::mem::replace(self, by) {
             Self::Open(database) => Some(database),
@@ -51,12 +51,12 @@ impl Slot {
     }
 }
 
-/// Whose it is to write, or to exchange what is written to: whoever holds it.
+/// Whoever holds it may write, or replace the database that is written to.
 #[derive(Debug, Default)]
 pub(in crate::journal) struct WriteTurn {
     /// Whether a copy is being made.
     is_copying: bool,
-    /// The keys that are written meanwhile; `None` from a write that fails on.
+    /// The keys that are written meanwhile; `None` after a failed write.
     changed: Option<BTreeSet<Vec<u8>>>,
 }
 
@@ -74,7 +74,7 @@ impl SharedDatabase {
         self.options
     }
 
-    /// As [`Database::write`]. Waits its turn.
+    /// Like [`Database::write`]. Waits its turn.
     pub(in crate::journal) fn write(&self, writes: &[Write]) -> Result<(), StorageError> {
         let mut turn = self.turn();
         if let Some(changed) = &mut turn.changed {
@@ -87,12 +87,12 @@ impl SharedDatabase {
         written
     }
 
-    /// Keeps everybody from writing while it is held.
+    /// Blocks all writes while it is held.
     pub(in crate::journal) fn turn(&self) -> MutexGuard<'_, WriteTurn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts another database in the place of the open one, which it is a copy of. Returned is the one before, to be closed.
+    /// Replaces the open database with a copy of it. Returns the old one, to be closed.
     pub(in crate::journal) fn exchange(
         &self,
         _turn: &mut WriteTurn,
@@ -103,7 +103,7 @@ impl SharedDatabase {
         self.slot().replace(Slot::Open(Arc::new(database)))
     }
 
-    /// Nobody writes or reads any more: [`StorageError::Undecided`].
+    /// No writes or reads from here on: [`StorageError::Undecided`].
     pub(in crate::journal) fn end(&self, _turn: &mut WriteTurn) {
         let old = self.slot().replace(Slot::Undecided);
         close(old);
@@ -113,18 +113,18 @@ impl SharedDatabase {
         self.database.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For one use: whoever keeps it keeps it from being opened again.
+    /// For one use only: while it is held, the database cannot be reopened.
     pub(in crate::journal) fn get(&self) -> Result<Arc<Database>, StorageError> {
         self.database.read().unwrap_or_else(PoisonError::into_inner).get().cloned()
     }
 
-    /// As [`Database::extent`], of whichever is open.
+    /// Like [`Database::extent`], for the open database.
     pub(in crate::journal) fn extent(&self) -> io::Result<Option<Extent>> {
         self.get().map_or(Ok(None), |database| database.extent())
     }
 
-    /// Closes it, if it is open, opens it, and puts it back once `check` has accepted it. Whoever still reads keeps its
-    /// lock; then it is [`StorageError::Locked`], and closed until the next call.
+    /// Closes it, if it is open, reopens it, and puts it back once `check` has accepted it. A remaining reader keeps
+    /// its lock; the result is then [`StorageError::Locked`], and the database is closed until the next call.
     pub(in crate::journal) fn reopen(
         &self,
         check: impl FnOnce(&Database) -> Result<(), StorageError>,
@@ -139,7 +139,7 @@ impl SharedDatabase {
             }
             slot.replace(Slot::Closed)
         };
-        // Not behind the guard: closing it may take its time.
+        // Outside of the guard: closing it may take a while.
         close(old);
         forget_cached(&main_file(&dir))?;
         remove_unfinished_snapshots(&dir)?;
@@ -149,7 +149,7 @@ impl SharedDatabase {
         Ok(())
     }
 
-    /// Lets go without waiting for a damaged database to close.
+    /// Releases the database without waiting for a damaged one to close.
     pub(in crate::journal) fn abandon(self) {
         let database = self.slot().replace(Slot::Closed);
         if let Some(database) = database.and_then(Arc::into_inner) {
@@ -158,7 +158,7 @@ impl SharedDatabase {
     }
 }
 
-/// Whoever still reads keeps it open until then.
+/// A remaining reader keeps it open until it is done.
 pub(in crate::journal) fn close(database: Option<Arc<Database>>) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(database))) {
         tracing::warn!(error = %panicked(payload.as_ref()), "closing the journal's store failed");
@@ -166,7 +166,7 @@ pub(in crate::journal) fn close(database: Option<Arc<Database>>) {
 }
 
 impl WriteTurn {
-    /// Notes from here on what is written; `false`: a copy is being made already.
+    /// Starts recording what is written; `false`: a copy is already being made.
     pub(in crate::journal) fn begin_copy(&mut self) -> bool {
         let begins = !self.is_copying;
         if begins {
@@ -179,7 +179,7 @@ impl WriteTurn {
         *self = Self::default();
     }
 
-    /// What was written since this was asked last; `None`: a write has failed, and what there is to copy is not known.
+    /// What was written since the last call; `None`: a write has failed, so it is unknown what to copy.
     pub(in crate::journal) fn take_changed(&mut self) -> Option<BTreeSet<Vec<u8>>> {
         self.changed.as_mut().map(std::mem::take)
     }
@@ -189,8 +189,8 @@ impl WriteTurn {
     }
 }
 
-/// Has the next reader read from the disk: what a failed write-back left in the page cache may be on no disk, and would be
-/// taken for what is stored.
+/// Makes the next reader read from the disk: what a failed write-back left in the page cache may not be on the disk,
+/// but would look as if it were stored.
 fn forget_cached(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     file.sync_data()?;

@@ -1,4 +1,4 @@
-//! Free space: what is left, how much must be, and the ballast file that is released when nothing is.
+//! Free space: how much is left, how much must be, and the ballast file that is released when none is.
 //!
 //! ```text
 //! free space: ── request floor ── requests are refused ── fact floor ── the ballast is released, and of it the journal
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The last quarter is for opening the journal, which needs space too. When there is space for it again, the ballast is
-//! made anew.
+//! recreated.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ use crate::regular_file;
 
 pub(in crate::journal) const BALLAST: &str = "journal.ballast";
 
-/// The free space of the journal's file system, and what it is measured by.
+/// The free space of the journal's file system, and the limits that apply to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
     /// Bytes that this user may still write.
@@ -48,7 +48,7 @@ impl Space {
         self.read_only || self.free < self.needed()
     }
 
-    /// What has to be free for requests to be taken in.
+    /// What has to be free for requests to be accepted.
     pub fn needed(&self) -> u64 {
         self.floors.requests.max(self.floors.facts).saturating_add(self.released)
     }
@@ -70,7 +70,7 @@ enum Ballast {
     None,
 }
 
-/// Where the space came from that opening the journal took.
+/// Where the space for opening the journal came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::journal) enum SpaceToOpen {
     Free,
@@ -99,7 +99,7 @@ impl Gauge {
         Self { state_dir: state_dir.to_owned(), location, floors, ballast, reported: false }
     }
 
-    /// What is to stay free for facts.
+    /// What has to stay free for facts.
     pub(in crate::journal) fn fact_floor(&self) -> u64 {
         self.floors.facts
     }
@@ -120,7 +120,7 @@ impl Gauge {
         Ok(Space { free, floors: self.floors, released, from_ballast, read_only })
     }
 
-    /// Measures, and releases the ballast or makes it anew, as the space asks for it.
+    /// Measures, and releases or recreates the ballast, as the free space requires.
     pub(in crate::journal) fn tend(&mut self) -> io::Result<Space> {
         let space = self.measure()?;
         if space.read_only {
@@ -133,7 +133,7 @@ impl Gauge {
         Ok(space)
     }
 
-    /// Releases the ballast; whether there was any.
+    /// Releases the ballast; returns whether there was any.
     pub(in crate::journal) fn release(&mut self) -> io::Result<bool> {
         if self.ballast != Ballast::Kept {
             return Ok(false);
@@ -147,7 +147,7 @@ impl Gauge {
         Ok(released)
     }
 
-    /// Makes the ballast, if there is none and room for it above the floors.
+    /// Creates the ballast, if there is none and there is room for it above the limits.
     pub(in crate::journal) fn make(&mut self, free: u64) {
         let Floors { requests, facts, ballast } = self.floors;
         if self.ballast == Ballast::Kept || ballast == 0 || free < requests.max(facts).saturating_add(ballast) {
@@ -181,7 +181,7 @@ fn create_ballast(state_dir: &Path, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Releases the ballast; whether there was any.
+/// Releases the ballast; returns whether there was any.
 pub(in crate::journal) fn release_ballast(state_dir: &Path) -> io::Result<bool> {
     match fs::remove_file(state_dir.join(BALLAST)) {
         Ok(()) => Ok(true),

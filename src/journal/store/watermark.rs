@@ -1,18 +1,18 @@
 //! The side file: how far the journal had come, kept outside of it so that a lost tail is noticed.
 //!
-//! sled loses a torn or cut tail without a word. After each commit the number of the newest durable entry is written
-//! here with its hash and how long the database's file is, and how far responses have been sent. Not synced: after a
-//! power cut it may be behind, which only makes it notice less; it is never ahead of what was durable.
+//! sled loses a torn or cut tail silently. After each commit the number of the newest durable entry is written here
+//! with its hash, the length of the database's file, and how far responses have been sent. Not synced: after a power
+//! cut it may be behind, which only makes it detect less; it is never ahead of what was durable.
 //!
 //! ```text
-//! two slots of 112 bytes at 0 and 512, written in turn, the valid one with the higher generation counts:
+//! two slots of 112 bytes at 0 and 512, written alternately, the valid one with the higher generation counts:
 //! magic "ZCAMARK1" · format u32 LE · directory u32 LE · generation u64 LE · high u64 LE · sent u64 LE
 //!     · checksum 16 bytes · length u64 LE · hash of the newest entry 32 bytes · checksum 16 bytes
 //! ```
 //!
 //! `directory` is the number of the journal's directory whose file has that `length`, 0 where neither is known.
 //!
-//! The first 64 bytes are those of format 1, whose release knows from them that it has to leave this journal alone.
+//! The first 64 bytes are those of format 1; from them its release knows that it must not touch this journal.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -38,7 +38,7 @@ const BODY: usize = 40;
 const LENGTH: usize = BODY + 16;
 const HASHED: usize = FIRST + 32;
 
-/// How long the database's file was in which of the journal's directories.
+/// The length of the database's file, and in which of the journal's directories it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::journal) struct Extent {
     pub(in crate::journal) directory: Generation,
@@ -46,7 +46,7 @@ pub(in crate::journal) struct Extent {
 }
 
 impl Extent {
-    /// Of a database in `dir`; `None` if that is no journal's directory by its name.
+    /// Of a database in `dir`; `None` if its name is not that of a journal's directory.
     pub(in crate::journal) fn of(dir: &Path) -> io::Result<Option<Self>> {
         let Some(directory) = Generation::of(dir) else { return Ok(None) };
         Ok(Some(Self { directory, length: main_file(dir).metadata()?.len() }))
@@ -70,14 +70,14 @@ pub(in crate::journal) struct Watermark {
 }
 
 impl Watermark {
-    /// How many bytes the database's file in `dir` is shorter than it was. sled shortens it as well, where it needs it no
-    /// longer, and rarely so that it is not noted here.
+    /// How many bytes shorter the database's file in `dir` is than it was. sled itself also truncates what it no longer
+    /// needs, and in rare cases this is not noted here.
     pub(in crate::journal) fn cut_off(&self, dir: &Path) -> io::Result<u64> {
         let Some(was) = self.extent else { return Ok(0) };
         match Extent::of(dir) {
             Ok(Some(is)) if is.directory == was.directory => Ok(was.length.saturating_sub(is.length)),
             Ok(_) => Ok(0),
-            // A journal that is missing is another matter.
+            // A missing journal is handled elsewhere.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
         }
@@ -170,7 +170,7 @@ pub(in crate::journal) struct WatermarkFile {
 }
 
 impl WatermarkFile {
-    /// Opens or creates it, and writes where the journal stands now: `extent` belongs to `high`.
+    /// Opens or creates it, and writes how far the journal has come: `extent` belongs to `high`.
     pub(in crate::journal) fn open(
         state_dir: &StateDir,
         known: Option<Watermark>,
@@ -183,7 +183,7 @@ impl WatermarkFile {
         Self::create(state_dir, mark).map_err(writing(state_dir))
     }
 
-    /// As [`WatermarkFile::open`], durably.
+    /// Like [`WatermarkFile::open`], but durably.
     pub(in crate::journal) fn write_durably(
         state_dir: &StateDir,
         known: Option<Watermark>,
@@ -230,7 +230,7 @@ impl WatermarkFile {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        // The last number there is would be an impossible age, written by somebody else.
+        // The largest number would be an impossible generation, not written by us.
         self.mark.generation = self.mark.generation.saturating_add(1);
         let slot = usize::from(self.mark.generation.is_multiple_of(2));
         self.file.write_all_at(&encode(&self.mark), SLOTS[slot])

@@ -1,4 +1,4 @@
-//! What reads of a damaged journal, entry for entry as from a stream.
+//! The readable entries of a damaged journal, one by one, as from a stream.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ impl From<RebuildError> for ImportError {
 }
 
 impl Building {
-    /// Takes over every entry that reads, and keeps account of those that do not.
+    /// Imports every readable entry, and keeps track of the unreadable ones.
     pub(super) fn take_salvaged(
         &mut self,
         state_dir: &Path,
@@ -64,13 +64,13 @@ impl Building {
         let newest = self.state.history.last;
         self.before = Some((newest, self.state.history.hash));
         self.noted = self.noted.max(last);
-        // Those after the newest are reported with what is known of the journal that was here.
+        // Those after the newest are reported with what is known about this directory's earlier journal.
         self.missing = missing.into_iter().filter(|(first, _)| *first < newest).collect();
         rebuild::without_removed(&mut self.missing, self.state.history.first);
         Ok(())
     }
 
-    /// As `take`, from a journal that need not be whole.
+    /// Like `take`, from a journal that may be incomplete.
     fn take_over(&mut self, whole: Whole) -> Result<(), ImportError> {
         self.first.get_or_insert(whole.numbered.seq);
         self.entries += 1;
@@ -90,7 +90,7 @@ impl Building {
     }
 }
 
-/// Keeps an agent from writing to what is copied, if there is one whose it is.
+/// Prevents the directory's agent, if there is one, from writing while files are copied.
 fn lock_owner(state_dir: &Path, owner: &Path) -> Result<Option<StateLock>, ImportError> {
     let is_ours = owner.canonicalize().is_ok_and(|owner| state_dir.canonicalize().is_ok_and(|ours| ours == owner));
     if is_ours || !owner.join(lock::FILE).exists() {
