@@ -9,7 +9,7 @@
 //! ```text
 //! open     a state directory to an open journal: probing, migration, salvage, import, inspection
 //! write    commits, compaction          read     pages, statistics
-//! store    the database (sled), the files beside it, lock, identity, space
+//! store    the database (sled), the files next to it, lock, identity, space
 //! tree     batches, recovery, rows, retention, verification, export, of any table
 //! format   entries, records, keys, and their bytes
 //! ```

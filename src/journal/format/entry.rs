@@ -547,7 +547,7 @@ pub struct GivenUp {
 /// A request that is accepted and has no outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnfinishedRecord {
-    /// Attempts that a crash ended; the one under way is the next.
+    /// Attempts that a crash ended; the current one is the next.
     pub lost_attempts: u32,
     /// How far its handling has come.
     pub stage: Stage,

@@ -21,9 +21,9 @@ use crate::journal::tree::table::ReadError;
 /// How much of a journal is read before it counts as open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReadDepth {
-    /// What a start takes in.
+    /// What a start loads.
     Startup,
-    /// All of it: a read has met damage.
+    /// All of it: a read has found damage.
     Everything,
 }
 

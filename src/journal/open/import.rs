@@ -125,7 +125,7 @@ pub enum ImportError {
     Impossible {
         /// The entry's number.
         seq: Seq,
-        /// What about it is impossible, as part of a sentence.
+        /// What is impossible about it, as a part of a sentence.
         what: &'static str,
     },
     /// The stream was cut and given another end, or altered.

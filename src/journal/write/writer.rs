@@ -91,7 +91,7 @@ pub enum WriterOutcome<E> {
     Reopened,
 }
 
-/// What whoever opened the journal knows of it.
+/// What the code that opened the journal knows about it.
 pub(in crate::journal) struct Parts {
     pub(in crate::journal) database: SharedDatabase,
     pub(in crate::journal) gauge: Gauge,
