@@ -209,9 +209,17 @@ impl ControlAgent for AgentService {
                 ..status(&about, refused, refusing, core, journal, now)
             })
             .await;
+        let broker =
+            self.broker.as_ref().and_then(|broker| Some((broker.address()?.to_string(), broker.is_listening())));
+        let (listen, listen_when_adopted) = match broker {
+            Some((address, true)) => (Some(address), None),
+            Some((address, false)) => (None, Some(address)),
+            None => (None, None),
+        };
         StatusReport {
             archive: self.archive.as_ref().map(|archive| archive.borrow().clone()),
-            listen: self.broker.as_ref().and_then(peers::Handle::listening).map(|address| address.to_string()),
+            listen,
+            listen_when_adopted,
             controller: self.broker.as_ref().and_then(peers::Handle::controller),
             ..report.unwrap_or_else(|| stopping(&self.about, refused))
         }

@@ -258,7 +258,7 @@ fn bind(
     }
     let mut supervision =
         supervisor::Options { home: place.home(), is_copy: place.is_copy(), ..options.supervisor.clone() };
-    if let Some(address) = transports.broker.as_ref().and_then(|(_, handle)| handle.listening()) {
+    if let Some(address) = transports.broker.as_ref().and_then(|(_, handle)| handle.address()) {
         supervision.agent_address = Some(peers::reachable(address));
         let mode = options.broker.as_ref().map(|broker| broker.tls.mode());
         supervision.simulated_env = mode.and_then(sim_node::environment).into_iter().collect();

@@ -45,6 +45,9 @@ pub struct StatusReport {
     /// Where Broker peers are accepted, if they are.
     #[serde(default)]
     pub listen: Option<String>,
+    /// Where they will be accepted after `state adopt`, while the state directory is held as a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_when_adopted: Option<String>,
     /// The controller that the agent dials, if one is set.
     #[serde(default)]
     pub controller: Option<ControllerReport>,

@@ -145,6 +145,9 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
     if let Some(listen) = &report.listen {
         line("listens at", plain(listen))?;
     }
+    if let Some(listen) = &report.listen_when_adopted {
+        line("listens at", format!("no address while held; {} after `state adopt`", plain(listen)))?;
+    }
     if let Some(controller) = &report.controller {
         let problem = controller.problem.as_ref().filter(|_| controller.state != "connected");
         let state = match problem {
@@ -333,6 +336,7 @@ mod tests {
             refused: 2,
             may_ask: vec!["root".into(), "members of ops".into()],
             listen: Some("127.0.0.1:2151".into()),
+            listen_when_adopted: None,
             controller: Some(ControllerReport {
                 address: "192.0.2.1:2150".into(),
                 state: "connecting".into(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::frames::Frames;
 use super::nodes;
@@ -16,7 +17,8 @@ use crate::hub::{self, Hub};
 #[derive(Clone)]
 pub struct Handle {
     pub(super) state: Arc<PeersState>,
-    pub(super) listening: Option<SocketAddr>,
+    /// Where the listener is bound, or will be once its port is opened again.
+    pub(super) address: Option<SocketAddr>,
 }
 
 impl Handle {
@@ -24,9 +26,14 @@ impl Handle {
         &self.state.hub
     }
 
-    /// The address at which peers are accepted.
-    pub fn listening(&self) -> Option<SocketAddr> {
-        self.listening
+    /// The address of the listener, whether its port is open or closed for now.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Whether the listener's port is open.
+    pub fn is_listening(&self) -> bool {
+        self.state.is_listening.load(Ordering::Acquire)
     }
 
     /// Asks the node at the other end of a connection, on behalf of request `of`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::net::TcpStream;
@@ -86,7 +86,7 @@ impl Server {
         let local = EndpointId(endpoint);
         let tls = tls::broker(&options.tls)?;
         let listener = listen(&options.listen)?;
-        let listening = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let hub = Hub::new(
             Frames { local },
             ids,
@@ -107,6 +107,7 @@ impl Server {
             tls,
             admission: Admission { gate, protocol: Frames::NAME, is_open: options.insecure, advice: ADVICE },
             timeouts: options.timeouts.clone(),
+            is_listening: AtomicBool::new(listener.is_some()),
             budget: receiving::budget(),
             began: Instant::now(),
             registry: Mutex::new(Registry::default()),
@@ -115,13 +116,14 @@ impl Server {
             controller: Mutex::new(None),
             troubles: Mutex::new(BTreeMap::new()),
         });
-        let handle = Handle { state: Arc::clone(&state), listening };
+        let handle = Handle { state: Arc::clone(&state), address };
         let (controller, mode) = (options.controller.clone(), options.tls.mode());
         Ok((Self { listener, closed: None, controller, mode, state }, handle))
     }
 
     /// Releases the port until [`Server::run`]: nobody can connect before that.
     pub fn close(self) -> Self {
+        self.state.is_listening.store(false, Ordering::Release);
         let closed = self.listener.and_then(|listener| listener.local_addr().ok());
         Self { listener: None, closed, ..self }
     }
@@ -133,6 +135,7 @@ impl Server {
             Some(listener) => Some(listener),
             None => listen(closed.as_slice()).map_err(io::Error::other)?,
         };
+        state.is_listening.store(listener.is_some(), Ordering::Release);
         let tracker = TaskTracker::new();
         if let Some((host, port)) = controller {
             let dialler = Dialler::new(host, port, Arc::clone(&state), Arc::clone(&agent));

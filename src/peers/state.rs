@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub(super) struct PeersState {
     pub admission: Admission,
     pub timeouts: Timeouts,
     pub budget: Arc<Semaphore>,
+    /// Whether the port of the listener is open; also false without a listener.
+    pub is_listening: AtomicBool,
     /// Time zero of the state machines.
     pub began: Instant,
     pub registry: Mutex<Registry>,

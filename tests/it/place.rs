@@ -447,9 +447,14 @@ fn a_held_copy_neither_accepts_nor_dials_broker_peers() {
     assert!(copy.read_log().contains("no Broker peer is accepted or dialled"), "{}", copy.read_log());
     assert_eq!(TcpStream::connect(&listen).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     assert!(!dialled());
+    // `status` names no address that nobody can connect to.
+    assert_eq!((copy.status().listen, copy.status().listen_when_adopted.as_deref()), (None, Some(listen.as_str())));
+    let said = copy.run(&["status"]).stdout;
+    assert!(said.contains(&format!("listens at     no address while held; {listen} after `state adopt`")), "{said}");
     assert_eq!(copy.run(&["state", "adopt"]).code, 0);
     eventually("the controller to be dialled", || dialled().then_some(()));
     eventually("peers to be accepted", || TcpStream::connect(&listen).ok());
+    assert_eq!((copy.status().listen.as_deref(), copy.status().listen_when_adopted), (Some(listen.as_str()), None));
     copy.wait_all_running(NODES);
     assert_eq!(copy.run(&["shutdown", "--nodes"]).code, 0);
     assert!(its_agent.wait().success());

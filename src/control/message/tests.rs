@@ -258,6 +258,7 @@ fn server_frames() -> Vec<ServerFrame> {
                 refused: 2,
                 may_ask: Vec::new(),
                 listen: Some("127.0.0.1:2151".into()),
+                listen_when_adopted: None,
                 controller: Some(ControllerReport {
                     address: "192.0.2.1:2150".into(),
                     state: "connecting".into(),
