@@ -1,6 +1,6 @@
 //! A host for one test: a directory of its own, agents run in it through the real binary, and nothing left afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -315,9 +315,12 @@ impl Host {
     pub fn end_all(&self) {
         // Everything that carries this test's mark was started by it. Several rounds: what dies may have started more.
         let begun = Instant::now();
+        let mut unmarked = BTreeSet::new();
         loop {
             let left = self.processes(&self.mark);
-            if left.is_empty() || begun.elapsed() > PATIENCE {
+            // In the middle of an exec a process has no environment, so it may be one of ours that a look overlooks.
+            let new = without_environment().into_iter().filter(|pid| unmarked.insert(*pid)).count();
+            if (left.is_empty() && new == 0) || begun.elapsed() > PATIENCE {
                 break;
             }
             for pid in left {
@@ -335,6 +338,13 @@ impl Drop for Host {
             eprintln!("the agents' log:\n{}", self.read_log());
         }
     }
+}
+
+/// Processes whose environment is empty for now: kernel threads, zombies, and whatever is just being executed.
+fn without_environment() -> BTreeSet<u32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| environment.is_empty()))
+        .collect()
 }
 
 /// Signals a process through a descriptor, after checking by its environment that it is the one that is meant.
