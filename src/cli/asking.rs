@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::outcome::{Exit, Failure};
+use super::name_service::NameService;
+use super::outcome::Failure;
 use crate::api::rights::User;
 use crate::identify;
 use crate::settings::{Origin, Problem, Settings, accounts};
@@ -18,9 +19,14 @@ pub struct Asking {
 }
 
 /// `group` is the control group's number, `node_user` whom nodes run as, if not as the agent itself.
-pub fn asking(settings: &Settings, group: Option<u32>, node_user: Option<&User>) -> Result<Asking, Failure> {
+pub fn asking(
+    settings: &Settings,
+    group: Option<u32>,
+    node_user: Option<&User>,
+    names: &NameService,
+) -> Result<Asking, Failure> {
     let own = rustix::process::geteuid().as_raw();
-    let listed = listed(settings).map_err(|problem| Failure::new(Exit::Configuration, problem.to_string()))?;
+    let listed = listed(settings, names)?;
     let overflow_uid = identify::overflow_uid();
     let (users, group, clauses) = match listed {
         Some(users) => {
@@ -60,22 +66,16 @@ pub fn asking(settings: &Settings, group: Option<u32>, node_user: Option<&User>)
 }
 
 /// The users of `request_users`, each with its name; `None` if it is not set.
-fn listed(settings: &Settings) -> Result<Option<Vec<(u32, String)>>, Problem> {
+fn listed(settings: &Settings, service: &NameService) -> Result<Option<Vec<(u32, String)>>, Problem> {
     let Some(names) = &settings.request_users.0 else { return Ok(None) };
-    let wrong = |problem: String| {
+    let unknown = |what: String| {
         let origin = Origin::clone(&settings.request_users.origin);
-        Problem::Value { key: "request_users", origin, problem }
+        Problem::Unknown { key: "request_users", origin, problem: format!("has {what}") }
     };
-    let user = |given: &String| match (accounts::user(given), given.parse()) {
-        (Ok(Some(user)), _) => Ok((user.uid, user.name)),
+    let user = |given: &String| match given.parse() {
         // A number is one, whether this host has a name for it or not.
-        (Ok(None) | Err(_), Ok(uid)) => Ok((uid, format!("uid {uid}"))),
-        (Ok(None), Err(_)) => {
-            Err(wrong(format!("has {given:?}, and this host has no such user; make one, or give another")))
-        }
-        (Err(error), Err(_)) => {
-            Err(wrong(format!("has {given:?}, which cannot be looked up: {error}; a user's number works too")))
-        }
+        Ok(uid) => Ok((uid, name(uid))),
+        Err(_) => service.user(given).map(|user| (user.uid, user.name)).map_err(unknown),
     };
     names.iter().map(user).collect::<Result<_, _>>().map(Some)
 }
@@ -165,6 +165,9 @@ fn open_websocket(options: &websocket::Options, asks_for_certificates: bool, ope
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::outcome::Exit;
     use super::*;
     use crate::settings::Surroundings;
     use crate::tls::BrokerOptions;
@@ -175,31 +178,33 @@ mod tests {
         Settings::resolve(&flags, &Surroundings::default(), None).unwrap()
     }
 
+    fn asked(users: &str, group: Option<u32>, node_user: Option<&User>) -> Result<Asking, Failure> {
+        asking(&settings(users), group, node_user, &NameService::with_patience(Duration::ZERO))
+    }
+
     #[test]
     fn without_a_list_root_the_agent_and_the_nodes_user_may_ask() {
         let own = rustix::process::geteuid().as_raw();
         let user = User { name: "zeek".to_owned(), uid: 995, gid: 995, groups: vec![995] };
-        let found = asking(&settings(""), None, Some(&user)).ok().unwrap();
+        let found = asked("", None, Some(&user)).ok().unwrap();
         assert_eq!(found.options.users, BTreeSet::from([0, own, 995]));
         assert_eq!(found.options.nodes, BTreeSet::from([own, 995]));
         assert_eq!(found.clauses.first().map(String::as_str), Some("root"));
         assert_eq!(found.clauses.last().map(String::as_str), Some("zeek (the nodes' user)"));
         // Where nodes and those who ask are the same user, no separation is claimed.
-        let same = asking(&settings(""), None, None).ok().unwrap();
+        let same = asked("", None, None).ok().unwrap();
         assert_eq!(same.warnings.iter().any(|text| text.contains("as the agent itself does")), own != 0);
     }
 
     #[test]
     fn a_list_is_all_there_is() {
         let group = Some(60);
-        let found = asking(&settings("root"), group, None).ok().unwrap();
+        let found = asked("root", group, None).ok().unwrap();
         assert_eq!((found.options.users, found.options.group), (BTreeSet::from([0]), None));
         assert_eq!((found.clauses, found.options.words.as_str()), (vec!["root".to_owned()], "root"));
-        let found = asking(&settings("4294960000"), None, None).ok().unwrap();
+        let found = asked("4294960000", None, None).ok().unwrap();
         assert_eq!(found.clauses, ["uid 4294960000"]);
-        let Err(Failure::Said { exit: Exit::Configuration, message }) =
-            asking(&settings("root no-such-user-here"), None, None)
-        else {
+        let Err(Failure::Said { exit: Exit::Failed, message }) = asked("root no-such-user-here", None, None) else {
             panic!("taken");
         };
         let expected =

@@ -5,21 +5,25 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit};
 
-use super::outcome::{Exit, Failure};
+use super::name_service::NameService;
+use super::outcome::Failure;
 use crate::api::configuration::ClusterRole;
 use crate::api::launch::Program;
 use crate::api::rights::{Limits, OpenFiles, Rights, User};
-use crate::settings::{Origin, PerRole, Problem, Set, Settings, accounts};
+use crate::settings::{Origin, PerRole, Problem, Set, Settings};
 
 const ROLES: [ClusterRole; 5] =
     [ClusterRole::None, ClusterRole::Logger, ClusterRole::Manager, ClusterRole::Proxy, ClusterRole::Worker];
 
 /// The rights of each role's nodes, and what there is to warn of.
-pub fn rights(settings: &Settings, is_root: bool) -> Result<(BTreeMap<ClusterRole, Rights>, Vec<String>), Failure> {
-    let problem = |problem: Problem| Failure::new(Exit::Configuration, problem.to_string());
-    let user = user(settings, is_root).map_err(problem)?;
-    check_open_files(&settings.node_open_files, is_root).map_err(problem)?;
-    check_core(&settings.node_core, is_root).map_err(problem)?;
+pub fn rights(
+    settings: &Settings,
+    is_root: bool,
+    names: &NameService,
+) -> Result<(BTreeMap<ClusterRole, Rights>, Vec<String>), Failure> {
+    let user = user(settings, is_root, names)?;
+    check_open_files(&settings.node_open_files, is_root)?;
+    check_core(&settings.node_core, is_root)?;
     let rights = |role: ClusterRole| Rights {
         user: user.clone(),
         limits: Limits { open_files: settings.node_open_files.of(role), core_bytes: settings.node_core.of(role) },
@@ -39,7 +43,7 @@ pub fn rights(settings: &Settings, is_root: bool) -> Result<(BTreeMap<ClusterRol
 }
 
 /// Whom the nodes run as, if not as the agent itself.
-fn user(settings: &Settings, is_root: bool) -> Result<Option<User>, Problem> {
+fn user(settings: &Settings, is_root: bool, names: &NameService) -> Result<Option<User>, Problem> {
     let Some(name) = &settings.node_user.0 else {
         return match &settings.node_group.0 {
             None => Ok(None),
@@ -50,24 +54,9 @@ fn user(settings: &Settings, is_root: bool) -> Result<Option<User>, Problem> {
             )),
         };
     };
-    let found = accounts::user(name).map_err(|error| {
-        wrong("node_user", &settings.node_user, format!("is {name:?}, which cannot be looked up: {error}"))
-    })?;
-    let Some(mut user) = found else {
-        let text = format!("is {name:?}, and this host has no such user; make one, or give another");
-        return Err(wrong("node_user", &settings.node_user, text));
-    };
+    let mut user = names.user(name).map_err(|text| unknown("node_user", &settings.node_user, &text))?;
     if let Some(name) = &settings.node_group.0 {
-        let gid = accounts::group(name).map_err(|error| {
-            wrong("node_group", &settings.node_group, format!("is {name:?}, which cannot be looked up: {error}"))
-        })?;
-        user.gid = gid.ok_or_else(|| {
-            wrong(
-                "node_group",
-                &settings.node_group,
-                format!("is {name:?}, and this host has no such group; make it, or give another"),
-            )
-        })?;
+        user.gid = names.group(name).map_err(|text| unknown("node_group", &settings.node_group, &text))?;
     }
     if user.uid == rustix::process::geteuid().as_raw() {
         return Ok(None);
@@ -83,6 +72,10 @@ fn user(settings: &Settings, is_root: bool) -> Result<Option<User>, Problem> {
 
 fn wrong<T>(key: &'static str, set: &Set<T>, problem: String) -> Problem {
     Problem::Value { key, origin: Origin::clone(&set.origin), problem }
+}
+
+fn unknown<T>(key: &'static str, set: &Set<T>, what: &str) -> Problem {
+    Problem::Unknown { key, origin: Origin::clone(&set.origin), problem: format!("is {what}") }
 }
 
 /// No process can have more than fs.nr_open, and nobody but root more than the agent's own hard limit.

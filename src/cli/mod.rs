@@ -17,6 +17,7 @@ mod host;
 mod journal;
 mod lookup;
 mod man;
+mod name_service;
 mod nodes;
 mod outcome;
 mod output;

@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::api::report::chain;
+use crate::settings::Problem;
 use crate::terminal::to_stderr;
 
 pub use crate::api::exit::Exit;
@@ -32,6 +33,17 @@ impl Failure {
     /// With an error and its causes.
     pub fn because(exit: Exit, what: impl Display, error: &dyn std::error::Error) -> Self {
         Self::new(exit, format!("{what}: {}", chain(error)))
+    }
+}
+
+/// Only a name that the name service may know later is worth another start.
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let exit = match problem {
+            Problem::Unknown { .. } => Exit::Failed,
+            Problem::File { .. } | Problem::UnknownKey { .. } | Problem::Value { .. } => Exit::Configuration,
+        };
+        Self::new(exit, problem.to_string())
     }
 }
 

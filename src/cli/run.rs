@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::fs::Mode;
 
 use super::flags::Run;
+use super::name_service::NameService;
 use super::outcome::{Exit, Failure};
 use super::settings as shown;
 use super::{Context, asking, broker, host, zeek};
@@ -20,7 +21,7 @@ use crate::control;
 use crate::journal::identity;
 use crate::journal::retention::Policy;
 use crate::lifecycle::{DeployStrategy, Profile};
-use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy, accounts};
+use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy};
 use crate::supervisor::crash;
 use crate::telemetry::systemd::Notifier;
 use crate::telemetry::{self, Format};
@@ -32,6 +33,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(30);
 /// The same for a command at a prompt, where no agent answers.
 const LOCK_WAIT_OFFLINE: Duration = Duration::from_secs(5);
 
+/// How long the name service is asked for users and groups that it does not know: at boot it may not be up yet.
+const NAMES_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Runs the agent until it is asked to end.
 pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     let settings = context.settings_with(own_flags(flags))?;
@@ -40,11 +44,12 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     let broker = broker::options(&settings)?;
     let mut warnings = Settings::strange_variables(&context.surroundings);
     warnings.extend(warning_of_process_1(std::process::id()));
-    let (rights, more) = host::rights(&settings, context.surroundings.is_root)?;
+    let names = NameService::with_patience(NAMES_PATIENCE);
+    let (rights, more) = host::rights(&settings, context.surroundings.is_root, &names)?;
     warnings.extend(more);
     let node_user = rights.values().find_map(|rights| rights.user.clone());
-    let mut options = options(&settings, LOCK_WAIT)?;
-    let asking = asking::asking(&settings, options.control.group, node_user.as_ref())?;
+    let mut options = options(&settings, LOCK_WAIT, &names)?;
+    let asking = asking::asking(&settings, options.control.group, node_user.as_ref(), &names)?;
     warnings.extend(asking.warnings);
     (options.asking, options.may_ask) = (asking.options, asking.clauses);
     let open = asking::transports(&settings, websocket.as_ref(), broker.as_ref());
@@ -97,7 +102,7 @@ pub fn stop_nodes(context: &Context, settings: &mut Settings, reqid: ReqId) -> R
             return Err(Failure::new(Exit::Unreachable, message));
         }
     }
-    let mut options = options(settings, LOCK_WAIT_OFFLINE)?;
+    let mut options = options(settings, LOCK_WAIT_OFFLINE, &NameService::with_patience(Duration::ZERO))?;
     options.supervisor.open_files = Some(host::raise_open_files());
     agent::shutdown_offline(options, reqid).map_err(|error| {
         let exit = error.exit();
@@ -217,9 +222,8 @@ pub fn set_up_log(context: &Context, settings: &Settings, level: tracing::Level)
 }
 
 /// Nodes are only stopped with these: what they are prepared for is not known.
-fn options(settings: &Settings, lock_wait: Duration) -> Result<agent::Options, Failure> {
-    let group = settings.control_gid(accounts::group);
-    let group = group.map_err(|problem| Failure::new(Exit::Configuration, problem.to_string()))?;
+fn options(settings: &Settings, lock_wait: Duration, names: &NameService) -> Result<agent::Options, Failure> {
+    let group = settings.control_gid(|name| names.group(name))?;
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
     Ok(agent::Options {
         state_dir: settings.state_dir.value.clone(),

@@ -14,7 +14,6 @@ mod zeek;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +83,9 @@ pub(crate) enum Problem {
     UnknownKey { path: PathBuf, line: usize, key: String, nearest: &'static str },
     #[error("{}`{key}` {problem}", place(origin))]
     Value { key: &'static str, origin: Origin, problem: String },
+    /// A user or group that the name service does not know now. It may later: at boot it may not be up yet.
+    #[error("{}`{key}` {problem}", place(origin))]
+    Unknown { key: &'static str, origin: Origin, problem: String },
 }
 
 fn place(origin: &Origin) -> String {
@@ -349,14 +351,13 @@ impl Settings {
     }
 
     /// The number of the control group, as `look_up` finds it.
-    pub fn control_gid(&self, look_up: impl Fn(&str) -> io::Result<Option<u32>>) -> Result<Option<u32>, Problem> {
+    pub fn control_gid(&self, look_up: impl Fn(&str) -> Result<u32, String>) -> Result<Option<u32>, Problem> {
         let Some(group) = &self.control_group.0 else { return Ok(None) };
-        let problem = match look_up(group) {
-            Ok(Some(gid)) => return Ok(Some(gid)),
-            Ok(None) => format!("is {group:?}, and this host has no such group; a group's number works too"),
-            Err(error) => format!("is {group:?}, which cannot be looked up: {error}; a group's number works too"),
-        };
-        Err(Problem::Value { key: "control_group", origin: self.control_group.origin.clone(), problem })
+        look_up(group).map(Some).map_err(|what| Problem::Unknown {
+            key: "control_group",
+            origin: self.control_group.origin.clone(),
+            problem: format!("is {what}"),
+        })
     }
 
     /// The agent's address was given explicitly: clients then look nowhere else.

@@ -35,8 +35,9 @@ fn deployed_to_and_fro_all_nodes_come_up_and_none_is_given_up() {
         if round % 10 == 9 {
             agent.kill();
             agent = host.start();
-            // Whatever of the three was not taken in before the kill is asked once more.
-            host.ask_until_answered(&format!("again-{round}"), &deploy("again", true));
+            // An agent that is killed this often holds at its start. Requests from before then wait, also when they are sent
+            // again, and are superseded by this new one.
+            host.ask_until_answered(&format!("after-{round}"), &deploy("again", true));
         }
         let wanted = format!("again-{round}");
         eventually(&format!("round {round}"), || {

@@ -65,7 +65,6 @@ fn what_is_said_when_something_is_wrong() {
             &["config", "check", "empty.ini"],
             &["request", "deploy", "comment.cfg"],
             &["run", "--websocket", "0.0.0.0:0"],
-            &["run", "--request-users", "no-such-user-here"],
         ],
     );
     told.all(

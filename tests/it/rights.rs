@@ -2,7 +2,8 @@
 //! none.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
@@ -369,13 +370,45 @@ fn a_log_queue_that_is_a_link_is_not_given_away_and_one_of_another_user_is() {
     assert_eq!(owner(&queue).0, uid);
 }
 
+/// Not 78, after which the service manager may not try again: at boot the name service may not be up yet.
 #[test]
-fn a_user_that_cannot_be_had_is_exit_78_naming_it() {
+fn a_user_that_the_name_service_does_not_know_is_exit_1_naming_it() {
     let mut host = Host::new();
     host.set("ZCA_NODE_USER", "no-such-user-here");
     let said = host.run(&host.run_args());
-    assert_eq!(said.code, 78, "{said:?}");
+    assert_eq!(said.code, 1, "{said:?}");
     assert!(said.stderr.contains("`node_user` is \"no-such-user-here\", and this host has no such user"), "{said:?}");
+}
+
+/// The agent sees an /etc/passwd of its own, to which the user is added while the agent asks for it.
+#[test]
+fn a_user_that_the_name_service_knows_late_is_waited_for() {
+    let mut host = Host::new();
+    let passwd = host.file("passwd", &fs::read_to_string("/etc/passwd").unwrap());
+    let own_mounts = format!("mount --bind {passwd} /etc/passwd && exec \"$@\"");
+    let can = Command::new("unshare").args(["-m", "sh", "-c", &own_mounts, "sh", "true"]).output().unwrap();
+    if !can.status.success() {
+        eprintln!("SKIPPED: no mount of its own: {}", String::from_utf8_lossy(&can.stderr));
+        return;
+    }
+    host.set("ZCA_NODE_USER", "zca-late");
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", &own_mounts, "sh", env!("CARGO_BIN_EXE_zeek-cluster-agent")]).args(host.run_args());
+    host.prepare(&mut command);
+    let mut agent = Agent { child: command.stderr(host.log()).spawn().unwrap() };
+    eventually("the user to be asked for", || {
+        host.read_log().contains("has no such user; the name service").then_some(())
+    });
+    let line = "zca-late:x:61234:61234::/nonexistent:/usr/sbin/nologin\n";
+    OpenOptions::new().append(true).open(&passwd).unwrap().write_all(line.as_bytes()).unwrap();
+    host.wait_served(&mut agent);
+    assert!(host.ask("set", set(cluster(&[("w1", "")]))).success());
+    let status = fs::read_to_string(format!("/proc/{}/status", host.pids()["w1"])).unwrap();
+    assert!(status.contains("Uid:\t61234\t61234\t61234\t61234"), "{status}");
+}
+
+#[test]
+fn a_limit_that_this_host_cannot_give_is_exit_78_naming_it() {
     let mut host = Host::new();
     host.set("ZCA_NODE_OPEN_FILES", "999999999999");
     let said = host.run(&host.run_args());
