@@ -124,6 +124,7 @@ impl Archive {
             interval_ms: millis(options.interval),
             next_at: None,
             last: None,
+            failing: None,
         });
         let last_file = own.join(LAST);
         let (job, last, failing) = (Arc::new(job), None, None);
@@ -320,6 +321,7 @@ impl Archive {
         self.report.send_modify(|report| {
             report.next_at = next.map(clock::rfc3339);
             report.last.clone_from(&self.last);
+            report.failing.clone_from(&self.failing);
         });
     }
 }

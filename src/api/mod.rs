@@ -4,6 +4,7 @@
 //! line and the journal. Nothing here knows a socket, a clock or a file.
 
 pub mod audit;
+pub mod check;
 pub mod configuration;
 pub mod event;
 pub mod exit;

@@ -77,7 +77,7 @@ pub struct WaitingRequest {
 }
 
 /// How rotated logs are archived.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchiveReport {
     /// The program that archives, as the settings name it (`archive_command`).
     pub command: String,
@@ -91,6 +91,9 @@ pub struct ArchiveReport {
     pub next_at: Option<String>,
     /// The last run, or the one that lasts.
     pub last: Option<ArchiveRun>,
+    /// How the last finished run failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
 }
 
 /// One run of the archival of logs.
@@ -181,6 +184,9 @@ pub struct NodeReport {
     /// Milliseconds since its turn to start came, while it is not ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaited_ms: Option<u64>,
+    /// It has been PENDING for longer than `ready_timeout`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub late: bool,
     /// Milliseconds until the next start.
     pub next_start_ms: Option<u64>,
     /// How its last process ended, in words; `None` if none has ended yet.

@@ -79,7 +79,11 @@ pub enum Command {
     Nodes(Nodes),
     /// How the agent and its nodes are; 0 once the agent serves
     #[command(after_help = exit_codes())]
-    Status,
+    Status {
+        /// Only whether all is well: 0 if it is; 1, and why in one line, if it is not
+        #[arg(long)]
+        check: bool,
+    },
     /// End the agent; its nodes run on unless --nodes is given
     #[command(after_help = exit_codes())]
     Shutdown(Shutdown),

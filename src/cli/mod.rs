@@ -5,6 +5,7 @@
 
 mod asking;
 mod broker;
+mod check;
 mod completion;
 mod config;
 mod connect;
@@ -82,7 +83,8 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Request(request) => request::run(context, request),
         Command::Requests(command) => requests::run(context, command),
         Command::Nodes(command) => nodes::run(context, command),
-        Command::Status => status::run(context),
+        Command::Status { check: true } => check::run(context),
+        Command::Status { check: false } => status::run(context),
         Command::State(flags::StateDir::Adopt { sending }) => {
             let (request, dialect) = (Request::AdoptState {}, Dialect::Operator);
             request::send(context, request::Call { request, dialect, sending })

@@ -296,6 +296,7 @@ mod tests {
             up_ms: (state == NodeState::Running).then_some(61_000),
             deaths: 1,
             awaited_ms: None,
+            late: false,
             next_start_ms: (state == NodeState::Crashed).then_some(3000),
             last_exit: Some("signal 9".into()),
             note: None,

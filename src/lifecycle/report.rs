@@ -70,6 +70,7 @@ impl Lifecycle {
                     .awaited
                     .filter(|awaited| awaited.by == record.by && record.want == Want::Up)
                     .map(|awaited| now.boot.ms_since(awaited.at)),
+                late: self.is_pending_too_long(now, name),
                 next_start_ms: record.next_start.and(self.next_try(name, record)).map(|at| at.ms_since(now.boot)),
                 last_exit: record.last_exit.as_ref().map(ToString::to_string),
                 note,

@@ -5,6 +5,7 @@
 
 use crate::api::event::{Request, Response};
 use crate::api::ids::{NodeName, Seq};
+use crate::api::status::NodeState;
 use crate::api::time::{BootTime, Now};
 use crate::journal::entry::{Answer, Entry, Life, NodeRecord, Outcome, Received, Stage};
 
@@ -67,6 +68,21 @@ impl Lifecycle {
         let Some(record) = self.durable.nodes.get(name) else { return false };
         let awaited = self.seen.nodes.get(name).and_then(|node| node.awaited);
         awaited.is_some_and(|awaited| awaited.by == record.by && awaited.is_late)
+    }
+
+    /// Whether the node has been PENDING for longer than `ready_timeout`, whoever wanted it.
+    pub(super) fn is_pending_too_long(&self, now: Now, name: &NodeName) -> bool {
+        let (Some(record), Some(node)) = (self.durable.nodes.get(name), self.seen.nodes.get(name)) else {
+            return false;
+        };
+        let started = match record.life {
+            Life::Up { since, ready: false, .. } => Some(since),
+            Life::Up { ready: true, .. } | Life::Down | Life::Intended => None,
+        };
+        let awaited = node.awaited.filter(|awaited| awaited.by == record.by).map(|awaited| awaited.at);
+        let since = awaited.into_iter().chain(started).min();
+        let is_late = since.is_some_and(|since| since.plus_ms(self.options.ready_timeout_ms) <= now.boot);
+        is_late && self.node_state(name) == NodeState::Pending
     }
 
     /// Whether an answer to the request is due because of the time that has passed.

@@ -14,6 +14,7 @@ mod broker_network;
 mod broker_nodes;
 mod broker_replay;
 mod broker_tls;
+mod check;
 mod churn;
 mod clock;
 mod commands;
