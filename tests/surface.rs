@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use zeek_cluster_agent::api::audit::{EventRow, Filter, Page, Row};
 use zeek_cluster_agent::api::event::{Incoming, Request, Response, Result as ApiResult, Route};
 use zeek_cluster_agent::api::export::{ExportChunk, ExportCursor};
+use zeek_cluster_agent::api::figures::Figures;
 use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
 use zeek_cluster_agent::api::prune::{PruneOrder, PruneReport};
@@ -197,6 +198,10 @@ impl ControlAgent for Fake {
         let setting =
             SettingReport { key: "name".into(), value: "a".into(), source: "default".into(), shown: "a".into() };
         vec![self.says(setting)]
+    }
+
+    async fn figures(&self) -> Result<Figures, String> {
+        Err("there are none".to_owned())
     }
 
     async fn stats(&self) -> Result<JournalStats, String> {

@@ -33,6 +33,7 @@ mod space;
 use super::budget::{self, Asker, Budget, Share, Shares};
 use super::clock;
 use super::effects::Performer;
+use super::tally::Tally;
 use space::Attempts;
 
 /// Inputs per commit: enough that all requests a busy controller has in flight share one fdatasync, few enough that the
@@ -127,6 +128,7 @@ pub(super) struct Driver {
     gathering: Option<Instant>,
     /// Checked by the watchdog: a turn that hangs ends the agent.
     progress: Progress,
+    tally: Tally,
     /// Counts commits; odd while one is in progress.
     commits: watch::Sender<u64>,
     #[cfg(feature = "crash-points")]
@@ -154,6 +156,7 @@ impl Driver {
         refusing: Refusing,
         commits: watch::Sender<u64>,
         (budget, shares): (Budget, Shares),
+        tally: Tally,
     ) -> Self {
         let unfinished = core.durable().unfinished.iter().map(|(seq, one)| {
             let bytes = budget::decoded_size(&one.received.request);
@@ -177,6 +180,7 @@ impl Driver {
             began: None,
             gathering: None,
             progress: Progress::default(),
+            tally,
             commits,
             #[cfg(feature = "crash-points")]
             staged: Vec::new(),
@@ -402,6 +406,7 @@ impl Driver {
     fn stage(&mut self, sealed: Vec<Sealed<Effect>>) {
         for one in sealed {
             self.note_crash_points(&one);
+            one.entries().iter().for_each(|entry| self.tally.add(entry));
             let free = self.journal.stage(one);
             self.perform(free);
         }

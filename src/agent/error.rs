@@ -7,7 +7,7 @@ use super::hangs::Hang;
 use crate::api::exit::Exit;
 use crate::journal::{self, identity, lock};
 use crate::tasks::FatalExit;
-use crate::{peers, supervisor, websocket};
+use crate::{metrics, peers, supervisor, websocket};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -35,6 +35,8 @@ pub enum Error {
     Control(#[from] crate::control::BindError),
     #[error(transparent)]
     WebSocket(#[from] websocket::BindError),
+    #[error(transparent)]
+    Metrics(#[from] metrics::BindError),
     #[error(transparent)]
     Broker(#[from] peers::BindError),
     #[error("the agent cannot go on serving its clients and ends; its nodes run on")]
@@ -66,6 +68,7 @@ impl Error {
             | Self::Journal(_)
             | Self::Control(_)
             | Self::WebSocket(_)
+            | Self::Metrics(_)
             | Self::Broker(peers::BindError::Listen { .. })
             | Self::Serve(_)
             | Self::Supervisor(_)

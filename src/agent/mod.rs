@@ -10,6 +10,7 @@ mod copied;
 mod driver;
 mod effects;
 mod error;
+mod figures;
 mod hangs;
 mod place;
 mod retention;
@@ -18,8 +19,10 @@ mod service;
 mod signals;
 mod start;
 mod state_dir;
+mod tally;
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,7 +34,7 @@ use crate::api::report::SettingReport;
 use crate::api::rights::User;
 use crate::control;
 use crate::journal::retention::Policy;
-use crate::{identify, journal, lifecycle, peers, supervisor, websocket};
+use crate::{identify, journal, lifecycle, metrics, peers, supervisor, websocket};
 
 use effects::OWN_CONNECTION;
 use signals::Signals;
@@ -57,6 +60,10 @@ pub struct Options {
     pub may_ask: Vec<String>,
     /// `None`: WebSocket clients are not served.
     pub websocket: Option<websocket::Options>,
+    /// `None`: no metrics are served.
+    pub metrics: Option<metrics::Options>,
+    /// The one address at which nodes serve their own metrics; `None`: at all of the host.
+    pub node_address: Option<IpAddr>,
     /// If nodes run as another user: who must be able to traverse the state directory to the nodes' directories.
     pub node_user: Option<User>,
     /// `None`: the agent neither accepts Broker peers nor dials a controller.

@@ -75,11 +75,13 @@ impl Started {
                 started_at: clock::now().wall,
                 warnings: options.warnings.iter().chain(&self.warnings).cloned().collect(),
                 may_ask: options.may_ask.clone(),
+                node_address: options.node_address,
                 settings: options.settings.clone(),
             },
             refused: Arc::clone(&self.admission.refused),
             budget: self.admission.budget.clone(),
             shares: self.admission.shares.clone(),
+            tally: self.tally.clone(),
         });
         let retention = Retention {
             policy: options.retention,
@@ -91,6 +93,7 @@ impl Started {
         };
         self.tasks.spawn("retention", OnExit::FatalByPanic, |token| retention.run(token));
         let (control_stop, websocket_stop, broker_stop) = (stop.clone(), stop.clone(), stop.clone());
+        let (metrics_server, metrics_stop) = (self.transports.metrics.take(), stop.clone());
         let serving = tokio::spawn(async move {
             let websocket = async {
                 match websocket_server {
@@ -106,8 +109,14 @@ impl Started {
                     Some(_) | None => Ok(()),
                 }
             };
+            let metrics = async {
+                match metrics_server {
+                    Some(server) => server.run(Arc::clone(&service), metrics_stop).await,
+                    None => Ok(()),
+                }
+            };
             let control = server.run(Arc::clone(&service), control_stop);
-            tokio::try_join!(control, websocket, broker).map(|((), (), ())| ())
+            tokio::try_join!(control, websocket, broker, metrics).map(|((), (), (), ())| ())
         });
         self.drive(serving, stop)
     }

@@ -1,5 +1,6 @@
 //! The agent as its transports see it: requests become inputs, queries go to the driver.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Incoming, Request, Route, Source};
 use crate::api::export::{ExportChunk, ExportCursor};
+use crate::api::figures::Figures;
 use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
@@ -36,6 +38,7 @@ use super::clock;
 use super::driver::{Question, Refusing};
 use super::effects::Topics;
 use super::retention::Order;
+use super::tally::Tally;
 
 /// Serves the transports: cheap calls that never block the driver.
 pub(super) struct AgentService {
@@ -58,6 +61,7 @@ pub(super) struct AgentService {
     pub refused: Arc<AtomicU64>,
     pub budget: Budget,
     pub shares: Shares,
+    pub tally: Tally,
 }
 
 /// What does not change while the agent runs.
@@ -70,6 +74,7 @@ pub(super) struct About {
     pub warnings: Vec<String>,
     pub settings: Vec<SettingReport>,
     pub may_ask: Vec<String>,
+    pub node_address: Option<IpAddr>,
 }
 
 impl AgentService {
@@ -93,6 +98,32 @@ impl AgentService {
     fn tell(&self, input: Input) {
         if let Err(mpsc::error::TrySendError::Full(input)) = self.inputs.try_send(input) {
             tracing::warn!(?input, "the driver is busy; this was not noted");
+        }
+    }
+
+    /// How the agent and its nodes are, as far as is known: no shim is asked.
+    pub(super) async fn report(&self) -> StatusReport {
+        let refused = self.refused.load(Ordering::Relaxed);
+        let (about, refusing, broker) = (self.about.clone(), self.refusing.reason(), self.broker.clone());
+        let report = self
+            .ask(move |core, journal, now| StatusReport {
+                peers: broker.map(|broker| known_peers(&broker, core)).unwrap_or_default(),
+                ..status(&about, refused, refusing, core, journal, now)
+            })
+            .await;
+        let broker =
+            self.broker.as_ref().and_then(|broker| Some((broker.address()?.to_string(), broker.is_listening())));
+        let (listen, listen_when_adopted) = match broker {
+            Some((address, true)) => (Some(address), None),
+            Some((address, false)) => (None, Some(address)),
+            None => (None, None),
+        };
+        StatusReport {
+            archive: self.archive.as_ref().map(|archive| archive.borrow().clone()),
+            listen,
+            listen_when_adopted,
+            controller: self.broker.as_ref().and_then(peers::Handle::controller),
+            ..report.unwrap_or_else(|| stopping(&self.about, refused))
         }
     }
 
@@ -201,28 +232,11 @@ impl ControlAgent for AgentService {
 
     async fn status(&self) -> StatusReport {
         self.supervisor.ping();
-        let refused = self.refused.load(Ordering::Relaxed);
-        let (about, refusing, broker) = (self.about.clone(), self.refusing.reason(), self.broker.clone());
-        let report = self
-            .ask(move |core, journal, now| StatusReport {
-                peers: broker.map(|broker| known_peers(&broker, core)).unwrap_or_default(),
-                ..status(&about, refused, refusing, core, journal, now)
-            })
-            .await;
-        let broker =
-            self.broker.as_ref().and_then(|broker| Some((broker.address()?.to_string(), broker.is_listening())));
-        let (listen, listen_when_adopted) = match broker {
-            Some((address, true)) => (Some(address), None),
-            Some((address, false)) => (None, Some(address)),
-            None => (None, None),
-        };
-        StatusReport {
-            archive: self.archive.as_ref().map(|archive| archive.borrow().clone()),
-            listen,
-            listen_when_adopted,
-            controller: self.broker.as_ref().and_then(peers::Handle::controller),
-            ..report.unwrap_or_else(|| stopping(&self.about, refused))
-        }
+        self.report().await
+    }
+
+    async fn figures(&self) -> Result<Figures, String> {
+        self.node_figures().await
     }
 
     async fn page(&self, filter: Filter, cursor: Option<Seq>) -> Result<Page, String> {
@@ -297,7 +311,7 @@ impl PeersAgent for AgentService {
 }
 
 /// Runs `work` on a thread for blocking calls. `doing` names what failed if that thread panics.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     doing: &str,
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {

@@ -13,6 +13,7 @@ use super::effects::{OWN_CONNECTION, Performer, Topics};
 use super::hangs::{Watched, hang};
 use super::place::Place;
 use super::state_dir::{lock_directory, make_state_dir};
+use super::tally::Tally;
 use super::{Error, Options, blocking};
 use crate::api::event::{Incoming, Response};
 use crate::api::ids::{InstanceName, NodeName};
@@ -24,7 +25,7 @@ use crate::journal::entry::{Life, Recovered};
 use crate::journal::{self, Condition, Journal, Opened, identity, lock};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
 use crate::tasks::Tasks;
-use crate::{peers, sim_node, supervisor, websocket};
+use crate::{metrics, peers, sim_node, supervisor, websocket};
 
 /// Requests and marks queued for the driver: several batches. Full: requests are refused as busy.
 const INPUTS: usize = 2048;
@@ -58,6 +59,7 @@ pub(super) struct Started {
     pub broker_open: BrokerOpen,
     /// Shown by `status` in addition to the options' warnings.
     pub warnings: Vec<String>,
+    pub tally: Tally,
     pub lock: lock::StateLock,
 }
 
@@ -96,6 +98,7 @@ pub(super) struct Admission {
 pub(super) struct Transports {
     pub server: Option<(control::Server, control::Handle)>,
     pub websocket: Option<(websocket::Server, websocket::Handle)>,
+    pub metrics: Option<metrics::Server>,
     pub broker: Option<(peers::Server, peers::Handle)>,
 }
 
@@ -154,8 +157,9 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
     let (commits_tx, commits) = watch::channel(0);
     let committing = journal.progress();
     let core = Lifecycle::new(options.lifecycle.clone(), recovered);
+    let tally = Tally::resume(&core);
     let room = (admission.budget.clone(), admission.shares.clone());
-    let driver = Driver::new(core, journal, performer, admission.refusing.clone(), commits_tx, room);
+    let driver = Driver::new(core, journal, performer, admission.refusing.clone(), commits_tx, room, tally.clone());
     let watched = Watched { commits: committing, driver: driver.progress() };
     let first = first_inputs(supervisor.boot_id(), hold, copied, findings, own_request);
     let driver = begin(driver, first, &watched, options).await?;
@@ -179,6 +183,7 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
         is_copy,
         broker_open,
         warnings: warnings.into_iter().collect(),
+        tally,
         lock,
     })
 }
@@ -268,6 +273,9 @@ fn bind(
         let endpoint = endpoint.to_string();
         let bound = websocket::Server::bind(options, Arc::clone(&ids), name, endpoint, gate.clone())?;
         transports.websocket = Some(bound);
+    }
+    if let Some(options) = options.metrics.as_ref().filter(|_| serves) {
+        transports.metrics = Some(metrics::Server::bind(options)?);
     }
     if serves {
         let welcome = welcome(options, name);

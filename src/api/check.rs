@@ -21,7 +21,10 @@ impl StatusReport {
             reasons.push(format!("requests are refused: {refusing}"));
         }
         for state in [NodeState::Unknown, NodeState::Failed, NodeState::Crashed] {
-            reasons.extend(together(state.as_str(), self.nodes.iter().filter(|node| node.state == state && is_wanted(node))));
+            reasons.extend(together(
+                state.as_str(),
+                self.nodes.iter().filter(|node| node.state == state && is_wanted(node)),
+            ));
         }
         let is_late = |node: &&NodeReport| node.state == NodeState::Pending && node.late && is_wanted(node);
         reasons.extend(together("PENDING for longer than ready_timeout", self.nodes.iter().filter(is_late)));
@@ -80,6 +83,7 @@ mod tests {
             deaths: 0,
             awaited_ms: None,
             late: false,
+            metrics_port: None,
             next_start_ms: None,
             last_exit: None,
             note: None,

@@ -6,9 +6,11 @@
 pub mod audit;
 pub mod check;
 pub mod configuration;
+pub mod counts;
 pub mod event;
 pub mod exit;
 pub mod export;
+pub mod figures;
 pub mod head;
 pub mod ids;
 pub mod launch;

@@ -175,6 +175,9 @@ pub struct NodeReport {
     pub want: String,
     /// The node's own process, not its shim; `None` if it is down.
     pub pid: Option<u32>,
+    /// Where its own metrics are served, if the configuration says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_port: Option<u16>,
     /// The number of its current or last start; 0: never started.
     pub incarnation: u64,
     /// Milliseconds since the process started.

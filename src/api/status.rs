@@ -23,6 +23,10 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Running, Self::Pending, Self::Stopped, Self::Crashed, Self::Failed, Self::Unknown];
+
     /// The word of the Management dialect's enum, without its module.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -75,7 +75,14 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     ("nodes crash", &[("nodes crash worker-1", "a list"), ("nodes crash worker-1 last", "the newest in full")]),
-    ("status", &[("status", "0 once the agent serves"), ("status --json", "for a script"), ("status --check", "for a probe: 1 and one line if something is wrong")]),
+    (
+        "status",
+        &[
+            ("status", "0 once the agent serves"),
+            ("status --json", "for a script"),
+            ("status --check", "for a probe: 1 and one line if something is wrong"),
+        ],
+    ),
     (
         "shutdown",
         &[("shutdown", "the agent ends, its nodes run on"), ("shutdown --nodes", "before the host is taken down")],

@@ -18,6 +18,7 @@ mod host;
 mod journal;
 mod lookup;
 mod man;
+mod metrics;
 mod name_service;
 mod nodes;
 mod outcome;

@@ -11,7 +11,7 @@ use super::flags::Run;
 use super::name_service::NameService;
 use super::outcome::{Exit, Failure};
 use super::settings as shown;
-use super::{Context, asking, broker, host, zeek};
+use super::{Context, asking, broker, host, metrics, zeek};
 use crate::agent::{self, Announcement};
 use crate::api::event::Response;
 use crate::api::ids::ReqId;
@@ -56,6 +56,7 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     options.may_ask.extend(open.clauses);
     warnings.extend(open.warnings);
     (options.websocket, options.broker) = (websocket, broker);
+    (options.metrics, options.node_address) = (metrics::options(&settings)?, settings.zeek_listen_address.0);
     let (profile, more) = zeek::profile(&settings, &context.surroundings, &options.supervisor)?;
     options.lifecycle.profile = profile;
     warnings.extend(more);
@@ -274,6 +275,8 @@ fn options(settings: &Settings, lock_wait: Duration, names: &NameService) -> Res
         asking: identify::Options::only(rustix::process::geteuid().as_raw()),
         may_ask: Vec::new(),
         websocket: None,
+        metrics: None,
+        node_address: None,
         node_user: None,
         broker: None,
         lock_wait,

@@ -297,6 +297,7 @@ mod tests {
             deaths: 1,
             awaited_ms: None,
             late: false,
+            metrics_port: None,
             next_start_ms: (state == NodeState::Crashed).then_some(3000),
             last_exit: Some("signal 9".into()),
             note: None,

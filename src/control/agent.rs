@@ -7,6 +7,7 @@ use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::Source;
 use crate::api::export::{ExportChunk, ExportCursor};
+use crate::api::figures::Figures;
 use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
@@ -43,6 +44,8 @@ pub trait ControlAgent: Agent {
     fn check_in(&self, node: NodeName, credentials: Credentials) -> impl Future<Output = Result<(), String>> + Send;
     /// The state of the agent, its journal and its nodes.
     fn status(&self) -> impl Future<Output = StatusReport> + Send;
+    /// What each node uses and captures.
+    fn figures(&self) -> impl Future<Output = Result<Figures, String>> + Send;
     /// The page of the journal that begins at `cursor`, or at the first row.
     fn page(&self, filter: Filter, cursor: Option<Seq>) -> impl Future<Output = Result<Page, String>> + Send;
     /// Checks the journal, and whether it continues the head noted as `anchor`.

@@ -21,6 +21,7 @@ use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Request, Response};
 use crate::api::export::{ExportChunk, ExportCursor};
+use crate::api::figures::Figures;
 use crate::api::head::Anchor;
 use crate::api::ids::Seq;
 use crate::api::plan::Plan;
@@ -275,6 +276,15 @@ impl Client {
         }
     }
 
+    /// What each node uses and captures.
+    pub fn figures(&mut self, deadline: Deadline) -> Result<Figures, Error> {
+        let call = self.call(|call| ClientFrame::Figures { call })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::Figures { figures, .. } => Ok(*figures),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// The settings that the agent runs with.
     pub fn settings(&mut self, deadline: Deadline) -> Result<Vec<SettingReport>, Error> {
         let call = self.call(|call| ClientFrame::Settings { call })?;
@@ -418,6 +428,7 @@ fn unexpected(frame: ServerFrame) -> Error {
         | ServerFrame::Response { .. }
         | ServerFrame::Refused { .. }
         | ServerFrame::Status { .. }
+        | ServerFrame::Figures { .. }
         | ServerFrame::Page { .. }
         | ServerFrame::Verified { .. }
         | ServerFrame::Pruned { .. }

@@ -165,6 +165,7 @@ impl<A: ControlAgent> Connection<A> {
             Ok(
                 ClientFrame::Request { .. }
                 | ClientFrame::Status { .. }
+                | ClientFrame::Figures { .. }
                 | ClientFrame::JournalPage { .. }
                 | ClientFrame::JournalVerify { .. }
                 | ClientFrame::JournalPrune { .. }
@@ -204,6 +205,10 @@ impl<A: ControlAgent> Connection<A> {
                 }
             }
             ClientFrame::Status { call } => ServerFrame::Status { call, report: Box::new(self.agent.status().await) },
+            ClientFrame::Figures { call } => {
+                let figures = self.agent.figures().await;
+                answer(call, figures, |figures| ServerFrame::Figures { call, figures: Box::new(figures) })
+            }
             ClientFrame::Settings { call } => ServerFrame::Settings { call, settings: self.agent.settings() },
             ClientFrame::JournalPage { call, filter, cursor } => {
                 answer(call, self.agent.page(filter, cursor).await, |page| ServerFrame::Page { call, page })

@@ -12,6 +12,7 @@ use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Notification, Request, Response};
 use crate::api::export::{ExportChunk, ExportCursor};
+use crate::api::figures::Figures;
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
@@ -64,6 +65,11 @@ pub enum ClientFrame {
     },
     /// The state of the agent, its journal and its nodes.
     Status {
+        /// Comes back in the answer.
+        call: u64,
+    },
+    /// What each node uses and captures.
+    Figures {
         /// Comes back in the answer.
         call: u64,
     },
@@ -153,10 +159,11 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as encoded.
-const CLIENT_KINDS: [&str; 14] = [
+const CLIENT_KINDS: [&str; 15] = [
     "hello",
     "request",
     "status",
+    "figures",
     "journal_page",
     "journal_verify",
     "journal_export",
@@ -170,11 +177,12 @@ const CLIENT_KINDS: [&str; 14] = [
     "notify_ready",
 ];
 /// The kinds of [`ServerFrame`], as encoded.
-const SERVER_KINDS: [&str; 16] = [
+const SERVER_KINDS: [&str; 17] = [
     "welcome",
     "response",
     "refused",
     "status",
+    "figures",
     "page",
     "verified",
     "pruned",
@@ -219,6 +227,13 @@ pub enum ServerFrame {
         call: u64,
         /// As of now.
         report: Box<StatusReport>,
+    },
+    /// Answers [`ClientFrame::Figures`].
+    Figures {
+        /// The client's number for the call.
+        call: u64,
+        /// As of now.
+        figures: Box<Figures>,
     },
     /// Answers [`ClientFrame::JournalPage`].
     Page {
@@ -313,6 +328,7 @@ impl ServerFrame {
             Self::Response { call, .. }
             | Self::Refused { call, .. }
             | Self::Status { call, .. }
+            | Self::Figures { call, .. }
             | Self::Page { call, .. }
             | Self::Verified { call, .. }
             | Self::Pruned { call, .. }

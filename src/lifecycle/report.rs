@@ -1,11 +1,13 @@
 //! What operators see of the nodes (`status`, `nodes list`).
 
+use crate::api::ids::NodeName;
 use crate::api::report::NodeReport;
 use crate::api::time::Now;
 use crate::journal::entry::{Life, Want};
+use crate::zeek;
 
-use super::Lifecycle;
 use super::seen::NodeSeen;
+use super::{Lifecycle, Profile};
 
 impl Lifecycle {
     /// The reason for hold mode, in which nothing is started or stopped.
@@ -21,6 +23,15 @@ impl Lifecycle {
     /// Whether every node has been looked for and requests are handled.
     pub fn is_serving(&self) -> bool {
         self.seen.adopted && !self.seen.stopping
+    }
+
+    /// Where a node of the running configuration serves its own metrics.
+    fn metrics_port(&self, name: &NodeName) -> Option<u16> {
+        let node = self.configured(name)?;
+        match &self.options.profile {
+            Profile::Zeek(options) => zeek::metrics_port(options, node),
+            Profile::Plain => node.metrics_port.map(|port| port.number),
+        }
     }
 
     pub(crate) fn node_reports(&self, now: Now) -> Vec<NodeReport> {
@@ -63,6 +74,7 @@ impl Lifecycle {
                 }
                 .to_owned(),
                 pid,
+                metrics_port: self.metrics_port(name),
                 incarnation: record.incarnation.0,
                 up_ms,
                 deaths: record.deaths.iter().filter(|at| now.boot.ms_since(**at) <= window_ms).count() as u64,

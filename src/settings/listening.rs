@@ -8,7 +8,7 @@ impl Settings {
     /// The ports that no node of this host can have: the agent listens there, at an address that nodes listen at, too.
     pub fn agent_ports(&self) -> Vec<u16> {
         let nodes = self.zeek_listen_address.0;
-        let listeners = [&self.listen.value, &self.websocket.value].into_iter();
+        let listeners = [&self.listen.value, &self.websocket.value, &self.metrics.value].into_iter();
         let ports = listeners.filter_map(|address| match address {
             Address::Off => None,
             // 0 is whichever port is free when the agent starts.

@@ -445,6 +445,15 @@ settings! {
     websocket_key: OptionalPath, "ZCA_WEBSOCKET_KEY", "" => OptionalPath::default();
     /// Only clients with a certificate of these authorities (PEM) are served; its subject is the journal's source.
     websocket_client_ca: OptionalPath, "ZCA_WEBSOCKET_CLIENT_CA", "" => OptionalPath::default();
+    /// Where to serve metrics (`/metrics`, and `/services.json` for Prometheus), with port 0 at a free port. Any address but
+    /// loopback needs metrics_certificate and metrics_client_ca.
+    metrics: Address, "ZCA_METRICS", "off" => Address::Off;
+    /// Serve metrics over TLS with this certificate (PEM, then those between it and the root). Read at the start.
+    metrics_certificate: OptionalPath, "ZCA_METRICS_CERTIFICATE", "" => OptionalPath::default();
+    /// The private key of metrics_certificate (PEM, without passphrase). Unset: in the certificate's file.
+    metrics_key: OptionalPath, "ZCA_METRICS_KEY", "" => OptionalPath::default();
+    /// Only clients with a certificate of these authorities (PEM) see metrics.
+    metrics_client_ca: OptionalPath, "ZCA_METRICS_CLIENT_CA", "" => OptionalPath::default();
     /// In which of Zeek's event APIs the agent says what nobody asked for: Management, ClusterAgent, or both.
     notify_dialects: Dialects, "ZCA_NOTIFY_DIALECTS", "[\"Management\"]" => Dialects::default();
     /// Where to accept Broker peers: nodes, and controllers that connect to their agents. With port 0 at a free port.

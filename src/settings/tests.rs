@@ -53,7 +53,7 @@ fn defaults_follow_the_host_and_each_other() {
 fn unknown_keys_name_file_line_and_the_nearest_key() {
     assert_eq!(
         complaint("name = \"a\"\nstop_timout = 1\n[section]\nx = 1\n"),
-        "/etc/z.toml:3: unknown setting `section`; the nearest known one is `listen`\n\
+        "/etc/z.toml:3: unknown setting `section`; the nearest known one is `metrics`\n\
          /etc/z.toml:2: unknown setting `stop_timout`; the nearest known one is `stop_timeout`"
     );
 }

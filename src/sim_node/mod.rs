@@ -25,8 +25,12 @@
 //! | `SIM_CLEAR_PDEATHSIG=1` | outlives its shim |
 //! | `SIM_CLOSE_LOCK=1` | closes all inherited descriptors, including the lock's |
 //! | `SIM_PORT=N` | listens on 127.0.0.1:N; exits with 1 if that port is taken |
-//! | `SIM_ONCE_FILE=PATH` | all of the above, except `SIM_PORT`, only if that file does not exist; it is created |
+//! | `SIM_METRICS_PORT=N` | serves a few of a Zeek node's metrics at 127.0.0.1:N; exits with 1 if that port is taken |
+//! | `SIM_METRICS_HANG=1` | accepts connections there and never answers |
+//! | `SIM_BUSY_MS=N` | uses the CPU for this long, then continues |
+//! | `SIM_ONCE_FILE=PATH` | all of the above, except `SIM_PORT` and `SIM_METRICS_PORT`, only if that file does not exist; it is created |
 
+mod metrics;
 mod peer;
 
 use std::env;
@@ -167,11 +171,22 @@ fn run() -> io::Result<ExitCode> {
             }
         },
     };
+    if let Some(port) = number("SIM_METRICS_PORT").and_then(|port| u16::try_from(port).ok()) {
+        metrics::serve(port, behaviour.is_set("SIM_METRICS_HANG"))?;
+    }
     for _ in 0..behaviour.number("SIM_FORK").unwrap_or(0) {
         // Never waited for: they must outlive this process.
         Command::new("/proc/self/exe").arg0(NAME).arg(CHILD_ARGUMENT).spawn()?;
     }
     flood(behaviour.number("SIM_FLOOD").unwrap_or(0))?;
+    if let Some(ms) = behaviour.number("SIM_BUSY_MS") {
+        thread::Builder::new().name("busy".to_owned()).spawn(move || {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(ms) {
+                std::hint::spin_loop();
+            }
+        })?;
+    }
 
     let mut peer = Peer::of(&name, &behaviour)?;
     let started = Instant::now();

@@ -147,9 +147,14 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
 
 /// The ports that `node` binds, including its metrics port if Zeek finds one in the layout.
 pub fn ports(options: &Options, node: &Node) -> Vec<u16> {
+    let port = node.port.map(|port| port.number);
+    [port, metrics_port(options, node)].into_iter().flatten().collect()
+}
+
+/// The port at which `node` serves its metrics, if Zeek finds one in the layout.
+pub fn metrics_port(options: &Options, node: &Node) -> Option<u16> {
     let is_in_layout = options.version.has_metrics_port() && node.role != ClusterRole::None;
-    let metrics_port = node.metrics_port.filter(|_| is_in_layout);
-    [node.port, metrics_port].into_iter().flatten().map(|port| port.number).collect()
+    node.metrics_port.filter(|_| is_in_layout).map(|port| port.number)
 }
 
 /// The parts of `config` that have no effect with this version: for the nodes of one instance, or for all.

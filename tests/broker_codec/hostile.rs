@@ -23,9 +23,11 @@ mod broker_value;
 mod diag_reply;
 #[path = "../../fuzz/properties/dialect_event.rs"]
 pub mod dialect_event;
+#[path = "../../fuzz/properties/node_metrics.rs"]
+mod node_metrics;
 
 type Property = fn(&[u8]);
-const PROPERTIES: [(&str, Property); 7] = [
+const PROPERTIES: [(&str, Property); 8] = [
     ("broker_frame", broker_frame::holds),
     ("broker_handshake", broker_handshake::holds),
     ("broker_envelope", broker_envelope::holds),
@@ -34,6 +36,7 @@ const PROPERTIES: [(&str, Property); 7] = [
     ("dialect_event", dialect_event::holds),
     // The kernel's word about a socket is read with the same care as a peer's.
     ("diag_reply", diag_reply::holds),
+    ("node_metrics", node_metrics::holds),
 ];
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {

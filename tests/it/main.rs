@@ -39,6 +39,7 @@ mod health;
 mod hold;
 mod launch_causes;
 mod limits;
+mod metrics;
 mod migrations;
 mod newcomer;
 mod odd_files;

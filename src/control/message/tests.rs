@@ -4,6 +4,7 @@ use super::*;
 use crate::api::audit::{EventRow, Kind, RequestRow, RequestState, Row, Unreadable};
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port, ScriptOption};
 use crate::api::event::{Result as ApiResult, ResultData, Source};
+use crate::api::figures::{Captured, Figures, NodeFigures, Usage};
 use crate::api::ids::ReqId;
 use crate::api::plan::{Action, NodePlan};
 use crate::api::prune::{PruneOrder, PruneReport};
@@ -105,7 +106,25 @@ fn client_frames() -> Vec<ClientFrame> {
         },
         ClientFrame::Subscribe { call: 12, topics: vec!["zeek/".into()] },
         ClientFrame::NotifyReady { call: 13, node: "w1".into() },
+        ClientFrame::Figures { call: 23 },
     ]
+}
+
+fn used() -> Figures {
+    let usage = Usage { processes: 2, cpu_seconds: 1.5, rss_bytes: 4096, threads: 3, descriptors: Some(9) };
+    let captured = Captured { received: Some(10.0), dropped: Some(1.0), lag_seconds: None };
+    let node = NodeFigures {
+        node: "w1".into(),
+        role: ClusterRole::Worker,
+        state: NodeState::Running,
+        pid: Some(4711),
+        usage: Some(usage),
+        captured: Some(captured),
+        problem: None,
+    };
+    let problem = Some("p".into());
+    let silent = NodeFigures { node: "w2".into(), usage: None, captured: None, problem, ..node.clone() };
+    Figures { at: "2026-12-01T10:00:00.000000Z".into(), at_ms: 17, nodes: vec![node, silent] }
 }
 
 fn figures() -> JournalStats {
@@ -214,6 +233,7 @@ fn server_frames() -> Vec<ServerFrame> {
         deaths: 1,
         awaited_ms: None,
         late: false,
+        metrics_port: None,
         next_start_ms: None,
         last_exit: Some("signal 9".into()),
         note: None,
@@ -391,6 +411,7 @@ fn server_frames() -> Vec<ServerFrame> {
             }),
         },
         ServerFrame::Error { call: None, code: ErrorCode::TooLong, message: "m".into() },
+        ServerFrame::Figures { call: 23, figures: Box::new(used()) },
     ]
 }
 

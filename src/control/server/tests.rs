@@ -9,6 +9,7 @@ use crate::api::audit::{Filter, Page};
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Incoming, Request, Response, Result as ApiResult, Route, Source};
 use crate::api::export::{ExportChunk, ExportCursor};
+use crate::api::figures::Figures;
 use crate::api::head::Anchor;
 use crate::api::ids::{NodeName, ReqId, Seq};
 use crate::api::plan::Plan;
@@ -94,6 +95,10 @@ impl ControlAgent for Fake {
 
     fn settings(&self) -> Vec<SettingReport> {
         Vec::new()
+    }
+
+    async fn figures(&self) -> Result<Figures, String> {
+        Err("there are none".to_owned())
     }
 
     async fn stats(&self) -> Result<JournalStats, String> {
