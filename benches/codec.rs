@@ -51,7 +51,7 @@ fn configuration() -> Configuration {
         metrics_port: port(9000 + number),
     };
     let (instances, nodes) = ((0..10).map(instance).collect(), (0..NODES).map(node).collect());
-    Configuration { id: "a-configuration".to_owned(), instances, nodes }.canonical()
+    Configuration { id: "a-configuration".to_owned(), instances, nodes, cluster_backend: None }.canonical()
 }
 
 /// One thing to be measured, and the bytes it makes or reads.

@@ -110,6 +110,7 @@
 mod agent;
 pub mod api;
 pub mod broker;
+mod channel;
 pub mod cli;
 pub mod cluster_file;
 pub mod control;

@@ -407,7 +407,8 @@ fn configuration() -> impl Strategy<Value = Configuration> {
             let instances: Vec<_> = instances.into_iter().map(instance_of).collect();
             let nodes: Vec<_> = nodes.into_iter().map(|name| node_of(name, of.clone())).collect();
             (text(), instances, nodes).prop_map(|(id, instances, nodes)| {
-                let mut config = Configuration { id: format!("x{id}"), instances, nodes }.canonical();
+                let mut config =
+                    Configuration { id: format!("x{id}"), instances, nodes, cluster_backend: None }.canonical();
                 ports::assign(&mut config).unwrap();
                 config
             })

@@ -238,7 +238,7 @@ fn configuration(id: &str, nodes: &[&str]) -> Configuration {
     });
     let host = "127.0.0.1".parse().expect("an address");
     let instances = vec![Instance { name: "a1".to_owned(), host, listen_port: None }];
-    Configuration { id: id.to_owned(), instances, nodes: nodes.collect() }.canonical()
+    Configuration { id: id.to_owned(), instances, nodes: nodes.collect(), cluster_backend: None }.canonical()
 }
 
 fn options() -> Options {
@@ -547,6 +547,7 @@ impl World {
                 );
                 self.ended = true;
             }
+            Effect::Ask { node, .. } => panic!("{node} has no directory for questions: its profile is plain"),
             Effect::Dispatch { of, node, connection, .. } => {
                 let accepted =
                     self.is_durable(|one| one.seq == of && matches!(one.entry, Entry::RequestReceived { .. }));

@@ -145,7 +145,7 @@ pub fn welcome(_reqid: &str) -> (Request, Dialect) {
 /// Another configuration each time, and nothing to run: what it costs is the journal's alone.
 pub fn change(reqid: &str) -> (Request, Dialect) {
     let instance = Instance { name: NAME.to_owned(), host: UNKNOWN_HOST, listen_port: None };
-    let config = Configuration { id: reqid.to_owned(), instances: vec![instance], nodes: Vec::new() };
+    let config = Configuration { id: reqid.to_owned(), instances: vec![instance], ..Configuration::default() };
     (Request::SetConfiguration { config }, Dialect::ClusterAgent)
 }
 

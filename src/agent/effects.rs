@@ -10,6 +10,7 @@ use crate::api::event::{Dialect, Notification, Response, Route};
 use crate::api::head::Head;
 use crate::api::ids::InstanceName;
 use crate::api::time::Timestamp;
+use crate::channel::{self, Question};
 use crate::control;
 use crate::control::message::Publication;
 use crate::crash_point;
@@ -54,6 +55,8 @@ pub(super) struct Performer {
     pub websocket: Option<websocket::Handle>,
     pub peers: Option<peers::Handle>,
     pub supervisor: supervisor::Handle,
+    /// Asks nodes through their directories.
+    pub questions: channel::Handle,
     pub exit: watch::Sender<Option<String>>,
     /// How many requests were refused, by any component.
     pub refused: Arc<AtomicU64>,
@@ -117,6 +120,13 @@ impl Performer {
                 }
                 crash_point!("after_dispatch_sent");
                 None
+            }
+            Effect::Ask { of, node, incarnation, pid, channel, action } => {
+                crash_point!("before_dispatch_sent");
+                let question = Question { of, incarnation, pid, channel, action };
+                let refused = self.questions.ask(&node, question);
+                crash_point!("after_dispatch_sent");
+                refused.map(|reason| Input::NodeReplied { of, node, incarnation, answer: Err(reason) })
             }
             Effect::Order { node, order } => {
                 self.supervisor.order(&node, order);

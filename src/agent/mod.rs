@@ -34,7 +34,7 @@ use crate::api::report::SettingReport;
 use crate::api::rights::User;
 use crate::control;
 use crate::journal::retention::Policy;
-use crate::{identify, journal, lifecycle, metrics, peers, supervisor, websocket};
+use crate::{channel, identify, journal, lifecycle, metrics, peers, supervisor, websocket};
 
 use effects::OWN_CONNECTION;
 use signals::Signals;
@@ -78,6 +78,14 @@ pub struct Options {
     pub settings: Vec<SettingReport>,
     /// Called when the agent serves, and when it begins to end.
     pub announce: fn(Announcement<'_>),
+}
+
+impl Options {
+    /// How nodes are asked through files: an answer has to be there before the request's deadline.
+    fn channel(&self) -> channel::Options {
+        let deadline = Duration::from_millis(self.lifecycle.request_timeout_ms);
+        channel::Options { node_dir: self.supervisor.node_dir.clone(), patience: deadline.mul_f64(0.85) }
+    }
 }
 
 /// What is reported to the service manager.

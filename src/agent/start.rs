@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, Shares};
 use super::copied::BrokerOpen;
@@ -18,19 +19,22 @@ use super::{Error, Options, blocking};
 use crate::api::event::{Incoming, Response};
 use crate::api::ids::{InstanceName, NodeName};
 use crate::api::supervision::{Finding, NodeEvent};
+use crate::channel::{self, Reply};
 use crate::control;
 use crate::control::message::Welcome;
 use crate::identify::{self, Gate};
 use crate::journal::entry::{Life, Recovered};
 use crate::journal::{self, Condition, Journal, Opened, identity, lock};
 use crate::lifecycle::{Effect, Input, Lifecycle, Peers};
-use crate::tasks::Tasks;
+use crate::tasks::{OnExit, Tasks};
 use crate::{metrics, peers, sim_node, supervisor, websocket};
 
 /// Requests and marks queued for the driver: several batches. Full: requests are refused as busy.
 const INPUTS: usize = 2048;
 /// Node events queued for the driver. Full: the node's task waits, and with it that node's shim.
 const EVENTS: usize = 256;
+/// Replies of nodes on their way to the driver. Full: the tasks that ask nodes wait.
+const REPLIES: usize = 64;
 /// Queries (`status`) queued for the driver. Full: the requester waits.
 const QUESTIONS: usize = 64;
 
@@ -138,6 +142,7 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
     gate.add_nodes(findings.iter().filter_map(|(_, finding)| user_of(finding)));
 
     let (exit_tx, exit) = watch::channel(None);
+    let (replies, replied) = mpsc::channel(REPLIES);
     let (own_request, own_answer) = own.unzip();
     let admission = Admission::default();
     let topics = Topics::of(&options.lifecycle.instance);
@@ -147,6 +152,7 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
         websocket: transports.websocket.as_ref().map(|(_, handle)| handle.clone()),
         peers: transports.broker.as_ref().map(|(_, handle)| handle.clone()),
         supervisor: supervisor.clone(),
+        questions: channel::Handle::new(options.channel(), replies, tasks.clone()),
         exit: exit_tx,
         refused: Arc::clone(&admission.refused),
         own: Mutex::new(own_answer),
@@ -165,6 +171,8 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
     let driver = begin(driver, first, &watched, options).await?;
 
     let (senders, inbox) = Senders::new(events);
+    let inputs = senders.inputs.clone();
+    tasks.spawn("replies of nodes", OnExit::FatalByPanic, |token| pass_on(replied, inputs, token));
     Ok(Started {
         driver,
         inbox,
@@ -186,6 +194,20 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
         tally,
         lock,
     })
+}
+
+/// Passes replies on to the driver, waiting for room: nobody would repeat them.
+async fn pass_on(mut replied: mpsc::Receiver<Reply>, inputs: mpsc::Sender<Input>, token: CancellationToken) {
+    loop {
+        let reply = tokio::select! {
+            () = token.cancelled() => return,
+            reply = replied.recv() => reply,
+        };
+        let Some(Reply { of, node, incarnation, answer }) = reply else { return };
+        if inputs.send(Input::NodeReplied { of, node, incarnation, answer }).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The state directory, locked, with its journal.

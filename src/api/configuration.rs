@@ -44,6 +44,37 @@ impl fmt::Display for ClusterRole {
     }
 }
 
+/// How the nodes of a cluster talk to each other (`Cluster::BackendTag`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterBackend {
+    /// Zeek's own library: every node listens, and workers connect to all others.
+    Broker,
+    /// ZeroMQ: the manager forwards messages, loggers receive logs directly.
+    ZeroMq,
+}
+
+impl ClusterBackend {
+    /// The word in settings, cluster files and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Broker => "broker",
+            Self::ZeroMq => "zeromq",
+        }
+    }
+
+    /// The backend of that name.
+    pub fn of(text: &str) -> Option<Self> {
+        [Self::Broker, Self::ZeroMq].into_iter().find(|backend| backend.as_str() == text)
+    }
+}
+
+impl fmt::Display for ClusterBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The transport protocol of a port, as Zeek has it (`transport_proto`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -151,6 +182,9 @@ pub struct Configuration {
     pub instances: Vec<Instance>,
     /// The nodes of all instances.
     pub nodes: Vec<Node>,
+    /// How they talk to each other; `None`: as the settings of each agent say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_backend: Option<ClusterBackend>,
 }
 
 impl Configuration {

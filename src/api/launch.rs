@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,31 @@ pub struct LaunchSpec {
     /// Files of its working directory, by name; written before each launch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, NodeFile>,
+}
+
+/// The directory through which the agent asks a node, in the node's own.
+pub const CHANNEL_DIRECTORY: &str = "ask";
+/// In the environment of a node that can be asked so: the directory's name.
+pub const CHANNEL_VARIABLE: &str = "ZCA_CHANNEL";
+/// In the same environment: where the node's metrics port is.
+pub const DOORBELL_VARIABLE: &str = "ZCA_DOORBELL";
+
+/// How a node is asked through files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// The directory, in the node's own.
+    pub directory: String,
+    /// A request for metrics there makes the node look at once. `None`: it looks once a second.
+    pub doorbell: Option<SocketAddr>,
+}
+
+impl LaunchSpec {
+    /// How a node that was launched so is asked through files; `None`: it is not.
+    pub fn channel(&self) -> Option<Channel> {
+        let directory = self.env.get(CHANNEL_VARIABLE).filter(|name| *name == CHANNEL_DIRECTORY)?.clone();
+        let doorbell = self.env.get(DOORBELL_VARIABLE).and_then(|address| address.parse().ok());
+        Some(Channel { directory, doorbell })
+    }
 }
 
 /// A file that a node finds in its working directory. Two are the same if their content is.

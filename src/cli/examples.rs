@@ -74,6 +74,8 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("nodes logs worker-1 -f", "its standard output, as it is written"),
         ],
     ),
+    ("nodes print", &[("nodes print Cluster::node worker-1 worker-2", "what two nodes have in a variable")]),
+    ("nodes netstats", &[("nodes netstats", "whether any node drops packets")]),
     ("nodes crash", &[("nodes crash worker-1", "a list"), ("nodes crash worker-1 last", "the newest in full")]),
     (
         "status",

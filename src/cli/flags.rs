@@ -317,6 +317,25 @@ pub enum Nodes {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: u64,
     },
+    /// Print the value of a global variable of nodes, as JSON
+    Print {
+        /// The variable's name, with its module: Cluster::node
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Which nodes; none named: all
+        #[arg(value_name = "NODE")]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        sending: Sending,
+    },
+    /// Packets that nodes received and dropped, and how far each is behind
+    Netstats {
+        /// Which nodes; none named: all
+        #[arg(value_name = "NODE")]
+        nodes: Vec<String>,
+        #[command(flatten)]
+        sending: Sending,
+    },
     /// What was kept of a node's crashes: all of them, or one in full
     Crash {
         #[arg(value_name = "NODE")]

@@ -20,6 +20,7 @@ mod lookup;
 mod man;
 mod metrics;
 mod name_service;
+mod netstats;
 mod nodes;
 mod outcome;
 mod output;

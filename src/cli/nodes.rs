@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::flags::{Nodes, NodesChange, Notify, Sending, Shutdown, Which};
 use super::outcome::{Exit, Failure, Outcome};
+use super::request::question;
 use super::request::{self, Call};
-use super::{Context, connect, crash, run as agent, status, waiting};
+use super::{Context, connect, crash, netstats, run as agent, status, waiting};
 use crate::api::event::{Dialect, Request};
 use crate::api::ids::{NodeName, ReqId};
 use crate::api::report::chain;
@@ -39,6 +40,10 @@ pub fn run(context: &Context, command: Nodes) -> Outcome {
             let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
             show_logs(context, &node, stream, lines, follow)
         }
+        Nodes::Print { id, nodes, sending } => {
+            request::send(context, question(vec!["get_id_value".to_owned(), id], nodes, sending))
+        }
+        Nodes::Netstats { nodes, sending } => netstats::run(context, nodes, sending),
         Nodes::Crash { node, bundle } => crash::run(context, &node, bundle.as_deref()),
     }
 }

@@ -58,6 +58,12 @@ pub fn run(context: &Context, command: flags::Request) -> Outcome {
     way.send(context, Call { request, dialect, sending: asking.sending })
 }
 
+/// A question to these nodes, or to all if none is named.
+pub fn question(action: Vec<String>, nodes: Vec<String>, sending: Sending) -> Call {
+    let nodes = nodes.into_iter().collect();
+    Call { request: Request::NodeDispatch { action, nodes }, dialect: Dialect::Management, sending }
+}
+
 /// Connects to the control socket and sends.
 pub fn send(context: &Context, call: Call) -> Outcome {
     let deadline = waiting::deadline(call.sending.timeout);
@@ -129,6 +135,14 @@ fn with_file(context: &Context, file: &std::path::Path, asking: &Asking) -> Resu
         .map_err(|error| Failure::because(Exit::Failed, "the agent's name cannot be used", &error))?;
     let config = text.configuration(&ours)?;
     Ok((way, config))
+}
+
+/// Sends, and returns the answer with the nodes that were named.
+pub fn ask(context: &Context, call: Call) -> Result<(Response, BTreeSet<String>), Failure> {
+    let deadline = waiting::deadline(call.sending.timeout);
+    let mut client = connect::connect_by(context, deadline)?;
+    let named = named_nodes(&call.request);
+    Ok((exchange(&mut client, call, deadline)?, named))
 }
 
 /// Sends over a connection, prints the answer, and judges it.
@@ -221,7 +235,7 @@ fn named_nodes(request: &Request) -> BTreeSet<String> {
 }
 
 /// The exit code of a response. The agent drops names that it does not know, so their absence is what tells.
-fn verdict(response: &Response, named: &BTreeSet<String>) -> Exit {
+pub fn verdict(response: &Response, named: &BTreeSet<String>) -> Exit {
     let is_conflict = |result: &ApiResult| result.error.as_deref().is_some_and(|error| error.starts_with("conflict: "));
     if response.results.iter().any(is_conflict) {
         return Exit::Conflict;
@@ -249,7 +263,7 @@ const NODES: [Column; 6] = [
     Column::number("METRICS"),
 ];
 
-fn print_text(screen: &Screen, response: &Response) -> Result<(), Failure> {
+pub fn print_text(screen: &Screen, response: &Response) -> Result<(), Failure> {
     let mut out = terminal::out();
     if response.results.is_empty() {
         writeln!(out, "nothing to do: no node of this host is concerned")?;

@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::outcome::{Exit, Failure};
-use crate::api::configuration::{ClusterRole, Configuration};
+use crate::api::configuration::{self, ClusterRole, Configuration};
 use crate::api::validate::Problem;
 use crate::lifecycle::Profile;
-use crate::settings::{Address, NodeScripts, Ready, Setting, Settings, Surroundings};
+use crate::settings::{Address, ClusterBackend, NodeScripts, Ready, Setting, Settings, Surroundings};
 use crate::supervisor::{self, probe};
 use crate::zeek::{self, Version};
 
@@ -52,6 +52,11 @@ pub fn profile(
             NodeScripts::Own => zeek::NodeScripts::Own,
             NodeScripts::Management => zeek::NodeScripts::Management,
             NodeScripts::None => zeek::NodeScripts::None,
+        },
+        backend: match *settings.cluster_backend {
+            ClusterBackend::Auto => None,
+            ClusterBackend::Broker => Some(configuration::ClusterBackend::Broker),
+            ClusterBackend::ZeroMq => Some(configuration::ClusterBackend::ZeroMq),
         },
         program: own_program(),
         state_dir: settings.state_dir.display().to_string(),

@@ -6,7 +6,9 @@ use super::content_id;
 use super::findings::{Findings, bare, quoted};
 use super::hosts::{Addresses, Host};
 use super::{Known, ports};
-use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port, ScriptOption, UNKNOWN_HOST};
+use crate::api::configuration::{
+    ClusterBackend, ClusterRole, Configuration, Instance, Node, Port, ScriptOption, UNKNOWN_HOST,
+};
 use crate::api::ids::{InstanceName, NodeName};
 use crate::api::validate::NODE_LIMIT;
 
@@ -17,6 +19,7 @@ pub struct Draft {
     /// None: the file has no list of instances, so the nodes' own words make one.
     pub instances: Option<Vec<DraftInstance>>,
     pub nodes: Vec<DraftNode>,
+    pub cluster_backend: Option<ClusterBackend>,
 }
 
 pub struct DraftInstance {
@@ -57,7 +60,8 @@ impl Draft {
             let instance = |name: &str| Instance { name: name.to_owned(), host: UNKNOWN_HOST, listen_port: None };
             names.into_iter().map(instance).collect()
         });
-        let mut config = Configuration { id: String::new(), instances, nodes }.canonical();
+        let cluster_backend = self.cluster_backend;
+        let mut config = Configuration { id: String::new(), instances, nodes, cluster_backend }.canonical();
         if let Err(ports::NoneLeft { node }) = ports::assign(&mut config) {
             let problem = format!("no port is left for node {}", bare(&node));
             findings.error(None, "", problem, "name fewer ports in the file");
@@ -152,6 +156,15 @@ pub fn role(text: &str) -> Result<ClusterRole, &'static str> {
         "WORKER" => Ok(ClusterRole::Worker),
         _ => Err(ROLES),
     }
+}
+
+/// A cluster backend by its name; `findings` say so if there is none of that name.
+pub fn backend(text: &str, line: Option<usize>, place: &str, findings: &mut Findings) -> Option<ClusterBackend> {
+    let backend = ClusterBackend::of(text);
+    if backend.is_none() {
+        findings.error(line, place, format!("{} is not a cluster backend", quoted(text)), "give broker or zeromq");
+    }
+    backend
 }
 
 /// What to do about a role that is missing or wrong.

@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn assigned(instances: Vec<Instance>, nodes: Vec<Node>) -> Vec<(String, Option<u16>, Option<u16>)> {
-        let mut config = Configuration { id: String::new(), instances, nodes }.canonical();
+        let mut config = Configuration { instances, nodes, ..Configuration::default() }.canonical();
         assign(&mut config).unwrap();
         let number = |port: Option<Port>| port.map(|port| port.number);
         config.nodes.iter().map(|n| (n.name.clone(), number(n.port), number(n.metrics_port))).collect()

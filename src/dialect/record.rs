@@ -231,6 +231,8 @@ pub fn read_configuration(data: &Data, node: impl Fn(&Data) -> Read<Node>) -> Re
         id: record.optional("id", string)?.unwrap_or_default(),
         instances: record.optional("instances", |data| set(data, read_instance))?.unwrap_or_default(),
         nodes: record.optional("nodes", |data| set(data, &node))?.unwrap_or_default(),
+        // Zeek's record has no place for it.
+        cluster_backend: None,
     })
 }
 

@@ -247,6 +247,9 @@ impl Lifecycle {
             Profile::Zeek(options) => zeek::warning(config, Some(instance), options.version),
             Profile::Plain => None,
         };
+        if let Profile::Zeek(options) = &self.options.profile {
+            report.problems.splice(0..0, zeek::problem(options, config, Some(instance)));
+        }
         // This warning concerns the whole configuration, so it comes first.
         report.warnings.splice(0..0, warning);
         report
@@ -395,14 +398,16 @@ impl Lifecycle {
         let zeek::Recipe { args, env, files } = match (&self.options.profile, shared) {
             (Profile::Zeek(options), Some(shared)) => zeek::recipe(options, shared, node, &self.options.args),
             (Profile::Zeek(_) | Profile::Plain, _) => {
-                let mut env = node.env.clone();
+                let mut env = zeek::node_env(node);
                 env.insert("CLUSTER_NODE".to_owned(), node.name.clone());
                 zeek::Recipe { args: self.options.args.clone(), env, files: BTreeMap::new() }
             }
         };
-        let ports = match &self.options.profile {
-            Profile::Zeek(options) => zeek::ports(options, node),
-            Profile::Plain => [node.port, node.metrics_port].into_iter().flatten().map(|port| port.number).collect(),
+        let ports = match (&self.options.profile, shared) {
+            (Profile::Zeek(options), Some(shared)) => zeek::ports(options, shared, node),
+            (Profile::Zeek(_) | Profile::Plain, _) => {
+                [node.port, node.metrics_port].into_iter().flatten().map(|port| port.number).collect()
+            }
         };
         let stop_timeout_ms = match node.role {
             ClusterRole::Logger | ClusterRole::Manager => self.options.stop_timeout_writers_ms,

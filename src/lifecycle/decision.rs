@@ -103,11 +103,11 @@ pub(super) enum Note {
         of: Seq,
         nodes: BTreeMap<NodeName, Questioned>,
     },
-    /// A node is asked over this connection.
+    /// A node is asked, and how.
     Asked {
         of: Seq,
         node: NodeName,
-        connection: u64,
+        asked: Questioned,
     },
     /// There is no point in asking a node any more.
     Unasked {

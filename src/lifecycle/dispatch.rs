@@ -1,4 +1,4 @@
-//! Requests that ask nodes something (`get_id_value`), over the nodes' own peerings.
+//! Requests that ask nodes something (`get_id_value`): through their directories for questions, or over their own peerings.
 //!
 //! A dispatch makes no durable change: it stays accepted until it has its outcome, and is asked again after a restart.
 //! Which nodes are asked, over which connection, and what they answered is known to this run only. It is
@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::event::{Request, Response, Result, ResultData};
-use crate::api::ids::{NodeName, Seq};
+use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::status::NodeState;
 use crate::api::time::Now;
 use crate::journal::entry::{Life, Outcome, Received};
@@ -62,11 +62,29 @@ impl Lifecycle {
         // Answers from nodes that were not asked, or that are now asked over another connection, are ignored.
         let asked = self.seen.dispatches.get(&of).and_then(|dispatch| dispatch.asked_over(connection));
         let Some(node) = asked.cloned() else { return };
+        self.answered_by(of, &node, said);
+    }
+
+    /// A reply of another process than the one that is asked now is ignored.
+    pub(super) fn observe_reply(
+        &mut self,
+        of: Seq,
+        node: &NodeName,
+        incarnation: Incarnation,
+        said: &std::result::Result<Option<String>, String>,
+    ) {
+        let asked = self.seen.dispatches.get(&of).and_then(|dispatch| dispatch.nodes.get(node));
+        if asked == Some(&Questioned::AskedInFiles { incarnation }) {
+            self.answered_by(of, node, said);
+        }
+    }
+
+    fn answered_by(&mut self, of: Seq, node: &NodeName, said: &std::result::Result<Option<String>, String>) {
         let said = match said {
             Ok(Some(value)) if value.len() > VALUES_BYTES => Err(no_room(value.len())),
             Ok(_) | Err(_) => said.clone(),
         };
-        self.seen.questioned(of, &node, Questioned::Answered(said));
+        self.seen.questioned(of, node, Questioned::Answered(said));
         self.agenda.requests.insert(of);
     }
 
@@ -74,7 +92,7 @@ impl Lifecycle {
     pub(super) fn dispatch_at_once(&self, received: &Received) -> Option<Response> {
         let Request::NodeDispatch { action, nodes } = &received.request else { return None };
         let questioned = self.questions(action, nodes);
-        let at_once = questioned.values().all(|node| matches!(node, Questioned::Answered(_)));
+        let at_once = questioned.values().all(Questioned::is_answered);
         at_once.then(|| self.dispatch_response(received, &questioned))
     }
 
@@ -91,6 +109,8 @@ impl Lifecycle {
     fn questions(&self, action: &[String], nodes: &BTreeSet<String>) -> BTreeMap<NodeName, Questioned> {
         let wrong = match action {
             [] => Some("no dispatch arguments provided".to_owned()),
+            [what] if what == "get_net_stats" => None,
+            [what, ..] if what == "get_net_stats" => Some("get_net_stats expects nothing more".to_owned()),
             [what, ..] if what != "get_id_value" => Some(format!("dispatch {what} unknown")),
             [_, _] => None,
             [_, ..] => Some("get_id_value expects name of global identifier".to_owned()),
@@ -124,19 +144,38 @@ impl Lifecycle {
         let Request::NodeDispatch { action, .. } = &self.durable.unfinished.get(&of)?.received.request else {
             return None;
         };
-        if let Questioned::Answered(_) = questioned {
+        if questioned.is_answered() {
             return None;
         }
         if self.node_state(node) != NodeState::Running {
             let error = format!("cluster node {node} not in running state any more");
             return Some(Decision::default().note(Note::Unasked { of, node: node.clone(), error }));
         }
-        let connection = self.channel(node)?;
-        if *questioned == (Questioned::Asked { connection }) {
+        let (asked, ask) = match self.ask_in_files(of, node, action) {
+            Some(asking) => asking,
+            None => {
+                let connection = self.channel(node)?;
+                let ask = Effect::Dispatch { of, node: node.clone(), connection, action: action.clone() };
+                (Questioned::Asked { connection }, ask)
+            }
+        };
+        if *questioned == asked {
             return None;
         }
-        let ask = Effect::Dispatch { of, node: node.clone(), connection, action: action.clone() };
-        Some(Decision::default().effect(ask).note(Note::Asked { of, node: node.clone(), connection }))
+        Some(Decision::default().effect(ask).note(Note::Asked { of, node: node.clone(), asked }))
+    }
+
+    /// How to ask a node that was launched with a directory for questions.
+    fn ask_in_files(&self, of: Seq, node: &NodeName, action: &[String]) -> Option<(Questioned, Effect)> {
+        let record = self.durable.nodes.get(node)?;
+        let channel = record.spec.0.channel()?;
+        let incarnation = record.incarnation;
+        let pid = match &record.life {
+            Life::Up { process, .. } => Some(process.pid),
+            Life::Down | Life::Intended => None,
+        };
+        let ask = Effect::Ask { of, node: node.clone(), incarnation, pid, channel, action: action.to_vec() };
+        Some((Questioned::AskedInFiles { incarnation }, ask))
     }
 
     /// Answers a dispatch when all nodes have answered, or its deadline has come.
@@ -167,7 +206,7 @@ impl Lifecycle {
                 }
             }
             Questioned::Answered(Err(error)) => self.of_node(received, node, Some(error.clone())),
-            Questioned::Asked { .. } => {
+            Questioned::Asked { .. } | Questioned::AskedInFiles { .. } => {
                 self.of_node(received, node, Some(format!("request timed out: {node} did not answer")))
             }
             Questioned::NotYet => {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::api::event::{Dialect, Notification, Response, Route};
-use crate::api::ids::{NodeName, Seq};
+use crate::api::ids::{Incarnation, NodeName, Seq};
+use crate::api::launch::Channel;
 use crate::api::supervision::NodeOrder;
 use crate::api::time::Timestamp;
 
@@ -53,6 +54,21 @@ pub enum Effect {
         /// The one over which the node said hello.
         connection: u64,
         /// `get_id_value` and the identifier.
+        action: Vec<String>,
+    },
+    /// Ask this node, through its directory for questions, on behalf of the request `of`.
+    Ask {
+        /// The request's number.
+        of: Seq,
+        /// The node to ask.
+        node: NodeName,
+        /// Its process; the reply names it again.
+        incarnation: Incarnation,
+        /// Its process id, for words.
+        pid: Option<u32>,
+        /// How it is asked.
+        channel: Channel,
+        /// The verb, and its argument if it has one.
         action: Vec<String>,
     },
     /// Give the supervisor an order for this node.

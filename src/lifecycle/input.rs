@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::event::{Dialect, Incoming, Route, Source};
-use crate::api::ids::{NodeName, Seq};
+use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent};
 use crate::journal::entry::{Known, Removal};
@@ -77,6 +77,17 @@ pub enum Input {
         of: Seq,
         /// The connection that the answer came over.
         connection: u64,
+        /// The value, if it has one; or why the node has no answer.
+        answer: Result<Option<String>, String>,
+    },
+    /// A node's reply through its directory for questions, for the request `of`: the value, or why there is none.
+    NodeReplied {
+        /// The request's number.
+        of: Seq,
+        /// The node.
+        node: NodeName,
+        /// The one that was asked.
+        incarnation: Incarnation,
         /// The value, if it has one; or why the node has no answer.
         answer: Result<Option<String>, String>,
     },

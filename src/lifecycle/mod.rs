@@ -242,6 +242,9 @@ impl Lifecycle {
                 }
             }
             Input::NodeAnswered { of, connection, answer } => self.observe_answer(*of, *connection, answer),
+            Input::NodeReplied { of, node, incarnation, answer } => {
+                self.observe_reply(*of, node, *incarnation, answer);
+            }
             Input::Committed { upto } => {
                 self.seen.durable = *upto;
                 self.seen.fresh.retain(|_, known| known.outcome.as_ref().is_some_and(|one| one.seq > *upto));
@@ -300,6 +303,7 @@ impl Lifecycle {
             | Input::Disconnected { .. }
             | Input::Peers(_)
             | Input::NodeAnswered { .. }
+            | Input::NodeReplied { .. }
             | Input::Committed { .. }
             | Input::Outputs { .. }
             | Input::Tick => Vec::new(),
@@ -395,7 +399,7 @@ impl Lifecycle {
                 self.agenda.facts.accepted.remove(&of);
                 self.agenda.requests.insert(of);
             }
-            Note::Asked { of, node, connection } => self.seen.questioned(of, &node, Questioned::Asked { connection }),
+            Note::Asked { of, node, asked } => self.seen.questioned(of, &node, asked),
             Note::Unasked { of, node, error } => {
                 self.seen.questioned(of, &node, Questioned::Answered(Err(error)));
                 self.agenda.requests.insert(of);

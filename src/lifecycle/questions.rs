@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::ids::NodeName;
+use crate::api::ids::{Incarnation, NodeName};
 
 /// The progress of the question to one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,8 +11,21 @@ pub(super) enum Questioned {
     Asked {
         connection: u64,
     },
+    /// Through its directory for questions.
+    AskedInFiles {
+        incarnation: Incarnation,
+    },
     /// The value, or why there is none.
     Answered(std::result::Result<Option<String>, String>),
+}
+
+impl Questioned {
+    pub fn is_answered(&self) -> bool {
+        match self {
+            Self::Answered(_) => true,
+            Self::NotYet | Self::Asked { .. } | Self::AskedInFiles { .. } => false,
+        }
+    }
 }
 
 /// The questions of a request to nodes, and their progress.
@@ -27,13 +40,13 @@ pub(super) struct Dispatch {
 
 impl Dispatch {
     pub fn new(nodes: BTreeMap<NodeName, Questioned>) -> Self {
-        let open = nodes.values().filter(|node| !matches!(node, Questioned::Answered(_))).count();
+        let open = nodes.values().filter(|node| !node.is_answered()).count();
         Self { nodes, asked: BTreeMap::new(), open }
     }
 
     /// Nodes that have not answered.
     pub fn open(&self) -> impl Iterator<Item = &NodeName> {
-        self.nodes.iter().filter(|(_, node)| !matches!(node, Questioned::Answered(_))).map(|(name, _)| name)
+        self.nodes.iter().filter(|(_, node)| !node.is_answered()).map(|(name, _)| name)
     }
 
     pub fn set(&mut self, node: &NodeName, state: Questioned) {
@@ -41,11 +54,10 @@ impl Dispatch {
         if let Questioned::Asked { connection } = before {
             self.asked.remove(connection);
         }
-        match (&before, &state) {
-            (Questioned::NotYet | Questioned::Asked { .. }, Questioned::Answered(_)) => self.open -= 1,
-            (Questioned::Answered(_), Questioned::NotYet | Questioned::Asked { .. }) => self.open += 1,
-            (Questioned::NotYet | Questioned::Asked { .. }, Questioned::NotYet | Questioned::Asked { .. })
-            | (Questioned::Answered(_), Questioned::Answered(_)) => {}
+        match (before.is_answered(), state.is_answered()) {
+            (false, true) => self.open -= 1,
+            (true, false) => self.open += 1,
+            (true, true) | (false, false) => {}
         }
         if let Questioned::Asked { connection } = state {
             self.asked.insert(connection, node.clone());

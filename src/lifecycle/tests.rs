@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod channel;
 mod copy;
 mod costs;
 mod health;
@@ -183,7 +184,11 @@ impl Bench {
 
     /// A configuration of these nodes, up and ready.
     fn running(nodes: &[&str]) -> Self {
-        let mut bench = Self::new();
+        Self::running_with(options(), nodes)
+    }
+
+    fn running_with(options: Options, nodes: &[&str]) -> Self {
+        let mut bench = Self::with(options);
         let effects = bench.ask("setup", set("c1", nodes));
         let mut effects = bench.execute(effects);
         for node in nodes {
@@ -260,7 +265,12 @@ fn configuration(id: &str, nodes: &[&str]) -> Configuration {
         metrics_port: None,
     };
     let instances = vec![Instance { name: "a1".into(), host: "127.0.0.1".parse().unwrap(), listen_port: None }];
-    Configuration { id: id.into(), instances, nodes: nodes.iter().enumerate().map(node).collect() }
+    Configuration {
+        id: id.into(),
+        instances,
+        nodes: nodes.iter().enumerate().map(node).collect(),
+        cluster_backend: None,
+    }
 }
 
 fn set(id: &str, nodes: &[&str]) -> Request {

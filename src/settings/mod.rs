@@ -23,8 +23,8 @@ pub(crate) use file::File;
 pub(crate) use per_role::PerRole;
 pub(crate) use users::RequestUsers;
 pub(crate) use value::{
-    Address, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, NodeScripts, OptionalAddress, OptionalPath,
-    ProgramName, Ready, Secret, Setting, Size, Span, Strategy, UserName,
+    Address, ClusterBackend, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, NodeScripts,
+    OptionalAddress, OptionalPath, ProgramName, Ready, Secret, Setting, Size, Span, Strategy, UserName,
 };
 
 use crate::api::ids::InstanceName;
@@ -492,6 +492,9 @@ settings! {
     node_profile: NodeProfile, "ZCA_NODE_PROFILE", "auto" => NodeProfile::Auto;
     /// What Zeek nodes load to work with the agent: its own scripts, those of Zeek's management framework, or none.
     node_scripts: NodeScripts, "ZCA_NODE_SCRIPTS", "own" => NodeScripts::Own;
+    /// How the nodes of a cluster talk to each other, unless the configuration says so. With auto it is ZeroMQ from Zeek 8.1
+    /// on, and Broker before.
+    cluster_backend: ClusterBackend, "ZCA_CLUSTER_BACKEND", "auto" => ClusterBackend::Auto;
     /// Load the site's local.zeek in every node, before the scripts of the configuration.
     zeek_local: bool, "ZCA_ZEEK_LOCAL", "false" => false;
     /// Let Zeek check the checksums of packets; false is its -C.

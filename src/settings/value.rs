@@ -466,6 +466,8 @@ choices! {
     NodeProfile = "auto, zeek or plain" { Auto = "auto", Zeek = "zeek", Plain = "plain" }
     /// Which scripts Zeek nodes load for the agent's sake.
     NodeScripts = "own, management or none" { Own = "own", Management = "management", None = "none" }
+    /// How the nodes of a cluster talk to each other.
+    ClusterBackend = "auto, broker or zeromq" { Auto = "auto", Broker = "broker", ZeroMq = "zeromq" }
     /// When a node that runs counts as ready.
     Ready = "checkin or alive" { Checkin = "checkin", Alive = "alive" }
     LogFormat = "text or json" { Text = "text", Json = "json" }

@@ -34,7 +34,7 @@ pub const CONTROLLER: Pair = Pair {
 };
 
 /// What agents tell their nodes, and no agent reads.
-pub const NODE_VARIABLES: [&str; 3] = [NODE, "ZCA_LOG_QUEUE", "ZCA_PROGRAM"];
+pub const NODE_VARIABLES: [&str; 5] = [NODE, "ZCA_LOG_QUEUE", "ZCA_PROGRAM", "ZCA_CHANNEL", "ZCA_DOORBELL"];
 const NODE: &str = "ZCA_NODE";
 
 const LOOPBACK: &str = "127.0.0.1";

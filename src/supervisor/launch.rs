@@ -24,7 +24,7 @@ use serde_bytes::ByteBuf;
 use super::fault::Fault;
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Live;
-use super::{Context, aside, create_private, node_files, ownership, ports, shim, simulated};
+use super::{Context, aside, channel_dir, create_private, node_files, ownership, ports, shim, simulated};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
@@ -209,6 +209,12 @@ fn try_prepare(
         files::remove(&path.join(stale)).map_err(|error| Fault::of(chain(&error), &error))?;
     }
     node_files::write(&node_dir, &order.spec.files)?;
+    if let Some(channel) = order.spec.channel() {
+        channel_dir::make(&node_dir, &channel.directory).map_err(|error| {
+            let path = node_dir.join(&channel.directory);
+            Fault::of(format!("cannot prepare the directory {} for questions to it: {error}", path.display()), &error)
+        })?;
+    }
     let listener = UnixListener::bind(directory.socket())
         .map_err(|error| Fault::of(format!("cannot bind the shim's socket in {}: {error}", path.display()), &error))?;
     files::write(&path, &launch, Durability::PowerCut).map_err(|error| Fault::of(chain(&error), &error))?;

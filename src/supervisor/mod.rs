@@ -29,6 +29,7 @@
 
 mod adopt;
 mod aside;
+mod channel_dir;
 pub(crate) mod crash;
 mod fault;
 mod files;

@@ -6,16 +6,17 @@
 //! Sources: `Cluster::Node` in `base/frameworks/cluster/main.zeek` (5.0 to 8.1) and `types.zeek` (8.2 and later).
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
+use super::endpoints::{Endpoints, address};
 use super::version::Version;
-use crate::api::configuration::{ClusterRole, Configuration, Node, UNKNOWN_HOST};
+use crate::api::configuration::{ClusterRole, Configuration, Node, Port, UNKNOWN_HOST};
 
 /// The name under which Zeek looks for it, with `.zeek`.
 pub const NAME: &str = "cluster-layout.zeek";
 
-/// The layout of a cluster whose hosts are resolved, for one version of Zeek.
-pub fn layout(config: &Configuration, version: Version) -> String {
+/// The layout of a cluster whose hosts are resolved, for one version of Zeek. With ZeroMQ (`endpoints`) only those that
+/// receive logs have a port.
+pub fn layout(config: &Configuration, version: Version, endpoints: Option<&Endpoints>) -> String {
     let mut nodes: Vec<(&str, &Node)> =
         config.nodes.iter().filter_map(|node| Some((node_type(node.role)?, node))).collect();
     nodes.sort_by_key(|(_, node)| (stage(node.role), node.name.as_str()));
@@ -27,7 +28,11 @@ pub fn layout(config: &Configuration, version: Version) -> String {
     for (node_type, node) in &nodes {
         let host = config.instance(&node.instance).map_or(UNKNOWN_HOST, |instance| instance.host);
         let mut line = format!("\t[{}] = [$node_type=Cluster::{node_type}, $ip={}", quoted(&node.name), address(host));
-        if let Some(port) = node.port {
+        let port = match endpoints {
+            None => node.port,
+            Some(endpoints) => endpoints.log_port(node).map(Port::tcp),
+        };
+        if let Some(port) = port {
             push(&mut line, format_args!(", $p={port}"));
         }
         if let Some(manager) = manager.filter(|_| node.role != ClusterRole::Manager) {
@@ -68,13 +73,6 @@ fn stage(role: ClusterRole) -> u8 {
         ClusterRole::Proxy => 2,
         ClusterRole::Worker => 3,
         ClusterRole::None => 4,
-    }
-}
-
-fn address(host: IpAddr) -> String {
-    match host {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
     }
 }
 

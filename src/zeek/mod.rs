@@ -3,17 +3,19 @@
 //! A pure function of the configuration, the node and the settings ([`Options`]). Sources are named where they matter;
 //! `tests/data/zeek/` has the result for each release from 5.0 to 9.0.
 
+mod endpoints;
 mod layout;
 mod version;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::api::configuration::{ClusterRole, Configuration, Node};
+use crate::api::configuration::{ClusterBackend, ClusterRole, Configuration, Node};
 use crate::api::ids::InstanceName;
-use crate::api::launch::NodeFile;
+use crate::api::launch::{CHANNEL_DIRECTORY, CHANNEL_VARIABLE, DOORBELL_VARIABLE, NodeFile};
 use crate::api::validate::{Problem, Subject, shown};
 
+use endpoints::Endpoints;
 pub use layout::NAME as LAYOUT;
 pub use version::Version;
 
@@ -25,8 +27,13 @@ const MANAGEMENT: [&str; 2] = ["policy/frameworks/management/node", "Management:
 /// Our scripts, by the name under which they are loaded. Zeek searches the node's directory first.
 const LOGS: &str = "zeek-cluster-agent-logs";
 const NODE: &str = "zeek-cluster-agent-node";
+const CHANNEL: &str = "zeek-cluster-agent-channel";
 const LOGS_TEXT: &str = include_str!("../../share/zeek/zeek-cluster-agent-logs.zeek");
 const NODE_TEXT: &str = include_str!("../../share/zeek/zeek-cluster-agent-node.zeek");
+const CHANNEL_TEXT: &str = include_str!("../../share/zeek/zeek-cluster-agent-channel.zeek");
+
+/// The one address at which a node listens (`Telemetry::metrics_address`, `Broker::default_listen_address`).
+const LISTEN_ADDRESS: &str = "ZEEK_DEFAULT_LISTEN_ADDRESS";
 
 /// The settings that concern Zeek.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +50,9 @@ pub struct Options {
     /// The one address at which nodes listen, for Broker and metrics. `None`: all.
     pub listen_address: Option<IpAddr>,
     pub scripts: NodeScripts,
+    /// How the nodes of a cluster talk to each other where the configuration does not say so. `None`: as the version
+    /// prefers it.
+    pub backend: Option<ClusterBackend>,
     /// The agent's own program, which nodes run to say that they are ready.
     pub program: String,
     pub state_dir: String,
@@ -51,7 +61,7 @@ pub struct Options {
 /// Which scripts nodes load for the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeScripts {
-    /// Our scripts: check-in, dispatches, log rotation.
+    /// Our scripts: check-in, questions, log rotation.
     Own,
     /// Zeek's own node script, and our log rotation.
     Management,
@@ -61,18 +71,45 @@ pub enum NodeScripts {
 /// Files that all nodes of a configuration share; built once, however many nodes there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedFiles {
+    backend: ClusterBackend,
+    /// With ZeroMQ only.
+    endpoints: Option<Endpoints>,
     layout: NodeFile,
+    zeromq: Option<NodeFile>,
     logs: NodeFile,
     node: NodeFile,
+    channel: NodeFile,
 }
 
 impl SharedFiles {
     pub fn of(options: &Options, config: &Configuration) -> Self {
+        let backend = options.backend_of(config);
+        let endpoints = match backend {
+            ClusterBackend::Broker => None,
+            ClusterBackend::ZeroMq => Some(Endpoints::of(config)),
+        };
+        let zeromq = endpoints.as_ref().and_then(|endpoints| endpoints.script(options.listen_address));
         Self {
-            layout: NodeFile::new(layout::layout(config, options.version)),
+            backend,
+            layout: NodeFile::new(layout::layout(config, options.version, endpoints.as_ref())),
+            endpoints,
+            zeromq: zeromq.map(NodeFile::new),
             logs: NodeFile::new(LOGS_TEXT.to_owned()),
             node: NodeFile::new(NODE_TEXT.to_owned()),
+            channel: NodeFile::new(CHANNEL_TEXT.to_owned()),
         }
+    }
+}
+
+impl Options {
+    /// How the nodes of this configuration talk to each other.
+    pub fn backend_of(&self, config: &Configuration) -> ClusterBackend {
+        config.cluster_backend.or(self.backend).unwrap_or_else(|| self.version.default_backend())
+    }
+
+    /// Whether the agent asks nodes through files, and not over Broker.
+    fn has_channel(&self, backend: ClusterBackend) -> bool {
+        backend == ClusterBackend::ZeroMq || self.version.default_backend() == ClusterBackend::ZeroMq
     }
 }
 
@@ -98,8 +135,18 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
     if !options.checksums {
         list.push("-C".to_owned());
     }
+    let mut env = node_env(node);
+    let mut files = BTreeMap::new();
+    // First, so that whatever else is loaded finds the backend chosen.
+    if is_member && shared.backend == ClusterBackend::ZeroMq {
+        list.push(options.version.zeromq_script().to_owned());
+        if let Some(file) = &shared.zeromq {
+            list.push(endpoints::NAME.to_owned());
+            files.insert(format!("{}.zeek", endpoints::NAME), file.clone());
+        }
+    }
     list.extend(args.iter().chain(options.args.get(&node.role).into_iter().flatten()).cloned());
-    if is_member && options.version.needs_backend() {
+    if is_member && shared.backend == ClusterBackend::Broker && options.version.needs_backend() {
         list.push(BROKER_BACKEND.to_owned());
     }
     if options.local {
@@ -108,8 +155,6 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
     list.extend(node.scripts.iter().cloned());
     list.extend(node.options.iter().map(|option| format!("{}={}", option.name, option.value)));
 
-    let mut env = node.env.clone();
-    let mut files = BTreeMap::new();
     if is_member {
         env.insert("CLUSTER_NODE".to_owned(), node.name.clone());
         files.insert(LAYOUT.to_owned(), shared.layout.clone());
@@ -121,16 +166,25 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
         env.insert("ZEEKPATH".to_owned(), path);
     }
     if let Some(address) = options.listen_address {
-        env.entry("ZEEK_DEFAULT_LISTEN_ADDRESS".to_owned()).or_insert_with(|| address.to_string());
+        env.entry(LISTEN_ADDRESS.to_owned()).or_insert_with(|| address.to_string());
     }
     match options.scripts {
         NodeScripts::None => return Recipe { args: list, env, files },
         NodeScripts::Own => {
-            list.extend([LOGS.to_owned(), NODE.to_owned()]);
-            files.insert(format!("{NODE}.zeek"), shared.node.clone());
+            let has_channel = options.has_channel(shared.backend);
+            let (name, file) = if has_channel { (CHANNEL, &shared.channel) } else { (NODE, &shared.node) };
+            list.extend([LOGS.to_owned(), name.to_owned()]);
+            files.insert(format!("{name}.zeek"), file.clone());
             env.insert("ZCA_PROGRAM".to_owned(), options.program.clone());
             // The name under which it checks in; not every node has one in the cluster.
             env.insert("ZCA_NODE".to_owned(), node.name.clone());
+            if has_channel {
+                env.insert(CHANNEL_VARIABLE.to_owned(), CHANNEL_DIRECTORY.to_owned());
+                if let Some(port) = metrics_port(options, node) {
+                    let address = doorbell(env.get(LISTEN_ADDRESS), port);
+                    env.insert(DOORBELL_VARIABLE.to_owned(), address.to_string());
+                }
+            }
         }
         NodeScripts::Management => {
             list.push(LOGS.to_owned());
@@ -145,16 +199,54 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
     Recipe { args: list, env, files }
 }
 
-/// The ports that `node` binds, including its metrics port if Zeek finds one in the layout.
-pub fn ports(options: &Options, node: &Node) -> Vec<u16> {
-    let port = node.port.map(|port| port.number);
-    [port, metrics_port(options, node)].into_iter().flatten().collect()
+/// A node's own variables. How the agent asks it is never a matter of the configuration.
+pub fn node_env(node: &Node) -> BTreeMap<String, String> {
+    let mut env = node.env.clone();
+    for ours in [CHANNEL_VARIABLE, DOORBELL_VARIABLE] {
+        env.remove(ours);
+    }
+    env
+}
+
+/// The ports that `node` of these files' configuration binds, including its metrics port if Zeek finds one in the layout.
+pub fn ports(options: &Options, shared: &SharedFiles, node: &Node) -> Vec<u16> {
+    let cluster = match &shared.endpoints {
+        None => node.port.into_iter().map(|port| port.number).collect(),
+        Some(endpoints) => endpoints.ports(node),
+    };
+    cluster.into_iter().chain(metrics_port(options, node)).collect()
 }
 
 /// The port at which `node` serves its metrics, if Zeek finds one in the layout.
 pub fn metrics_port(options: &Options, node: &Node) -> Option<u16> {
     let is_in_layout = options.version.has_metrics_port() && node.role != ClusterRole::None;
     node.metrics_port.filter(|_| is_in_layout).map(|port| port.number)
+}
+
+/// Where a metrics port of this host is reached, if the node listens at this one address.
+fn doorbell(listen: Option<&String>, port: u16) -> SocketAddr {
+    let address = match listen.and_then(|text| text.parse().ok()) {
+        Some(IpAddr::V6(address)) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        Some(address) if !address.is_unspecified() => address,
+        Some(_) | None => Ipv4Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(address, port)
+}
+
+/// Why the nodes of one instance (or all) cannot run with this Zeek: the configuration asks for what it does not have.
+pub fn problem(options: &Options, config: &Configuration, instance: Option<&InstanceName>) -> Option<Problem> {
+    let is_meant = |node: &&Node| instance.is_none_or(|instance| node.instance == instance.as_str());
+    let mut members = config.nodes.iter().filter(is_meant).filter(|node| node.role != ClusterRole::None);
+    let lacks = options.backend_of(config) == ClusterBackend::ZeroMq && options.version < Version::ZEROMQ;
+    (lacks && members.next().is_some()).then(|| Problem {
+        subject: Subject::Configuration,
+        text: format!(
+            "the cluster backend is zeromq, and the nodes here are Zeek {}: it is supported from Zeek {} on; use \
+             cluster_backend = broker",
+            options.version,
+            Version::ZEROMQ
+        ),
+    })
 }
 
 /// The parts of `config` that have no effect with this version: for the nodes of one instance, or for all.

@@ -2,6 +2,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::*;
+use crate::api::configuration::Port;
 use crate::api::ids::InstanceName;
 use crate::cluster_file;
 
@@ -24,6 +25,7 @@ fn options(version: Version) -> Options {
         path: None,
         listen_address: None,
         scripts: NodeScripts::Own,
+        backend: None,
         program: "/usr/bin/zeek-cluster-agent".to_owned(),
         state_dir: "/var/lib/zeek-cluster-agent".to_owned(),
     }
@@ -34,9 +36,13 @@ fn shown(options: &Options, args: &[String]) -> String {
     let config = cluster();
     let shared = SharedFiles::of(options, &config);
     let mut text = format!("== {LAYOUT}\n{}", shared.layout.content.as_deref().unwrap());
+    if let Some(zeromq) = &shared.zeromq {
+        write!(text, "\n== {}.zeek\n{}", endpoints::NAME, zeromq.content.as_deref().unwrap()).unwrap();
+    }
     for node in &config.nodes {
         let Recipe { args, env, files } = recipe(options, &shared, node, args);
         write!(text, "\n== {}\n", node.name).unwrap();
+        let ports = ports(options, &shared, node);
         for argument in args {
             writeln!(text, "argument  {argument}").unwrap();
         }
@@ -46,15 +52,108 @@ fn shown(options: &Options, args: &[String]) -> String {
         for name in files.keys() {
             writeln!(text, "file      {name}").unwrap();
         }
+        if shared.backend == ClusterBackend::ZeroMq {
+            writeln!(text, "ports     {ports:?}").unwrap();
+        }
     }
     text
 }
 
 #[test]
 fn each_release_gets_what_it_needs() {
-    for (major, minor) in [(5, 0), (6, 0), (7, 0), (8, 0), (8, 1), (9, 0)] {
+    for (major, minor) in [(5, 0), (6, 0), (7, 0), (8, 0), (8, 1), (8, 2), (9, 0)] {
         let version = Version::new(major, minor);
         assert_eq!(shown(&options(version), &[]), data(&format!("{version}.txt")), "Zeek {version}");
+    }
+    for ((major, minor), backend) in [((8, 0), ClusterBackend::ZeroMq), ((9, 0), ClusterBackend::Broker)] {
+        let options = Options { backend: Some(backend), ..options(Version::new(major, minor)) };
+        let name = format!("{}-{backend}.txt", options.version);
+        assert_eq!(shown(&options, &[]), data(&name), "{name}");
+    }
+}
+
+#[test]
+fn a_configuration_chooses_its_backend_before_the_settings_do() {
+    let (new, old) = (Version::new(9, 0), Version::new(8, 0));
+    for (version, setting, own, expected) in [
+        (new, None, None, ClusterBackend::ZeroMq),
+        (old, None, None, ClusterBackend::Broker),
+        (new, Some(ClusterBackend::Broker), None, ClusterBackend::Broker),
+        (old, Some(ClusterBackend::Broker), Some(ClusterBackend::ZeroMq), ClusterBackend::ZeroMq),
+        (old, Some(ClusterBackend::ZeroMq), Some(ClusterBackend::Broker), ClusterBackend::Broker),
+    ] {
+        let options = Options { backend: setting, ..options(version) };
+        let config = Configuration { cluster_backend: own, ..cluster() };
+        assert_eq!(options.backend_of(&config), expected, "{version}, {setting:?}, {own:?}");
+        assert_eq!(problem(&options, &config, None), None);
+    }
+}
+
+#[test]
+fn a_zeek_without_zeromq_is_not_asked_for_it() {
+    let config = Configuration { cluster_backend: Some(ClusterBackend::ZeroMq), ..cluster() };
+    let found = problem(&options(Version::new(7, 0)), &config, None).unwrap().to_string();
+    assert!(
+        found.ends_with("the nodes here are Zeek 7.0: it is supported from Zeek 8.0 on; use cluster_backend = broker"),
+        "{found}"
+    );
+    let elsewhere = InstanceName::new("agent-3").unwrap();
+    assert_eq!(problem(&options(Version::new(7, 0)), &config, Some(&elsewhere)), None, "no node of it runs there");
+}
+
+/// Every agent has to come to the same ports, whatever they are.
+#[test]
+fn endpoints_avoid_the_ports_that_a_configuration_names() {
+    let mut config = cluster();
+    let script = |config: &Configuration| Endpoints::of(config).script(None).unwrap();
+    let manager = config.nodes.iter().position(|node| node.role == ClusterRole::Manager).unwrap();
+    let proxy = config.nodes.iter().position(|node| node.role == ClusterRole::Proxy).unwrap();
+    config.nodes[manager].port = None;
+    config.nodes[proxy].port = Some(Port::tcp(5555));
+    let text = script(&config);
+    assert!(text.contains("listen_xpub_endpoint = \"tcp://192.0.2.10:5556\""), "{text}");
+    assert!(text.contains("listen_xsub_endpoint = \"tcp://192.0.2.10:5557\""), "{text}");
+    config.nodes[manager].port = Some(Port::tcp(u16::MAX));
+    assert!(script(&config).contains("listen_xsub_endpoint = \"tcp://192.0.2.10:1024\""));
+    assert_eq!(Endpoints::of(&config).ports(&config.nodes[manager]), [u16::MAX, 1024]);
+    assert_eq!(Endpoints::of(&config).ports(&config.nodes[proxy]), [0_u16; 0]);
+    config.nodes.retain(|node| node.role != ClusterRole::Logger);
+    let manager = config.nodes.iter().find(|node| node.role == ClusterRole::Manager).unwrap();
+    assert_eq!(Endpoints::of(&config).ports(manager), [u16::MAX, 1024, 1025], "it receives the logs");
+    assert!(layout::layout(&config, Version::new(9, 0), Some(&Endpoints::of(&config))).contains("$p=1025/tcp"));
+    config.nodes.retain(|node| node.role != ClusterRole::Manager);
+    assert_eq!(Endpoints::of(&config).script(None), None);
+}
+
+#[test]
+fn endpoints_listen_where_nodes_do_and_ipv6_is_switched_on_for_it() {
+    let script = |listen: &str| Endpoints::of(&cluster()).script(Some(listen.parse().unwrap())).unwrap();
+    let text = script("::");
+    for line in [
+        "redef listen_xpub_endpoint = \"tcp://[::]:2200\";",
+        "redef connect_xsub_endpoint = \"tcp://192.0.2.10:2200\";",
+        "redef ipv6 = T;",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    // One of the hosts has IPv6 already.
+    assert!(script("0.0.0.0").contains("redef ipv6 = T;"));
+    let mut config = cluster();
+    config.nodes.retain(|node| node.instance == "agent-1");
+    assert!(Endpoints::of(&config).script(None).unwrap().contains("redef ipv6 = F;"));
+}
+
+#[test]
+fn a_doorbell_is_where_the_metrics_port_is() {
+    let at = |listen: Option<&str>| doorbell(listen.map(str::to_owned).as_ref(), 9000).to_string();
+    for (listen, expected) in [
+        (None, "127.0.0.1:9000"),
+        (Some("0.0.0.0"), "127.0.0.1:9000"),
+        (Some("::"), "[::1]:9000"),
+        (Some("192.0.2.1"), "192.0.2.1:9000"),
+        (Some("not an address"), "127.0.0.1:9000"),
+    ] {
+        assert_eq!(at(listen), expected, "{listen:?}");
     }
 }
 
@@ -67,6 +166,7 @@ fn every_setting_has_its_place() {
         path: Some("/site/scripts:.:/usr/share/zeek".to_owned()),
         listen_address: Some([127, 0, 0, 1].into()),
         scripts: NodeScripts::Management,
+        backend: Some(ClusterBackend::Broker),
         ..options(Version::new(8, 1))
     };
     assert_eq!(shown(&options, &["-p".to_owned(), "site".to_owned()]), data("every-setting.txt"));
@@ -87,7 +187,7 @@ fn scripts_can_be_left_out() {
 fn without_logger_or_manager_a_layout_names_none() {
     let mut config = cluster();
     config.nodes.retain(|node| matches!(node.role, ClusterRole::Worker | ClusterRole::None));
-    let text = layout::layout(&config, Version::new(8, 0));
+    let text = layout::layout(&config, Version::new(8, 0), None);
     assert!(!text.contains("manager") && text.contains("[\"worker-1\"] = [$node_type=Cluster::WORKER"), "{text}");
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::api::configuration::ClusterBackend;
+
 /// `major.minor` of a release; the rest does not affect how a node is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
@@ -30,6 +32,23 @@ impl Version {
     /// Whether `$metrics_port` is a field of `Cluster::Node`.
     pub(super) fn has_metrics_port(self) -> bool {
         self >= Self::METRICS_PORT
+    }
+
+    /// The first version with ZeroMQ that is supported here.
+    pub(super) const ZEROMQ: Self = Self::new(8, 0);
+
+    /// The backend of clusters that ask for none: what Zeek itself recommends.
+    pub(super) fn default_backend(self) -> ClusterBackend {
+        if self >= Self::new(8, 1) { ClusterBackend::ZeroMq } else { ClusterBackend::Broker }
+    }
+
+    /// The script that connects a node to the others over ZeroMQ.
+    pub(super) fn zeromq_script(self) -> &'static str {
+        if self >= Self::new(8, 1) {
+            "policy/frameworks/cluster/backend/zeromq"
+        } else {
+            "policy/frameworks/cluster/backend/zeromq/connect"
+        }
     }
 
     /// Whether a node that loads no cluster backend exits: since 8.1 there is no default backend, and before that there

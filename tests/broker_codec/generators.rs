@@ -132,6 +132,8 @@ fn configuration(metrics: bool) -> impl Strategy<Value = Configuration> {
         id,
         instances,
         nodes,
+        // Zeek's events have no place for it.
+        cluster_backend: None,
     })
 }
 

@@ -73,7 +73,8 @@ fn configuration(answer: &Value) -> Configuration {
         env: node["env"].as_object().unwrap().iter().map(|(k, v)| (k.clone(), text(v).unwrap())).collect(),
         metrics_port: port(&node["metrics_port"]),
     });
-    Configuration { id: String::new(), instances: instances.collect(), nodes: nodes.collect() }.canonical()
+    Configuration { id: String::new(), instances: instances.collect(), nodes: nodes.collect(), cluster_backend: None }
+        .canonical()
 }
 
 /// Without the ports that the other does not have: they were given out.

@@ -77,3 +77,4 @@ mod websocket;
 mod who_may_ask;
 mod words;
 mod zeek;
+mod zeek_channel;

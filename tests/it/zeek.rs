@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use zeek_cluster_agent::api::status::NodeState;
 
-use crate::support::{Host, Said, eventually, kill};
+use crate::support::{AGENT, Host, Said, eventually, kill};
 
 /// A small cluster of one host, with a node that takes no part in it.
 const CLUSTER: &[(&str, &str)] = &[
@@ -22,8 +22,10 @@ fn stand_in() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-in/zeek")
 }
 
-/// The agent's scripts, which every node loads last.
-const SCRIPTS: [&str; 2] = ["zeek-cluster-agent-logs", "zeek-cluster-agent-node"];
+/// The agent's scripts, the first and one of the others of which every node loads last.
+const SCRIPTS: [&str; 3] = ["zeek-cluster-agent-logs", "zeek-cluster-agent-node", "zeek-cluster-agent-channel"];
+/// The backend's script and our endpoints for it, which come first.
+const ZEROMQ: [&str; 2] = ["policy/frameworks/cluster/backend/zeromq", "zeek-cluster-agent-zeromq"];
 
 /// A host whose nodes are this release of Zeek. Its agent does not listen for Broker peers: nodes check in by running its
 /// program.
@@ -43,13 +45,15 @@ fn given(host: &Host, node: &str) -> Vec<String> {
 fn arguments(host: &Host, node: &str) -> Vec<String> {
     let mut all: Vec<String> =
         given(host, node).iter().filter_map(|line| line.strip_prefix("argument ").map(str::to_owned)).collect();
-    assert_eq!(all.split_off(all.len() - SCRIPTS.len()), SCRIPTS);
+    let last = all.pop().unwrap();
+    assert!(SCRIPTS[1..].contains(&last.as_str()), "{last}");
+    assert_eq!(all.pop().unwrap(), SCRIPTS[0]);
     all
 }
 
 #[test]
 fn every_release_starts_what_the_agent_prepares() {
-    for version in ["5.0.9", "6.0.9", "7.0.4", "8.0.10", "8.1.1", "9.0.0"] {
+    for version in ["5.0.9", "6.0.9", "7.0.4", "8.0.10", "8.1.1", "8.2.2", "9.0.0"] {
         let mut host = host(version);
         // Of a shell in which somebody works with Zeek's own framework.
         host.set("CLUSTER_NODE", "other").set("ZEEK_MANAGEMENT_NODE", "1").set("ZEEK_AGENT_PORT", "2151");
@@ -59,14 +63,89 @@ fn every_release_starts_what_the_agent_prepares() {
         assert_eq!(said.code, 0, "Zeek {version}: {said:?}\n{}", host.read_log());
         host.wait_all_running(CLUSTER.len());
         let mut expected = vec!["-i", "lo", "policy/tuning/json-logs", "Site::name=mine"];
-        if ["8.1.1", "9.0.0"].contains(&version) {
-            expected.insert(2, "policy/frameworks/cluster/backend/broker");
+        if ["8.1.1", "8.2.2", "9.0.0"].contains(&version) {
+            expected.splice(2..2, ZEROMQ);
         }
         assert_eq!(arguments(&host, "w1"), expected, "Zeek {version}");
         assert_eq!(arguments(&host, "tap"), ["-i", "lo"]);
         assert!(!given(&host, "tap").iter().any(|line| line.starts_with("CLUSTER_NODE=")));
         assert!(host.read_log().contains(&format!("nodes are Zeek {}", &version[..3])), "{}", host.read_log());
     }
+}
+
+#[test]
+fn the_backend_is_chosen_by_the_settings_and_before_them_by_the_configuration() {
+    const BROKER: &str = "policy/frameworks/cluster/backend/broker";
+    const CONNECT: [&str; 2] = ["policy/frameworks/cluster/backend/zeromq/connect", "zeek-cluster-agent-zeromq"];
+    let nodes = [("manager:manager", "port = 2200"), ("w1", "")];
+    for (version, setting, own, expected) in [
+        ("9.0.0", "broker", "", &[BROKER][..]),
+        ("9.0.0", "auto", "broker", &[BROKER]),
+        ("9.0.0", "broker", "zeromq", &ZEROMQ),
+        ("8.0.10", "auto", "", &[]),
+        ("8.0.10", "zeromq", "", &CONNECT),
+        ("8.0.10", "zeromq", "broker", &[]),
+    ] {
+        let mut host = host(version);
+        host.set("ZCA_CLUSTER_BACKEND", setting);
+        let _agent = host.start();
+        let file = host.cluster_file("a.ini", &nodes);
+        if !own.is_empty() {
+            let text = fs::read_to_string(&file).unwrap();
+            fs::write(&file, format!("{text}[zeek-cluster-agent]\ncluster_backend = {own}\n")).unwrap();
+        }
+        let said = host.run(&["request", "deploy", &file]);
+        assert_eq!(said.code, 0, "{version} {setting} {own}: {said:?}\n{}", host.read_log());
+        assert_eq!(arguments(&host, "w1"), expected, "{version} {setting} {own}");
+    }
+}
+
+#[test]
+fn a_zeek_without_zeromq_refuses_a_configuration_that_asks_for_it() {
+    let host = host("7.0.4");
+    let _agent = host.start();
+    let config = host.file(
+        "a.json",
+        &format!(
+            r#"{{"cluster_backend": "zeromq", "instances": [{{"name": "{AGENT}", "host": "127.0.0.1"}}], "nodes":
+               [{{"name": "m", "instance": "{AGENT}", "role": "manager"}}]}}"#
+        ),
+    );
+    for command in [&["request", "deploy"][..], &["config", "diff"]] {
+        let said = host.run(&[command, &[config.as_str()]].concat());
+        let told = "the nodes here are Zeek 7.0: it is supported from Zeek 8.0 on; use cluster_backend = broker";
+        assert!(said.code != 0 && format!("{said:?}").contains(told), "{said:?}");
+    }
+    assert_eq!(host.nodes().len(), 0);
+}
+
+/// Only the manager's two ports and the loggers' are needed, and all of them where the configuration says.
+#[test]
+fn from_broker_to_zeromq_and_back_is_one_deploy() {
+    let mut host = host("9.0.0");
+    host.set("ZCA_DEPLOY_STRATEGY", "changed");
+    let _agent = host.start();
+    let nodes = [("manager:manager", "port = 2200"), ("logger:logger", "port = 2201"), ("proxy:proxy", "port = 2202")];
+    let zeromq = host.cluster_file("zeromq.ini", &nodes);
+    let text = fs::read_to_string(&zeromq).unwrap();
+    let broker = host.file("broker.ini", &format!("{text}[zeek-cluster-agent]\ncluster_backend = broker\n"));
+    for (file, layout) in [(&broker, "$p=2202/tcp"), (&zeromq, ""), (&broker, "$p=2202/tcp")] {
+        let before = host.nodes();
+        let diff = host.json(&["config", "diff", file, "--json"]);
+        if !before.is_empty() {
+            let replaced = diff["nodes"].as_array().unwrap();
+            assert!(replaced.iter().all(|node| node["action"] == "replace"), "{diff}");
+            assert!(diff.to_string().contains("arguments") && diff.to_string().contains("ports"), "{diff}");
+        }
+        assert_eq!(host.run(&["request", "deploy", file]).code, 0, "{}", host.read_log());
+        let written = fs::read_to_string(host.state_dir().join("nodes/proxy/cluster-layout.zeek")).unwrap();
+        assert!(written.contains("$p=2201/tcp") && written.contains(layout), "{written}");
+        assert_eq!(written.contains("2202"), !layout.is_empty(), "{written}");
+    }
+    let text = fs::read_to_string(&zeromq).unwrap();
+    let ini = host.run(&["config", "convert", &broker, "--to", "ini"]);
+    assert!(ini.stdout.contains("[zeek-cluster-agent]\ncluster_backend = broker\n") && !text.contains("backend"));
+    assert!(ini.stderr.contains("zeek-client takes its section for a node"), "{ini:?}");
 }
 
 /// The other rules of a launch are met in the tests around this one; here is where nodes find the agent, on two hosts of which
@@ -174,25 +253,25 @@ fn settings_reach_the_nodes() {
 /// Nodes that run are left alone; whichever starts next starts as the new release needs it.
 #[test]
 fn an_upgrade_of_zeek_reaches_each_node_with_its_next_start() {
-    const BACKEND: &str = "policy/frameworks/cluster/backend/broker";
     let mut host = host("8.0.10");
     let agent = host.start();
-    let file = host.cluster_file("a.ini", &[("w1", "interface = lo"), ("w2", "interface = lo")]);
+    let file =
+        host.cluster_file("a.ini", &[("m:manager", "port = 2200"), ("w1", "interface = lo"), ("w2", "interface = lo")]);
     assert_eq!(host.run(&["request", "deploy", &file]).code, 0);
-    host.wait_all_running(2);
+    host.wait_all_running(3);
     let before = host.pids();
     agent.kill();
 
     host.set("STAND_IN_VERSION", "8.1.1");
     let _agent = host.start();
-    host.wait_all_running(2);
+    host.wait_all_running(3);
     assert_eq!(host.pids(), before);
     kill(before["w1"], Signal::KILL, None);
     eventually("w1 to run again", || {
         let report = host.nodes().remove("w1")?;
         (report.state == NodeState::Running && report.pid != Some(before["w1"])).then_some(())
     });
-    assert_eq!(arguments(&host, "w1"), ["-i", "lo", BACKEND]);
+    assert_eq!(arguments(&host, "w1"), ["-i", "lo", ZEROMQ[0], ZEROMQ[1]]);
     assert_eq!((arguments(&host, "w2"), host.pids()["w2"]), (vec!["-i".to_owned(), "lo".to_owned()], before["w2"]));
     host.verify();
 }
@@ -313,7 +392,10 @@ fn the_stand_in_refuses_what_zeek_refuses() {
     let address = good.replace("127.0.0.1", "2001:db8::1");
     let field = good.replace("$metrics_port=1/tcp", "$interface=\"eth0\"");
     let port = good.replace("1/tcp", "1");
-    let cases: [Case; 18] = [
+    let zeromq = "policy/frameworks/cluster/backend/zeromq";
+    let connect = "policy/frameworks/cluster/backend/zeromq/connect";
+    let member: &[(&str, &str)] = &[("CLUSTER_NODE", "w1")];
+    let cases: [Case; 24] = [
         ("8.0.1", "", &[("CLUSTER_NODE", "w1")], &[], "can't find cluster-layout"),
         ("8.0.1", good, &[("CLUSTER_NODE", "w1"), ("ZEEKPATH", "/nowhere")], &[], "can't find cluster-layout"),
         ("8.0.1", good, &[("CLUSTER_NODE", "w2")], &[], "w2 is not in Cluster::nodes"),
@@ -325,6 +407,12 @@ fn the_stand_in_refuses_what_zeek_refuses() {
         ("6.0.1", good, &[("CLUSTER_NODE", "w1")], &[], "no such field"),
         ("8.1.0", good, &[("CLUSTER_NODE", "w1")], &[], "no cluster backend"),
         ("8.0.1", good, &[("CLUSTER_NODE", "w1")], &[backend], "can't find policy"),
+        ("7.0.1", good, member, &[zeromq], "can't find policy"),
+        ("8.0.1", "", &[], &["zeek-cluster-agent-channel"], "can't find zeek-cluster-agent-channel"),
+        ("8.1.0", good, member, &["policy/tuning/json-logs"], "no cluster backend"),
+        ("9.1.0", good, member, &[connect], "can't find policy"),
+        ("9.0.0", good, member, &[zeromq, "zeek-cluster-agent-zeromq"], "can't find zeek-cluster-agent-zeromq"),
+        ("9.0.0", good, member, &["zeek-cluster-agent-zeromq", zeromq], "can't find zeek-cluster-agent-zeromq"),
         ("8.0.1", "", &[], &["zeek-cluster-agent-node"], "can't find zeek-cluster-agent-node"),
         ("8.0.1", "", &[], &["policy/frameworks/management/node"], "errors occurred while initializing"),
         ("8.0.1", "", &[], &["/nowhere/script.zeek"], "can't find /nowhere"),

@@ -78,7 +78,13 @@ pub fn configuration(id: &str, nodes: usize, padding: usize) -> Configuration {
         metrics_port: None,
     };
     let instance = Instance { name: "agent-1".to_owned(), host: "10.0.0.7".parse().unwrap(), listen_port: None };
-    Configuration { id: id.to_owned(), instances: vec![instance], nodes: (0..nodes).map(node).collect() }.canonical()
+    Configuration {
+        id: id.to_owned(),
+        instances: vec![instance],
+        nodes: (0..nodes).map(node).collect(),
+        cluster_backend: None,
+    }
+    .canonical()
 }
 
 pub fn received(reqid_text: &str, request: Request, from: u64) -> Entry {

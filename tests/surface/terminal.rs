@@ -186,7 +186,7 @@ fn leaves(command: &clap::Command, above: &str, found: &mut BTreeSet<String>) {
 }
 
 /// Commands as a shell runs them, and whether they have to show something of what was said to them.
-const LINES: [(&str, bool); 68] = [
+const LINES: [(&str, bool); 70] = [
     ("request set-configuration good.json --reqid \"$EVIL\"", false),
     ("request set-configuration bad.ini", true),
     ("request set-configuration good.json --json", true),
@@ -216,6 +216,8 @@ const LINES: [(&str, bool); 68] = [
     ("nodes logs w1 --stderr", true),
     ("nodes logs w2", true),
     ("nodes logs \"$EVIL\"", true),
+    ("nodes print \"$EVIL\" w1 --reqid failed", true),
+    ("nodes netstats \"$EVIL\" --reqid failed", true),
     ("nodes crash w1", true),
     ("nodes crash w1 20261122T083100Z-1", true),
     ("nodes crash w1 20261122T083100Z-1 --json", true),

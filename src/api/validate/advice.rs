@@ -173,7 +173,7 @@ mod tests {
             .map(|name| Instance { name: (*name).to_owned(), host: host(name), listen_port: None })
             .collect();
         let nodes = nodes.into_iter().chain([manager]).collect();
-        let config = Configuration { id: "c".to_owned(), instances, nodes };
+        let config = Configuration { id: "c".to_owned(), instances, nodes, cluster_backend: None };
         advice(&config).iter().map(|problem| problem.subject.to_string()).collect()
     }
 
@@ -219,11 +219,12 @@ mod tests {
                 Instance { name: "b".to_owned(), host: "192.0.2.2".parse().unwrap(), listen_port: None },
             ],
             nodes: vec![worker("w1", "eth0"), Node { instance: "b".to_owned(), ..worker("w2", "eth0") }],
+            cluster_backend: None,
         };
         let said =
             |config: &Configuration| advice(config).iter().map(|one| one.subject.to_string()).collect::<Vec<_>>();
         assert_eq!(said(&config("192.0.2.1".parse().unwrap())), ["configuration"]);
         assert_eq!(said(&config(UNKNOWN_HOST)), ["configuration", "instance a"]);
-        assert!(advice(&Configuration { id: String::new(), instances: Vec::new(), nodes: Vec::new() }).is_empty());
+        assert!(advice(&Configuration::default()).is_empty());
     }
 }

@@ -33,7 +33,7 @@ mod tests {
         let names = ["a10", "b", "a1", "a100", "a2", "ab", "a"];
         let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let instances = names.map(|name| Instance { name: name.to_owned(), host, listen_port: None }).to_vec();
-        let config = Configuration { id: "c".to_owned(), instances, nodes: Vec::new() };
+        let config = Configuration { id: "c".to_owned(), instances, nodes: Vec::new(), cluster_backend: None };
         assert_eq!(pairs(&config), [("a1", "a"), ("a10", "a1"), ("a100", "a10"), ("a2", "a"), ("ab", "a")]);
     }
 }

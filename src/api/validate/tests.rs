@@ -33,6 +33,7 @@ fn good() -> Configuration {
             node("worker-1", "here", ClusterRole::Worker, None),
             node("worker-2", "there", ClusterRole::Worker, None),
         ],
+        cluster_backend: None,
     }
 }
 

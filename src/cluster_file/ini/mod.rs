@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::draft::{self, Draft, DraftInstance, DraftNode, PORTS, ROLES};
 use super::findings::{Findings, bare, quoted};
 use super::hosts::{HOSTS, Host};
-use crate::api::configuration::{ClusterRole, Port, ScriptOption};
+use crate::api::configuration::{ClusterBackend, ClusterRole, Port, ScriptOption};
 use interpolate::{Budget, Scope, Value, referred_to};
 use syntax::{Item, Section};
 
@@ -19,6 +19,10 @@ pub use write::{AGENT_PORT, losses, write};
 
 /// The section that lists instances. Every other one is a node.
 pub const INSTANCES: &str = "instances";
+/// The section of what concerns the whole cluster. zeek-client does not know it.
+pub const CLUSTER: &str = "zeek-cluster-agent";
+/// The one key of that section.
+pub const BACKEND: &str = "cluster_backend";
 /// The section whose keys every node inherits.
 pub const DEFAULT: &str = "DEFAULT";
 
@@ -43,7 +47,7 @@ pub const INHERITED_LIMIT: usize = super::SIZE_LIMIT;
 pub fn read(text: &str, findings: &mut Findings) -> Option<Draft> {
     let file = syntax::read(text, findings);
     let mut draft = Draft::default();
-    let nodes = file.sections.iter().filter(|section| section.name != INSTANCES);
+    let nodes = file.sections.iter().filter(|section| section.name != INSTANCES && section.name != CLUSTER);
     let count = nodes.clone().count();
     if draft::too_many(count, findings) || !can_inherit(&file.defaults, count, findings) {
         return None;
@@ -56,6 +60,8 @@ pub fn read(text: &str, findings: &mut Findings) -> Option<Draft> {
         if section.name == INSTANCES {
             let instances = read_instances(section, &file.defaults, &mut budget, findings);
             draft.instances.get_or_insert_default().extend(instances);
+        } else if section.name == CLUSTER {
+            draft.cluster_backend = read_backend(section, &mut budget, findings);
         }
     }
     for section in nodes {
@@ -64,6 +70,21 @@ pub fn read(text: &str, findings: &mut Findings) -> Option<Draft> {
         draft.nodes.extend(read_node(&NodeKeys { section, values }, findings));
     }
     Some(draft)
+}
+
+/// The cluster's backend. The section inherits nothing.
+fn read_backend(section: &Section, budget: &mut Budget, findings: &mut Findings) -> Option<ClusterBackend> {
+    let scope = Scope::new(CLUSTER, &section.items, &[]);
+    let mut backend = None;
+    for item in &section.items {
+        let place = place(CLUSTER, &item.key);
+        if item.key != BACKEND {
+            findings.warning(Some(item.line), &place, "is not a key of this section".to_owned(), "it has no effect");
+        } else if let Some(text) = scope.value(item, CLUSTER, budget, findings).text.as_deref() {
+            backend = draft::backend(text, Some(item.line), &place, findings);
+        }
+    }
+    backend
 }
 
 /// Whether what every node has, if it does not say otherwise, can be copied for each.

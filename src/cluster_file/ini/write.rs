@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::super::WriteError;
 use super::syntax::is_blank;
-use super::{DEFAULT, INSTANCES, words};
+use super::{BACKEND, CLUSTER, DEFAULT, INSTANCES, words};
 use crate::api::configuration::{Configuration, Instance, Node, Port, UNKNOWN_HOST};
 
 /// The port that Zeek's agents and this one listen on if nothing else is said
@@ -23,6 +23,9 @@ pub fn write(config: &Configuration) -> (String, Vec<WriteError>) {
     }
     for instance in &config.instances {
         writer.instance(instance);
+    }
+    if let Some(backend) = config.cluster_backend {
+        writer.line(format_args!("\n[{CLUSTER}]\n{BACKEND} = {backend}"));
     }
     for node in &config.nodes {
         writer.node(node);
@@ -67,7 +70,8 @@ impl<'a> Writer<'a> {
 
     fn node(&mut self, node: &'a Node) {
         let name = &node.name;
-        let taken = matches!(name.as_str(), INSTANCES | DEFAULT).then_some("a section of that name is not a node");
+        let taken =
+            matches!(name.as_str(), INSTANCES | DEFAULT | CLUSTER).then_some("a section of that name is not a node");
         let again = (!self.nodes.insert(name)).then_some("another node has the name");
         if let Some(why) = unfit_name(name).or(taken).or(again) {
             self.refuse(format!("node {name:?}"), why);
@@ -164,6 +168,12 @@ pub fn losses(config: &Configuration) -> Vec<String> {
          if the agent listens elsewhere"
     );
     add("the port", instances(|instance| instance.host != UNKNOWN_HOST && instance.listen_port.is_none()), &how);
+    if let Some(backend) = config.cluster_backend {
+        losses.push(format!(
+            "cluster_backend = {backend}: zeek-client takes its section for a node; remove it and use the agents' setting \
+             cluster_backend, if zeek-client is to deploy this file"
+        ));
+    }
     losses
 }
 

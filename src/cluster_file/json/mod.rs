@@ -17,7 +17,7 @@ use tree::{Located, Value};
 
 pub use write::{content, write};
 
-const TOP_KEYS: &[&str] = &["id", "instances", "nodes"];
+const TOP_KEYS: &[&str] = &["id", "instances", "nodes", "cluster_backend"];
 const INSTANCE_KEYS: &[&str] = &["name", "host", "port", "listen_port"];
 const NODE_KEYS: &[&str] = &[
     "name",
@@ -39,6 +39,10 @@ pub fn read(text: &str, findings: &mut Findings) -> Option<Draft> {
     let mut reader = Reader { findings };
     let fields = reader.object(&root, String::new(), TOP_KEYS)?;
     let id = fields.get("id").and_then(|id| reader.text(id, &fields.place("id"))).filter(|id| !id.is_empty());
+    let cluster_backend = fields.get("cluster_backend").and_then(|found| {
+        let backend = reader.text(found, "cluster_backend")?;
+        draft::backend(&backend, Some(found.line), "cluster_backend", reader.findings)
+    });
     let instances = fields.get("instances").map(|list| {
         let items = reader.list(list, "instances");
         items.iter().enumerate().filter_map(|(index, item)| reader.instance(index, item)).collect()
@@ -53,7 +57,7 @@ pub fn read(text: &str, findings: &mut Findings) -> Option<Draft> {
         return None;
     }
     let nodes = nodes.iter().enumerate().filter_map(|(index, node)| reader.node(index, node)).collect();
-    Some(Draft { id, instances, nodes })
+    Some(Draft { id, instances, nodes, cluster_backend })
 }
 
 /// The entries of an object that are set, and the path to it.

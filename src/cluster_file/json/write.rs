@@ -22,6 +22,9 @@ fn fields(config: &Configuration) -> Map<String, Value> {
     let mut fields = Map::new();
     fields.insert("instances".to_owned(), config.instances.iter().map(instance).collect());
     fields.insert("nodes".to_owned(), config.nodes.iter().map(node).collect());
+    if let Some(backend) = config.cluster_backend {
+        fields.insert("cluster_backend".to_owned(), Value::from(backend.as_str()));
+    }
     fields
 }
 

@@ -42,7 +42,7 @@ pub fn read<'f>(files: &'f [HostFile], findings: &mut Findings<'f>) -> Option<Dr
     if draft::too_many(count, findings) {
         return None;
     }
-    let mut draft = Draft { id: None, instances: Some(Vec::new()), nodes: Vec::new() };
+    let mut draft = Draft { instances: Some(Vec::new()), ..Draft::default() };
     for (host, mut part) in parts {
         let name = format!("agent-{host}");
         for node in &mut part.nodes {

@@ -74,7 +74,7 @@ pub fn read(text: &str, file: &str, ours: Option<&InstanceName>, findings: &mut 
         }
         vec![DraftInstance { name: ours.to_string(), host: address, listen_port: None, line, place }]
     });
-    Some(Draft { id: None, instances, nodes: part.nodes })
+    Some(Draft { instances, nodes: part.nodes, ..Draft::default() })
 }
 
 /// The host that a file's name says it is for.

@@ -132,7 +132,7 @@ pub fn read(text: &str, ours: Option<&InstanceName>, findings: &mut Findings) ->
         findings.error(Some(keys.section.line), &keys.here(), "is not alone".to_owned(), advice);
     }
     let instances = name_instances(&mut nodes, ours, findings);
-    Some(Draft { id: None, instances, nodes: nodes.into_iter().map(|(node, _)| node).collect() })
+    Some(Draft { instances, nodes: nodes.into_iter().map(|(node, _)| node).collect(), ..Draft::default() })
 }
 
 /// What zeekctl refuses of the nodes as a whole: none at all, two managers, names that differ in their case alone.

@@ -36,7 +36,7 @@ fn configuration() -> Configuration {
         host: host.parse().unwrap(),
         listen_port: (number == 0).then(|| Port::tcp(2151)),
     });
-    Configuration { id: "c1".into(), instances: instances.collect(), nodes: vec![node] }
+    Configuration { id: "c1".into(), instances: instances.collect(), nodes: vec![node], cluster_backend: None }
 }
 
 fn export_cursor() -> ExportCursor {

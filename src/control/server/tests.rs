@@ -305,6 +305,7 @@ fn requests_are_canonical_before_the_agent_sees_them() {
         id: "c".into(),
         instances: vec![instance("b"), instance("a")],
         nodes: Vec::new(),
+        cluster_backend: None,
     };
     let request = Request::SetConfiguration { config };
     served.client().request("r", request.clone(), Dialect::ClusterAgent, None, within_ms(10_000)).unwrap();

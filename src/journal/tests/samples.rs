@@ -92,7 +92,7 @@ fn configuration(padding: usize) -> Configuration {
         Instance { name: "agent-1".to_owned(), host: "10.0.0.7".parse().unwrap(), listen_port: port(2151) },
         Instance { name: "agent-2".to_owned(), host: "fd00::7".parse().unwrap(), listen_port: None },
     ];
-    Configuration { id: "c-1".to_owned(), instances, nodes: vec![bare, full] }
+    Configuration { id: "c-1".to_owned(), instances, nodes: vec![bare, full], cluster_backend: None }
 }
 
 fn result(data: Option<ResultData>) -> ApiResult {
