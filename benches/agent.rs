@@ -169,7 +169,7 @@ fn many_nodes(scratch: &Path, count: usize) -> Result<BTreeMap<&'static str, f64
     print_figure("agent without nodes: spawn to first served status", &[ms(agent.served_after)], "ms");
 
     let begun = Instant::now();
-    let deploy = Request::Deploy { config: cluster(count)?, force: false };
+    let deploy = Request::Deploy { config: cluster(count)?, force: false, how: Box::default() };
     agent.client()?.submit("bench-deploy", deploy, Dialect::Management, None)?;
     let running = |status: &StatusReport| {
         status.nodes.len() == count && status.nodes.iter().all(|node| node.state == NodeState::Running)

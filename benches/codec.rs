@@ -85,7 +85,7 @@ fn understood(data: Data) -> Result<Request> {
 
 fn run() -> Result<()> {
     print_machine(std::env::temp_dir().as_path())?;
-    let request = Request::Deploy { config: configuration(), force: false };
+    let request = Request::Deploy { config: configuration(), force: false, how: Box::default() };
     let reqid = ReqId::new("bench")?;
     let event = || dialect::request(DIALECT, &reqid, &request);
     let data = event()?.into_data();

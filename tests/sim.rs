@@ -197,8 +197,12 @@ fn request(what: usize) -> Request {
     let action = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
     match what {
         0 => Request::SetConfiguration { config: configuration("c1", &["logger", "manager", "w1", "w2"]) },
-        1 => Request::Deploy { config: configuration("c1", &["logger", "manager", "w1", "w2"]), force: true },
-        2 => Request::Deploy { config: configuration("c2", &["w2", "w3"]), force: false },
+        1 => Request::Deploy {
+            config: configuration("c1", &["logger", "manager", "w1", "w2"]),
+            force: true,
+            how: Box::default(),
+        },
+        2 => Request::Deploy { config: configuration("c2", &["w2", "w3"]), force: false, how: Box::default() },
         3 => Request::SetConfiguration { config: configuration("c3", &["w1", "w1"]) },
         4 => Request::AgentStandby {},
         5 => Request::AgentWelcome {},
@@ -438,6 +442,7 @@ impl World {
         assert_eq!(replayed.desired, stored.desired, "desired");
         assert_eq!(replayed.nodes, stored.nodes, "nodes");
         assert_eq!(replayed.unfinished, stored.unfinished, "unfinished");
+        assert_eq!(replayed.past.clone().into_records(), stored.past.clone().into_records(), "history");
     }
 
     fn step(&mut self, input: Input) {

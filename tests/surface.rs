@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use zeek_cluster_agent::api::audit::{EventRow, Filter, Page, Row};
+use zeek_cluster_agent::api::configuration::Configuration;
 use zeek_cluster_agent::api::event::{Incoming, Request, Response, Result as ApiResult, Route};
 use zeek_cluster_agent::api::export::{ExportChunk, ExportCursor};
 use zeek_cluster_agent::api::figures::Figures;
 use zeek_cluster_agent::api::head::Anchor;
+use zeek_cluster_agent::api::history::{PastReport, Which};
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
 use zeek_cluster_agent::api::prune::{PruneOrder, PruneReport};
 use zeek_cluster_agent::api::report::{CompactReport, JournalReport, SettingReport, StatusReport, VerifyReport};
@@ -224,6 +226,18 @@ impl ControlAgent for Fake {
         Ok(zeek_cluster_agent::api::plan::Plan { proposed: config.id, ..Default::default() })
     }
 
+    async fn config_history(&self) -> Result<Vec<PastReport>, String> {
+        Ok(if self.is_hostile { vec![tainted(terminal::full_past())] } else { Vec::new() })
+    }
+
+    async fn config_show(&self, which: Which) -> Result<(PastReport, Configuration), String> {
+        match (self.is_hostile, which) {
+            (true, Which::Back(0)) => Ok((tainted(terminal::full_past()), tainted(terminal::full_configuration()))),
+            (true, Which::Back(_)) => Ok((tainted(terminal::full_past()), Configuration::default())),
+            (_, which) => Err(self.says(format!("there is no {which}"))),
+        }
+    }
+
     async fn logs(&self, node: NodeName, query: LogQuery) -> Result<LogChunk, String> {
         logs::read(&self.dir.join(node.as_str()), &query).map_err(|error| self.says(error.to_string()))
     }
@@ -375,7 +389,7 @@ fn a_file_without_instances_means_the_connected_agent() {
     std::fs::write(&file, "[w1]\nrole = worker\ninterface = lo\n").unwrap();
     assert_eq!(served.exit(&["request", "deploy", file.to_str().unwrap(), "--force"]), 0);
     let incoming = served.fake.incoming.lock().unwrap();
-    let Request::Deploy { config, force: true } = &incoming[0].request else { panic!("{:?}", incoming[0]) };
+    let Request::Deploy { config, force: true, .. } = &incoming[0].request else { panic!("{:?}", incoming[0]) };
     assert_eq!(config.nodes[0].instance, "agent-1");
 }
 

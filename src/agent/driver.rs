@@ -537,6 +537,7 @@ fn step_name(entry: &Entry) -> Option<&'static str> {
         | Entry::RequestWaits { .. }
         | Entry::DuplicateSeen { .. }
         | Entry::DesiredChanged { .. }
+        | Entry::ConfigurationKept { .. }
         | Entry::NodeAdopted { .. }
         | Entry::NodeRetried { .. } => None,
     }

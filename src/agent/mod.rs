@@ -12,6 +12,7 @@ mod effects;
 mod error;
 mod figures;
 mod hangs;
+mod history;
 mod place;
 mod retention;
 mod running;

@@ -13,6 +13,7 @@ use crate::api::event::{Dialect, Incoming, Request, Route, Source};
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::figures::Figures;
 use crate::api::head::Anchor;
+use crate::api::history::{PastReport, Which};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
@@ -37,6 +38,7 @@ use super::budget::{self, Asker, Budget, Full, Share, Shares};
 use super::clock;
 use super::driver::{Question, Refusing};
 use super::effects::Topics;
+use super::history;
 use super::retention::Order;
 use super::tally::Tally;
 
@@ -294,6 +296,16 @@ impl ControlAgent for AgentService {
     async fn plan(&self, config: Configuration, force: bool) -> Result<Plan, String> {
         let plan = self.ask(move |core, _, _| core.preview(&config.canonical(), force)).await;
         plan.ok_or_else(|| "the agent is stopping".to_owned())
+    }
+
+    async fn config_history(&self) -> Result<Vec<PastReport>, String> {
+        let past = self.ask(|core, _, _| history::list(core)).await;
+        past.ok_or_else(|| "the agent is stopping".to_owned())
+    }
+
+    async fn config_show(&self, which: Which) -> Result<(PastReport, Configuration), String> {
+        let shown = self.ask(move |core, _, _| history::show(core, &which)).await;
+        shown.unwrap_or_else(|| Err("the agent is stopping".to_owned()))
     }
 
     async fn logs(&self, node: NodeName, query: LogQuery) -> Result<LogChunk, String> {

@@ -90,6 +90,7 @@ impl State {
             | Entry::RequestWaits { .. }
             | Entry::DeadlineAnswered { .. }
             | Entry::DesiredChanged { .. }
+            | Entry::ConfigurationKept { .. }
             | Entry::LaunchIntended { .. }
             | Entry::NodeStarted { .. }
             | Entry::NodeReady { .. }

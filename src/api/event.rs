@@ -50,6 +50,9 @@ pub enum Request {
         config: Configuration,
         /// Restart what runs even if this configuration is the running one.
         force: bool,
+        /// What only the control socket can ask for in addition.
+        #[serde(default, skip_serializing_if = "DeployOptions::is_default")]
+        how: Box<DeployOptions>,
     },
     /// The controller counts this agent in; hellos become rare.
     AgentWelcome {},
@@ -100,6 +103,26 @@ pub enum Request {
     },
     /// Operator: this state directory, held for a copy of another, is one of its own from here on.
     AdoptState {},
+}
+
+/// How a deploy over the control socket differs from that of a controller. Skipped in the stored form while nothing is set.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeployOptions {
+    /// Deploy a configuration of this host's history instead of `config`, which is empty then: 0 is the running one, 1 the one
+    /// before that reached ready, and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back: Option<u32>,
+    /// Deploy only what this token of `config diff` stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub if_plan: Option<String>,
+}
+
+impl DeployOptions {
+    /// Whether nothing is set.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Request {
@@ -164,7 +187,7 @@ impl Request {
     pub fn canonical(self) -> Self {
         match self {
             Self::SetConfiguration { config } => Self::SetConfiguration { config: config.canonical() },
-            Self::Deploy { config, force } => Self::Deploy { config: config.canonical(), force },
+            Self::Deploy { config, force, how } => Self::Deploy { config: config.canonical(), force, how },
             Self::AgentWelcome {}
             | Self::AgentStandby {}
             | Self::GetNodes {}

@@ -12,6 +12,7 @@ pub mod exit;
 pub mod export;
 pub mod figures;
 pub mod head;
+pub mod history;
 pub mod ids;
 pub mod launch;
 pub mod plan;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::history::Difference;
+
 /// What would happen to each node of this host, or why nothing would.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Plan {
@@ -17,6 +19,34 @@ pub struct Plan {
     pub warnings: Vec<String>,
     /// Nodes of this host, by name.
     pub nodes: Vec<NodePlan>,
+    /// In which order processes would be stopped and started. Within a step everything happens at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub order: Vec<Step>,
+    /// Values that the proposed configuration has otherwise than the running one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differences: Vec<Difference>,
+    /// `deploy --if-plan` does this plan or nothing. `None`: there is no plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// A step of a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What is done in it.
+    pub action: StepAction,
+    /// To these nodes, by name.
+    pub nodes: Vec<String>,
+}
+
+/// What is done in a step of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepAction {
+    /// Their processes are stopped.
+    Stop,
+    /// New processes are started.
+    Start,
 }
 
 /// What would happen to one node.

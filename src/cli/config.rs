@@ -1,8 +1,10 @@
 //! Cluster files: reading them for a request, checking and converting them.
 
+mod past;
+
 use std::io::{Read, Write};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -11,8 +13,9 @@ use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table};
 use super::{Context, connect, here, lookup, output, print_json, zeek};
 use crate::api::configuration::Configuration;
+use crate::api::history::Which;
 use crate::api::ids::InstanceName;
-use crate::api::plan::{Action, Plan};
+use crate::api::plan::{Action, Plan, StepAction};
 use crate::api::validate;
 use crate::cluster_file::hosts::Addresses;
 use crate::cluster_file::{self, Foreign, Format, HostFile, Kind, Known, SIZE_LIMIT};
@@ -37,7 +40,7 @@ enum Content {
 
 impl Text {
     /// Reads a file, a directory of zeek.conf files, or standard input for `-`.
-    fn read(path: &Path) -> Result<Self, Failure> {
+    pub fn read(path: &Path) -> Result<Self, Failure> {
         if path == Path::new("-") {
             let name = "standard input".to_owned();
             let bytes = limited(std::io::stdin().lock()).map_err(|error| unreadable(&name, &error))?;
@@ -163,7 +166,9 @@ pub fn run(context: &Context, command: &Config) -> Outcome {
     let settings = context.settings()?;
     let ours = settings.name.value.clone();
     match command {
-        Config::Diff { file, force } => diff(context, file, *force),
+        Config::History => past::history(context),
+        Config::Show { which, to } => past::show(context, which, *to),
+        Config::Diff { files, force } => diff(context, files, *force),
         Config::Check { file } => check(context, file, &settings),
         Config::Convert { file, to } => convert(file, *to, &ours),
     }
@@ -213,12 +218,23 @@ fn check(context: &Context, file: &Path, settings: &Settings) -> Outcome {
 }
 
 /// A file without instances means the connected agent's nodes, as it does when it is sent.
-fn diff(context: &Context, file: &Path, force: bool) -> Outcome {
-    let text = Text::read(file)?;
+fn diff(context: &Context, files: &[PathBuf], force: bool) -> Outcome {
+    // What cannot be read is told before anybody is asked.
+    for file in files.iter().filter(|file| file.to_str().and_then(Which::parse_back).is_none() && !is_stdin(file)) {
+        Text::read(file)?;
+    }
     let mut client = connect::connect(context)?;
     let ours = InstanceName::new(client.welcome().agent.clone())
         .map_err(|error| Failure::because(Exit::Failed, "the agent's name cannot be used", &error))?;
-    let configuration = text.configuration(&ours)?;
+    let mut named = Vec::new();
+    for file in files {
+        named.push(past::named(&mut client, &ours, file)?);
+    }
+    let configuration = match (named.pop(), named.pop()) {
+        (Some(to), Some(from)) => return past::compare(context, &from, &to),
+        (Some(to), None) => to,
+        (None, _) => return Err(Failure::new(Exit::Usage, "which file?".to_owned())),
+    };
     let plan = client.plan(configuration, force, within_ms(SOON_MS)).map_err(connect::failed)?;
     let exit = if plan.problems.is_empty() { Exit::Done } else { Exit::Configuration };
     let screen = context.screen();
@@ -252,26 +268,46 @@ fn print_plan(out: &mut impl Write, screen: &Screen, plan: &Plan) -> std::io::Re
         table.row(out, vec![Cell::new(&node.node), action, Cell::new(node.why.join(", "))])?;
     }
     table.finish(out)?;
+    past::print_differences(out, &plan.differences)?;
+    for step in &plan.order {
+        let action = match step.action {
+            StepAction::Stop => "stop",
+            StepAction::Start => "start",
+        };
+        writeln!(out, "{action}: {}", output::plain(&step.nodes.join(" ")))?;
+    }
     let proposed = output::plain(&plan.proposed);
     match &plan.running {
-        _ if plan.is_running => writeln!(out, "{proposed} runs already"),
-        Some(running) => writeln!(out, "{proposed} would take the place of {}", output::plain(running)),
-        None => writeln!(out, "{proposed} would be the first configuration"),
+        _ if plan.is_running => writeln!(out, "{proposed} runs already")?,
+        Some(running) => writeln!(out, "{proposed} would take the place of {}", output::plain(running))?,
+        None => writeln!(out, "{proposed} would be the first configuration")?,
+    }
+    match &plan.token {
+        Some(token) => writeln!(out, "plan {token}"),
+        None => Ok(()),
     }
 }
 
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
 fn convert(file: &Path, to: ConfigFormat, ours: &InstanceName) -> Outcome {
-    let configuration = Text::read(file)?.configuration(ours)?;
+    print(&Text::read(file)?.configuration(ours)?, to)
+}
+
+/// Prints a configuration as a cluster file; what the format cannot hold goes to standard error.
+pub fn print(configuration: &Configuration, to: ConfigFormat) -> Outcome {
     let format = match to {
         ConfigFormat::Json => Format::Json,
         ConfigFormat::Ini => Format::Ini,
     };
-    let text = cluster_file::write(&configuration, format).map_err(|errors| {
+    let text = cluster_file::write(configuration, format).map_err(|errors| {
         let errors: Vec<String> = errors.iter().map(|error| output::plain(&error.to_string())).collect();
         Failure::new(Exit::Configuration, errors.join("\n"))
     })?;
     if format == Format::Ini {
-        for loss in cluster_file::losses(&configuration) {
+        for loss in cluster_file::losses(configuration) {
             to_stderr!("warning: {}", output::plain(&loss));
         }
     }

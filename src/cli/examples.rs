@@ -29,6 +29,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         "request deploy",
         &[
             ("request deploy cluster.ini", "replace what runs, and wait until the nodes are ready"),
+            ("request deploy @-1", "back to what ran before"),
             (
                 "request deploy - --reqid 4711 --timeout 30 < cluster.ini",
                 "ask again with the same --reqid after a timeout",
@@ -136,7 +137,19 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         "config check",
         &[("config check cluster.ini", "78 if it is not valid"), ("config check node.cfg", "zeekctl's file, too")],
     ),
-    ("config diff", &[("config diff cluster.ini", "which nodes a deploy would replace, and why")]),
+    ("config history", &[("config history", "what ran here, since when, and who wanted it")]),
+    (
+        "config show",
+        &[("config show @-1", "what ran before, as a cluster file"), ("config show --to json", "what runs")],
+    ),
+    (
+        "config diff",
+        &[
+            ("config diff cluster.ini", "which nodes a deploy would replace, why, and in which order"),
+            ("config diff @-1", "what going back would do"),
+            ("config diff @-2 @-1", "the values that changed then"),
+        ],
+    ),
     ("config convert", &[("config convert node.cfg --to ini", "from zeekctl to a cluster file")]),
     ("completions", &[("completions bash", "in ~/.bashrc: source <(zeek-cluster-agent completions bash)")]),
     (

@@ -225,11 +225,14 @@ pub enum Request {
     },
     /// Make this host run exactly the file's nodes of this instance, answered node by node
     Deploy {
-        /// Cluster file (INI or JSON); - is standard input
+        /// Cluster file (INI or JSON); - is standard input; @-1 is the configuration that ran before (config history)
         file: PathBuf,
         /// Restart nodes even if this configuration already runs
         #[arg(long)]
         force: bool,
+        /// Do what `config diff` showed, or nothing: exit code 1 if that plan is stale
+        #[arg(long, value_name = "TOKEN", conflicts_with = "via")]
+        if_plan: Option<String>,
         #[command(flatten)]
         asking: Asking,
     },
@@ -402,10 +405,26 @@ pub enum Config {
         /// Cluster file (INI or JSON), zeekctl's node.cfg, or zeek.conf; - is standard input
         file: PathBuf,
     },
-    /// Show what deploying a cluster file would do to this host's nodes; 78 if it is not valid
+    /// List the configurations that were to run on this host, newest first
+    History,
+    /// Print a configuration of this host's history as a cluster file
+    Show {
+        /// @0 is the running one, @-1 the one before; or an id
+        #[arg(value_name = "@-N|ID", default_value = "@0")]
+        which: String,
+        /// The format
+        #[arg(long, value_enum, default_value_t = ConfigFormat::Ini)]
+        to: ConfigFormat,
+    },
+    /// Show what deploying a cluster file would do to this host's nodes, and in which order; 78 if it is not valid
+    ///
+    /// With two arguments, only the values are compared in which the second differs from the first.
+    #[command(override_usage = "zeek-cluster-agent config diff [OPTIONS] [FROM] TO")]
     Diff {
-        /// Cluster file (INI or JSON), zeekctl's node.cfg, or zeek.conf; - is standard input
-        file: PathBuf,
+        /// Cluster file (INI or JSON), zeekctl's node.cfg, or zeek.conf; - is standard input; @-1 is the configuration that
+        /// ran before, @0 the running one
+        #[arg(value_name = "FILE|@-N", required = true, num_args = 1..=2)]
+        files: Vec<PathBuf>,
         /// As deploy --force would
         #[arg(long)]
         force: bool,

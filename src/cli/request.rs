@@ -11,7 +11,8 @@ use super::output::{Cell, Column, Screen, Table, plain};
 use super::waiting::{self, Waiting};
 use super::{Context, connect, print_json, status};
 use crate::api::configuration::Configuration;
-use crate::api::event::{Dialect, Request, Response, Result as ApiResult, ResultData};
+use crate::api::event::{DeployOptions, Dialect, Request, Response, Result as ApiResult, ResultData};
+use crate::api::history::Which;
 use crate::api::ids::{InstanceName, ReqId};
 use crate::api::report::chain;
 use crate::api::status::NodeStatus;
@@ -22,6 +23,10 @@ use crate::websocket::client as websocket;
 
 /// Whose texts are values that somebody asked for. Others' say something about a success.
 const DISPATCH_RESPONSE: &str = "node_dispatch_response";
+
+/// Why a configuration of the history cannot be deployed over WebSocket.
+const ONLY_HERE: &str = "a configuration of the history has no place in that API, so it cannot be deployed with --via; print it \
+                         with `config show` on its host, and deploy the file";
 
 /// A request with how to send it.
 pub struct Call {
@@ -37,9 +42,16 @@ pub fn run(context: &Context, command: flags::Request) -> Outcome {
             let request = Request::SetConfiguration { config };
             return way.send(context, Call { request, dialect: Dialect::ClusterAgent, sending: asking.sending });
         }
-        flags::Request::Deploy { file, force, asking } => {
-            let (mut way, config) = with_file(context, &file, &asking)?;
-            let request = Request::Deploy { config, force };
+        flags::Request::Deploy { file, force, if_plan, asking } => {
+            let back = file.to_str().and_then(Which::parse_back);
+            let (mut way, config) = match back {
+                None => with_file(context, &file, &asking)?,
+                Some(_) if asking.via.is_some() => return Err(Failure::new(Exit::Usage, ONLY_HERE.to_owned())),
+                // The agent takes it from its history.
+                Some(_) => (Way::open(context, &asking)?, Configuration::default()),
+            };
+            let how = Box::new(DeployOptions { back, if_plan });
+            let request = Request::Deploy { config, force, how };
             return way.send(context, Call { request, dialect: Dialect::Management, sending: asking.sending });
         }
         flags::Request::Welcome { asking } => (Request::AgentWelcome {}, Dialect::ClusterAgent, asking),

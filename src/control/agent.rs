@@ -9,6 +9,7 @@ use crate::api::event::Source;
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::figures::Figures;
 use crate::api::head::Anchor;
+use crate::api::history::{PastReport, Which};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
@@ -62,6 +63,10 @@ pub trait ControlAgent: Agent {
     fn compact(&self, force: bool) -> impl Future<Output = Result<CompactReport, String>> + Send;
     /// What deploying this configuration would do.
     fn plan(&self, config: Configuration, force: bool) -> impl Future<Output = Result<Plan, String>> + Send;
+    /// The configurations that were to run here, newest first.
+    fn config_history(&self) -> impl Future<Output = Result<Vec<PastReport>, String>> + Send;
+    /// One of them.
+    fn config_show(&self, which: Which) -> impl Future<Output = Result<(PastReport, Configuration), String>> + Send;
     /// [`super::logs::read`] does the reading.
     fn logs(&self, node: NodeName, query: LogQuery) -> impl Future<Output = Result<LogChunk, String>> + Send;
 }

@@ -23,6 +23,7 @@ use crate::api::event::{Dialect, Request, Response};
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::figures::Figures;
 use crate::api::head::Anchor;
+use crate::api::history::PastReport;
 use crate::api::ids::Seq;
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
@@ -215,6 +216,25 @@ impl Client {
         let call = self.call(|call| ClientFrame::Plan { call, config, force })?;
         match self.wait(call, deadline)? {
             ServerFrame::Plan { plan, .. } => Ok(plan),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The configurations that were to run on the agent's host, newest first.
+    pub fn config_history(&mut self, deadline: Deadline) -> Result<Vec<PastReport>, Error> {
+        let call = self.call(|call| ClientFrame::ConfigHistory { call })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::ConfigHistory { configurations, .. } => Ok(configurations),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// One of them: `@0`, `@-1`, or an id.
+    pub fn config_show(&mut self, which: &str, deadline: Deadline) -> Result<(PastReport, Configuration), Error> {
+        let which = which.to_owned();
+        let call = self.call(|call| ClientFrame::ConfigShow { call, which })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::ConfigShown { about, configuration, .. } => Ok((*about, configuration)),
             other => Err(unexpected(other)),
         }
     }
@@ -437,6 +457,8 @@ fn unexpected(frame: ServerFrame) -> Error {
         | ServerFrame::Settings { .. }
         | ServerFrame::Compacted { .. }
         | ServerFrame::Plan { .. }
+        | ServerFrame::ConfigHistory { .. }
+        | ServerFrame::ConfigShown { .. }
         | ServerFrame::Logs { .. }
         | ServerFrame::Done { .. }
         | ServerFrame::Published { .. } => Error::Mismatch,

@@ -19,6 +19,7 @@ use super::frame::{ReadError, SMALL_FRAME, read_frame};
 use super::message::{self, ClientFrame, ErrorCode, ServerFrame, TOPIC_LIMIT, TOPICS_LIMIT};
 use crate::api::event::{Dialect, Incoming, Request, Route};
 use crate::api::head::AnchorError;
+use crate::api::history::Which;
 use crate::api::ids::{NodeName, ReqId};
 use crate::transport::Refusal;
 use crate::transport::outgoing::{Outgoing, Queued};
@@ -174,6 +175,8 @@ impl<A: ControlAgent> Connection<A> {
                 | ClientFrame::Settings { .. }
                 | ClientFrame::JournalCompact { .. }
                 | ClientFrame::Plan { .. }
+                | ClientFrame::ConfigHistory { .. }
+                | ClientFrame::ConfigShow { .. }
                 | ClientFrame::Logs { .. }
                 | ClientFrame::Subscribe { .. }
                 | ClientFrame::NotifyReady { .. },
@@ -188,6 +191,7 @@ impl<A: ControlAgent> Connection<A> {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one short arm for each kind of frame")]
     async fn handle(&mut self, frame: ClientFrame) -> Next {
         let reply = match frame {
             ClientFrame::Hello { .. } => {
@@ -245,6 +249,18 @@ impl<A: ControlAgent> Connection<A> {
             }
             ClientFrame::Plan { call, config, force } => {
                 answer(call, self.agent.plan(config, force).await, |plan| ServerFrame::Plan { call, plan })
+            }
+            ClientFrame::ConfigHistory { call } => {
+                let past = self.agent.config_history().await;
+                answer(call, past, |configurations| ServerFrame::ConfigHistory { call, configurations })
+            }
+            ClientFrame::ConfigShow { call, which } => {
+                let shown = self.agent.config_show(Which::parse(&which)).await;
+                answer(call, shown, |(about, configuration)| ServerFrame::ConfigShown {
+                    call,
+                    about: Box::new(about),
+                    configuration,
+                })
             }
             ClientFrame::Logs { call, node, query } => match NodeName::new(node) {
                 Ok(node) => answer(call, self.agent.logs(node, query).await, |chunk| ServerFrame::Logs { call, chunk }),

@@ -13,6 +13,7 @@ use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Notification, Request, Response};
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::figures::Figures;
+use crate::api::history::PastReport;
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
@@ -132,6 +133,18 @@ pub enum ClientFrame {
         /// As in a deploy.
         force: bool,
     },
+    /// The configurations that were to run on this host.
+    ConfigHistory {
+        /// Comes back in the answer.
+        call: u64,
+    },
+    /// One of them.
+    ConfigShow {
+        /// Comes back in the answer.
+        call: u64,
+        /// `@0` is the running one, `@-1` the one before; anything else is an id.
+        which: String,
+    },
     /// A chunk of a node's output.
     Logs {
         /// Comes back in the answer.
@@ -159,7 +172,7 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as encoded.
-const CLIENT_KINDS: [&str; 15] = [
+const CLIENT_KINDS: [&str; 17] = [
     "hello",
     "request",
     "status",
@@ -172,12 +185,14 @@ const CLIENT_KINDS: [&str; 15] = [
     "journal_prune",
     "journal_compact",
     "plan",
+    "config_history",
+    "config_show",
     "logs",
     "subscribe",
     "notify_ready",
 ];
 /// The kinds of [`ServerFrame`], as encoded.
-const SERVER_KINDS: [&str; 17] = [
+const SERVER_KINDS: [&str; 19] = [
     "welcome",
     "response",
     "refused",
@@ -191,6 +206,8 @@ const SERVER_KINDS: [&str; 17] = [
     "settings",
     "compacted",
     "plan",
+    "config_history",
+    "config_shown",
     "logs",
     "done",
     "published",
@@ -291,6 +308,22 @@ pub enum ServerFrame {
         /// What would happen to each node.
         plan: Plan,
     },
+    /// Answers [`ClientFrame::ConfigHistory`].
+    ConfigHistory {
+        /// The client's number for the call.
+        call: u64,
+        /// Newest first.
+        configurations: Vec<PastReport>,
+    },
+    /// Answers [`ClientFrame::ConfigShow`].
+    ConfigShown {
+        /// The client's number for the call.
+        call: u64,
+        /// Whose and when it was.
+        about: Box<PastReport>,
+        /// As it was to run.
+        configuration: Configuration,
+    },
     /// Answers [`ClientFrame::Logs`].
     Logs {
         /// The client's number for the call.
@@ -337,6 +370,8 @@ impl ServerFrame {
             | Self::Settings { call, .. }
             | Self::Compacted { call, .. }
             | Self::Plan { call, .. }
+            | Self::ConfigHistory { call, .. }
+            | Self::ConfigShown { call, .. }
             | Self::Logs { call, .. }
             | Self::Done { call } => Some(*call),
             Self::Error { call, .. } => *call,

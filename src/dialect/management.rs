@@ -44,7 +44,7 @@ pub(super) fn decode(name: &str, event: &Event) -> Result<Decoded, Rejection> {
             let config = record::read_configuration(config, read_node).map_err(|mismatch| mismatch.inside("config"))?;
             let force = argument(args, 1, "force")?;
             let force = record::boolean(&force).map_err(|mismatch| mismatch.inside("force"))?;
-            Ok(Request::Deploy { config, force })
+            Ok(Request::Deploy { config, force, how: Box::default() })
         });
     }
     if name == DISPATCH.request {
@@ -109,7 +109,7 @@ fn read_hello(event: &Event) -> Result<(Notification, Option<Whereabouts>), Reje
 pub(super) fn request(reqid: &ReqId, request: &Request) -> Result<Event, EncodeError> {
     let reqid = Data::string(reqid.as_str());
     let args = match request {
-        Request::Deploy { config, force } => {
+        Request::Deploy { config, force, how: _ } => {
             // Not a wish, and not applied by any agent: zeek-client fills in the same.
             let config = record::write_configuration(config, |node| write_node(node, NodeState::Running));
             vec![reqid, config, Data::Boolean(*force)]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::configuration::{ClusterRole, Configuration, Node};
-use crate::api::event::{Notification, Request, Response};
+use crate::api::event::{DeployOptions, Notification, Request, Response};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::LaunchSpec;
 use crate::api::rights::Rights;
@@ -50,8 +50,10 @@ impl Lifecycle {
             return refused;
         }
         match &received.request {
-            Request::SetConfiguration { config } => self.plan_configuration(now, received, config, false),
-            Request::Deploy { config, force } => self.plan_configuration(now, received, config, *force),
+            Request::SetConfiguration { config } => {
+                self.plan_configuration(now, received, config, false, &DeployOptions::default())
+            }
+            Request::Deploy { config, force, how } => self.plan_configuration(now, received, config, *force, how),
             Request::AgentStandby {} => self.plan_standby(now, received),
             Request::Restart { nodes } => self.plan_restart(now, received, nodes),
             Request::StartNodes { nodes } => self.plan_start(now, received, nodes),
@@ -75,22 +77,42 @@ impl Lifecycle {
     ///
     /// If the running configuration has the same id, it is left alone unless `force` is set: controllers deploy it
     /// again on each reconnect. Only nodes that were given up are then tried again and included in the answer.
-    fn plan_configuration(&self, now: Now, received: &Received, config: &Configuration, force: bool) -> Decision {
-        let report = self.check(config);
+    fn plan_configuration(
+        &self,
+        now: Now,
+        received: &Received,
+        config: &Configuration,
+        force: bool,
+        how: &DeployOptions,
+    ) -> Decision {
+        let sent = match self.meant(config, how) {
+            Ok(sent) => sent,
+            Err(error) => return self.refuse_change(received, error),
+        };
+        let report = self.check(&sent);
         if !report.problems.is_empty() {
             return self.complete(received, Outcome::Rejected, self.rejection(received, &report.problems));
         }
         let running = self.durable.desired.config.as_ref();
-        if !force && running.is_some_and(|running| running.0.id == config.id) {
-            return self.plan_same_configuration(now, received);
+        if !force && running.is_some_and(|running| running.0.id == sent.id) {
+            let stale = how.if_plan.as_ref().and_then(|shown| self.stale(shown, &self.token(&sent, force, &[])));
+            return match stale {
+                Some(stale) => self.refuse_change(received, stale),
+                None => self.plan_same_configuration(now, received),
+            };
         }
-        let config = match validate::resolve_hosts(config.clone(), &self.options.instance) {
+        let config = match validate::resolve_hosts(sent.clone().into_owned(), &self.options.instance) {
             Ok(config) => config,
             Err(problems) => {
                 return self.complete(received, Outcome::Rejected, self.rejection(received, &problems));
             }
         };
         let planned = self.plan_nodes(&config, force);
+        if let Some(shown) = &how.if_plan
+            && let Some(stale) = self.stale(shown, &self.token(&sent, force, &planned))
+        {
+            return self.refuse_change(received, stale);
+        }
         let targets: Targets = planned.iter().filter_map(|one| Some((one.name.clone(), one.least()?))).collect();
         // Removed nodes are waited for as well.
         let targets: Targets = {
@@ -108,6 +130,12 @@ impl Lifecycle {
             return decision.and(self.complete(received, Outcome::Completed, done));
         }
         decision.and(self.wait(now, received, Goal::Ready, targets))
+    }
+
+    /// A change that is not made.
+    pub(super) fn refuse_change(&self, received: &Received, error: String) -> Decision {
+        let response = answer::failed(&self.options.instance, &received.reqid, &received.request, error);
+        self.complete(received, Outcome::Rejected, response)
     }
 
     /// Nodes that were given up are tried again, and waited for like pending ones. A controller, which deploys again on

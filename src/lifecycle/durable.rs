@@ -9,6 +9,7 @@ use crate::api::event::{Request, Source};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
 use crate::api::time::{BootTime, Timestamp};
+use crate::journal::entry::past::{Asked, NodesChanged, Past};
 use crate::journal::entry::{
     AgentRecord, ConfigChange, DesiredRecord, Entry, GivenUp, Life, NodeRecord, Numbered, Packed, Received, Record,
     Recovered, Stage, UnfinishedExtras, UnfinishedRecord, Verdict, Want, WantChange,
@@ -43,6 +44,8 @@ pub struct Durable {
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// Requests without an outcome, by their numbers.
     pub unfinished: BTreeMap<Seq, Unfinished>,
+    /// The configurations that were to run here.
+    pub past: Past,
     by_reqid: BTreeMap<ReqId, Seq>,
     dirty: Dirty,
     changed: Changed,
@@ -77,11 +80,13 @@ struct Dirty {
 impl Durable {
     /// The state that the journal's records describe; all of it counts as changed.
     pub fn new(recovered: Recovered) -> Self {
-        let Recovered { last, agent, desired, nodes, unfinished, unsent: _ } = recovered;
+        let Recovered { last, agent, desired, nodes, unfinished, past, unsent: _ } = recovered;
         let unfinished: BTreeMap<_, _> =
             unfinished.into_iter().map(|(seq, (received, record))| (seq, Unfinished { received, record })).collect();
         let by_reqid = unfinished.iter().map(|(seq, one)| (one.received.reqid.clone(), *seq)).collect();
-        let mut durable = Self { last, agent, desired, nodes, unfinished, by_reqid, ..Self::default() };
+        let unready = nodes.iter().filter(|(_, record)| reached(record) == Some(false));
+        let past = Past::new(past, unready.map(|(name, _)| name.clone()).collect(), &desired);
+        let mut durable = Self { last, agent, desired, nodes, unfinished, past, by_reqid, ..Self::default() };
         durable.note_all();
         durable
     }
@@ -136,6 +141,8 @@ impl Durable {
                 None => {}
             }
         }
+        let past = self.past.take_dirty().into_iter();
+        records.extend(past.map(|(seq, record)| Record::Past(seq, record.map(Box::new))));
         records
     }
 
@@ -156,7 +163,9 @@ impl Durable {
                 self.changed.requests.extend(self.unfinished.keys().copied());
             }
             Entry::HoldEnded { .. } => self.change_hold(None),
-            Entry::Salvaged { .. } | Entry::Imported { .. } | Entry::FormatChanged { .. } | Entry::Pruned { .. } => {}
+            Entry::Imported { .. } => self.past.end(numbered.at),
+            Entry::ConfigurationKept { set, record } => self.past.keep(*set, record.as_ref().clone(), numbered.seq),
+            Entry::Salvaged { .. } | Entry::FormatChanged { .. } | Entry::Pruned { .. } => {}
             Entry::RequestAnswered { .. } | Entry::RequestConflicted { .. } | Entry::InputRejected { .. } => {}
             Entry::DuplicateSeen { of, source } => self.asked_again(*of, numbered.at, source),
             Entry::RequestReceived { .. } => self.request_received(numbered),
@@ -184,7 +193,11 @@ impl Durable {
                 }
             }
             Entry::RequestCompleted { of, .. } => self.request_completed(*of),
-            Entry::DesiredChanged { by, config, nodes } => self.desired_changed(*by, config, nodes),
+            Entry::DesiredChanged { by, config, nodes } => {
+                let changed = self.count_changes(nodes);
+                self.desired_changed(*by, config, nodes);
+                self.note_configuration(numbered, *by, config, changed);
+            }
             Entry::LaunchIntended { node, incarnation, .. } => self.change_node(node, |record| {
                 record.incarnation = *incarnation;
                 record.life = Life::Intended;
@@ -214,6 +227,36 @@ impl Durable {
                 record.next_start = None;
             }),
         }
+        self.past.settle(numbered.at);
+    }
+
+    /// How a change affects the nodes that are known now.
+    fn count_changes(&self, nodes: &[(NodeName, WantChange)]) -> NodesChanged {
+        let mut changed = NodesChanged::default();
+        for (name, change) in nodes {
+            match change {
+                WantChange::Up { .. } if self.nodes.contains_key(name) => changed.replaced += 1,
+                WantChange::Up { .. } => changed.started += 1,
+                WantChange::Gone => changed.removed += 1,
+                WantChange::Retry | WantChange::Stopped => {}
+            }
+        }
+        changed
+    }
+
+    /// The history of configurations, once the nodes have their new wants.
+    fn note_configuration(&mut self, numbered: &Numbered, by: Seq, config: &ConfigChange, changed: NodesChanged) {
+        match config {
+            ConfigChange::Keep => {}
+            ConfigChange::Forget => self.past.end(numbered.at),
+            ConfigChange::Set(config) => {
+                let nobody = || (ReqId::default(), Source { transport: String::new(), peer: String::new() });
+                let known = self.unfinished.get(&by).map(|one| &one.received);
+                let (reqid, source) = known.map_or_else(nobody, |one| (one.reqid.clone(), one.source.clone()));
+                let asked = Asked { request: by, reqid, source };
+                self.past.set(numbered.seq, numbered.at, asked, config.clone(), changed);
+            }
+        }
     }
 
     fn change_agent(&mut self, change: impl FnOnce(&mut AgentRecord)) {
@@ -234,6 +277,7 @@ impl Durable {
     }
 
     fn touch_node(&mut self, name: &NodeName) {
+        self.past.node(name, self.nodes.get(name).and_then(reached));
         self.dirty.nodes.insert(name.clone());
         self.changed.nodes.insert(name.clone());
     }
@@ -419,6 +463,12 @@ impl Durable {
             self.change_agent(|agent| agent.newest_gone = agent.newest_gone.max(record.incarnation));
         }
     }
+}
+
+/// Whether the node is where the configuration wants it; `None`: the configuration does not want it.
+fn reached(record: &NodeRecord) -> Option<bool> {
+    let is_ready = record.incarnation >= record.least && matches!(record.life, Life::Up { ready: true, .. });
+    (record.want != Want::Gone).then_some(record.want == Want::Up && is_ready)
 }
 
 fn targets_of(stage: Stage) -> Option<Targets> {

@@ -26,6 +26,7 @@ mod duplicates;
 mod durable;
 mod effect;
 mod health;
+mod history;
 mod hold;
 mod input;
 mod nodes;
@@ -43,6 +44,7 @@ mod settle;
 mod stages;
 mod standby;
 mod start;
+mod token;
 mod waits;
 mod wake;
 
@@ -330,7 +332,10 @@ impl Lifecycle {
             return Decision::default();
         }
         let Removal { upto, hash, trimmed, entries, requests } = *removal;
-        Decision::default().entry(Entry::Pruned { upto, hash, trimmed, entries, requests })
+        // What the history needs of the entries that go is stated again before they do.
+        let stated = self.durable.past.records().filter(|(set, record)| record.extras.0.kept_in.max(*set) <= upto);
+        let kept = stated.map(|(set, record)| Entry::ConfigurationKept { set, record: Box::new(record.clone()) });
+        kept.fold(Decision::default(), Decision::entry).entry(Entry::Pruned { upto, hash, trimmed, entries, requests })
     }
 
     fn stop(&self, reason: &str) -> Decision {

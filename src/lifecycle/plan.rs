@@ -1,16 +1,17 @@
 //! What a configuration would change on this host: the plan that a deployment journals and carries out, and that
 //! `config diff` shows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::configuration::Configuration;
+use crate::api::history;
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{LaunchSpec, Program};
-use crate::api::plan::{Action, NodePlan, Plan};
+use crate::api::plan::{Action, NodePlan, Plan, Step, StepAction};
 use crate::api::validate::{self, Problem};
 use crate::journal::entry::{Life, NodeRecord, Packed, Want, WantChange};
 
-use super::Lifecycle;
+use super::{Lifecycle, stages};
 
 /// Which nodes a configuration with another id replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub(super) struct Planned {
 pub(super) enum PlannedChange {
     /// It runs as it should: nothing is journaled for it. `least` is the incarnation that it must have reached.
     Keep {
+        spec: LaunchSpec,
         least: Incarnation,
     },
     /// A process of this kind, no older than `least`.
@@ -90,7 +92,7 @@ impl Lifecycle {
         let mut differences = differences(&record.spec.0, &spec);
         let keeps = self.options.deploy_strategy == DeployStrategy::Changed && !force && !self.seen.winding_down;
         if keeps && down.is_none() && differences.is_empty() {
-            return PlannedChange::Keep { least: record.least };
+            return PlannedChange::Keep { spec, least: record.least };
         }
         if differences.is_empty() {
             differences.push(self.replaced_unchanged(force).to_owned());
@@ -133,9 +135,9 @@ impl Lifecycle {
     }
 
     /// What deploying `config` would do now. Changes nothing.
-    pub fn preview(&self, config: &Configuration, force: bool) -> Plan {
+    pub fn preview(&self, proposed: &Configuration, force: bool) -> Plan {
         let running = self.durable.desired.config.as_ref().map(|running| running.0.id.clone());
-        let (config, taken) = self.with_running_hosts(config);
+        let (config, taken) = self.with_running_hosts(proposed);
         let report = self.check(&config);
         let texts = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
         let mut plan = Plan {
@@ -144,21 +146,54 @@ impl Lifecycle {
             proposed: config.id.clone(),
             problems: texts(&report.problems),
             warnings: texts(&report.warnings).into_iter().chain(taken).collect(),
-            nodes: Vec::new(),
+            ..Plan::default()
         };
         if !plan.problems.is_empty() {
             return plan;
         }
         if plan.is_running {
+            plan.token = Some(self.token(proposed, force, &[]).text());
             plan.nodes = self.preview_same();
             return plan;
         }
-        match validate::resolve_hosts(config.clone(), &self.options.instance) {
-            Ok(config) => plan.nodes = self.plan_nodes(&config, force).into_iter().map(preview_of).collect(),
-            Err(problems) => plan.problems = texts(&problems),
-        }
+        let config = match validate::resolve_hosts(config, &self.options.instance) {
+            Ok(config) => config,
+            Err(problems) => return Plan { problems: texts(&problems), ..plan },
+        };
+        let planned = self.plan_nodes(&config, force);
+        plan.token = Some(self.token(proposed, force, &planned).text());
+        plan.order = self.order(&planned);
+        let before = self.durable.desired.config.as_ref();
+        plan.differences = before.map(|before| history::differences(&before.0, &config)).unwrap_or_default();
+        plan.nodes = planned.into_iter().map(preview_of).collect();
         plan.nodes.sort_by(|a, b| a.node.cmp(&b.node));
         plan
+    }
+
+    /// The steps in which processes are stopped, and those in which new ones are started.
+    fn order(&self, planned: &[Planned]) -> Vec<Step> {
+        let mut steps: BTreeMap<(StepAction, usize), Vec<String>> = BTreeMap::new();
+        for one in planned {
+            let record = self.durable.nodes.get(&one.name);
+            let ends = match (&one.step, record) {
+                (PlannedChange::Keep { .. }, _) | (_, None) => None,
+                (PlannedChange::Up { .. } | PlannedChange::Gone, Some(record)) => {
+                    (record.life != Life::Down).then(|| stages::STAGES - stages::stage(record.spec.0.role))
+                }
+            };
+            if let Some(step) = ends {
+                steps.entry((StepAction::Stop, step)).or_default().push(one.name.to_string());
+            }
+            if let PlannedChange::Up { spec, .. } = &one.step {
+                let step = stages::stage(spec.role);
+                steps.entry((StepAction::Start, step)).or_default().push(one.name.to_string());
+            }
+        }
+        let sorted = steps.into_iter().map(|((action, _), mut nodes)| {
+            nodes.sort();
+            Step { action, nodes }
+        });
+        sorted.collect()
     }
 
     /// The running configuration again: only nodes that were given up are tried again.
@@ -189,7 +224,7 @@ impl Planned {
     /// The incarnation that has to be ready. `None`: the node is to be removed.
     pub(super) fn least(&self) -> Option<Incarnation> {
         match &self.step {
-            PlannedChange::Keep { least } | PlannedChange::Up { least, .. } => Some(*least),
+            PlannedChange::Keep { least, .. } | PlannedChange::Up { least, .. } => Some(*least),
             PlannedChange::Gone => None,
         }
     }

@@ -13,9 +13,10 @@ use crate::journal::entry::{Life, NodeRecord, Want};
 use super::Lifecycle;
 use super::seen::{NodeSeen, ProcessPhase};
 
-const STAGES: usize = 4;
+pub(super) const STAGES: usize = 4;
 
-fn stage(role: ClusterRole) -> usize {
+/// The place of a role in the order of starts.
+pub(super) fn stage(role: ClusterRole) -> usize {
     match role {
         ClusterRole::Logger => 0,
         ClusterRole::Manager => 1,

@@ -493,7 +493,7 @@ fn an_invalid_configuration_lists_every_problem_and_changes_nothing() {
     assert_eq!(answer.results.len(), 1);
     let error = answer.results[0].error.clone().unwrap();
     assert!(error.contains("w1") && error.contains("nowhere") && error.contains("manager"), "{error}");
-    let several = only_response(&bench.ask("b2", Request::Deploy { config: bad, force: true }));
+    let several = only_response(&bench.ask("b2", Request::Deploy { config: bad, force: true, how: Box::default() }));
     assert!(several.results.len() >= 3, "{several:?}");
     assert_eq!(bench.incarnation("w1"), before);
     assert_eq!(bench.state("w1"), NodeState::Running);
@@ -506,10 +506,13 @@ fn an_invalid_configuration_lists_every_problem_and_changes_nothing() {
 fn the_running_configuration_is_left_alone_unless_forced() {
     let mut bench = Bench::running(&["w1"]);
     let before = bench.incarnation("w1");
-    let answer = only_response(&bench.ask("s", Request::Deploy { config: configuration("c1", &["w1"]), force: false }));
+    let answer = only_response(
+        &bench.ask("s", Request::Deploy { config: configuration("c1", &["w1"]), force: false, how: Box::default() }),
+    );
     assert_eq!((answer.results.len(), answer.success()), (1, true));
     assert_eq!(bench.incarnation("w1"), before);
-    let effects = bench.ask("f", Request::Deploy { config: configuration("c1", &["w1"]), force: true });
+    let effects =
+        bench.ask("f", Request::Deploy { config: configuration("c1", &["w1"]), force: true, how: Box::default() });
     bench.execute(effects);
     assert_eq!(bench.incarnation("w1"), before.next());
 }
@@ -568,7 +571,8 @@ fn a_standby_that_takes_too_long_names_what_still_runs() {
 #[test]
 fn a_node_that_cannot_start_is_failed_with_the_reason() {
     let mut bench = Bench::new().over_broker();
-    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
+    let effects = bench
+        .ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false, how: Box::default() });
     assert_eq!(prepared(&effects), ["w1", "w2"]);
     let refused = NodeHappening::Exited {
         cause: ExitCause::NotStarted("/opt/zeek: permission denied".into()),
@@ -644,7 +648,8 @@ fn incarnations_count_per_node() {
 #[test]
 fn at_the_deadline_pending_nodes_are_named_and_supervision_goes_on() {
     let mut bench = Bench::new().over_broker();
-    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
+    let effects = bench
+        .ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false, how: Box::default() });
     bench.execute(effects);
     assert!(responses(&bench.ready("w1")).is_empty());
     let incarnation = bench.incarnation("w2");
@@ -913,7 +918,8 @@ fn a_shutdown_is_answered_before_the_agent_ends() {
 #[test]
 fn what_a_late_node_writes_belongs_into_the_answer() {
     let mut bench = Bench::new().over_broker();
-    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false });
+    let effects = bench
+        .ask("d", Request::Deploy { config: configuration("c1", &["w1", "w2"]), force: false, how: Box::default() });
     bench.execute(effects);
     bench.ready("w1");
     assert!(bench.core.wants_outputs(bench.now).is_empty());
@@ -931,7 +937,8 @@ fn output_in_an_answer_is_bounded() {
     let mut bench = Bench::new().over_broker();
     let nodes: Vec<String> = (0..100).map(|number| format!("w{number}")).collect();
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false });
+    let effects =
+        bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false, how: Box::default() });
     bench.execute(effects);
     bench.now.boot = bench.now.boot.plus_ms(7_000);
     let full = NodeOutputs { stdout: "x".repeat(16 << 10), stderr: "y".repeat(16 << 10) };
@@ -1232,7 +1239,8 @@ fn a_response_stays_within_its_limit() {
     let mut bench = Bench::new().over_broker();
     let nodes: Vec<String> = (0..100).map(|index| format!("w{index}")).collect();
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
-    let effects = bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false });
+    let effects =
+        bench.ask("d", Request::Deploy { config: configuration("c1", &nodes), force: false, how: Box::default() });
     bench.execute(effects);
     for node in &nodes {
         let (incarnation, long) = (bench.incarnation(node), "x".repeat(16 << 10));

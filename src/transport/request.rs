@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn a_request_is_measured_in_its_canonical_form() {
         let config = Configuration { id: "c".into(), ..Configuration::default() };
-        let request = Request::Deploy { config, force: false };
+        let request = Request::Deploy { config, force: false, how: Box::default() };
         assert_eq!(size(&request), rmp_serde::to_vec_named(&request).unwrap().len());
     }
 }

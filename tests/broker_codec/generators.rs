@@ -143,7 +143,11 @@ fn names() -> impl Strategy<Value = BTreeSet<String>> {
 
 pub fn management_request() -> impl Strategy<Value = Request> {
     prop_oneof![
-        (configuration(true), any::<bool>()).prop_map(|(config, force)| Request::Deploy { config, force }),
+        (configuration(true), any::<bool>()).prop_map(|(config, force)| Request::Deploy {
+            config,
+            force,
+            how: Box::default()
+        }),
         Just(Request::AgentWelcome {}),
         Just(Request::AgentStandby {}),
         Just(Request::GetNodes {}),

@@ -22,7 +22,7 @@ fn host() -> Host {
 }
 
 fn deploy(nodes: &[(&str, &str)]) -> Request {
-    Request::Deploy { config: cluster(nodes), force: false }
+    Request::Deploy { config: cluster(nodes), force: false, how: Box::default() }
 }
 
 /// Over a WebSocket connection of its own: the text as it came.

@@ -26,8 +26,11 @@ fn deployed_to_and_fro_all_nodes_come_up_and_none_is_given_up() {
     let host = Host::new();
     let mut agent = host.start();
     for round in 0..rounds {
-        let deploy =
-            |part: &str, all| Request::Deploy { config: configuration(&format!("{part}-{round}"), all), force: false };
+        let deploy = |part: &str, all| Request::Deploy {
+            config: configuration(&format!("{part}-{round}"), all),
+            force: false,
+            how: Box::default(),
+        };
         let mut client = host.client();
         for (part, all) in [("a", true), ("b", false), ("again", true)] {
             client.submit(&format!("{part}-{round}"), deploy(part, all), Dialect::Management, None).unwrap();

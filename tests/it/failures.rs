@@ -41,9 +41,10 @@ fn an_invalid_configuration_is_journaled_answered_with_every_problem_and_changes
     for node in &mut config.nodes {
         node.port = Some(clashing);
     }
-    for (reqid, request) in
-        [("bad-s", set(config.clone())), ("bad-d", Request::Deploy { config: config.clone(), force: true })]
-    {
+    for (reqid, request) in [
+        ("bad-s", set(config.clone())),
+        ("bad-d", Request::Deploy { config: config.clone(), force: true, how: Box::default() }),
+    ] {
         let answer = host.ask(reqid, request);
         assert!(!answer.success());
         let said = errors(&answer);

@@ -31,7 +31,7 @@ fn large(number: usize) -> Request {
     for node in &mut config.nodes {
         node.options = (0..3_700).map(option).collect();
     }
-    Request::Deploy { config, force: true }
+    Request::Deploy { config, force: true, how: Box::default() }
 }
 
 fn rss(agent: &Agent) -> u64 {

@@ -9,7 +9,7 @@ use zeek_cluster_agent::api::status::NodeState;
 use crate::support::{Host, cluster, errors};
 
 fn deploy(nodes: &[(&str, &str)]) -> Request {
-    Request::Deploy { config: cluster(nodes), force: false }
+    Request::Deploy { config: cluster(nodes), force: false, how: Box::default() }
 }
 
 fn error_of<'a>(response: &'a Response, node: &str) -> &'a str {

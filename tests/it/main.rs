@@ -36,6 +36,7 @@ mod full_disk;
 mod hangs;
 mod head;
 mod health;
+mod history;
 mod hold;
 mod launch_causes;
 mod limits;

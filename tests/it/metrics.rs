@@ -383,7 +383,8 @@ fn a_page_of_a_big_host_costs_its_time_and_leaves_nothing_behind() {
     let (host, agent, address) = serving();
     let names: Vec<String> = (0..count).map(|number| format!("w{number:04}")).collect();
     let nodes: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
-    let answer = host.ask_until_answered("r", &Request::Deploy { config: cluster(&nodes), force: false });
+    let answer =
+        host.ask_until_answered("r", &Request::Deploy { config: cluster(&nodes), force: false, how: Box::default() });
     assert!(answer.success(), "{answer:?}");
     let scrape = || {
         let begun = Instant::now();

@@ -150,7 +150,7 @@ fn be_told_at_deadlines(host: &Host) {
         let mut config = cluster(&[("w1", "env = SIM_NOT_READY=1")]);
         config.id = format!("configuration-{number}");
         let reqid = format!("power-{number:04}");
-        ws.ask(Dialect::Management, &reqid, &Request::Deploy { config, force: true });
+        ws.ask(Dialect::Management, &reqid, &Request::Deploy { config, force: true, how: Box::default() });
         let (_, _, told) = ws.response(&reqid);
         assert!(told.results.iter().any(|one| one.error.as_deref() == Some("request timed out")), "{told:?}");
     }

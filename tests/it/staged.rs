@@ -170,7 +170,7 @@ fn a_slow_logger_a_failing_proxy_a_port_in_use_and_a_dying_worker_hold_up_nobody
     ];
     let mut listener = host.client();
     listener.subscribe(&["zeek/management/agent/"], within_ms(10_000)).unwrap();
-    let request = Request::Deploy { config: cluster(&nodes), force: false };
+    let request = Request::Deploy { config: cluster(&nodes), force: false, how: Box::default() };
     let mut client = host.client();
     let begun = Instant::now();
     let call = client.submit("d", request.clone(), dialect(&request), None).unwrap();

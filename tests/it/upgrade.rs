@@ -27,7 +27,7 @@ const UNFINISHED: &str = "unfinished";
 fn change(id: &str) -> Request {
     let mut config = cluster(&[("w1", "env = SIM_NOT_READY=1"), ("w2", "")]);
     config.id = id.to_owned();
-    Request::Deploy { config, force: false }
+    Request::Deploy { config, force: false, how: Box::default() }
 }
 
 fn port(host: &Host, starts: usize) -> u16 {

@@ -185,8 +185,8 @@ fn every_request() -> Vec<(Dialect, String, Request)> {
     let all = [
         Request::AgentWelcome {},
         set(config("one")),
-        Request::Deploy { config: config("two"), force: false },
-        Request::Deploy { config: config("two"), force: true },
+        Request::Deploy { config: config("two"), force: false, how: Box::default() },
+        Request::Deploy { config: config("two"), force: true, how: Box::default() },
         Request::GetNodes {},
         Request::Restart { nodes: named(&["w1"]) },
         Request::NodeDispatch { action, nodes: named(&[]) },
@@ -282,7 +282,11 @@ fn notifications_come_in_the_dialects_that_are_configured() {
     assert_eq!(place, Some(Whereabouts::Host("127.0.0.1".parse().unwrap())));
 
     let mut seed = Ws::connect(address(&host, 1), &[CLUSTER_AGENT]);
-    ws.ask(Dialect::Management, "d", &Request::Deploy { config: cluster(&[("w1", "")]), force: false });
+    ws.ask(
+        Dialect::Management,
+        "d",
+        &Request::Deploy { config: cluster(&[("w1", "")]), force: false, how: Box::default() },
+    );
     let is_up = |one: &Notification| matches!(one, Notification::NotifyChange { node, new: NodeState::Running, .. } if node.name == "w1");
     ws.notification(Dialect::Management, is_up);
     seed.notification(Dialect::ClusterAgent, is_up);
@@ -408,7 +412,7 @@ fn idle_connections_and_clients_that_never_read_keep_nobody_out() {
     };
     let nodes: Vec<Node> = (0..2500).map(node).collect();
     config.nodes.extend(nodes);
-    let request = Request::Deploy { config, force: false };
+    let request = Request::Deploy { config, force: false, how: Box::default() };
     let cut = || host.read_log().contains("its client does not read");
     for round in 0.. {
         early.ask(Dialect::Management, "large", &request);

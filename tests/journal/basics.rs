@@ -127,7 +127,7 @@ fn what_is_committed_survives_a_kill_and_equals_the_journal_in_memory() {
 fn a_request_of_four_mebibytes_is_stored_and_read_back() {
     let dir = tempdir().unwrap();
     let config = configuration("large", 400, 10_000);
-    let request = Request::Deploy { config: config.clone(), force: true };
+    let request = Request::Deploy { config: config.clone(), force: true, how: Box::default() };
     let mut opened = open(dir.path());
     let journal = &mut opened.journal;
     let entries = one(1, received("big", request.clone(), 1));
@@ -156,7 +156,7 @@ fn a_commit_larger_than_the_cache_is_stored_whole() {
     let dir = tempdir().unwrap();
     let options = Options { cache_capacity: 1 << 20, ..options() };
     let mut opened: Opened<u64> = Journal::open(dir.path(), &options).unwrap();
-    let request = Request::Deploy { config: configuration("large", 400, 10_000), force: true };
+    let request = Request::Deploy { config: configuration("large", 400, 10_000), force: true, how: Box::default() };
     for round in 0..2u64 {
         let last = opened.journal.durable();
         let entries = (1..=4).map(|number| Numbered {

@@ -218,7 +218,7 @@ fn pages_are_bounded_and_miss_nothing() {
             0 => received(&format!("r{number}"), Request::GetNodes {}, number),
             1 if number < 400 => received(
                 &format!("r{number}"),
-                Request::Deploy { config: configuration("c", 1, 60_000), force: false },
+                Request::Deploy { config: configuration("c", 1, 60_000), force: false, how: Box::default() },
                 1,
             ),
             _ => Entry::AgentSettled,

@@ -250,7 +250,7 @@ impl Writer {
                 let request = match self.random.below(4) {
                     0 => Request::GetNodes {},
                     1 => Request::Restart { nodes: BTreeSet::from(["w1".to_owned()]) },
-                    2 => Request::Deploy { config: configuration("c", 3, 10), force: false },
+                    2 => Request::Deploy { config: configuration("c", 3, 10), force: false, how: Box::default() },
                     _ => Request::SetConfiguration { config: configuration("big", 4, 3000) },
                 };
                 let from = self.random.below(100);

@@ -13,6 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeek_cluster_agent::api::audit::Row;
+use zeek_cluster_agent::api::configuration::Configuration;
+use zeek_cluster_agent::api::history::PastReport;
 use zeek_cluster_agent::api::plan::Plan;
 use zeek_cluster_agent::api::report::StatusReport;
 use zeek_cluster_agent::api::stats::JournalStats;
@@ -114,7 +116,18 @@ pub fn full_stats() -> JournalStats {
 
 pub fn full_plan() -> Plan {
     of(json!({"running": "x", "proposed": "x", "is_running": false, "problems": [], "warnings": ["x"],
-        "nodes": [{"node": "x", "action": "replace", "why": ["x"]}]}))
+        "nodes": [{"node": "x", "action": "replace", "why": ["x"]}], "order": [{"action": "stop", "nodes": ["x"]}],
+        "differences": [{"of": "x", "field": "x", "old": "x", "new": "x"}], "token": "x"}))
+}
+
+pub fn full_past() -> PastReport {
+    of(json!({"back": 1, "id": "x", "set_at": "x", "ready_at": "x", "ended_at": "x", "request": 1, "reqid": "x",
+        "source": {"transport": "x", "peer": "x"}, "nodes": 1, "started": 1, "replaced": 1, "removed": 1}))
+}
+
+pub fn full_configuration() -> Configuration {
+    of(json!({"id": "x", "instances": [{"name": "x", "host": "127.0.0.1"}], "nodes": [{"name": "x", "instance": "x",
+        "role": "worker", "scripts": ["x"], "interface": "x", "env": {"X": "x"}, "options": [{"name": "x", "value": "x"}]}]}))
 }
 
 /// Writes what commands read beside the agent: a node's output, a crash bundle, cluster files.
@@ -186,7 +199,7 @@ fn leaves(command: &clap::Command, above: &str, found: &mut BTreeSet<String>) {
 }
 
 /// Commands as a shell runs them, and whether they have to show something of what was said to them.
-const LINES: [(&str, bool); 70] = [
+const LINES: [(&str, bool); 76] = [
     ("request set-configuration good.json --reqid \"$EVIL\"", false),
     ("request set-configuration bad.ini", true),
     ("request set-configuration good.json --json", true),
@@ -251,6 +264,12 @@ const LINES: [(&str, bool); 70] = [
     ("config check bad.ini --json", true),
     ("config check node.cfg", true),
     ("config diff good.json", true),
+    ("config diff @-1 @0", true),
+    ("config history", true),
+    ("config history --json", true),
+    ("config show", true),
+    ("config show --json", true),
+    ("config show \"$EVIL\"", true),
     ("config convert good.json --to json", true),
     ("config convert node.cfg --to ini", true),
     ("state adopt --reqid failed", true),

@@ -5,8 +5,9 @@ use crate::api::audit::{EventRow, Kind, RequestRow, RequestState, Row, Unreadabl
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port, ScriptOption};
 use crate::api::event::{Result as ApiResult, ResultData, Source};
 use crate::api::figures::{Captured, Figures, NodeFigures, Usage};
+use crate::api::history::{Difference, PastReport};
 use crate::api::ids::ReqId;
-use crate::api::plan::{Action, NodePlan};
+use crate::api::plan::{Action, NodePlan, Step, StepAction};
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{
     ArchiveReport, ArchiveRun, ArchiveState, CompactReport, ControllerReport, JournalReport, NodeReport, PeerReport,
@@ -64,7 +65,7 @@ fn client_frames() -> Vec<ClientFrame> {
     vec![
         ClientFrame::Hello { version: VERSION, client: "test 1".into() },
         request(Request::SetConfiguration { config: configuration() }),
-        request(Request::Deploy { config: configuration(), force: true }),
+        request(Request::Deploy { config: configuration(), force: true, how: Box::default() }),
         request(Request::AgentWelcome {}),
         request(Request::AgentStandby {}),
         request(Request::GetNodes {}),
@@ -99,6 +100,8 @@ fn client_frames() -> Vec<ClientFrame> {
         },
         ClientFrame::JournalCompact { call: 15, force: true },
         ClientFrame::Plan { call: 14, config: configuration(), force: true },
+        ClientFrame::ConfigHistory { call: 23 },
+        ClientFrame::ConfigShow { call: 24, which: "@-1".into() },
         ClientFrame::Logs {
             call: 11,
             node: "w1".into(),
@@ -182,6 +185,23 @@ fn response() -> Response {
             result(Some(ResultData::Text("42".into())), None),
             result(None, None),
         ],
+    }
+}
+
+fn past_report() -> PastReport {
+    PastReport {
+        back: Some(1),
+        id: "c1".into(),
+        set_at: Some("2026-11-22T08:31:00.123456Z".into()),
+        ready_at: None,
+        ended_at: None,
+        request: 17,
+        reqid: "r-1".into(),
+        source: Source { transport: "control".into(), peer: "uid=0 pid=4242".into() },
+        nodes: 4,
+        started: 1,
+        replaced: 2,
+        removed: 3,
     }
 }
 
@@ -396,8 +416,26 @@ fn server_frames() -> Vec<ServerFrame> {
                 problems: Vec::new(),
                 warnings: vec!["w".into()],
                 nodes: vec![NodePlan { node: "w1".into(), action: Action::Replace, why: vec!["arguments".into()] }],
+                ..Plan::default()
             },
         },
+        ServerFrame::Plan {
+            call: 25,
+            plan: Plan {
+                proposed: "c1".into(),
+                order: vec![Step { action: StepAction::Stop, nodes: vec!["w1".into()] }],
+                differences: vec![Difference {
+                    of: "node w1".into(),
+                    field: Some("interface".into()),
+                    old: Some("eth0".into()),
+                    new: None,
+                }],
+                token: Some("a-b-c".into()),
+                ..Plan::default()
+            },
+        },
+        ServerFrame::ConfigHistory { call: 23, configurations: vec![past_report()] },
+        ServerFrame::ConfigShown { call: 24, about: Box::new(past_report()), configuration: configuration() },
         ServerFrame::Done { call: 12 },
         ServerFrame::Published { topic: "zeek/x".into(), what: Publication::Response(response()) },
         ServerFrame::Published {

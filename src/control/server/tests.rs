@@ -11,6 +11,7 @@ use crate::api::event::{Dialect, Incoming, Request, Response, Result as ApiResul
 use crate::api::export::{ExportChunk, ExportCursor};
 use crate::api::figures::Figures;
 use crate::api::head::Anchor;
+use crate::api::history::{PastReport, Which};
 use crate::api::ids::{NodeName, ReqId, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
@@ -111,6 +112,14 @@ impl ControlAgent for Fake {
 
     async fn plan(&self, config: Configuration, _force: bool) -> Result<Plan, String> {
         Ok(Plan { proposed: config.id, ..Plan::default() })
+    }
+
+    async fn config_history(&self) -> Result<Vec<PastReport>, String> {
+        Ok(Vec::new())
+    }
+
+    async fn config_show(&self, which: Which) -> Result<(PastReport, Configuration), String> {
+        Err(format!("there is no {which}"))
     }
 
     async fn logs(&self, _node: NodeName, _query: LogQuery) -> Result<LogChunk, String> {

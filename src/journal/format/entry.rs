@@ -8,6 +8,8 @@
 //! (`versions/`). What grows with Zeek rather than with us (requests, responses, launch specs) is [`Packed`], and so
 //! are the extras of records: fields that they gain without becoming another version.
 
+pub mod past;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
@@ -240,6 +242,14 @@ pub enum Entry {
         config: ConfigChange,
         /// The desired state of nodes that are not mentioned does not change.
         nodes: Vec<(NodeName, WantChange)>,
+    },
+
+    /// A configuration of the history, stated again: retention removes the entry that stated it before.
+    ConfigurationKept {
+        /// The entry that set it.
+        set: Seq,
+        /// As it is known now.
+        record: Box<past::PastRecord>,
     },
 
     /// The node's next process is about to be started.
@@ -609,6 +619,8 @@ pub enum Record {
     Node(NodeName, Option<Box<NodeRecord>>),
     /// An unfinished request's, by its entry; `None` removes it.
     Unfinished(Seq, Option<UnfinishedRecord>),
+    /// That of a configuration of the history, by the entry that set it; `None` removes it.
+    Past(Seq, Option<Box<past::PastRecord>>),
 }
 
 /// An accepted request as it was received.
@@ -643,6 +655,8 @@ pub struct Recovered {
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// Requests without an outcome, by their numbers.
     pub unfinished: BTreeMap<Seq, (Received, UnfinishedRecord)>,
+    /// The configurations that were to run, by the entry that set each.
+    pub past: BTreeMap<Seq, past::PastRecord>,
     /// Responses that may never have been sent: the number of the entry that holds it, dialect, response.
     pub unsent: Vec<(Seq, Dialect, Response)>,
 }

@@ -13,6 +13,7 @@
 //! A                          the agent, over all its runs
 //! W                          the desired configuration
 //! N name                     one node
+//! O seq                      a configuration that was to run, by the entry that set it
 //! K length key index         the body of any other record over 3 KiB, in pieces of 4 KiB; `key` is the record's
 //! ```
 //!
@@ -35,6 +36,7 @@ const DEADLINE: u8 = b'D';
 const UNFINISHED: u8 = b'U';
 const DUPLICATES: u8 = b'X';
 const NODE: u8 = b'N';
+const PAST: u8 = b'O';
 const RECORD_CHUNK: u8 = b'K';
 
 /// A parsed key.
@@ -52,6 +54,7 @@ pub(in crate::journal) enum Key<'a> {
     Agent,
     Desired,
     Node(&'a [u8]),
+    Past(Seq),
     RecordChunk(&'a [u8], u32),
 }
 
@@ -66,6 +69,7 @@ pub(in crate::journal) enum Family {
     Unfinished,
     Duplicates,
     Node,
+    Past,
     RecordChunk,
 }
 
@@ -80,6 +84,7 @@ impl Family {
             Self::Unfinished => UNFINISHED,
             Self::Duplicates => DUPLICATES,
             Self::Node => NODE,
+            Self::Past => PAST,
             Self::RecordChunk => RECORD_CHUNK,
         }
     }
@@ -143,6 +148,10 @@ pub(in crate::journal) fn node(name: &NodeName) -> Vec<u8> {
     named(NODE, name.as_str())
 }
 
+pub(in crate::journal) fn past(set: Seq) -> Vec<u8> {
+    numbered(PAST, set)
+}
+
 /// The key of piece `index` of the body behind `key`.
 pub(in crate::journal) fn chunk(key: &[u8], index: u32) -> Vec<u8> {
     let mut chunk = Vec::with_capacity(key.len() + 7);
@@ -174,6 +183,7 @@ pub(in crate::journal) fn parse(key: &[u8]) -> Option<Key<'_>> {
         DEADLINE => seq(rest).map(Key::Deadline),
         UNFINISHED => seq(rest).map(Key::Unfinished),
         DUPLICATES => seq(rest).map(Key::Duplicates),
+        PAST => seq(rest).map(Key::Past),
         ENTRY_CHUNK => {
             let (number, index) = rest.split_at_checked(8)?;
             Some(Key::EntryChunk(seq(number)?, u32::from_be_bytes(index.try_into().ok()?)))
@@ -211,6 +221,7 @@ pub(in crate::journal) fn describe(key: &[u8]) -> String {
         Some(Key::Agent) => "the agent record".to_owned(),
         Some(Key::Desired) => "the desired-state record".to_owned(),
         Some(Key::Node(name)) => format!("the record of node {:?}", String::from_utf8_lossy(name)),
+        Some(Key::Past(seq)) => format!("the record of the configuration that entry {seq} set"),
         Some(Key::RecordChunk(key, index)) => format!("piece {index} of {}", describe(key)),
         None => format!("an unknown key {}", key.escape_ascii()),
     }
@@ -232,6 +243,7 @@ mod tests {
         assert_eq!(parse(&chunk(&entry, 3)), Some(Key::EntryChunk(Seq(7), 3)));
         assert_eq!(parse(&chunk(&node, 3)), Some(Key::RecordChunk(&node, 3)));
         assert_eq!(parse(&deadline(Seq(7))), Some(Key::Deadline(Seq(7))));
+        assert_eq!(parse(&past(Seq(7))), Some(Key::Past(Seq(7))));
         assert_eq!(parse(FORMAT), Some(Key::Format));
         assert_eq!(parse(HISTORY), Some(Key::History));
         assert_eq!(parse(AGENT), Some(Key::Agent));

@@ -81,7 +81,8 @@ impl Entry {
             | Self::FormatChanged { .. }
             | Self::Pruned { .. }
             | Self::InputRejected { .. }
-            | Self::DesiredChanged { .. } => Subject::Other,
+            | Self::DesiredChanged { .. }
+            | Self::ConfigurationKept { .. } => Subject::Other,
         }
     }
 

@@ -15,6 +15,7 @@
 //!
 //! What is readable of a damaged journal is imported in the same way ([`import_salvage`]), but may have gaps.
 
+mod configurations;
 mod salvaged;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::configurations::Configurations;
 use super::clock;
 use super::database_format;
 use super::error::OpenError;
@@ -335,6 +337,8 @@ struct Building {
     /// Requests without an outcome, and how many attempts each had.
     unfinished: BTreeMap<Seq, u32>,
     newest_incarnation: Incarnation,
+    /// The configurations that were to run.
+    configurations: Configurations,
     /// Ranges of lost numbers before the newest entry.
     missing: Vec<(Seq, Seq)>,
     /// The format of entries that only now got their place in the chain.
@@ -362,6 +366,7 @@ impl Building {
             gaps: 0,
             unfinished: BTreeMap::new(),
             newest_incarnation: Incarnation::default(),
+            configurations: Configurations::default(),
             missing: Vec::new(),
             older: None,
         })
@@ -498,6 +503,7 @@ impl Building {
     fn follow(&mut self, numbered: &Numbered) -> Result<(), ImportError> {
         match numbered.entry.unfinished_change() {
             Some(UnfinishedChange::Received { .. }) => {
+                self.configurations.request(numbered);
                 self.unfinished.insert(numbered.seq, 0);
                 if self.unfinished.len() > UNFINISHED_LIMIT {
                     let what = "is one more request without an outcome";
@@ -509,9 +515,13 @@ impl Building {
                     *attempts = attempt;
                 }
             }
-            Some(UnfinishedChange::Completed { of }) => drop(self.unfinished.remove(&of)),
+            Some(UnfinishedChange::Completed { of }) => {
+                self.unfinished.remove(&of);
+                self.configurations.completed(of);
+            }
             None => {}
         }
+        self.configurations.follow(numbered);
         if let Entry::LaunchIntended { incarnation, .. } | Entry::NodeAdopted { incarnation, .. } = &numbered.entry {
             self.newest_incarnation = self.newest_incarnation.max(*incarnation);
         }
@@ -581,7 +591,10 @@ impl Building {
         closing.push(Numbered { seq: seq.next(), at: clock::now(), entry });
         // So that no incarnation of a name is used twice.
         let agent = AgentRecord { newest_gone: self.newest_incarnation, ..AgentRecord::default() };
-        self.append(&closing, &[Record::Agent(agent)])?;
+        let past = std::mem::take(&mut self.configurations).ended(clock::now());
+        let past = past.into_iter().map(|(seq, record)| Record::Past(seq, Some(Box::new(record))));
+        let records: Vec<Record> = std::iter::once(Record::Agent(agent)).chain(past).collect();
+        self.append(&closing, &records)?;
         Ok(missing)
     }
 

@@ -7,7 +7,7 @@ use super::clock;
 use super::condition::Condition;
 use super::error::OpenError;
 use super::options::Options;
-use crate::journal::format::entry::{Entry, Numbered, Removal, Sealed};
+use crate::journal::format::entry::{Entry, Numbered, Record, Removal, Sealed};
 use crate::journal::store::database_files::main_file;
 use crate::journal::store::files::StateDir;
 use crate::journal::store::identity::{self, IdentityError};
@@ -51,6 +51,7 @@ pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(
     if !opened.condition.is_whole() {
         return Err(PruneError::Loss(opened.condition));
     }
+    let mut past = opened.recovered.past;
     let mut journal = opened.journal;
     let reader = journal.reader();
     let now = clock::now();
@@ -59,10 +60,23 @@ pub fn offline(state_dir: &Path, options: &Options, policy: &Policy) -> Result<(
     while let Some(step) = reader.next_removal(policy, now)? {
         let Removal { upto, hash, trimmed, entries, requests } = step.removal.clone();
         let last = journal.durable();
-        let entry = Entry::Pruned { upto, hash, trimmed, entries, requests };
-        let numbered = Numbered { seq: last.next(), at: clock::now(), entry };
-        drop(journal.stage(Sealed::new(last, vec![numbered], Vec::new())));
-        drop(journal.commit(Vec::new())?);
+        let mut seq = last;
+        let mut numbered = |entry| {
+            seq = seq.next();
+            Numbered { seq, at: clock::now(), entry }
+        };
+        // As a running agent does it.
+        let stated = past.iter_mut().filter(|(set, record)| record.extras.0.kept_in.max(**set) <= upto);
+        let (mut entries_of_step, mut records) = (Vec::new(), Vec::new());
+        for (set, record) in stated {
+            let kept = numbered(Entry::ConfigurationKept { set: *set, record: Box::new(record.clone()) });
+            record.extras.0.kept_in = kept.seq;
+            records.push(Record::Past(*set, Some(Box::new(record.clone()))));
+            entries_of_step.push(kept);
+        }
+        entries_of_step.push(numbered(Entry::Pruned { upto, hash, trimmed, entries, requests }));
+        drop(journal.stage(Sealed::new(last, entries_of_step, Vec::new())));
+        drop(journal.commit(records)?);
         sum.add(&step);
     }
     Ok((sum, clock))

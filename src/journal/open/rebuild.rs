@@ -8,6 +8,7 @@ use super::sources::{Found, Sources};
 use crate::api::event::{Request, Response, Result as ApiResult, ResultData};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::journal::format::codec::EncodeError;
+use crate::journal::format::entry::past::PastRecord;
 use crate::journal::format::entry::{
     AgentRecord, Answer, DesiredRecord, Entry, NodeRecord, Numbered, Outcome, Packed, Record, Stage, UnfinishedRecord,
     WantChange,
@@ -227,6 +228,16 @@ impl<'a> Rebuild<'a> {
                 (_, Found::Absent) => {}
                 (None, Found::Record(_)) | (_, Found::Unreadable) => {
                     lost = true;
+                    tracing::error!("{} of the damaged journal is lost", keys::describe(&key));
+                }
+            }
+        }
+        for key in self.sources.keys(Family::Past) {
+            match (keys::parse(&key), self.sources.record::<PastRecord>(&key)?) {
+                (Some(Key::Past(seq)), Found::Record(past)) => records.push(Record::Past(seq, Some(Box::new(past)))),
+                (_, Found::Absent) => {}
+                // Nothing runs differently without it.
+                (_, Found::Record(_) | Found::Unreadable) => {
                     tracing::error!("{} of the damaged journal is lost", keys::describe(&key));
                 }
             }

@@ -6,12 +6,13 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port, Protocol, ScriptOption};
-use crate::api::event::{Dialect, Request, Response, Result as ApiResult, ResultData, Source};
+use crate::api::event::{DeployOptions, Dialect, Request, Response, Result as ApiResult, ResultData, Source};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId, Program, Readiness};
 use crate::api::status::{ManagementRole, NodeOutputs, NodeState, NodeStatus};
 use crate::api::time::{BootTime, Timestamp};
 use crate::journal::format::codec::{self, CHUNK, Encoded, Hash, Head};
+use crate::journal::format::entry::past::{NodesChanged, PastExtras, PastRecord};
 use crate::journal::format::entry::*;
 use crate::journal::format::keys;
 use crate::journal::format::versions::records::{
@@ -214,7 +215,21 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ),
         (
             "request_received-deploy-in_pieces",
-            received(Dialect::Management, Request::Deploy { config: configuration(5000), force: true }),
+            received(
+                Dialect::Management,
+                Request::Deploy { config: configuration(5000), force: true, how: Box::default() },
+            ),
+        ),
+        (
+            "request_received-deploy-of_the_history",
+            received(
+                Dialect::Management,
+                Request::Deploy {
+                    config: Configuration::default(),
+                    force: false,
+                    how: Box::new(DeployOptions { back: Some(1), if_plan: Some("0a-1b-2c".to_owned()) }),
+                },
+            ),
         ),
         ("request_received-agent_welcome", received(Dialect::Operator, Request::AgentWelcome {})),
         ("request_received-agent_standby", received(Dialect::Operator, Request::AgentStandby {})),
@@ -289,6 +304,7 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("desired_changed-keep", changed(ConfigChange::Keep)),
         ("desired_changed-set", changed(ConfigChange::Set(Packed(configuration(1))))),
         ("desired_changed-forget", changed(ConfigChange::Forget)),
+        ("configuration_kept", Entry::ConfigurationKept { set: Seq(12), record: Box::new(past_record()) }),
         ("launch_intended", Entry::LaunchIntended { node: name("worker-1"), incarnation: Incarnation(3), by: Seq(16) }),
         (
             "node_started",
@@ -320,6 +336,23 @@ fn entries() -> Vec<(&'static str, Entry)> {
     ]
 }
 
+fn past_record() -> PastRecord {
+    let extras = PastExtras {
+        changed: NodesChanged { started: 1, replaced: 2, removed: 3 },
+        ready_at: Some(AT),
+        ended_at: Some(Timestamp(AT.0 + 1)),
+        kept_in: Seq(14),
+    };
+    PastRecord {
+        request: Seq(11),
+        reqid: reqid("r-1"),
+        source: source(),
+        set_at: AT,
+        config: Packed(configuration(1)),
+        extras: Packed(extras),
+    }
+}
+
 fn node_record(life: Life, want: Want) -> NodeRecord {
     NodeRecord {
         spec: Packed(spec()),
@@ -349,6 +382,7 @@ enum Sample {
     Outcome(OutcomeRecord),
     Deadline(DeadlineRecord),
     History(HistoryRecord),
+    Past(Box<PastRecord>),
 }
 
 #[test]
@@ -433,6 +467,12 @@ fn samples(format: u32) -> Vec<(String, Vec<u8>, Sample)> {
                 }),
             }),
         ),
+        ("record-past", keys::past(Seq(12)), Sample::Past(Box::new(past_record()))),
+        (
+            "record-past-new",
+            keys::past(Seq(12)),
+            Sample::Past(Box::new(PastRecord { extras: Packed::default(), ..past_record() })),
+        ),
         ("record-deadline", keys::deadline(Seq(16)), Sample::Deadline(DeadlineRecord { answered: Seq(17) })),
         ("record-duplicates", keys::duplicates(Seq(16)), Sample::Duplicates(duplicates)),
         (
@@ -480,6 +520,7 @@ fn encode(key: &[u8], sample: &Sample) -> Encoded {
         Sample::Outcome(record) => codec::encode_record(key, record),
         Sample::Deadline(record) => codec::encode_record(key, record),
         Sample::History(record) => codec::encode_record(key, record),
+        Sample::Past(record) => codec::encode_record(key, record.as_ref()),
     }
     .unwrap()
 }
@@ -518,6 +559,7 @@ fn assert_decodes(file: &str, key: &[u8], bytes: &[u8], sample: &Sample) {
         Sample::Outcome(record) => assert_record(file, key, &head, body, record),
         Sample::Deadline(record) => assert_record(file, key, &head, body, record),
         Sample::History(record) => assert_record(file, key, &head, body, record),
+        Sample::Past(record) => assert_record(file, key, &head, body, record.as_ref()),
     }
 }
 

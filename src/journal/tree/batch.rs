@@ -58,6 +58,8 @@ pub(in crate::journal) fn build(
             Record::Node(name, None) => batch.remove(keys::node(name)),
             Record::Unfinished(seq, Some(unfinished)) => batch.record(keys::unfinished(*seq), unfinished)?,
             Record::Unfinished(seq, None) => batch.remove(keys::unfinished(*seq)),
+            Record::Past(seq, Some(past)) => batch.record(keys::past(*seq), past.as_ref())?,
+            Record::Past(seq, None) => batch.remove(keys::past(*seq)),
         }
     }
     Ok(batch.finish()?)

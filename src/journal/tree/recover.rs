@@ -7,6 +7,7 @@ use super::table::{ReadError, Table, entry_seq};
 use crate::api::event::{Dialect, Response};
 use crate::api::ids::{NodeName, ReqId, Seq};
 use crate::journal::format::codec;
+use crate::journal::format::entry::past::PastRecord;
 use crate::journal::format::entry::{
     AgentRecord, Answer, DesiredRecord, Entry, Known, Numbered, Received, Recovered, Stored as StoredAnswer,
     UnfinishedRecord,
@@ -76,6 +77,13 @@ pub(in crate::journal) fn recover(table: &impl Table, sent: Seq) -> Result<(Reco
         let record: UnfinishedRecord = read(table, &mut pieces, &key, &value)?;
         let received = received(table, &key)?;
         recovered.unfinished.insert(received.seq, (received, record));
+    }
+    for row in table.range(Family::Past.range()) {
+        let (key, value) = row?;
+        let record: PastRecord = read(table, &mut pieces, &key, &value)?;
+        if let Some(Key::Past(seq)) = keys::parse(&key) {
+            recovered.past.insert(seq, record);
+        }
     }
     // Rewritten as duplicates come in; those few whose sources are long enough for pieces have to be found.
     for row in table.range(Family::RecordChunk.range()) {
@@ -267,7 +275,8 @@ pub(in crate::journal) fn read_everything(table: &impl Table) -> Result<(), Read
                 | Key::History
                 | Key::Agent
                 | Key::Desired
-                | Key::Node(_),
+                | Key::Node(_)
+                | Key::Past(_),
             ) => {
                 let (head, body) = table.body(&key, &value)?;
                 codec::check_record(&key, &head, &body)

@@ -98,7 +98,7 @@ fn any<T>(one: Option<&T>, one_of: &[T], holds: impl Fn(&T) -> bool) -> bool {
 }
 
 /// The event of requests, and everything else that has a row.
-const EVENTS: [&str; 29] = [
+const EVENTS: [&str; 30] = [
     "set_configuration_request",
     "deploy_request",
     "agent_welcome_request",
@@ -122,6 +122,7 @@ const EVENTS: [&str; 29] = [
     "format_changed",
     "pruned",
     "desired_changed",
+    "configuration_kept",
     "launch_intended",
     "node_started",
     "node_ready",
@@ -169,6 +170,7 @@ pub(in crate::journal) fn event_name(entry: &Entry) -> &str {
         Entry::RequestCompleted { .. } => "request_completed",
         Entry::DuplicateSeen { .. } => "duplicate_seen",
         Entry::DesiredChanged { .. } => "desired_changed",
+        Entry::ConfigurationKept { .. } => "configuration_kept",
         Entry::LaunchIntended { .. } => "launch_intended",
         Entry::NodeStarted { .. } => "node_started",
         Entry::NodeReady { .. } => "node_ready",

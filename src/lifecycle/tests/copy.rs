@@ -49,7 +49,7 @@ fn every_change_is_refused_and_nothing_is_done_to_any_node() {
     let changes = [
         set("c1", &["w1", "w2"]),
         set("c2", &["w3"]),
-        Request::Deploy { config: configuration("c3", &["w3"]), force: true },
+        Request::Deploy { config: configuration("c3", &["w3"]), force: true, how: Box::default() },
         Request::AgentStandby {},
         Request::Restart { nodes: names(&["w1"]) },
         Request::StartNodes { nodes: names(&["w1"]) },

@@ -15,7 +15,7 @@ fn taken(by: &str) -> NodeHappening {
 }
 
 fn deploy(id: &str, nodes: &[&str]) -> Request {
-    Request::Deploy { config: configuration(id, nodes), force: false }
+    Request::Deploy { config: configuration(id, nodes), force: false, how: Box::default() }
 }
 
 #[test]

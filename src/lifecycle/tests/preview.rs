@@ -15,7 +15,7 @@ fn two_hosts(id: &str, hosts: [&str; 2]) -> Configuration {
 fn running(strategy: DeployStrategy) -> Bench {
     let mut bench = Bench::with(Options { deploy_strategy: strategy, ..options() });
     let config = two_hosts("c1", ["192.0.2.1", "192.0.2.2"]);
-    let effects = bench.ask("a", Request::Deploy { config, force: false });
+    let effects = bench.ask("a", Request::Deploy { config, force: false, how: Box::default() });
     bench.execute(effects);
     bench.ready("w1");
     bench

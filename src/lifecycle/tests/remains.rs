@@ -88,7 +88,7 @@ fn a_node_that_ended_by_itself_and_left_something_is_neither_up_nor_started() {
 fn a_configuration_is_done_when_what_it_removes_is_gone() {
     for force in [false, true] {
         let deploy = |nodes: &[&str]| match force {
-            true => Request::Deploy { config: configuration("c2", nodes), force },
+            true => Request::Deploy { config: configuration("c2", nodes), force, how: Box::default() },
             false => set("c2", nodes),
         };
         // Without any node of its own.

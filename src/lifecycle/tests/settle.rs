@@ -3,7 +3,7 @@
 use super::*;
 
 fn deploy(id: &str, nodes: &[&str]) -> Request {
-    Request::Deploy { config: configuration(id, nodes), force: false }
+    Request::Deploy { config: configuration(id, nodes), force: false, how: Box::default() }
 }
 
 fn nodes_of(response: &Response) -> Vec<(Option<&str>, bool)> {

@@ -84,7 +84,8 @@ fn fail(bench: &mut Bench, effects: &[Effect], outcome: &NodeHappening) -> Optio
 fn asked_for_again_it_is_tried_again_and_answered() {
     let mut bench = Bench::new().over_broker();
     for reqid in ["d", "e"] {
-        let effects = bench.ask(reqid, Request::Deploy { config: configuration("c1", &["w1"]), force: true });
+        let effects = bench
+            .ask(reqid, Request::Deploy { config: configuration("c1", &["w1"]), force: true, how: Box::default() });
         fail(&mut bench, &effects, &not_started("it may not be executed")).unwrap();
         let answer = only_response(&bench.pass(7_000));
         assert!(!answer.success());

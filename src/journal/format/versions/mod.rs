@@ -42,6 +42,7 @@ pub(in crate::journal) mod kind {
     pub(in crate::journal) const REQUEST_ANSWERED: u8 = 0x17;
     pub(in crate::journal) const DEADLINE_ANSWERED: u8 = 0x18;
     pub(in crate::journal) const DESIRED_CHANGED: u8 = 0x20;
+    pub(in crate::journal) const CONFIGURATION_KEPT: u8 = 0x21;
     pub(in crate::journal) const LAUNCH_INTENDED: u8 = 0x30;
     pub(in crate::journal) const NODE_STARTED: u8 = 0x31;
     pub(in crate::journal) const NODE_READY: u8 = 0x32;
@@ -62,6 +63,7 @@ pub(in crate::journal) mod kind {
     pub(in crate::journal) const OUTCOME: u8 = 0x87;
     pub(in crate::journal) const HISTORY: u8 = 0x88;
     pub(in crate::journal) const DEADLINE: u8 = 0x89;
+    pub(in crate::journal) const PAST: u8 = 0x8a;
 
     /// Entries that are rows of their own for requests: what retention counts.
     pub(in crate::journal) fn is_request(kind: u8) -> bool {

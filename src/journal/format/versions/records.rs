@@ -7,6 +7,7 @@ use super::{Hash, from_bytes, kind, records_v1};
 use crate::api::event::Source;
 use crate::api::ids::Seq;
 use crate::api::time::Timestamp;
+use crate::journal::format::entry::past::PastRecord;
 use crate::journal::format::entry::{AgentRecord, DesiredRecord, Digest, NodeRecord, UnfinishedRecord};
 
 /// The first and last sightings that are kept of a request's duplicates, each.
@@ -142,6 +143,7 @@ record_table! {
     OUTCOME, 1 => OutcomeRecord;
     HISTORY, 1 => HistoryRecord;
     DEADLINE, 1 => DeadlineRecord;
+    PAST, 1 => PastRecord;
 }
 
 #[cfg(test)]

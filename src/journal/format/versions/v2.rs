@@ -131,6 +131,7 @@ entry_table! {
         DUPLICATE_SEEN => DuplicateSeen(of, source);
         REQUEST_WAITS => RequestWaits(of, goal, targets);
         DESIRED_CHANGED => DesiredChanged(by, config, nodes);
+        CONFIGURATION_KEPT => ConfigurationKept(set, record);
         LAUNCH_INTENDED => LaunchIntended(node, incarnation, by);
         NODE_STARTED => NodeStarted(node, incarnation, process);
         NODE_READY => NodeReady(node, incarnation);

@@ -139,7 +139,7 @@ impl ForRelease1 {
             return None;
         }
         match entry {
-            Entry::DeadlineAnswered { .. } => None,
+            Entry::DeadlineAnswered { .. } | Entry::ConfigurationKept { .. } => None,
             Entry::RequestWaits { of, goal, targets } => {
                 let goal = match goal {
                     Goal::Kept => Goal::Ready,
@@ -190,8 +190,8 @@ fn is_known(request: &Request) -> bool {
     match request {
         Request::AdoptState {} | Request::ResumeWaiting { .. } | Request::DropWaiting { .. } => false,
         Request::StopNodes { force, .. } => !force,
+        Request::Deploy { how, .. } => how.is_default(),
         Request::SetConfiguration { .. }
-        | Request::Deploy { .. }
         | Request::AgentWelcome {}
         | Request::AgentStandby {}
         | Request::GetNodes {}

@@ -75,6 +75,11 @@ pub(super) fn describe(entry: Entry) -> Description {
                 ..Description::default()
             }
         }
+        Entry::ConfigurationKept { set, record } => {
+            let id = &record.config.0.id;
+            let summary = format!("configuration {id}, set by entry {set}, stays in the history");
+            agent(json!({ "set": set, "request": record.request, "configuration": id }), summary)
+        }
         Entry::LaunchIntended { node: _, incarnation, by } => {
             let summary = format!("about to start incarnation {incarnation}, wanted by request {by}");
             of_node(Some(incarnation), json!({ "by": by }), summary)

@@ -71,6 +71,7 @@ impl<T: Table> Check<'_, T> {
             | Entry::HoldEnded { .. }
             | Entry::InputRejected { .. }
             | Entry::DesiredChanged { .. }
+            | Entry::ConfigurationKept { .. }
             | Entry::LaunchIntended { .. }
             | Entry::NodeStarted { .. }
             | Entry::NodeReady { .. }

@@ -3,6 +3,7 @@
 use super::Check;
 use crate::api::ids::Seq;
 use crate::journal::format::codec;
+use crate::journal::format::entry::past::PastRecord;
 use crate::journal::format::entry::{AgentRecord, DesiredRecord, Entry, NodeRecord, Numbered, UnfinishedRecord};
 use crate::journal::format::keys::{self, Family, Key};
 use crate::journal::format::versions::records::{
@@ -23,6 +24,10 @@ impl<T: Table> Check<'_, T> {
         }
         self.index(Family::Node, last, |check, _, key, _| {
             let record = check.table.record::<NodeRecord>(key);
+            check.read(None, record);
+        });
+        self.index(Family::Past, last, |check, _, key, _| {
+            let record = check.table.record::<PastRecord>(key);
             check.read(None, record);
         });
     }
