@@ -141,6 +141,12 @@ pub fn rewrite_line(text: &str) {
     let _ = write!(io::stderr(), "\r{}\x1b[K", plain(text));
 }
 
+/// Clears standard output's screen. For a terminal.
+pub fn clear() {
+    // A closed terminal is no reason to stop.
+    let _ = write!(io::stdout(), "\x1b[H\x1b[2J");
+}
+
 static MARK: OnceLock<String> = OnceLock::new();
 
 /// `text` in the colour of an SGR code, for a [`Stream`].

@@ -35,8 +35,8 @@ impl AgentService {
                 None => (None, None),
             };
             let usage = reading.as_mut().ok().and_then(|reading| reading.nodes.remove(&node.node));
-            let NodeReport { node, role, state, pid, .. } = node;
-            NodeFigures { node, role, state, pid, usage, captured, problem }
+            let NodeReport { node, role, state, pid, up_ms, .. } = node;
+            NodeFigures { node, role, state, pid, up_ms, usage, captured, problem }
         });
         let nodes = nodes.collect();
         reading.map(|Reading { at, .. }| Figures { at: clock::rfc3339(at.wall), at_ms: at.boot.0 / 1000, nodes })

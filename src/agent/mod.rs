@@ -10,9 +10,11 @@ mod copied;
 mod driver;
 mod effects;
 mod error;
+mod expiry;
 mod figures;
 mod hangs;
 mod history;
+mod keeping;
 mod place;
 mod retention;
 mod running;
@@ -43,6 +45,7 @@ use start::start;
 
 pub use archive::Options as ArchiveOptions;
 pub use error::Error;
+pub use expiry::Limits as ArchiveLimits;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -53,6 +56,10 @@ pub struct Options {
     pub retention: Policy,
     /// `None`: rotated logs are left where they are.
     pub archive: Option<archive::Options>,
+    /// Where archived logs are, whoever archives them.
+    pub archive_dir: PathBuf,
+    /// What is kept of them.
+    pub archive_limits: expiry::Limits,
     pub supervisor: supervisor::Options,
     pub control: control::Options,
     /// Who may send requests, over every transport.

@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 use super::archive::Archive;
 use super::error::gone;
 use super::hangs::{Watched, hang};
+use super::keeping::Keeping;
 use super::retention::Retention;
 use super::service::{About, AgentService};
 use super::signals::Signals;
 use super::start::{Senders, Started};
 use super::{Announcement, Error, Options, clock, driver};
+use crate::api::report::{ArchiveReport, KeepingReport};
 use crate::journal::lock;
 use crate::lifecycle::Input;
 use crate::tasks::{OnExit, Tasks};
@@ -46,16 +48,10 @@ impl Started {
         let (broker_server, broker) = self.transports.broker.take().unzip();
         let broker_open = self.broker_open.clone();
         let (orders, queued) = mpsc::channel(ORDERS);
-        // A copy's log queue has the original's logs.
-        let archive = options.archive.clone().filter(|_| !self.is_copy).map(|archive| {
-            let user = options.node_user.clone();
-            let (archive, report) =
-                Archive::new(archive, &options.state_dir, user, &self.supervisor, self.senders.inputs.clone());
-            self.tasks.spawn("archival of logs", OnExit::FatalByPanic, |token| archive.run(token));
-            report
-        });
+        let (archive, keeping) = self.look_after_logs(options);
         let service = Arc::new(AgentService {
             archive,
+            keeping,
             inputs: self.senders.inputs.clone(),
             questions: self.senders.questions.clone(),
             peers: self.senders.peers.clone(),
@@ -119,6 +115,31 @@ impl Started {
             tokio::try_join!(control, websocket, broker, metrics).map(|((), (), (), ())| ())
         });
         self.drive(serving, stop)
+    }
+
+    /// Starts the archival and the expiry of logs, as far as they are wanted.
+    fn look_after_logs(
+        &self,
+        options: &Options,
+    ) -> (Option<watch::Receiver<ArchiveReport>>, Option<watch::Receiver<KeepingReport>>) {
+        // A copy's log queue has the original's logs.
+        let archive = options.archive.clone().filter(|_| !self.is_copy).map(|archive| {
+            let user = options.node_user.clone();
+            let (archive, report) =
+                Archive::new(archive, &options.state_dir, user, &self.supervisor, self.senders.inputs.clone());
+            self.tasks.spawn("archival of logs", OnExit::FatalByPanic, |token| archive.run(token));
+            report
+        });
+        let archival = options.archive.as_ref().map(|archive| archive.interval);
+        let (limits, inputs) = (options.archive_limits, self.senders.inputs.clone());
+        let keeping = (!self.is_copy)
+            .then(|| Keeping::new(&options.archive_dir, limits, &options.state_dir, archival, inputs))
+            .flatten();
+        let keeping = keeping.map(|(keeping, report)| {
+            self.tasks.spawn("expiry of logs", OnExit::FatalByPanic, |token| keeping.run(token));
+            report
+        });
+        (archive, keeping)
     }
 
     pub fn unserved(self) -> Result<Agent, Error> {

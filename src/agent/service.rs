@@ -18,8 +18,8 @@ use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{
-    ArchiveReport, CompactReport, JournalReport, PeerReport, SettingReport, StatusReport, VerifyReport, WaitingRequest,
-    chain,
+    ArchiveReport, CompactReport, JournalReport, KeepingReport, PeerReport, SettingReport, StatusReport, VerifyReport,
+    WaitingRequest, chain,
 };
 use crate::api::stats::JournalStats;
 use crate::api::time::{Now, Timestamp};
@@ -46,6 +46,8 @@ use super::tally::Tally;
 pub(super) struct AgentService {
     /// How logs are archived, if they are.
     pub archive: Option<watch::Receiver<ArchiveReport>>,
+    /// What becomes of logs beside that.
+    pub keeping: Option<watch::Receiver<KeepingReport>>,
     pub inputs: mpsc::Sender<Input>,
     pub questions: mpsc::Sender<Question>,
     pub peers: watch::Sender<Peers>,
@@ -122,6 +124,7 @@ impl AgentService {
         };
         StatusReport {
             archive: self.archive.as_ref().map(|archive| archive.borrow().clone()),
+            keeping: self.keeping.as_ref().map(|keeping| keeping.borrow().clone()),
             listen,
             listen_when_adopted,
             controller: self.broker.as_ref().and_then(peers::Handle::controller),

@@ -36,6 +36,15 @@ impl StatusReport {
         if let Some(failing) = self.archive.as_ref().and_then(|archive| archive.failing.as_ref()) {
             reasons.push(format!("logs are not archived: {failing}"));
         }
+        if let Some(keeping) = &self.keeping {
+            reasons.extend(keeping.problem.clone());
+            reasons.extend(
+                keeping
+                    .unarchived
+                    .as_ref()
+                    .map(|queue| format!("rotated logs wait in {queue} and nobody archives them")),
+            );
+        }
         reasons
     }
 }

@@ -44,6 +44,8 @@ pub struct NodeFigures {
     pub state: NodeState,
     /// Its own process; `None` if it is down.
     pub pid: Option<u32>,
+    /// Milliseconds since that process started.
+    pub up_ms: Option<u64>,
     /// Its processes, if it has any.
     pub usage: Option<Usage>,
     /// Its packets, if its metrics port knows of them.

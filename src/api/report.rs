@@ -57,6 +57,9 @@ pub struct StatusReport {
     /// Archival of rotated logs, unless it is off.
     #[serde(default)]
     pub archive: Option<ArchiveReport>,
+    /// What becomes of logs beside that; absent where there is nothing to look after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeping: Option<KeepingReport>,
     /// What an operator should mend, one line each.
     pub warnings: Vec<String>,
 }
@@ -94,6 +97,21 @@ pub struct ArchiveReport {
     /// How the last finished run failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<String>,
+}
+
+/// What becomes of logs beside their archival.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepingReport {
+    /// Archived logs that expired since the agent's start.
+    pub removed_files: u64,
+    /// What they took up, in bytes.
+    pub removed_bytes: u64,
+    /// What keeps archived logs from expiring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// The queue, if logs have waited in it for more than a day and the agent does not archive them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unarchived: Option<String>,
 }
 
 /// One run of the archival of logs.

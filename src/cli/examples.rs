@@ -58,7 +58,14 @@ const EXAMPLES: &[(&str, &[Example])] = &[
     ),
     ("requests drop", &[("requests drop monday-1", "it is not wanted any more")]),
     ("nodes", &[("nodes list", "this host's nodes and how they are")]),
-    ("nodes list", &[("nodes list --json", "for a script")]),
+    ("nodes list", &[("nodes list --json", "for a script"), ("nodes list --wide", "with what each uses and captures")]),
+    (
+        "nodes top",
+        &[
+            ("nodes top", "until Ctrl-C"),
+            ("nodes top -n 5 --interval 10 --json", "five looks for a script, as lines of JSON"),
+        ],
+    ),
     ("nodes start", &[("nodes start worker-1", "one that was stopped, or has FAILED")]),
     (
         "nodes stop",

@@ -293,7 +293,20 @@ pub struct Word {
 #[derive(Debug, Subcommand)]
 pub enum Nodes {
     /// This host's nodes and how they are
-    List,
+    List {
+        /// Also what each uses, and what it captures where its metrics port says so
+        #[arg(long)]
+        wide: bool,
+    },
+    /// What nodes use, busiest first, and what they capture; again and again on a terminal, else once
+    Top {
+        /// From one look to the next
+        #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "2")]
+        interval: u64,
+        /// How many looks [default: on a terminal until it is ended, else one]
+        #[arg(short = 'n', long, value_parser = clap::value_parser!(u32).range(1..))]
+        samples: Option<u32>,
+    },
     /// Start nodes that were stopped by command, or try failed ones again now
     Start(NodesChange),
     /// Stop nodes until they are started or a new configuration comes

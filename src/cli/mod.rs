@@ -33,6 +33,7 @@ mod settings;
 mod status;
 mod table;
 mod time;
+mod top;
 mod waiting;
 mod zeek;
 

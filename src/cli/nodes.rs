@@ -9,7 +9,7 @@ use super::flags::{Nodes, NodesChange, Notify, Sending, Shutdown, Which};
 use super::outcome::{Exit, Failure, Outcome};
 use super::request::question;
 use super::request::{self, Call};
-use super::{Context, connect, crash, netstats, run as agent, status, waiting};
+use super::{Context, connect, crash, netstats, run as agent, status, top, waiting};
 use crate::api::event::{Dialect, Request};
 use crate::api::ids::{NodeName, ReqId};
 use crate::api::report::chain;
@@ -25,7 +25,8 @@ const ANSWER_MS: u64 = 30_000;
 
 pub fn run(context: &Context, command: Nodes) -> Outcome {
     match command {
-        Nodes::List => status::list(context),
+        Nodes::List { wide } => status::list(context, wide),
+        Nodes::Top { interval, samples } => top::run(context, Duration::from_millis(interval), samples),
         Nodes::Start(change) => ask_to_change(context, change, |client, which, deadline| {
             Ok(Request::StartNodes { nodes: named(client, which, deadline)? })
         }),

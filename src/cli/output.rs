@@ -2,6 +2,7 @@
 
 pub use super::screen::Screen;
 pub use super::table::{Cell, Column, Table};
+use crate::api::status::NodeState;
 pub use crate::terminal::plain;
 
 /// Milliseconds for people: `812 ms`, `3.2 s`, `2 h 5 min`.
@@ -23,6 +24,21 @@ pub fn size(bytes: u64) -> String {
     match units.iter().find(|(_, shift)| bytes >> shift > 0) {
         Some((unit, shift)) => format!("{:.1} {unit}", bytes as f64 / (1_u64 << shift) as f64),
         None => format!("{bytes} B"),
+    }
+}
+
+/// A state in its colour.
+pub fn state_cell(state: NodeState) -> Cell {
+    Cell::colored(state.as_str(), color(state))
+}
+
+fn color(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Running => "32",
+        NodeState::Pending => "33",
+        NodeState::Stopped => "2",
+        NodeState::Failed | NodeState::Crashed => "31",
+        NodeState::Unknown => "35",
     }
 }
 

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::config::Text;
 use super::flags::{self, Asking, Sending};
 use super::outcome::{Exit, Failure, Outcome};
-use super::output::{Cell, Column, Screen, Table, plain};
+use super::output::{Cell, Column, Screen, Table, plain, state_cell};
 use super::waiting::{self, Waiting};
-use super::{Context, connect, print_json, status};
+use super::{Context, connect, print_json};
 use crate::api::configuration::Configuration;
 use crate::api::event::{DeployOptions, Dialect, Request, Response, Result as ApiResult, ResultData};
 use crate::api::history::Which;
@@ -332,7 +332,7 @@ fn print_nodes(out: &mut impl Write, screen: &Screen, nodes: &[NodeStatus]) -> s
             out,
             vec![
                 Cell::new(&node.node),
-                status::state_cell(node.state),
+                state_cell(node.state),
                 Cell::new(node.cluster_role.as_str()),
                 Cell::new(node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
                 number(node.port),

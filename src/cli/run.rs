@@ -65,6 +65,10 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     }
     options.warnings = warnings;
     options.archive = archive(&settings);
+    options.archive_limits = agent::ArchiveLimits {
+        age: (settings.archive_keep_time.ms > 0).then(|| settings.archive_keep_time.duration()),
+        bytes: Some(settings.archive_keep_size.bytes).filter(|bytes| *bytes > 0),
+    };
     options.node_user = node_user;
     options.lifecycle.rights = rights;
     // Files of the agent are for its user alone; nodes keep the umask that the agent was started with.
@@ -258,6 +262,8 @@ fn options(settings: &Settings, lock_wait: Duration, names: &NameService) -> Res
         journal: journal_options(settings),
         retention: retention(settings),
         archive: None,
+        archive_dir: settings.archive_dir.value.clone(),
+        archive_limits: agent::ArchiveLimits::default(),
         supervisor: supervisor::Options {
             node_dir: settings.node_dir.value.clone(),
             crash: crash::Options {

@@ -1,5 +1,6 @@
 //! `status` and `nodes list`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Instant;
 
@@ -7,9 +8,10 @@ use serde::Serialize;
 
 use super::connect::{self, SOON};
 use super::outcome::{Exit, Failure, Outcome};
-use super::output::{Cell, Column, Screen, Table, plain, size, span};
-use super::{Context, print_json};
-use crate::api::report::{ArchiveReport, ArchiveState, NodeReport, PeerReport, StatusReport};
+use super::output::{Cell, Column, Screen, Table, plain, size, span, state_cell};
+use super::{Context, print_json, top};
+use crate::api::figures::{Captured, NodeFigures, Usage};
+use crate::api::report::{ArchiveReport, ArchiveState, KeepingReport, NodeReport, PeerReport, StatusReport};
 use crate::api::status::NodeState;
 use crate::control::client::{Client, Deadline};
 use crate::terminal::{self, to_stderr};
@@ -47,35 +49,54 @@ pub fn ask_by(client: &mut Client, deadline: Deadline) -> Result<StatusReport, F
     client.status(usual.into_iter().chain(deadline).min()).map_err(connect::failed)
 }
 
-pub fn list(context: &Context) -> Outcome {
-    let report = ask(&mut connect::connect(context)?)?;
+/// A node with what it uses.
+#[derive(Serialize)]
+struct Wide<'a> {
+    #[serde(flatten)]
+    node: &'a NodeReport,
+    usage: Option<Usage>,
+    captured: Option<Captured>,
+    /// Why its metrics port said nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'a str>,
+}
+
+impl<'a> Wide<'a> {
+    fn of(node: &'a NodeReport, figures: Option<&'a NodeFigures>) -> Self {
+        // Those of another process would be no figures of this one.
+        let figures = figures.filter(|figures| figures.pid == node.pid);
+        Self {
+            node,
+            usage: figures.and_then(|figures| figures.usage),
+            captured: figures.and_then(|figures| figures.captured),
+            problem: figures.and_then(|figures| figures.problem.as_deref()),
+        }
+    }
+}
+
+pub fn list(context: &Context, wide: bool) -> Outcome {
+    let mut client = connect::connect(context)?;
+    let report = ask(&mut client)?;
+    let figures = if wide { Some(top::ask(&mut client)?.nodes) } else { None };
     let screen = context.screen();
     if screen.json {
-        print_json(&report.nodes)?;
+        match &figures {
+            None => print_json(&report.nodes)?,
+            Some(figures) => {
+                let of = |node: &str| figures.iter().find(|one: &&NodeFigures| one.node == node);
+                let nodes: Vec<Wide<'_>> = report.nodes.iter().map(|node| Wide::of(node, of(&node.node))).collect();
+                print_json(&nodes)?;
+            }
+        }
         return Ok(Exit::Done);
     }
     let mut out = terminal::out();
     if report.nodes.is_empty() {
         to_stderr!("no nodes: {}", no_nodes(&report));
     }
-    print_nodes(&mut out, &screen, &report.nodes)?;
+    print_nodes(&mut out, &screen, &report.nodes, figures.as_deref())?;
     out.flush()?;
     Ok(Exit::Done)
-}
-
-/// A state in its colour.
-pub fn state_cell(state: NodeState) -> Cell {
-    Cell::colored(state.as_str(), color(state))
-}
-
-fn color(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Running => "32",
-        NodeState::Pending => "33",
-        NodeState::Stopped => "2",
-        NodeState::Failed | NodeState::Crashed => "31",
-        NodeState::Unknown => "35",
-    }
 }
 
 fn no_nodes(report: &StatusReport) -> &'static str {
@@ -159,12 +180,15 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
     if let Some(archive) = &report.archive {
         line("archival", archival(screen, archive))?;
     }
+    for (label, text) in report.keeping.iter().flat_map(|keeping| kept(screen, keeping)) {
+        line(label, text)?;
+    }
     for warning in &report.warnings {
         line("warning", screen.paint("33", &plain(warning)))?;
     }
     if !report.nodes.is_empty() {
         writeln!(out)?;
-        print_nodes(out, screen, &report.nodes)?;
+        print_nodes(out, screen, &report.nodes, None)?;
     }
     if !report.peers.is_empty() {
         writeln!(out)?;
@@ -218,6 +242,24 @@ fn archival(screen: &Screen, archive: &ArchiveReport) -> String {
     }
 }
 
+/// What becomes of logs beside their archival, as lines of the page.
+fn kept(screen: &Screen, keeping: &KeepingReport) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if keeping.removed_files > 0 {
+        let text = format!("{} files removed, {}", keeping.removed_files, size(keeping.removed_bytes));
+        lines.push(("log expiry", text));
+    }
+    if let Some(problem) = &keeping.problem {
+        lines.push(("log expiry", screen.paint("31", &plain(problem))));
+    }
+    if let Some(queue) = &keeping.unarchived {
+        let told =
+            format!("rotated logs have waited in {} for more than a day, and nobody archives them", plain(queue));
+        lines.push(("log queue", screen.paint("33", &told)));
+    }
+    lines
+}
+
 /// For example `3 RUNNING, 1 CRASHED`.
 fn summary(nodes: &[NodeReport]) -> Option<String> {
     use NodeState::{Crashed, Failed, Pending, Running, Stopped, Unknown};
@@ -240,24 +282,42 @@ const NODES: [Column; 8] = [
     Column::long("NOTE", 20),
 ];
 
-fn print_nodes(out: &mut impl Write, screen: &Screen, nodes: &[NodeReport]) -> std::io::Result<()> {
-    let mut table = Table::new(&NODES, screen);
+fn print_nodes(
+    out: &mut impl Write,
+    screen: &Screen,
+    nodes: &[NodeReport],
+    figures: Option<&[NodeFigures]>,
+) -> std::io::Result<()> {
+    let [before @ .., last] = NODES;
+    let wide = figures.map_or(&[][..], |_| &top::WIDE);
+    let columns: Vec<Column> = before.iter().chain(wide).chain([&last]).copied().collect();
+    let by_name: BTreeMap<&str, &NodeFigures> =
+        figures.unwrap_or_default().iter().map(|one| (one.node.as_str(), one)).collect();
+    let mut table = Table::new(&columns, screen);
     for node in nodes {
-        table.row(
-            out,
-            vec![
-                Cell::new(&node.node),
-                Cell::new(node.role.as_str()),
-                state_cell(node.state),
-                Cell::new(node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
-                Cell::new(node.up_ms.map_or_else(|| "-".to_owned(), span)),
-                Cell::new(node.incarnation.to_string()),
-                Cell::new(node.deaths.to_string()),
-                Cell::new(note(node)),
-            ],
-        )?;
+        let mut cells = vec![
+            Cell::new(&node.node),
+            Cell::new(node.role.as_str()),
+            state_cell(node.state),
+            Cell::new(node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
+            Cell::new(node.up_ms.map_or_else(|| "-".to_owned(), span)),
+            Cell::new(node.incarnation.to_string()),
+            Cell::new(node.deaths.to_string()),
+        ];
+        if figures.is_some() {
+            match by_name.get(node.node.as_str()) {
+                Some(figures) => cells.extend(top::wide(figures)),
+                None => cells.extend(wide.iter().map(|_| Cell::new("-"))),
+            }
+        }
+        cells.push(Cell::new(note(node)));
+        table.row(out, cells)?;
     }
-    table.finish(out)
+    table.finish(out)?;
+    match figures {
+        Some(figures) => top::print_problems(out, screen, figures),
+        None => Ok(()),
+    }
 }
 
 fn note(node: &NodeReport) -> String {
@@ -356,6 +416,7 @@ mod tests {
                 since_ms: 61_000,
             }],
             archive: None,
+            keeping: None,
             warnings: vec!["nodes run as root\x1b[2J".into()],
         };
         let screen = Screen::of_tests();

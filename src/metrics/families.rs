@@ -121,6 +121,12 @@ fn of_agent(snapshot: &Snapshot) -> Vec<Family> {
         .is(controller),
         gauge("archive_failing", &[], "1 if the last finished archival of logs failed. Absent if it is off.")
             .is(archive.map(|archive| flag(archive.failing.is_some()))),
+        counter(
+            "archive_expired_files",
+            &[],
+            "Archived logs that were removed because of their age or size. Absent if they are kept.",
+        )
+        .is(status.keeping.as_ref().map(|keeping| keeping.removed_files as f64)),
         counter("process_cpu_seconds", &[], "CPU time of the agent itself.").is(own(|own| own.cpu_seconds)),
         gauge("process_resident_memory_bytes", &[], "Resident memory of the agent itself.")
             .is(own(|own| own.rss_bytes as f64)),

@@ -542,6 +542,10 @@ settings! {
     archive_dir: PathBuf, "ZCA_ARCHIVE_DIR", "`logs` in state_dir" => state_dir.value.join("logs");
     /// A run of archive_command that takes longer is ended: SIGTERM, after 3 s SIGKILL. What it had not done waits for the next.
     archive_timeout: Span, "ZCA_ARCHIVE_TIMEOUT", "1h" => Span::seconds(3600);
+    /// Archived logs that were last written to longer ago are removed; 0 keeps them.
+    archive_keep_time: Span, "ZCA_ARCHIVE_KEEP_TIME", "0" => Span::seconds(0);
+    /// When archived logs take up more space than this, the oldest are removed; 0 is without a limit.
+    archive_keep_size: Size, "ZCA_ARCHIVE_KEEP_SIZE", "0" => Size::mib(0);
 
     /// More exits than this within restart_window make a node FAILED.
     max_restarts: u32, "ZCA_MAX_RESTARTS", "10" => 10;

@@ -68,6 +68,7 @@ pub use handle::Handle;
 pub use ownership::give;
 pub use process::{Home, boot_id};
 pub use shim::NAME as SHIM_NAME;
+pub(crate) use sys::is_open_for_writing;
 
 use crate::api::ids::NodeName;
 use crate::api::rights::OpenFiles;

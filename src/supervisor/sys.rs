@@ -1,5 +1,5 @@
 //! Kernel functions without a safe interface: fork with everything before the exec, signal dispositions, closing of
-//! unknown descriptors, credentials of a datagram. The only file of the project with `unsafe`.
+//! unknown descriptors, credentials of a datagram, who writes to a file. The only file of the project with `unsafe`.
 //!
 //! Each function is safe to call as described; the shim, which forks, has one thread.
 #![allow(unsafe_code)]
@@ -308,4 +308,29 @@ pub fn receive_with_credentials(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io
         }
     }
     Ok(Datagram { length, is_cut: message.msg_flags & libc::MSG_TRUNC != 0, uid })
+}
+
+/// Whether any process has this file open for writing. `false` also where the kernel or the file system does not tell.
+///
+/// Asked by a read lease, which the kernel gives only for a file that nobody writes to, and which is given back at once. If
+/// somebody opens the file in between, the kernel tells by a signal: by one that is ignored unless handled.
+pub fn is_open_for_writing(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let fcntl = |command: libc::c_int, value: libc::c_int| {
+        // SAFETY: a descriptor that is open, commands that take a number, and no memory.
+        match unsafe { libc::fcntl(file.as_raw_fd(), command, value) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    const F_SETSIG: libc::c_int = 10;
+    fcntl(F_SETSIG, libc::SIGURG)?;
+    match fcntl(libc::F_SETLEASE, libc::F_RDLCK) {
+        Ok(()) => fcntl(libc::F_SETLEASE, libc::F_UNLCK).map(|()| false),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EAGAIN) => Ok(true),
+            // Another user's file without CAP_LEASE; a file system without leases.
+            Some(libc::EACCES | libc::EPERM | libc::EINVAL | libc::EOPNOTSUPP) => Ok(false),
+            _other => Err(error),
+        },
+    }
 }
