@@ -3,8 +3,10 @@
 //! Requests against the disk's own limit (write and fdatasync, in the same rounds, on the same file system), then what
 //! a host full of nodes costs: start, adoption, memory of the shims, their wake-ups. It prints what it measured and what
 //! that is compared with; what it prints is about this machine at this moment. Everything it starts it ends, and its
-//! directory is removed.
+//! directory is removed. With `-- --beside ADDR:PORT NAME` it measures the agent beside another one, see [`beside`].
 
+#[path = "agent/beside.rs"]
+mod beside;
 #[allow(dead_code, reason = "shared by the benchmarks, of which each needs a part")]
 mod support;
 
@@ -45,7 +47,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_FOR_A_NODE: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    support::main("agent", || support::in_scratch(run))
+    let arguments: Vec<String> = std::env::args().collect();
+    let Some(at) = arguments.iter().position(|argument| argument == "--beside") else {
+        return support::main("agent", || support::in_scratch(run));
+    };
+    support::main("agent", || {
+        let given = (arguments.get(at + 1), arguments.get(at + 2));
+        let (Some(address), Some(name)) = given else { bail!("--beside needs ADDR:PORT and the agent's name") };
+        let address = address.parse().with_context(|| format!("{address:?} is not ADDR:PORT"))?;
+        support::in_scratch(|scratch| beside::run(scratch, address, name))
+    })
 }
 
 fn run(scratch: &Path) -> Result<()> {

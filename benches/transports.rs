@@ -5,13 +5,10 @@
 //! response goes to every subscriber of the agent's topic, as the protocols have it: with 64 clients, each of them reads
 //! 64 times what it asked for. The control socket answers its requester alone. What came in all is printed, too.
 
-#[path = "transports/over_broker.rs"]
-mod over_broker;
 #[allow(dead_code, reason = "shared by the benchmarks, of which each needs a part")]
 mod support;
 
 use std::collections::VecDeque;
-use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,29 +16,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
-use zeek_cluster_agent::api::event::{Dialect, Request, Response};
+use zeek_cluster_agent::api::event::Request;
 use zeek_cluster_agent::api::ids::ReqId;
-use zeek_cluster_agent::broker::data::Data;
 use zeek_cluster_agent::broker::json::{self, Limits};
 use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
-use zeek_cluster_agent::dialect::event::unpack;
-use zeek_cluster_agent::dialect::{self, Decoded};
+use zeek_cluster_agent::dialect;
 use zeek_cluster_agent::websocket::PATH;
 
-use crate::over_broker::OverBroker;
-use crate::support::agent::{self, Agent};
+use crate::support::agent::{self, Agent, NAME};
+use crate::support::caller::{self, Caller, DIALECT, PATIENCE, response, succeeded};
 use crate::support::figures::{Sample, median};
+use crate::support::over_broker::OverBroker;
 
-const DIALECT: Dialect = Dialect::Management;
 /// Rounds of everything; results are medians.
 const ROUNDS: usize = 5;
 /// How long each measurement of a round takes.
 const SLICE: Duration = Duration::from_millis(800);
 /// Clients, and what each has in flight. The last is one transport's own cost without its subscribers'.
 const SHAPES: [(usize, usize); 3] = [(1, 1), (64, 1), (1, 64)];
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     support::main("transports", || support::in_scratch(run))
@@ -51,8 +45,8 @@ fn run(dir: &Path) -> Result<()> {
     let mut command = agent::command(dir, agent::BINARY);
     command.env("ZCA_WEBSOCKET", "127.0.0.1:0").env("ZCA_LISTEN", "127.0.0.1:0").env("ZCA_DISABLE_SSL", "true");
     let agent = Agent::start_with(dir, command)?;
-    let websocket = address_in_log(dir, "are served at ws://")?;
-    let broker = address_in_log(dir, "Broker peers are accepted at ")?;
+    let websocket = agent.address_in_log("are served at ws://")?;
+    let broker = agent.address_in_log("Broker peers are accepted at ")?;
     let bench = Bench { agent: &agent, websocket, broker, reqids: AtomicU64::new(0) };
 
     let transports = [Transport::Control, Transport::WebSocket, Transport::Broker];
@@ -91,21 +85,6 @@ fn run(dir: &Path) -> Result<()> {
     agent.end()
 }
 
-/// Where the agent says that it listens.
-fn address_in_log(dir: &Path, mark: &str) -> Result<SocketAddr> {
-    let log = dir.join("agent.log");
-    let begun = Instant::now();
-    loop {
-        let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
-        let place = text.lines().find_map(|line| line.split_once(mark)?.1.split(['/', ',']).next());
-        if let Some(place) = place {
-            return place.parse().with_context(|| format!("{place:?} is no address"));
-        }
-        ensure!(begun.elapsed() < PATIENCE, "the agent does not say where it listens; its log:\n{text}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
 #[derive(Debug, Clone, Copy)]
 enum Transport {
     Control,
@@ -140,7 +119,7 @@ impl Bench<'_> {
                     Box::new(OverControl { client: self.agent.client()?, flying: VecDeque::new(), received: 0 })
                 }
                 Transport::WebSocket => Box::new(OverWebSocket::connect(self.websocket)?),
-                Transport::Broker => Box::new(OverBroker::connect(self.broker)?),
+                Transport::Broker => Box::new(OverBroker::connect(self.broker, NAME)?),
             };
             // The connection is up on both sides before anything is measured.
             caller.send(self.reqid())?;
@@ -150,8 +129,10 @@ impl Bench<'_> {
         let before: usize = callers.iter().map(|caller| caller.received()).sum();
         let begun = Instant::now();
         let took = thread::scope(|scope| {
-            let threads: Vec<_> =
-                callers.iter_mut().map(|caller| scope.spawn(|| self.flood(caller.as_mut(), window))).collect();
+            let threads: Vec<_> = callers
+                .iter_mut()
+                .map(|caller| scope.spawn(|| caller::flood(caller.as_mut(), || self.reqid(), window, SLICE)))
+                .collect();
             let mut took = Vec::new();
             for thread in threads {
                 took.extend(thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??);
@@ -163,35 +144,10 @@ impl Bench<'_> {
         Ok((Sample::of(took, elapsed)?, received as f64 / elapsed.as_secs_f64()))
     }
 
-    /// Keeps `window` requests in flight for a while, then waits for the last.
-    fn flood(&self, caller: &mut dyn Caller, window: usize) -> Result<Vec<Duration>> {
-        let begun = Instant::now();
-        let mut flying = VecDeque::new();
-        let mut took = Vec::new();
-        loop {
-            while flying.len() < window && begun.elapsed() < SLICE {
-                flying.push_back(Instant::now());
-                caller.send(self.reqid())?;
-            }
-            let Some(sent) = flying.pop_front() else { return Ok(took) };
-            caller.receive()?;
-            took.push(sent.elapsed());
-        }
-    }
-
     /// Never used before.
     fn reqid(&self) -> String {
         format!("bench-{}", self.reqids.fetch_add(1, Ordering::Relaxed))
     }
-}
-
-/// One client's connection, with several requests in flight.
-trait Caller: Send {
-    fn send(&mut self, reqid: String) -> Result<()>;
-    /// Waits for the response to the oldest request in flight, which has to be a success.
-    fn receive(&mut self) -> Result<()>;
-    /// All messages that came so far, also those that others had asked for.
-    fn received(&self) -> usize;
 }
 
 struct OverControl {
@@ -273,18 +229,4 @@ impl Caller for OverWebSocket {
     fn received(&self) -> usize {
         self.received
     }
-}
-
-fn response(data: Data) -> Result<Response> {
-    let event = unpack(data).events.into_iter().next().context("no event")?;
-    let event = event.map_err(|error| anyhow::anyhow!("an event cannot be read: {error:?}"))?;
-    match dialect::decode(&event) {
-        Ok(Decoded::Response { response, .. }) => Ok(response),
-        other => bail!("no response: {other:?}"),
-    }
-}
-
-fn succeeded(response: &Response) -> Result<()> {
-    ensure!(response.success(), "a welcome request failed: {response:?}");
-    Ok(())
 }

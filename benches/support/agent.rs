@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use zeek_cluster_agent::api::configuration::{Configuration, Instance, UNKNOWN_HOST};
 use zeek_cluster_agent::api::event::{Dialect, Request};
 use zeek_cluster_agent::control::client::{Answer, Client, within_ms};
@@ -42,9 +43,7 @@ impl Agent {
 
     /// With a line in `trace` for each sync that it asks for.
     pub fn start_traced(dir: &Path, trace: &Path) -> Result<Self> {
-        let mut command = command(dir, "strace");
-        command.args(STRACE).arg("-o").arg(trace).arg(BINARY);
-        Self::start_with(dir, command)
+        Self::start_with(dir, traced(dir, trace))
     }
 
     /// With what the caller has added to [`command`].
@@ -66,6 +65,21 @@ impl Agent {
                 bail!("the agent does not serve:\n{}", fs::read_to_string(dir.join("agent.log")).unwrap_or_default());
             }
             sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The address behind `mark` in its log, where it says where it listens.
+    pub fn address_in_log(&self, mark: &str) -> Result<SocketAddr> {
+        let log = self.dir.join("agent.log");
+        let begun = Instant::now();
+        loop {
+            let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
+            let place = text.lines().find_map(|line| line.split_once(mark)?.1.split(['/', ',']).next());
+            if let Some(place) = place {
+                return place.parse().with_context(|| format!("{place:?} is no address"));
+            }
+            ensure!(begun.elapsed() < PATIENCE, "the agent does not say where it listens; its log:\n{text}");
+            sleep(Duration::from_millis(2));
         }
     }
 
@@ -110,6 +124,13 @@ impl Drop for Agent {
 
 /// One line for each call that makes something durable.
 pub const STRACE: [&str; 5] = ["-f", "--seccomp-bpf", "-qq", "-e", "trace=fsync,fdatasync,msync"];
+
+/// The agent's program, under strace.
+pub fn traced(dir: &Path, trace: &Path) -> Command {
+    let mut command = command(dir, "strace");
+    command.args(STRACE).arg("-o").arg(trace).arg(BINARY);
+    command
+}
 
 /// How many syncs a trace has.
 pub fn syncs(trace: &Path) -> Result<usize> {

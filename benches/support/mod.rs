@@ -1,7 +1,9 @@
 //! What several benchmarks have in common: how they run, their figures, and an agent to measure.
 
 pub mod agent;
+pub mod caller;
 pub mod figures;
+pub mod over_broker;
 
 use std::path::Path;
 use std::process::ExitCode;

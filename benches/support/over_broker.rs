@@ -13,7 +13,7 @@ use zeek_cluster_agent::broker::handshake::{ConnectionId, Established, Handshake
 use zeek_cluster_agent::broker::wire::{self, EndpointId, Envelope, Filter, Frame, FrameReader, Kind};
 use zeek_cluster_agent::dialect;
 
-use super::{Caller, DIALECT, PATIENCE, response, succeeded};
+use super::caller::{Caller, DIALECT, PATIENCE, response, succeeded};
 
 const FRAME_LIMIT: usize = 8 << 20;
 
@@ -27,12 +27,13 @@ pub struct OverBroker {
 }
 
 impl OverBroker {
-    pub fn connect(address: SocketAddr) -> Result<Self> {
+    /// To the agent of this name.
+    pub fn connect(address: SocketAddr, name: &str) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let topic = dialect::agent_topic(DIALECT, "bench").context("the dialect has no topic")?;
+        let topic = dialect::agent_topic(DIALECT, name).context("the dialect has no topic")?;
         let local = EndpointId(uuid::Uuid::new_v4().into_bytes());
         let reader = FrameReader::new(FRAME_LIMIT);
         let mut caller = Self { stream, reader, local, topic, flying: VecDeque::new(), received: 0 };
