@@ -11,7 +11,7 @@ use crate::settings::accounts;
 /// Between two questions for a name.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Asks until `until`, all names together.
+/// Asks for at most `patience` since it was made, all names together.
 pub struct NameService {
     began: Instant,
     patience: Duration,
