@@ -1,6 +1,11 @@
 use std::process::ExitCode;
 
+use tikv_jemallocator::Jemalloc;
 use zeek_cluster_agent::{cli, sim_node, supervisor};
+
+/// Made for threads, unlike glibc's, whose lock is what requests wait for most.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     // Before anything else: a shim is no place for threads, allocations or parsed arguments.

@@ -152,8 +152,6 @@ pub fn command(dir: &Path, program: &str) -> Command {
         .env("ZCA_STATE_DIR", dir.join("state"))
         .env("ZEEK_AGENT_NAME", NAME)
         .env("ZCA_LISTEN", "off")
-        // As in packaging/zeek-cluster-agent.service.
-        .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null());
     command
 }
