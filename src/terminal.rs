@@ -93,6 +93,12 @@ pub fn log(json: bool) -> Stream<StderrLock<'static>> {
     Stream::new(stderr.lock(), style(&stderr, if json { Style::Json } else { Style::Log }))
 }
 
+/// Device and inode of standard error, if it is open.
+pub fn standard_error_file() -> Option<(u64, u64)> {
+    let found = rustix::fs::fstat(io::stderr()).ok()?;
+    Some((found.st_dev, found.st_ino))
+}
+
 /// Writes a line to standard error; on a terminal it is folded between words.
 pub fn error_line(line: fmt::Arguments<'_>) {
     let stderr = io::stderr();

@@ -114,11 +114,16 @@ impl Agent {
         seen
     }
 
+    /// The next event, apart from introductions of shims.
     async fn next(&mut self) -> NodeEvent {
-        let event = tokio::time::timeout(DEADLINE, self.events.recv()).await;
-        let event = event.unwrap_or_else(|_| panic!("no event came after {:#?}", self.seen)).unwrap();
-        self.seen.push(event.clone());
-        event
+        loop {
+            let event = tokio::time::timeout(DEADLINE, self.events.recv()).await;
+            let event = event.unwrap_or_else(|_| panic!("no event came after {:#?}", self.seen)).unwrap();
+            self.seen.push(event.clone());
+            if !matches!(event.what, NodeHappening::Shim { .. }) {
+                return event;
+            }
+        }
     }
 
     /// The next event, which has to be about this incarnation.
@@ -909,7 +914,8 @@ async fn a_term_to_everything_at_once_lets_the_node_finish() {
         }
     }
     let (cause, _, stdout, _) = agent.exited(&w1, 1).await;
-    assert_eq!(cause, ExitCause::Code(0));
+    let (pid, uid) = (std::process::id(), rustix::process::getuid().as_raw());
+    assert_eq!(cause, ExitCause::Terminated { pid, uid });
     assert!(stdout.ends_with("terminating\n"));
 }
 
@@ -1212,5 +1218,69 @@ mod crash {
     fn port() -> u16 {
         static PORT: std::sync::OnceLock<u16> = std::sync::OnceLock::new();
         *PORT.get_or_init(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
+    }
+}
+
+/// What a host that goes down does to a shim, and `systemctl stop` of its scope.
+mod terminated {
+    use super::*;
+
+    fn own_sender() -> ExitCause {
+        ExitCause::Terminated { pid: std::process::id(), uid: rustix::process::getuid().as_raw() }
+    }
+
+    #[tokio::test]
+    async fn a_shim_ends_its_node_tells_by_whom_and_leaves_with_the_exit_on_disk() {
+        let (host, w1) = (Host::new(), node("w1"));
+        let mut agent = host.agent();
+        let process = agent.launch(&w1, 1, &simulated(&[("SIM_FORK", "2")])).await;
+        agent.ready(&w1, 1).await;
+        kill(host.shims()[0], rustix::process::Signal::TERM);
+        let (cause, ended, stdout, _) = agent.exited(&w1, 1).await;
+        assert_eq!((cause, ended), (own_sender(), Some(process.clone())));
+        assert!(stdout.contains("terminating"), "it was given the time to flush: {stdout}");
+        until_true("nothing of it is left", || host.processes().is_empty()).await;
+        // The exit was not acknowledged: another agent finds it.
+        agent.die().await;
+        let mut agent = host.agent();
+        match agent.probe(&w1, Some(&process), 1).await {
+            Finding::Exited { cause, process: ended, .. } => assert_eq!((cause, ended), (own_sender(), Some(process))),
+            other => panic!("{other:?}"),
+        }
+        agent.acknowledge(&w1, 1);
+        until_true("the report is gone", || !host.run_dir("w1").join("status").exists()).await;
+        agent.launch(&w1, 2, &simulated(&[])).await;
+        agent.ready(&w1, 2).await;
+    }
+
+    #[tokio::test]
+    async fn a_node_that_ignores_it_is_killed_when_its_stop_timeout_is_over() {
+        let (host, w1) = (Host::new(), node("w1"));
+        let mut agent = host.agent();
+        let spec = LaunchSpec { stop_timeout_ms: 300, ..simulated(&[("SIM_IGNORE_TERM", "1")]) };
+        agent.launch(&w1, 1, &spec).await;
+        agent.ready(&w1, 1).await;
+        agent.die().await;
+        kill(host.shims()[0], rustix::process::Signal::TERM);
+        until_true("nothing of it is left", || host.processes().is_empty()).await;
+    }
+
+    /// An exit that no agent has acknowledged keeps no host from going down.
+    #[tokio::test]
+    async fn a_shim_that_waits_for_an_agent_leaves_when_told() {
+        let (host, w1) = (Host::new(), node("w1"));
+        let mut agent = host.agent();
+        let process = agent.launch(&w1, 1, &simulated(&[("SIM_EXIT", "3"), ("SIM_EXIT_AFTER_MS", "100")])).await;
+        agent.die().await;
+        until_true("the node is reaped", || !Path::new(&format!("/proc/{}", process.pid)).exists()).await;
+        let shim = host.shims()[0];
+        kill(shim, rustix::process::Signal::TERM);
+        until_true("the shim has left", || !is_alive(shim)).await;
+        // It ended by itself, before that.
+        let agent = host.agent();
+        match agent.probe(&w1, Some(&process), 1).await {
+            Finding::Exited { cause: ExitCause::Code(3), .. } => {}
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -93,9 +93,13 @@ impl Outcome {
         match cause {
             ExitCause::Code(0) => Self { state: ArchiveState::Ok, exit_code: Some(0), ..Self::failed(result) },
             ExitCause::Code(code) => Self { exit_code: Some(code), ..Self::failed(result) },
-            ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted | ExitCause::NotStarted(_) => {
-                Self::failed(result)
-            }
+            ExitCause::Signal(_)
+            | ExitCause::Lost
+            | ExitCause::HostRestarted
+            | ExitCause::NotStarted(_)
+            | ExitCause::HostShutdown
+            | ExitCause::Terminated { .. }
+            | ExitCause::OutOfMemory => Self::failed(result),
         }
     }
 }

@@ -15,6 +15,7 @@ mod figures;
 mod hangs;
 mod history;
 mod keeping;
+mod manager;
 mod place;
 mod retention;
 mod running;
@@ -46,6 +47,7 @@ use start::start;
 pub use archive::Options as ArchiveOptions;
 pub use error::Error;
 pub use expiry::Limits as ArchiveLimits;
+pub use manager::{Announcement, Manager};
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -84,8 +86,8 @@ pub struct Options {
     pub warnings: Vec<String>,
     /// What the options were made from, for `settings` queries.
     pub settings: Vec<SettingReport>,
-    /// Called when the agent serves, and when it begins to end.
-    pub announce: fn(Announcement<'_>),
+    /// Who is told that the agent serves, how its nodes are, and that it ends.
+    pub manager: Option<Manager>,
 }
 
 impl Options {
@@ -94,13 +96,6 @@ impl Options {
         let deadline = Duration::from_millis(self.lifecycle.request_timeout_ms);
         channel::Options { node_dir: self.supervisor.node_dir.clone(), patience: deadline.mul_f64(0.85) }
     }
-}
-
-/// What is reported to the service manager.
-#[derive(Debug, Clone, Copy)]
-pub enum Announcement<'a> {
-    Ready { status: &'a str },
-    Stopping { status: &'a str },
 }
 
 /// Runs the agent until it is asked to end. Nodes keep running.
@@ -129,7 +124,9 @@ pub fn run(options: Options) -> Result<(), Error> {
             options.control.path.display(),
             options.may_ask.join(", ")
         );
-        (options.announce)(Announcement::Ready { status: "serving" });
+        if let Some(manager) = &options.manager {
+            (manager.announce)(Announcement::Ready { status: "serving" });
+        }
         agent.until_end(&options, signals).await
     });
     // Blocking calls that still run (a page of a large journal) are not waited for.

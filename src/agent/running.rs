@@ -15,7 +15,7 @@ use super::retention::Retention;
 use super::service::{About, AgentService};
 use super::signals::Signals;
 use super::start::{Senders, Started};
-use super::{Announcement, Error, Options, clock, driver};
+use super::{Announcement, Error, Options, clock, driver, manager};
 use crate::api::report::{ArchiveReport, KeepingReport};
 use crate::journal::lock;
 use crate::lifecycle::Input;
@@ -49,6 +49,7 @@ impl Started {
         let broker_open = self.broker_open.clone();
         let (orders, queued) = mpsc::channel(ORDERS);
         let (archive, keeping) = self.look_after_logs(options);
+        let impatient = self.report_to_manager(options);
         let service = Arc::new(AgentService {
             archive,
             keeping,
@@ -69,7 +70,7 @@ impl Started {
                 state_dir: options.state_dir.clone(),
                 node_dir: options.supervisor.node_dir.clone(),
                 started_at: clock::now().wall,
-                warnings: options.warnings.iter().chain(&self.warnings).cloned().collect(),
+                warnings: options.warnings.iter().chain(&self.warnings).cloned().chain(impatient).collect(),
                 may_ask: options.may_ask.clone(),
                 node_address: options.node_address,
                 settings: options.settings.clone(),
@@ -142,6 +143,15 @@ impl Started {
         (archive, keeping)
     }
 
+    /// Starts the reports to the service manager, if there is one. Returns a warning if it is not patient enough.
+    fn report_to_manager(&self, options: &Options) -> Option<String> {
+        let manager = options.manager.as_ref()?;
+        manager::report(manager, &self.tasks, self.commits.clone(), self.senders.questions.clone());
+        let impatient = manager::impatient(manager, options.commit_timeout)?;
+        tracing::warn!("{impatient}");
+        Some(impatient)
+    }
+
     pub fn unserved(self) -> Result<Agent, Error> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -204,7 +214,9 @@ impl Agent {
                 return Err(ended_early(self.driver.await));
             }
         }
-        (options.announce)(Announcement::Stopping { status: "stopping; nodes run on" });
+        if let Some(manager) = &options.manager {
+            (manager.announce)(Announcement::Stopping { status: "stopping; nodes run on" });
+        }
         self.stop_serving.cancel();
         self.tasks.cancel();
         drop(self.inputs);

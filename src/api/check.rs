@@ -97,6 +97,7 @@ mod tests {
             last_exit: None,
             note: None,
             dropped_bytes: 0,
+            shim: None,
         }
     }
 

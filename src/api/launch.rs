@@ -138,6 +138,18 @@ pub enum ExitCause {
     HostRestarted,
     /// It never ran: the program is missing, cannot be executed, or its directory cannot be used.
     NotStarted(String),
+    /// The host was going down, and it ended in order.
+    HostShutdown,
+    /// Its shim was told to end it by SIGTERM, which no agent sends.
+    Terminated {
+        /// The process that sent the signal, or caused it: 1 for a service manager.
+        pid: u32,
+        /// That process's user.
+        uid: u32,
+    },
+    /// The kernel killed it because its memory limit, or the host's memory, was used up.
+    #[serde(rename = "oom")]
+    OutOfMemory,
 }
 
 impl fmt::Display for ExitCause {
@@ -148,6 +160,14 @@ impl fmt::Display for ExitCause {
             Self::Lost => f.write_str("lost (ended while nobody watched)"),
             Self::HostRestarted => f.write_str("host restarted"),
             Self::NotStarted(reason) => write!(f, "not started: {reason}"),
+            Self::HostShutdown => f.write_str("host shutdown"),
+            Self::Terminated { pid: 1, uid } => {
+                write!(f, "stopped from outside: SIGTERM to its shim by the service manager (pid 1, uid {uid})")
+            }
+            Self::Terminated { pid, uid } => {
+                write!(f, "stopped from outside: SIGTERM to its shim by pid {pid}, uid {uid}")
+            }
+            Self::OutOfMemory => f.write_str("oom (killed by the kernel for want of memory)"),
         }
     }
 }

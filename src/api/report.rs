@@ -217,6 +217,9 @@ pub struct NodeReport {
     /// Bytes of its process's output that the disk did not take; absent if there are none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped_bytes: u64,
+    /// The release of the shim that its process runs under; absent if it has none, or one of the first release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shim: Option<String>,
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -98,6 +98,11 @@ pub enum NodeHappening {
         /// The node's own process, not its shim.
         process: ProcessId,
     },
+    /// Its shim has introduced itself. Shims of the first release have no release to tell.
+    Shim {
+        /// The shim's release.
+        release: String,
+    },
     /// READY=1 on its NOTIFY_SOCKET.
     Ready,
     /// The process is gone and reaped, or proven gone; with the tail of its output.

@@ -56,7 +56,7 @@ pub fn state_dirs(settings: &Settings, surroundings: &Surroundings) -> Vec<PathB
     if settings.names_agent() {
         return vec![settings.state_dir.value.clone()];
     }
-    let handed = surroundings.variable("STATE_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from);
+    let handed = surroundings.handed_state_dir();
     let own = surroundings.own_state_dir();
     let mut directories: Vec<PathBuf> = Vec::new();
     for directory in [handed, own, Some(PathBuf::from(SYSTEM_STATE_DIR))].into_iter().flatten() {

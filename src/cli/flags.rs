@@ -294,7 +294,7 @@ pub struct Word {
 pub enum Nodes {
     /// This host's nodes and how they are
     List {
-        /// Also what each uses, and what it captures where its metrics port says so
+        /// Also the release of each node's shim, what each uses, and what it captures where its metrics port says so
         #[arg(long)]
         wide: bool,
     },

@@ -12,7 +12,7 @@ use super::name_service::NameService;
 use super::outcome::{Exit, Failure};
 use super::settings as shown;
 use super::{Context, asking, broker, host, metrics, zeek};
-use crate::agent::{self, Announcement};
+use crate::agent::{self, Announcement, Manager};
 use crate::api::event::Response;
 use crate::api::ids::ReqId;
 use crate::api::launch::Program;
@@ -23,7 +23,7 @@ use crate::journal::retention::Policy;
 use crate::lifecycle::{DeployStrategy, Profile};
 use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy};
 use crate::supervisor::crash;
-use crate::telemetry::systemd::Notifier;
+use crate::telemetry::systemd::{self, Notifier};
 use crate::telemetry::{self, Format};
 use crate::websocket;
 use crate::{identify, journal, lifecycle, supervisor, tls};
@@ -74,6 +74,7 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     // Files of the agent are for its user alone; nodes keep the umask that the agent was started with.
     options.supervisor.umask = Some(rustix::process::umask(Mode::from_raw_mode(0o077)).as_raw_mode());
     options.supervisor.open_files = Some(host::raise_open_files());
+    options.manager = manager(context);
     match agent::run(options) {
         Ok(()) => Ok(Exit::Done.into()),
         Err(error) => {
@@ -289,7 +290,7 @@ fn options(settings: &Settings, lock_wait: Duration, names: &NameService) -> Res
         commit_timeout: settings.commit_timeout.duration(),
         warnings: Vec::new(),
         settings: settings.shown().iter().map(shown::report).collect(),
-        announce,
+        manager: None,
     })
 }
 
@@ -328,11 +329,21 @@ fn archive(settings: &Settings) -> Option<agent::ArchiveOptions> {
     })
 }
 
-/// Tells the service manager, if there is one.
+/// The service manager that started this process, if there is one.
+fn manager(context: &Context) -> Option<Manager> {
+    context.surroundings.variable(systemd::SOCKET_VARIABLE)?;
+    let variable = |name| context.surroundings.variable(name);
+    let watchdog = systemd::watchdog(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"), std::process::id());
+    Some(Manager { announce, watchdog })
+}
+
+/// Tells the service manager.
 fn announce(announcement: Announcement<'_>) {
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(socket) = std::env::var_os(systemd::SOCKET_VARIABLE) else { return };
     let told = Notifier::to(&socket.to_string_lossy()).and_then(|notifier| match announcement {
         Announcement::Ready { status } => notifier.ready(status),
+        Announcement::Status { status } => notifier.status(status),
+        Announcement::Alive => notifier.alive(),
         Announcement::Stopping { status } => notifier.stopping(status),
     });
     if let Err(error) = told {

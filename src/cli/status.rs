@@ -281,6 +281,8 @@ const NODES: [Column; 8] = [
     Column::number("DEATHS"),
     Column::long("NOTE", 20),
 ];
+/// Behind DEATHS, in the wide form.
+const SHIM: Column = Column::text("SHIM");
 
 fn print_nodes(
     out: &mut impl Write,
@@ -290,7 +292,8 @@ fn print_nodes(
 ) -> std::io::Result<()> {
     let [before @ .., last] = NODES;
     let wide = figures.map_or(&[][..], |_| &top::WIDE);
-    let columns: Vec<Column> = before.iter().chain(wide).chain([&last]).copied().collect();
+    let shim = figures.map(|_| &SHIM);
+    let columns: Vec<Column> = before.iter().chain(shim).chain(wide).chain([&last]).copied().collect();
     let by_name: BTreeMap<&str, &NodeFigures> =
         figures.unwrap_or_default().iter().map(|one| (one.node.as_str(), one)).collect();
     let mut table = Table::new(&columns, screen);
@@ -305,6 +308,7 @@ fn print_nodes(
             Cell::new(node.deaths.to_string()),
         ];
         if figures.is_some() {
+            cells.push(Cell::new(node.shim.as_deref().unwrap_or("-")));
             match by_name.get(node.node.as_str()) {
                 Some(figures) => cells.extend(top::wide(figures)),
                 None => cells.extend(wide.iter().map(|_| Cell::new("-"))),
@@ -362,6 +366,7 @@ mod tests {
             last_exit: Some("signal 9".into()),
             note: None,
             dropped_bytes: 0,
+            shim: None,
         }
     }
 

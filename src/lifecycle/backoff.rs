@@ -75,8 +75,12 @@ pub(super) fn verdict(
         ExitCause::NotStarted(_) => {
             return Verdict::RestartAt(now.plus_ms(delay_ms(options, name, incarnation, record.streak + 1)));
         }
-        ExitCause::HostRestarted => return Verdict::RestartAt(now),
-        ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Lost => {}
+        ExitCause::HostRestarted | ExitCause::HostShutdown => return Verdict::RestartAt(now),
+        ExitCause::Code(_)
+        | ExitCause::Signal(_)
+        | ExitCause::Lost
+        | ExitCause::Terminated { .. }
+        | ExitCause::OutOfMemory => {}
     }
     let recent = 1 + record.deaths.iter().filter(|at| now.ms_since(**at) <= options.window_ms).count();
     if recent > options.max_restarts as usize {
@@ -99,7 +103,12 @@ fn lasting_reason(cause: &ExitCause) -> String {
     match cause {
         ExitCause::NotStarted(reason) => format!("{reason} (tried {TRIES} times)"),
         ExitCause::Code(_) => format!("{cause}, which the settings call permanent ({TRIES} times)"),
-        ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted => cause.to_string(),
+        ExitCause::Signal(_)
+        | ExitCause::Lost
+        | ExitCause::HostRestarted
+        | ExitCause::HostShutdown
+        | ExitCause::Terminated { .. }
+        | ExitCause::OutOfMemory => cause.to_string(),
     }
 }
 

@@ -526,13 +526,14 @@ fn exited(
         return;
     }
     // What never ran did not die: it counts only for the backoff.
-    if !matches!(cause, ExitCause::HostRestarted | ExitCause::NotStarted(_)) {
+    let is_of_host = matches!(cause, ExitCause::HostRestarted | ExitCause::HostShutdown);
+    if !is_of_host && !matches!(cause, ExitCause::NotStarted(_)) {
         record.deaths.push(when);
         if record.deaths.len() > DEATHS_KEPT {
             record.deaths.remove(0);
         }
     }
-    if *cause != ExitCause::HostRestarted {
+    if !is_of_host {
         record.streak = if ran_ms.is_some_and(|ms| ms >= PROPER_LIFE_MS) { 1 } else { record.streak + 1 };
     }
     match verdict {

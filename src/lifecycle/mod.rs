@@ -497,6 +497,12 @@ impl Lifecycle {
         }
     }
 
+    /// The host goes down: nothing is started any more in this run.
+    fn observe_host_shutdown(&mut self) {
+        self.seen.host_goes_down = true;
+        self.seen.all_changed = true;
+    }
+
     fn wind_down(&mut self, winding_down: bool) {
         self.seen.winding_down = winding_down;
         self.seen.all_changed = true;

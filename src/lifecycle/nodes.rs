@@ -34,6 +34,9 @@ impl Lifecycle {
             self.seen.leaving.remove(name);
             return;
         }
+        if let NodeHappening::Exited { cause: ExitCause::HostShutdown, .. } = what {
+            self.observe_host_shutdown();
+        }
         if let NodeHappening::Exited { cause, is_lasting, .. } = what {
             self.observe_end(now, name, *incarnation, cause, *is_lasting);
         }
@@ -67,6 +70,7 @@ impl Lifecycle {
                 (node.dropped, node.is_drop_told) = (0, false);
                 node.unprepared = None;
             }
+            NodeHappening::Shim { release } => node.shim = Some(release.clone()),
             NodeHappening::Dropped { bytes, reason: _ } => node.dropped = *bytes,
             NodeHappening::Left { survivors } => node.observe_left(*incarnation, survivors),
             NodeHappening::HoldersOnly => node.observe_first_shim(),
@@ -90,6 +94,7 @@ impl Lifecycle {
                 if current {
                     node.phase = ProcessPhase::Clear;
                     node.left = None;
+                    node.shim = None;
                     node.silent = false;
                     node.overdue = false;
                     node.checked_in = false;
@@ -117,7 +122,12 @@ impl Lifecycle {
         let lasts = match cause {
             ExitCause::NotStarted(_) => is_lasting,
             ExitCause::Code(code) => restart.permanent_exit_codes.contains(code),
-            ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted => false,
+            ExitCause::Signal(_)
+            | ExitCause::Lost
+            | ExitCause::HostRestarted
+            | ExitCause::HostShutdown
+            | ExitCause::Terminated { .. }
+            | ExitCause::OutOfMemory => false,
         };
         let has_lived =
             matches!(record.life, Life::Up { since, .. } if now.boot.ms_since(since) >= super::PROPER_LIFE_MS);
@@ -156,7 +166,10 @@ impl Lifecycle {
                 self.notify_set_aside(name, path.as_deref()).and(self.cleared(now, name))
             }
             NodeHappening::NotSetAside { .. } => self.notify_obstacle(name),
-            NodeHappening::Prepared | NodeHappening::Responsive | NodeHappening::Forgotten => Decision::default(),
+            NodeHappening::Prepared
+            | NodeHappening::Shim { .. }
+            | NodeHappening::Responsive
+            | NodeHappening::Forgotten => Decision::default(),
         }
     }
 
@@ -268,8 +281,11 @@ impl Lifecycle {
         let early = Note::EarlyExit { node: name.clone(), exit: early };
         let crashed = match cause {
             ExitCause::Signal(signal) => !asked || DUMPS_CORE.contains(signal),
-            ExitCause::Code(_) | ExitCause::Lost => !asked,
-            ExitCause::HostRestarted | ExitCause::NotStarted(_) => false,
+            ExitCause::Code(_) | ExitCause::Lost | ExitCause::OutOfMemory => !asked,
+            ExitCause::HostRestarted
+            | ExitCause::HostShutdown
+            | ExitCause::Terminated { .. }
+            | ExitCause::NotStarted(_) => false,
         };
         let keep = crashed.then(|| Effect::Order { node: name.clone(), order: NodeOrder::KeepCrash { incarnation } });
         let mut decision = Decision::default().entry(entry).note(early);
@@ -298,7 +314,12 @@ impl Lifecycle {
     ) -> Verdict {
         let lasting = match cause {
             ExitCause::NotStarted(_) | ExitCause::Code(_) => self.seen.nodes.get(name).map_or(0, |node| node.lasting.0),
-            ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted => 0,
+            ExitCause::Signal(_)
+            | ExitCause::Lost
+            | ExitCause::HostRestarted
+            | ExitCause::HostShutdown
+            | ExitCause::Terminated { .. }
+            | ExitCause::OutOfMemory => 0,
         };
         let end = backoff::End { incarnation, cause, ran_ms, lasting };
         backoff::verdict(&self.options.restart, name, record, &end, now.boot)
@@ -505,9 +526,16 @@ impl Lifecycle {
                 // Journaled as a new attempt once it can be prepared: an attempt with the same end as the last one is
                 // no news.
                 Some(ExitCause::NotStarted(_)) => self.prepare(name, record),
-                Some(ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted) | None => {
-                    Decision::default().entry(Entry::NodeRetried { node: name.clone() })
-                }
+                Some(
+                    ExitCause::Code(_)
+                    | ExitCause::Signal(_)
+                    | ExitCause::Lost
+                    | ExitCause::HostRestarted
+                    | ExitCause::HostShutdown
+                    | ExitCause::Terminated { .. }
+                    | ExitCause::OutOfMemory,
+                )
+                | None => Decision::default().entry(Entry::NodeRetried { node: name.clone() }),
             });
         }
         if self.next_try(name, record).is_some_and(|at| !wake.due(at)) || !self.has_turn(name) {
@@ -648,9 +676,17 @@ fn exit_message(
     let how = match (early, cause) {
         (Some(early), _) => early.what.clone(),
         (None, ExitCause::NotStarted(reason)) => format!("could not be started: {reason}"),
-        (None, ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::Lost | ExitCause::HostRestarted) => {
-            format!("ended ({cause})")
-        }
+        // It is started with the host.
+        (None, ExitCause::HostShutdown) => return None,
+        (
+            None,
+            ExitCause::Code(_)
+            | ExitCause::Signal(_)
+            | ExitCause::Lost
+            | ExitCause::HostRestarted
+            | ExitCause::Terminated { .. }
+            | ExitCause::OutOfMemory,
+        ) => format!("ended ({cause})"),
     };
     match verdict {
         Verdict::Rest => None,

@@ -1,7 +1,10 @@
 //! What operators see of the nodes (`status`, `nodes list`).
 
+use std::collections::BTreeMap;
+
 use crate::api::ids::NodeName;
 use crate::api::report::NodeReport;
+use crate::api::status::NodeState;
 use crate::api::time::Now;
 use crate::journal::entry::{Life, Want};
 use crate::zeek;
@@ -23,6 +26,25 @@ impl Lifecycle {
     /// Whether every node has been looked for and requests are handled.
     pub fn is_serving(&self) -> bool {
         self.seen.adopted && !self.seen.stopping
+    }
+
+    /// How the agent and its nodes are, in a line for a service manager.
+    pub(crate) fn condition(&self) -> String {
+        let mut counts: BTreeMap<NodeState, usize> = BTreeMap::new();
+        for (name, _) in self.durable.nodes.iter().filter(|(_, record)| record.want != Want::Gone) {
+            *counts.entry(self.node_state(name)).or_default() += 1;
+        }
+        let number: usize = counts.values().sum();
+        let counts: Vec<String> = counts.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
+        let nodes = match number {
+            0 => "no nodes".to_owned(),
+            1 => format!("1 node: {}", counts.join(", ")),
+            _ => format!("{number} nodes: {}", counts.join(", ")),
+        };
+        match self.hold() {
+            Some(reason) => format!("on hold ({reason}); {nodes}"),
+            None => format!("serving; {nodes}"),
+        }
     }
 
     /// Where a node of the running configuration serves its own metrics.
@@ -87,6 +109,7 @@ impl Lifecycle {
                 last_exit: record.last_exit.as_ref().map(ToString::to_string),
                 note,
                 dropped_bytes: node.dropped,
+                shim: node.shim.clone(),
             });
         }
         reports

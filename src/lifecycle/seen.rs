@@ -32,6 +32,8 @@ pub(super) struct Seen {
     /// Why the agent is to end, until the exit has been ordered.
     pub end: Option<String>,
     pub winding_down: bool,
+    /// A node ended because the host goes down: this run starts none any more.
+    pub host_goes_down: bool,
     /// Why this state directory is considered a copy of another.
     pub copied: Option<String>,
     /// Requests that adopt the state directory, until that is done.
@@ -140,6 +142,8 @@ pub(super) struct NodeSeen {
     pub dropped: u64,
     /// The loss of output was reported.
     pub is_drop_told: bool,
+    /// The release of its shim, if it said so.
+    pub shim: Option<String>,
     /// Its shim does not answer.
     pub silent: bool,
     pub overdue: bool,
@@ -172,6 +176,7 @@ impl Default for NodeSeen {
             dropped: 0,
             is_drop_told: false,
             lasting: (0, Seq::default()),
+            shim: None,
             silent: false,
             overdue: false,
             awaited: None,

@@ -187,9 +187,10 @@ impl Lifecycle {
             && self.next_try(name, record).is_none_or(|at| at <= now)
     }
 
-    /// Whether this node should be up now: wanted, and prevented neither by a shutdown of all nodes nor by hold mode.
+    /// Whether this node should be up now: wanted, and prevented neither by a shutdown of all nodes or of the host nor by
+    /// hold mode.
     pub(super) fn wants_up(&self, name: &NodeName, record: &NodeRecord) -> bool {
-        record.want == Want::Up && !self.seen.winding_down && !self.is_held(name)
+        record.want == Want::Up && !self.seen.winding_down && !self.seen.host_goes_down && !self.is_held(name)
     }
 
     /// In hold mode, and in a copied state directory, only adopted nodes are supervised.

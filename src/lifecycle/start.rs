@@ -99,6 +99,14 @@ impl Lifecycle {
             }
             Finding::Exited { incarnation, process, cause, stdout: _, stderr, is_lasting: _ } => {
                 let clear = Decision::default().note(Note::Phase { node: name.clone(), phase: ProcessPhase::Clear });
+                let boot_id = &self.durable.agent.boot_id;
+                let cause = match (cause, process) {
+                    // Its shim was told to end it while the host went down, and no agent was there any more.
+                    (ExitCause::Terminated { .. }, Some(process)) if process.boot_id != *boot_id => {
+                        &ExitCause::HostShutdown
+                    }
+                    (cause, _) => cause,
+                };
                 clear.and(self.exited(now, name, *incarnation, cause, process.as_ref(), stderr))
             }
             Finding::Absent => {

@@ -159,7 +159,16 @@ impl Surroundings {
         Some(base.join("zeek-cluster-agent"))
     }
 
+    /// The directory that a service manager made for this service, the first one if there are several.
+    pub fn handed_state_dir(&self) -> Option<PathBuf> {
+        let first = self.variable("STATE_DIRECTORY")?.split(':').next().map(PathBuf::from);
+        first.filter(|path| path.is_absolute())
+    }
+
     fn state_dir(&self) -> PathBuf {
+        if let Some(handed) = self.handed_state_dir() {
+            return handed;
+        }
         let own = if self.is_root { None } else { self.own_state_dir() };
         own.unwrap_or_else(|| PathBuf::from(SYSTEM_STATE_DIR))
     }
@@ -424,7 +433,7 @@ settings! {
     name: InstanceName, "ZEEK_AGENT_NAME", "`agent-` and the hostname" => surroundings.agent_name();
     /// Where the journal, the nodes' directories and the control socket are. Not on NFS.
     state_dir: PathBuf, "ZCA_STATE_DIR",
-        "as root `/var/lib/zeek-cluster-agent`, else `$XDG_STATE_HOME/zeek-cluster-agent`" => surroundings.state_dir();
+        "`$STATE_DIRECTORY`, else as root `/var/lib/zeek-cluster-agent`, else `$XDG_STATE_HOME/zeek-cluster-agent`" => surroundings.state_dir();
     /// Where the nodes' working directories are. Never deleted by the agent.
     node_dir: PathBuf, "ZCA_NODE_DIR", "`nodes` in state_dir" => state_dir.value.join("nodes");
     /// The socket for the command line.

@@ -45,6 +45,12 @@ fn defaults_follow_the_host_and_each_other() {
     assert!(!settings.names_agent());
     let settings = Settings::resolve(&vec![("state_dir", "/s".to_owned())], &user, None).unwrap();
     assert_eq!((settings.node_dir.show(), settings.names_agent()), ("/s/nodes".to_owned(), true));
+    user.environment.insert("STATE_DIRECTORY".to_owned(), "/var/lib/a:/var/lib/b".to_owned());
+    assert_eq!(Settings::resolve(&Vec::new(), &user, None).unwrap().state_dir.show(), "/var/lib/a");
+    user.is_root = true;
+    assert_eq!(Settings::resolve(&Vec::new(), &user, None).unwrap().state_dir.show(), "/var/lib/a");
+    user.environment.insert("STATE_DIRECTORY".to_owned(), "a".to_owned());
+    assert_eq!(Settings::resolve(&Vec::new(), &user, None).unwrap().state_dir.value, PathBuf::from(SYSTEM_STATE_DIR));
     user.hostname = "a/b".to_owned();
     assert_eq!(Settings::resolve(&Vec::new(), &user, None).unwrap().name.as_str(), "agent-localhost");
 }

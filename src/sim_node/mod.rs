@@ -111,6 +111,10 @@ fn number(name: &str) -> Option<u64> {
 
 /// Runs as a simulated node.
 fn main() -> ExitCode {
+    // The kernel named it after the descriptor that it was executed through.
+    if let Ok(name) = std::ffi::CString::new(NAME) {
+        let _ = rustix::thread::set_name(&name);
+    }
     match run() {
         Ok(code) => code,
         Err(error) => {

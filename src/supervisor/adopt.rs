@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Context;
-use super::files::{self, Checked, Exit, Launch, Status};
+use super::files::{self, Checked, Circumstances, Exit, Launch, Status};
 use super::launch::{LOOK_AGAIN, RunDir};
 use super::link::{Heard, Link};
 use super::process::{self, Foreign, Live, NodeHome, Owner, Proven, Run};
@@ -52,7 +52,7 @@ pub enum Look {
     /// A connected shim. Without `hello` it has not answered yet.
     Shim {
         link: Link,
-        hello: Option<Hello>,
+        hello: Option<Box<Hello>>,
         launch: Box<Launch>,
     },
     /// The process is gone, and this is known about its end.
@@ -141,7 +141,7 @@ async fn try_look(context: &Arc<Context>, node: &NodeName, known: &Known, patien
     }
 }
 
-fn adopt(node: &NodeName, directory: &RunDir, link: Link, hello: Option<Hello>) -> Result<Look, Cannot> {
+fn adopt(node: &NodeName, directory: &RunDir, link: Link, hello: Option<Box<Hello>>) -> Result<Look, Cannot> {
     let damaged = |what: String| Err(Cannot::Damaged(format!("its shim runs, but {what}")));
     let launch = match files::read::<Launch>(&directory.path) {
         Ok(Some(launch)) => launch,
@@ -335,7 +335,8 @@ fn lost(incarnation: Incarnation, known: &Known, status: Option<Status>) -> Look
     let recorded = status.filter(|status| status.incarnation == incarnation).and_then(|status| status.process);
     let process = recorded.or_else(|| known.process.clone().filter(|_| known.incarnation == incarnation));
     let (stdout, stderr) = (String::new(), String::new());
-    let exit = Exit { cause: ExitCause::Lost, ran_ms: 0, stdout, stderr, is_lasting: false };
+    let circumstances = Circumstances::default();
+    let exit = Exit { cause: ExitCause::Lost, ran_ms: 0, stdout, stderr, is_lasting: false, circumstances };
     Look::Exited { incarnation, process, exit }
 }
 

@@ -65,7 +65,7 @@ pub struct Launch {
     pub by: Seq,
     /// As the core gave it, for an agent that has lost its journal.
     pub spec: LaunchSpec,
-    /// `None`: the shim's own executable as a simulated node.
+    /// `None`: the agent's executable, which the shim was given or is itself, as a simulated node.
     pub program: Option<ByteBuf>,
     pub argv: Vec<ByteBuf>,
     /// Complete except for NOTIFY_SOCKET, which the shim adds.
@@ -110,6 +110,35 @@ pub struct Exit {
     /// It was not started, and trying again will not help.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_lasting: bool,
+    /// What its shim knows beyond that. Added in the second release.
+    #[serde(default, skip_serializing_if = "Circumstances::is_default")]
+    pub circumstances: Circumstances,
+}
+
+/// Why it ended, as far as its cause does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Circumstances {
+    /// Its shim was sent SIGTERM before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminated: Option<Sender>,
+    /// The kernel killed a process of its cgroup for want of memory, the node itself included.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub oom: bool,
+}
+
+impl Circumstances {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Who sent a signal, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sender {
+    /// Its pid; 0 if it is in a pid namespace that this process does not see.
+    pub pid: u32,
+    /// Its real uid.
+    pub uid: u32,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -236,6 +265,7 @@ pub(super) mod tests {
                 stdout: "out\n".into(),
                 stderr: String::new(),
                 is_lasting: false,
+                circumstances: Circumstances::default(),
             }),
         }
     }

@@ -115,6 +115,8 @@ pub struct Prepared {
     pub directory: RunDir,
     lock: OwnedFd,
     listener: UnixListener,
+    /// The node is the agent's own executable, which its shim needs then.
+    is_simulated: bool,
 }
 
 #[derive(Debug)]
@@ -218,14 +220,18 @@ fn try_prepare(
     let listener = UnixListener::bind(directory.socket())
         .map_err(|error| Fault::of(format!("cannot bind the shim's socket in {}: {error}", path.display()), &error))?;
     files::write(&path, &launch, Durability::PowerCut).map_err(|error| Fault::of(chain(&error), &error))?;
-    Ok(Preparation::Prepared(Prepared { incarnation: order.incarnation, directory, lock: lock.into(), listener }))
+    let is_simulated = launch.program.is_none();
+    let (incarnation, lock) = (order.incarnation, lock.into());
+    Ok(Preparation::Prepared(Prepared { incarnation, directory, lock, listener, is_simulated }))
 }
 
 /// Spawns the shim of a prepared incarnation and passes the lock and the listener to it; this process closes its own.
 pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Result<(RunDir, tokio::process::Child)> {
-    let Prepared { incarnation, directory, lock, listener } = prepared;
+    let Prepared { incarnation, directory, lock, listener, is_simulated } = prepared;
     // Through the descriptor: the path may already lead to another release.
-    let mut command = std::process::Command::new(format!("/proc/self/fd/{}", context.executable.as_raw_fd()));
+    let program = context.shim.as_ref().unwrap_or(&context.executable);
+    let image = if is_simulated { Stdio::from(context.executable.try_clone()?) } else { Stdio::null() };
+    let mut command = std::process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
     command
         .arg0(shim::NAME)
         .arg(node.as_str())
@@ -233,7 +239,7 @@ pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Resu
         .current_dir(&directory.path)
         .stdin(Stdio::from(lock))
         .stdout(Stdio::from(OwnedFd::from(listener)))
-        .stderr(Stdio::null());
+        .stderr(image);
     crash_points::fault("spawn", node.as_str())?;
     let child = tokio::process::Command::from(command).kill_on_drop(false).spawn()?;
     Ok((directory, child))

@@ -72,6 +72,7 @@ pub(crate) use sys::is_open_for_writing;
 
 use crate::api::ids::NodeName;
 use crate::api::rights::OpenFiles;
+use crate::regular_file;
 
 /// What the supervisor needs to know about its host.
 #[derive(Debug, Clone)]
@@ -84,8 +85,12 @@ pub struct Options {
     pub home: Home,
     /// The state directory is a copy of another: nothing is signalled until [`Handle::disown`].
     pub is_copy: bool,
-    /// The executable of shims; opened once, so that an upgrade may replace the file.
+    /// The agent's own executable: it runs jobs and simulated nodes. Opened once, so that an upgrade may replace the
+    /// file.
     pub executable: PathBuf,
+    /// The executable of shims, opened once as well; `None`: `zca-shim` beside the agent's own, or the agent's own if
+    /// there is none.
+    pub shim: Option<PathBuf>,
     /// The environment that nodes inherit, before variables are removed or overlaid.
     pub environment: Vec<(OsString, OsString)>,
     pub(crate) crash: crash::Options,
@@ -110,6 +115,7 @@ impl Options {
             home: Home::default(),
             is_copy: false,
             executable: "/proc/self/exe".into(),
+            shim: None,
             environment: std::env::vars_os().collect(),
             crash: crash::Options { keep: 10, keep_for: Duration::from_secs(30 * 24 * 3600), space_floor: 0 },
             umask: None,
@@ -127,6 +133,14 @@ pub enum Error {
     #[error("cannot open the agent's own executable {path}, from which shims are started; install it there again")]
     Executable {
         /// See [`Options::executable`].
+        path: PathBuf,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// There is an executable for shims, and it cannot be used.
+    #[error("cannot open {path}, from which shims are started; install it again, in the agent's release")]
+    Shim {
+        /// The file.
         path: PathBuf,
         /// The kernel's error.
         source: io::Error,
@@ -169,6 +183,8 @@ pub enum Error {
 struct Context {
     options: Options,
     executable: File,
+    /// The program of shims; `None`: the agent's own executable.
+    shim: Option<File>,
     boot_id: String,
     run: PathBuf,
     home: Home,
@@ -180,6 +196,7 @@ impl Context {
     fn open(options: Options) -> Result<Self, Error> {
         let executable = File::open(&options.executable)
             .map_err(|source| Error::Executable { path: options.executable.clone(), source })?;
+        let shim = open_shim(&options)?;
         let boot_id = process::boot_id().map_err(Error::BootId)?;
         let run = options.state_dir.join("run");
         for path in [&run, &options.node_dir] {
@@ -191,7 +208,7 @@ impl Context {
             home.paths.push(path.map_err(|source| Error::Home { path: options.state_dir.clone(), source })?);
         }
         let is_copy = AtomicBool::new(options.is_copy);
-        Ok(Self { options, executable, boot_id, run, home, is_copy })
+        Ok(Self { options, executable, shim, boot_id, run, home, is_copy })
     }
 
     /// Whether nothing may be signalled: the records may belong to another directory.
@@ -205,6 +222,25 @@ impl Context {
 
     fn node_dir(&self, node: &NodeName) -> PathBuf {
         self.options.node_dir.join(node.as_str())
+    }
+}
+
+/// Opens the program of shims, unless the agent's own executable has to do.
+fn open_shim(options: &Options) -> Result<Option<File>, Error> {
+    let path = match &options.shim {
+        Some(path) => path.clone(),
+        None => {
+            let own = fs::read_link(&options.executable).unwrap_or_else(|_| options.executable.clone());
+            own.with_file_name(shim::NAME)
+        }
+    };
+    match File::open(&path).and_then(regular_file::check) {
+        Ok(shim) => Ok(Some(shim)),
+        Err(error) if options.shim.is_none() && error.kind() == io::ErrorKind::NotFound => {
+            tracing::warn!("{} is missing, so shims are the agent's own program and need more memory", path.display());
+            Ok(None)
+        }
+        Err(source) => Err(Error::Shim { path, source }),
     }
 }
 

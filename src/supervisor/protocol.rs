@@ -31,7 +31,7 @@ pub const TO_AGENT_LIMIT: usize = 256 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToAgent {
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// The node's program runs.
     Started {
         process: ProcessId,
@@ -82,6 +82,9 @@ pub struct Hello {
     /// they end the node's process group.
     #[serde(default, skip_serializing_if = "is_false")]
     pub subreaper: bool,
+    /// Its own release, for people; absent in shims of the first release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -167,6 +170,7 @@ impl From<FrameError> for io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::{Circumstances, Sender};
     use super::*;
     use crate::api::launch::ExitCause;
     use crate::api::survivors::Survivor;
@@ -178,6 +182,7 @@ mod tests {
             stdout: String::new(),
             stderr: "port in use\n".into(),
             is_lasting: false,
+            circumstances: Circumstances::default(),
         }
     }
 
@@ -191,7 +196,7 @@ mod tests {
 
     fn to_agent() -> Vec<ToAgent> {
         vec![
-            ToAgent::Hello(Hello {
+            ToAgent::Hello(Box::new(Hello {
                 version: VERSION,
                 node: NodeName::new("w1").unwrap(),
                 incarnation: Incarnation(3),
@@ -201,7 +206,8 @@ mod tests {
                 dropped: 0,
                 left: Survivors::default(),
                 subreaper: false,
-            }),
+                release: None,
+            })),
             ToAgent::Started { process: process() },
             ToAgent::Ready {},
             ToAgent::Stopping {},
@@ -213,7 +219,7 @@ mod tests {
     /// What the second release added.
     fn to_agent_since() -> Vec<ToAgent> {
         vec![
-            ToAgent::Hello(Hello {
+            ToAgent::Hello(Box::new(Hello {
                 version: VERSION,
                 node: NodeName::new("w1").unwrap(),
                 incarnation: Incarnation(3),
@@ -223,9 +229,17 @@ mod tests {
                 dropped: 5,
                 left: survivors(),
                 subreaper: true,
-            }),
+                release: Some("0.2.0".into()),
+            })),
             ToAgent::Left { survivors: Survivors { more: 2, unseen: true, ..survivors() } },
             ToAgent::Dropped { bytes: 70_000, reason: Some("no space".into()) },
+            ToAgent::Exited {
+                process: Some(process()),
+                exit: Exit {
+                    circumstances: Circumstances { terminated: Some(Sender { pid: 1, uid: 0 }), oom: true },
+                    ..exit()
+                },
+            },
         ]
     }
 

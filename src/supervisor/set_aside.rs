@@ -79,7 +79,7 @@ impl NodeTask {
     async fn end_what_is_left(
         &mut self,
         incarnation: Incarnation,
-    ) -> Result<Option<(Link, Option<Hello>, Incarnation)>, String> {
+    ) -> Result<Option<(Link, Option<Box<Hello>>, Incarnation)>, String> {
         match self.look(PATIENCE).await {
             Look::Absent => {}
             Look::Exited { incarnation, process, exit } => {
@@ -110,7 +110,7 @@ async fn look_without_lock(
     node: &NodeName,
     known: &Known,
     reason: String,
-) -> Result<Option<(Link, Hello)>, String> {
+) -> Result<Option<(Link, Box<Hello>)>, String> {
     let directory = RunDir::open(context.run_dir(node)).ok().flatten().map(Arc::new);
     if let Some(directory) = &directory {
         if let Ok(mut link) = Link::connect(directory).await {

@@ -214,14 +214,17 @@ pub fn block(signals: &[rustix::process::Signal]) -> io::Result<()> {
     set_mask(&set_of(signals)).map(drop)
 }
 
-/// Becomes readable when a child of this process has ended, and stays so until it was read; SIGCHLD is blocked from now
-/// on. For a process with one thread.
-pub fn child_signals() -> io::Result<OwnedFd> {
-    let signals = [rustix::process::Signal::CHILD];
+/// What a shim reacts to. SIGCHLD and SIGTERM are blocked from now on, and reported by the descriptor, which becomes
+/// readable. For a process with one thread.
+pub fn shim_signals() -> io::Result<OwnedFd> {
+    let signals = [rustix::process::Signal::CHILD, rustix::process::Signal::TERM];
     // If the agent was started with SIGCHLD ignored, the kernel would reap our children by itself.
+    // An ignored SIGTERM would not be reported.
     // SAFETY: SIG_DFL runs no code of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     block(&signals)?;
+    // SAFETY: as above; a SIGTERM from now on is blocked, so it ends nothing.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_DFL) };
     let set = set_of(&signals);
     // SAFETY: reads the set; -1 asks for a new descriptor.
     match unsafe { libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) } {
@@ -229,6 +232,28 @@ pub fn child_signals() -> io::Result<OwnedFd> {
         // SAFETY: just made, so nobody else owns it.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
     }
+}
+
+/// A signal that a descriptor of [`shim_signals`] reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    pub signal: i32,
+    /// The sender's pid and real uid.
+    pub pid: u32,
+    pub uid: u32,
+}
+
+/// The next signal that the descriptor reports; `None` if there is none.
+pub fn next_signal(signals: BorrowedFd<'_>) -> Option<Received> {
+    let mut info = [0; mem::size_of::<libc::signalfd_siginfo>()];
+    let length = rustix::io::read(signals, &mut info).ok()?;
+    if length != info.len() {
+        return None;
+    }
+    // SAFETY: the kernel filled in all of it, and every bit pattern is a valid signalfd_siginfo.
+    let info: libc::signalfd_siginfo = unsafe { info.as_ptr().cast::<libc::signalfd_siginfo>().read_unaligned() };
+    let signal = i32::try_from(info.ssi_signo).ok()?;
+    Some(Received { signal, pid: info.ssi_pid, uid: info.ssi_uid })
 }
 
 /// Waits for one of these blocked signals; `None` after the timeout.

@@ -20,7 +20,7 @@ use super::adopt::{self, Known, Look};
 use super::aside::way_out;
 use super::crash::Crash;
 use super::fault::Fault;
-use super::files::{self, Exit, LAUNCH, Launch, STATUS, Status};
+use super::files::{self, Circumstances, Exit, LAUNCH, Launch, STATUS, Status};
 use super::launch::{self, Order, PATIENCE, Preparation, Prepared, RunDir};
 use super::link::{Heard, Link};
 use super::orders::{Pending, Slot, SupervisorState, locked};
@@ -51,6 +51,8 @@ pub(super) struct Shim {
     pub(super) stop: Option<u64>,
     /// Whether it ends all descendants of its node. Known once it has said hello.
     subreaper: bool,
+    /// Its release, once it has said hello; shims of the first release do not say it.
+    release: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +181,8 @@ impl NodeTask {
             let finding = self.probe(known, &mut left).await;
             // The caller has gone: nobody needs the answer.
             let _ = reply.send(finding);
-            if let Life::Shim(Shim { incarnation, stage, subreaper, .. }) = self.life {
+            if let Life::Shim(Shim { incarnation, stage, subreaper, ref release, .. }) = self.life {
+                self.report_release(incarnation, release.clone()).await;
                 self.report_dropped(incarnation, self.found_dropped, None).await;
                 self.report_left(incarnation, left).await;
                 if stage == Stage::ExitReported && !subreaper {
@@ -263,7 +266,8 @@ impl NodeTask {
     }
 
     fn connect(&mut self, link: Link, incarnation: Incarnation) {
-        self.life = Life::Shim(Shim { link, incarnation, stage: Stage::Watching, stop: None, subreaper: false });
+        self.life =
+            Life::Shim(Shim { link, incarnation, stage: Stage::Watching, stop: None, subreaper: false, release: None });
     }
 
     /// Looks for the node while the agent runs, and reports the result; `expected` is the incarnation that is waited
@@ -312,7 +316,12 @@ impl NodeTask {
     }
 
     /// Takes a shim under supervision that was found while the agent runs; returns its incarnation.
-    pub(super) async fn welcome(&mut self, link: Link, hello: Option<Hello>, launched: Incarnation) -> Incarnation {
+    pub(super) async fn welcome(
+        &mut self,
+        link: Link,
+        hello: Option<Box<Hello>>,
+        launched: Incarnation,
+    ) -> Incarnation {
         let incarnation = hello.as_ref().map_or(launched, |hello| hello.incarnation);
         self.connect(link, incarnation);
         if let Some(hello) = hello {
@@ -578,24 +587,17 @@ impl NodeTask {
 
     async fn take_in_message(&mut self, incarnation: Incarnation, message: ToAgent) {
         match message {
-            ToAgent::Hello(Hello {
-                version: _,
-                node: _,
-                incarnation: named,
-                process,
-                ready,
-                exit,
-                dropped,
-                left,
-                subreaper,
-            }) => {
+            ToAgent::Hello(hello) => {
+                let Hello { incarnation: named, process, ready, exit, dropped, left, subreaper, release, .. } = *hello;
                 if named != incarnation {
                     tracing::warn!(node = %self.node, %incarnation, %named, "its shim is of another incarnation");
                     return;
                 }
                 if let Life::Shim(shim) = &mut self.life {
                     shim.subreaper = subreaper;
+                    shim.release.clone_from(&release);
                 }
+                self.report_release(incarnation, release).await;
                 if let Some(process) = process.clone() {
                     self.report_started(incarnation, process).await;
                 }
@@ -620,12 +622,14 @@ impl NodeTask {
 
 pub(super) fn lost() -> Exit {
     let (stdout, stderr) = (String::new(), String::new());
-    Exit { cause: ExitCause::Lost, ran_ms: 0, stdout, stderr, is_lasting: false }
+    let circumstances = Circumstances::default();
+    Exit { cause: ExitCause::Lost, ran_ms: 0, stdout, stderr, is_lasting: false, circumstances }
 }
 
 fn not_started(fault: impl Into<Fault>) -> Exit {
     let Fault { reason, is_lasting } = fault.into();
-    Exit { cause: ExitCause::NotStarted(reason), ran_ms: 0, stdout: String::new(), stderr: String::new(), is_lasting }
+    let (stdout, stderr, circumstances) = (String::new(), String::new(), Circumstances::default());
+    Exit { cause: ExitCause::NotStarted(reason), ran_ms: 0, stdout, stderr, is_lasting, circumstances }
 }
 
 /// Connects to a shim that was just spawned. Its listener existed before it did, so there is no need to wait.

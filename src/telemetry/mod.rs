@@ -1,16 +1,18 @@
 //! The log that the agent writes for people, on stderr, and what it reports to systemd ([`systemd`]).
 //!
-//! Text for people and for the system journal, JSON for collectors. Colours appear only on a terminal. The durable
-//! record of requests is the journal, not the log. Messages that others could cause thousands of times a second are
+//! Text for people and for the system journal, JSON for collectors. Colours appear only on a terminal. Lines for the
+//! system journal have no time, since it notes one, and begin with their priority, which it takes off again
+//! (sd-daemon(3)). The durable record of requests is the journal, not the log. Messages that others could cause thousands of times a second are
 //! rate-limited ([`LogThrottle`]).
 
 pub mod systemd;
 mod throttle;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, StderrLock, Write};
 
-use tracing::Level;
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -69,6 +71,15 @@ pub fn init(options: &Options) -> Result<(), Error> {
         None => EnvFilter::new(options.level.as_str()),
     };
     let is_json = options.format == Format::Json;
+    if !is_json && systemd::logs_to_journal() {
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(Prioritized)
+            .with_ansi(false)
+            .without_time()
+            .with_target(false);
+        let set = tracing_subscriber::registry().with(filter).with(lines).try_init();
+        return set.map_err(|_| Error::Twice);
+    }
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(move || terminal::log(is_json))
         .with_ansi(options.color.wanted(&std::io::stderr()))
@@ -79,6 +90,34 @@ pub fn init(options: &Options) -> Result<(), Error> {
         Format::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     set.map_err(|_| Error::Twice)
+}
+
+/// Standard error where it leads to the system journal.
+struct Prioritized;
+
+impl<'a> MakeWriter<'a> for Prioritized {
+    type Writer = terminal::Stream<StderrLock<'static>>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        terminal::log(false)
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
+        let mut writer = self.make_writer();
+        // If standard error is closed, there is no other place to report it.
+        let _ = writer.write_all(priority(*metadata.level()).as_bytes());
+        writer
+    }
+}
+
+/// The prefix of a line for the system journal (syslog(3)).
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "<3>",
+        Level::WARN => "<4>",
+        Level::INFO => "<6>",
+        Level::DEBUG | Level::TRACE => "<7>",
+    }
 }
 
 /// `level`, more verbose by `steps` (less, if negative).

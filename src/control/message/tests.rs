@@ -259,6 +259,7 @@ fn server_frames() -> Vec<ServerFrame> {
         last_exit: Some("signal 9".into()),
         note: None,
         dropped_bytes: 0,
+        shim: None,
     };
     vec![
         ServerFrame::Welcome(Welcome {

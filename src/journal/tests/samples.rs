@@ -315,6 +315,12 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("node_exited-signal", exited(ExitCause::Signal(15), Verdict::Rest, Some(process()))),
         ("node_exited-lost", exited(ExitCause::Lost, Verdict::RestartAt(BootTime(99)), None)),
         ("node_exited-host_restarted", exited(ExitCause::HostRestarted, Verdict::RestartAt(BootTime(0)), None)),
+        ("node_exited-host_shutdown", exited(ExitCause::HostShutdown, Verdict::Rest, Some(process()))),
+        (
+            "node_exited-terminated",
+            exited(ExitCause::Terminated { pid: 1, uid: 0 }, Verdict::RestartAt(BootTime(99)), Some(process())),
+        ),
+        ("node_exited-oom", exited(ExitCause::OutOfMemory, Verdict::RestartAt(BootTime(99)), Some(process()))),
         (
             "node_exited-not_started",
             exited(

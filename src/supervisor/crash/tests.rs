@@ -2,8 +2,14 @@ use super::*;
 use std::os::unix::fs::symlink;
 
 fn crash(directory: &Path, incarnation: u64, noticed: &str) -> Crash {
-    let exit =
-        Exit { cause: ExitCause::Signal(11), ran_ms: 5, stdout: "out".into(), stderr: "err".into(), is_lasting: false };
+    let exit = Exit {
+        cause: ExitCause::Signal(11),
+        ran_ms: 5,
+        stdout: "out".into(),
+        stderr: "err".into(),
+        is_lasting: false,
+        circumstances: super::super::files::Circumstances::default(),
+    };
     Crash {
         node: NodeName::new("w1").unwrap(),
         incarnation: Incarnation(incarnation),

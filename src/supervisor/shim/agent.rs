@@ -43,7 +43,7 @@ impl Shim {
                         Phase::Clearing(clearing) => (clearing.process.clone(), None, clearing.told.clone()),
                         Phase::Exited { process, exit } => (process.clone(), Some(exit.clone()), None),
                     };
-                    self.tell(&ToAgent::Hello(Hello {
+                    self.tell(&ToAgent::Hello(Box::new(Hello {
                         version: protocol::VERSION,
                         node: self.node.clone(),
                         incarnation: self.incarnation,
@@ -53,7 +53,8 @@ impl Shim {
                         dropped: self.streams.dropped().0,
                         left: left.unwrap_or_default(),
                         subreaper: self.signals.is_some(),
-                    }));
+                        release: Some(env!("CARGO_PKG_VERSION").to_owned()),
+                    })));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Wait,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -14,11 +14,14 @@
 //! - The exit is reported when no descendant of the node and no holder of its lock is left: the shim is a subreaper, so
 //!   descendants become its children whatever they left or closed ([`descendants`], [`clearing`]). Processes that
 //!   cannot be ended are reported to the agent instead, and the shim stays for them.
+//! - SIGTERM ends the node as a stop order does, and is remembered with its sender: it comes from a host that goes down
+//!   or from somebody who stops the shim's scope. Then the shim does not wait for an agent, once the exit is on disk.
 //! - An idle shim sleeps in poll without a timeout. There is a timeout only between a stop order's TERM and its KILL,
 //!   and while the processes that a node left are being ended.
 //!
 //! It is started with the lock's descriptor as standard input and the listening socket as standard output, in the
-//! node's run directory; see [`launch`](super::launch).
+//! node's run directory; see [`launch`](super::launch). For a simulated node, standard error is the agent's executable.
+//! Later releases may start it with more arguments, which are ignored.
 
 mod agent;
 mod clearing;
@@ -40,7 +43,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::fault::Fault;
-use super::files::{self, Durability, Exit, Status};
+use super::files::{self, Circumstances, Durability, Exit, Sender, Status};
 use super::notify::Notification;
 use super::protocol::ToAgent;
 use super::{process, start_step, sys};
@@ -72,7 +75,7 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let _ = rustix::process::setsid();
     let name = CString::new(NAME).expect("the name has no zero byte");
     let _ = rustix::thread::set_name(&name);
-    let (lock, listener) = match take_descriptors() {
+    let (lock, listener, image) = match take_descriptors() {
         Ok(descriptors) => descriptors,
         // There is no way to report it: the agent sees the lock free and the socket closed.
         Err(_) => return ExitCode::FAILURE,
@@ -92,7 +95,7 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let signals = subreap(&mut log);
     let agent = parent();
     let began = Instant::now();
-    let (phase, streams) = match start(&node, incarnation, lock.as_fd(), &boot_id, agent) {
+    let (phase, streams) = match start(&node, incarnation, lock.as_fd(), image.as_ref(), &boot_id, agent) {
         Ok((running, streams)) => (Phase::Running(running), streams),
         Err(reason) => (Phase::failed(reason), Streams::default()),
     };
@@ -110,6 +113,8 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         log,
         lock,
         signals,
+        terminated: None,
+        is_recorded: false,
     };
     if let Phase::Exited { .. } = shim.phase {
         shim.settle();
@@ -124,7 +129,7 @@ fn subreap(log: &mut Log) -> Option<OwnedFd> {
     if std::env::var_os("ZCA_TEST_FIRST_SHIM").is_some() {
         return None;
     }
-    let signals = sys::child_signals().and_then(|signals| {
+    let signals = sys::shim_signals().and_then(|signals| {
         Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map(|()| signals)?)
     });
     if let Err(error) = &signals {
@@ -138,19 +143,24 @@ fn parent() -> u32 {
     rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get().unsigned_abs())
 }
 
-/// Lock and listener, moved away from the standard streams, which become /dev/null; everything else is closed.
-fn take_descriptors() -> io::Result<(OwnedFd, UnixListener)> {
+/// Lock, listener and, for a simulated node, the agent's executable, moved away from the standard streams, which become
+/// /dev/null; everything else is closed.
+fn take_descriptors() -> io::Result<(OwnedFd, UnixListener, Option<OwnedFd>)> {
     let lock = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     let listener = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?;
+    let is_image = rustix::fs::fstat(io::stderr())
+        .is_ok_and(|found| rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::RegularFile);
+    let image = is_image.then(|| rustix::io::fcntl_dupfd_cloexec(io::stderr(), 3)).transpose()?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
     drop(null);
-    sys::close_all_but(&[lock.as_fd(), listener.as_fd()])?;
+    let kept: Vec<_> = [lock.as_fd(), listener.as_fd()].into_iter().chain(image.as_ref().map(AsFd::as_fd)).collect();
+    sys::close_all_but(&kept)?;
     let listener = UnixListener::from(listener);
     listener.set_nonblocking(true)?;
-    Ok((lock, listener))
+    Ok((lock, listener, image))
 }
 
 enum Phase {
@@ -167,7 +177,9 @@ impl Phase {
     fn failed(reason: String) -> Self {
         let (stdout, stderr) = (String::new(), String::new());
         let cause = ExitCause::NotStarted(reason);
-        Self::Exited { process: None, exit: Exit { cause, ran_ms: 0, stdout, stderr, is_lasting: false } }
+        let circumstances = Circumstances::default();
+        let exit = Exit { cause, ran_ms: 0, stdout, stderr, is_lasting: false, circumstances };
+        Self::Exited { process: None, exit }
     }
 }
 
@@ -185,8 +197,12 @@ struct Shim {
     log: Log,
     /// Held until the process ends.
     lock: Lock,
-    /// Reports children that ended. `None`: this is not a subreaper, and has only the node.
+    /// Reports children that ended, and SIGTERM. `None`: this is not a subreaper, and has only the node.
     signals: Option<OwnedFd>,
+    /// Who sent SIGTERM first.
+    terminated: Option<Sender>,
+    /// The exit is on disk, and survives a power cut.
+    is_recorded: bool,
 }
 
 /// The sources that poll can find ready.
@@ -197,7 +213,7 @@ enum Source {
     Notify,
     Exec,
     Node,
-    Children,
+    Signals,
     /// A process that holds the lock.
     Holder,
     Agent,
@@ -230,7 +246,7 @@ impl Shim {
                     Source::Notify => self.read_notifications(&mut buffer),
                     Source::Exec => self.read_exec(),
                     Source::Node => self.node_exited(&mut buffer),
-                    Source::Children => self.children_ended(),
+                    Source::Signals => self.take_signals(),
                     // Handled below.
                     Source::Holder => Next::Wait,
                     Source::Agent => self.serve_agent(&mut buffer),
@@ -242,7 +258,17 @@ impl Shim {
                 }
             }
             self.clear(&mut buffer);
+            if self.may_leave_alone() {
+                self.log.line("the exit is on disk, leaving without an acknowledgement");
+                return ExitCode::SUCCESS;
+            }
         }
+    }
+
+    /// After SIGTERM nobody may be there to acknowledge the exit: the next agent reads it from the disk.
+    fn may_leave_alone(&self) -> bool {
+        let is_told = self.agent.as_ref().is_none_or(|agent| agent.backlog.is_empty());
+        self.terminated.is_some() && self.is_recorded && is_told && matches!(self.phase, Phase::Exited { .. })
     }
 
     /// Sleeps until something is ready or a KILL is due.
@@ -281,7 +307,7 @@ impl Shim {
             Phase::Exited { .. } => {}
         }
         if let Some(signals) = &self.signals {
-            add(Source::Children, signals.as_fd(), PollFlags::IN);
+            add(Source::Signals, signals.as_fd(), PollFlags::IN);
         }
         if let Some(agent) = &self.agent {
             let events = if agent.backlog.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
@@ -406,13 +432,9 @@ impl Shim {
         Next::Wait
     }
 
-    /// Descendants of the node that lost their parents have ended, or the node has.
-    fn children_ended(&mut self) -> Next {
-        if let Some(signals) = &self.signals {
-            // The children that ended are found by other means.
-            let mut infos = [0_u8; 512];
-            while rustix::io::read(signals, &mut infos).is_ok_and(|count| count == infos.len()) {}
-        }
+    /// Descendants of the node that lost their parents have ended, or the node has; or SIGTERM came.
+    fn take_signals(&mut self) -> Next {
+        self.note_signals();
         match &self.phase {
             Phase::Running(running) => descendants::reap_others(running.pid),
             // Clearing does this itself.
@@ -420,6 +442,28 @@ impl Shim {
             Phase::Exited { .. } => _ = descendants::reap(),
         }
         Next::Wait
+    }
+
+    /// Reads the signals that came. The first SIGTERM is a stop order.
+    fn note_signals(&mut self) {
+        let mut terminated = None;
+        while let Some(received) = self.signals.as_ref().and_then(|signals| sys::next_signal(signals.as_fd())) {
+            // The children that ended are found by other means.
+            if received.signal == Signal::TERM.as_raw() {
+                terminated = Some(Sender { pid: received.pid, uid: received.uid });
+            }
+        }
+        let Some(sender) = terminated else { return };
+        self.log.line(format_args!("SIGTERM from pid {} of uid {}", sender.pid, sender.uid));
+        if self.terminated.is_none() {
+            self.terminated = Some(sender);
+            let timeout_ms = match &self.phase {
+                Phase::Running(running) => running.stop_timeout_ms,
+                Phase::Clearing(_) => duration_ms(clearing::GRACE),
+                Phase::Exited { .. } => return,
+            };
+            self.stop(timeout_ms);
+        }
     }
 
     /// The node is a zombie: reaps it, and begins to end what it left.
@@ -440,6 +484,10 @@ impl Shim {
             }
         };
         crash_point!("shim_after_exit", self.node.as_str());
+        // Both may have been told at once.
+        self.note_signals();
+        let Phase::Running(running) = &self.phase else { return Next::Wait };
+        let circumstances = Circumstances { terminated: self.terminated, oom: false };
         let (pid, process, rule) = (running.pid, running.process.clone(), running.rule);
         let (cause, process, is_lasting) = match &running.exec {
             Exec::Failed(Fault { reason, is_lasting }) => (ExitCause::NotStarted(reason.clone()), None, *is_lasting),
@@ -457,7 +505,7 @@ impl Shim {
         let _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         let ran_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (stdout, stderr) = (String::new(), String::new());
-        let exit = self.take_output(Exit { cause, ran_ms, stdout, stderr, is_lasting }, buffer);
+        let exit = self.take_output(Exit { cause, ran_ms, stdout, stderr, is_lasting, circumstances }, buffer);
         self.streams.notify = None;
         if self.signals.is_none() {
             self.phase = Phase::Exited { process, exit };
@@ -526,7 +574,9 @@ impl Shim {
         if let Err(error) = files::write(Path::new(HERE), &status, Durability::PowerCut) {
             // The report is offered from memory nevertheless; only a power cut or a kill of this shim loses it.
             self.log.line(chain(&error));
+            return;
         }
+        self.is_recorded = true;
     }
 
     fn stop(&mut self, timeout_ms: u64) {
@@ -568,6 +618,10 @@ impl Shim {
             running.stop = Stop::Killed;
         }
     }
+}
+
+fn duration_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Signals the node's group, or the node alone if it does not lead one yet.

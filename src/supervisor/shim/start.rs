@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Instant;
@@ -34,6 +34,8 @@ pub(super) struct Running {
     pub(super) process: ProcessId,
     pub(super) exec: Exec,
     pub(super) stop: Stop,
+    /// From TERM to KILL, unless a stop order says otherwise.
+    pub(super) stop_timeout_ms: u64,
     /// Which holders of its lock belong to it.
     pub(super) rule: Rule,
 }
@@ -58,6 +60,7 @@ pub(super) fn start(
     node: &NodeName,
     incarnation: Incarnation,
     lock: BorrowedFd<'_>,
+    image: Option<&OwnedFd>,
     boot_id: &str,
     agent: u32,
 ) -> Result<(Running, Streams), String> {
@@ -82,7 +85,7 @@ pub(super) fn start(
     let directory = rustix::fs::open(directory, flags, Mode::empty())
         .map_err(|error| format!("cannot use its directory {}: {error}", directory.display()))?;
 
-    let Image { program, path, argv, env } = Image::of(&launch, &notify)?;
+    let Image { program, path, argv, env } = Image::of(&launch, &notify, image)?;
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| format!("cannot make a pipe: {error}"));
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
@@ -127,7 +130,8 @@ pub(super) fn start(
         .unwrap_or_else(|_| ProcessId { boot_id: boot_id.to_owned(), pid: raw, start_time: 0 });
     let exec = Exec::Awaited(File::from(failure));
     let uid = launch.spec.rights.user.as_ref().map_or_else(process::own_uid, |user| user.uid);
-    Ok((Running { pid, pidfd, program, process, exec, stop: Stop::None, rule: Rule { uid, agent } }, streams))
+    let (rule, stop_timeout_ms) = (Rule { uid, agent }, launch.spec.stop_timeout_ms);
+    Ok((Running { pid, pidfd, program, process, exec, stop: Stop::None, stop_timeout_ms, rule }, streams))
 }
 
 /// The arguments of execve(2).
@@ -140,9 +144,11 @@ struct Image {
 }
 
 impl Image {
-    fn of(launch: &Launch, notify: &NotifySocket) -> Result<Self, String> {
-        let path: &[u8] = launch.program.as_ref().map_or(b"/proc/self/exe", |path| path.as_slice());
-        let program = String::from_utf8_lossy(path).into_owned();
+    /// `agent`: the agent's executable, for a simulated node. Without it, this is the agent's executable.
+    fn of(launch: &Launch, notify: &NotifySocket, agent: Option<&OwnedFd>) -> Result<Self, String> {
+        let simulated = || agent.map_or("/proc/self/exe".to_owned(), |fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let path = launch.program.as_ref().map_or_else(|| simulated().into_bytes(), |path| path.to_vec());
+        let program = String::from_utf8_lossy(&path).into_owned();
         let text = |bytes: &[u8]| {
             CString::new(bytes).map_err(|_| format!("a zero byte in {:?}", bytes.escape_ascii().to_string()))
         };
@@ -154,7 +160,7 @@ impl Image {
             }
         }
         env.push(text(&[b"NOTIFY_SOCKET=", notify.address()].concat())?);
-        Ok(Self { program, path: text(path)?, argv, env })
+        Ok(Self { program, path: text(&path)?, argv, env })
     }
 }
 

@@ -49,7 +49,7 @@ impl NodeTask {
                     }
                     Some(mut hello) => {
                         *left = std::mem::take(&mut hello.left);
-                        let finding = self.found_shim(hello, spec).await;
+                        let finding = self.found_shim(*hello, spec).await;
                         if let Finding::Adopted { process: Some(process), .. } = &finding {
                             self.read_limits(process).await;
                         }
@@ -61,10 +61,12 @@ impl NodeTask {
     }
 
     pub(in crate::supervisor) async fn found_shim(&mut self, hello: Hello, spec: LaunchSpec) -> Finding {
-        let Hello { version: _, node: _, incarnation, process, ready, exit, dropped, left: _, subreaper } = hello;
+        let Hello { version: _, node: _, incarnation, process, ready, exit, dropped, left: _, subreaper, release } =
+            hello;
         if let Life::Shim(shim) = &mut self.life {
             shim.link.settle();
             shim.subreaper = subreaper;
+            shim.release = release;
             self.found_dropped = dropped;
             if exit.is_some() {
                 shim.stage = Stage::ExitReported;
@@ -91,7 +93,7 @@ impl NodeTask {
         exit: Exit,
     ) -> Finding {
         let exit = self.note_end(incarnation, process.as_ref(), exit).await;
-        let Exit { cause, ran_ms: _, stdout, stderr, is_lasting } = exit;
+        let Exit { cause, ran_ms: _, stdout, stderr, is_lasting, circumstances: _ } = exit;
         Finding::Exited { incarnation, process, cause, stdout, stderr, is_lasting }
     }
 }

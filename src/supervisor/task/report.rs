@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::super::files::Exit;
+use super::super::files::{Circumstances, Exit};
 use super::super::output;
 use super::super::process::Foreign;
 use super::{Ended, Known, Life, NodeTask, Shim, Stage};
@@ -12,6 +12,9 @@ use crate::api::status::NodeOutputs;
 use crate::api::supervision::{NodeEvent, NodeHappening};
 use crate::api::survivors::Survivors;
 use crate::tasks::blocking;
+
+/// SIGKILL, with which the kernel ends a process when memory is used up.
+const KILL: i32 = 9;
 
 impl NodeTask {
     pub(in crate::supervisor) async fn report_started(&mut self, incarnation: Incarnation, process: ProcessId) {
@@ -38,6 +41,12 @@ impl NodeTask {
         {
             let process = process.clone();
             self.report(found, NodeHappening::Started { process }).await;
+        }
+    }
+
+    pub(in crate::supervisor) async fn report_release(&self, incarnation: Incarnation, release: Option<String>) {
+        if let Some(release) = release {
+            self.report(incarnation, NodeHappening::Shim { release }).await;
         }
     }
 
@@ -83,7 +92,7 @@ impl NodeTask {
                 self.report(incarnation, NodeHappening::HoldersOnly).await;
             }
             let exit = self.note_end(incarnation, process.as_ref(), exit).await;
-            let Exit { cause, ran_ms: _, stdout, stderr, is_lasting } = exit;
+            let Exit { cause, ran_ms: _, stdout, stderr, is_lasting, circumstances: _ } = exit;
             self.report(incarnation, NodeHappening::Exited { cause, process, stdout, stderr, is_lasting }).await;
         }
     }
@@ -100,7 +109,7 @@ impl NodeTask {
         process: Option<&ProcessId>,
         exit: Exit,
     ) -> Exit {
-        let exit = self.with_output(exit).await;
+        let exit = explained(self.with_output(exit).await);
         let (process, noticed) = (process.cloned(), jiff::Timestamp::now());
         self.ended = Some(Ended { incarnation, process, exit: exit.clone(), noticed });
         exit
@@ -114,7 +123,13 @@ impl NodeTask {
                 let NodeOutputs { stdout, stderr } = blocking(move || output::tails(&directory)).await;
                 Exit { stdout, stderr, ..exit }
             }
-            ExitCause::Code(_) | ExitCause::Signal(_) | ExitCause::HostRestarted | ExitCause::NotStarted(_) => exit,
+            ExitCause::Code(_)
+            | ExitCause::Signal(_)
+            | ExitCause::HostRestarted
+            | ExitCause::NotStarted(_)
+            | ExitCause::HostShutdown
+            | ExitCause::Terminated { .. }
+            | ExitCause::OutOfMemory => exit,
         }
     }
 
@@ -123,4 +138,17 @@ impl NodeTask {
         let path = format!("/proc/{}/limits", process.pid);
         self.limits = blocking(move || fs::read_to_string(path).ok()).await;
     }
+}
+
+/// The exit with the cause that its circumstances show.
+fn explained(exit: Exit) -> Exit {
+    let Circumstances { terminated, oom } = &exit.circumstances;
+    let cause = match (&exit.cause, terminated) {
+        (ExitCause::Signal(KILL), _) if *oom => ExitCause::OutOfMemory,
+        (ExitCause::Code(_) | ExitCause::Signal(_), Some(sender)) => {
+            ExitCause::Terminated { pid: sender.pid, uid: sender.uid }
+        }
+        (cause, _) => cause.clone(),
+    };
+    Exit { cause, ..exit }
 }

@@ -13,7 +13,7 @@ use crate::api::ids::Seq;
 use crate::api::launch::ExitCause;
 use crate::api::time::Timestamp;
 use crate::journal::format::codec::{self, DecodeError, EncodeError, Hash};
-use crate::journal::format::entry::{Entry, Goal, Numbered, Outcome, Verdict};
+use crate::journal::format::entry::{Entry, Goal, Numbered, Outcome};
 use crate::journal::format::versions::{self, v2};
 
 /// Why an export cannot be rewritten.
@@ -150,16 +150,10 @@ impl ForRelease1 {
             Entry::RequestCompleted {
                 outcome: Outcome::Completed | Outcome::Rejected | Outcome::Abandoned, ..
             } => Some(entry),
-            Entry::NodeExited {
-                cause:
-                    ExitCause::Code(_)
-                    | ExitCause::Signal(_)
-                    | ExitCause::Lost
-                    | ExitCause::HostRestarted
-                    | ExitCause::NotStarted(_),
-                verdict: Verdict::Rest | Verdict::RestartAt(_) | Verdict::GiveUp { .. },
-                ..
-            } => Some(entry),
+            Entry::NodeExited { node, incarnation, cause, asked, process, ran_ms, when, verdict } => {
+                let cause = older_cause(cause);
+                Some(Entry::NodeExited { node, incarnation, cause, asked, process, ran_ms, when, verdict })
+            }
             Entry::AgentStarted { .. }
             | Entry::AgentStopped { .. }
             | Entry::AgentSettled
@@ -182,6 +176,24 @@ impl ForRelease1 {
             | Entry::NodeAdopted { .. }
             | Entry::NodeRetried { .. } => Some(entry),
         }
+    }
+}
+
+/// As signal(7) numbers them.
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+/// What release 1 would have noted.
+fn older_cause(cause: ExitCause) -> ExitCause {
+    match cause {
+        ExitCause::HostShutdown => ExitCause::HostRestarted,
+        ExitCause::Terminated { .. } => ExitCause::Signal(SIGTERM),
+        ExitCause::OutOfMemory => ExitCause::Signal(SIGKILL),
+        ExitCause::Code(_)
+        | ExitCause::Signal(_)
+        | ExitCause::Lost
+        | ExitCause::HostRestarted
+        | ExitCause::NotStarted(_) => cause,
     }
 }
 
