@@ -15,6 +15,7 @@ use zeek_cluster_agent::api::configuration::{ClusterRole, Configuration, Instanc
 use zeek_cluster_agent::api::event::{Dialect, Incoming, Request, Response, Route, Source};
 use zeek_cluster_agent::api::ids::{Incarnation, InstanceName, NodeName, ReqId, Seq};
 use zeek_cluster_agent::api::launch::{ExitCause, LaunchSpec, ProcessId, Program, Readiness};
+use zeek_cluster_agent::api::preflight::{PreflightProblem, PreflightReport};
 use zeek_cluster_agent::api::supervision::{Finding, NodeEvent, NodeHappening, NodeOrder};
 use zeek_cluster_agent::api::survivors::{Survivor, Survivors};
 use zeek_cluster_agent::api::time::{BootTime, Now, Timestamp};
@@ -127,6 +128,11 @@ enum Op {
     },
     Unsubscribe,
     Malformed,
+    /// The check before a change ends, or reports late that it has ended.
+    Checked {
+        passes: bool,
+        late: bool,
+    },
     /// All that is under way gets done, and nodes die of it.
     Churn {
         which: usize,
@@ -177,6 +183,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::CrashIntoCopy),
         1 => Just(Op::Unsubscribe),
         1 => Just(Op::Malformed),
+        6 => (prop::bool::weighted(0.7), prop::bool::weighted(0.1))
+            .prop_map(|(passes, late)| Op::Checked { passes, late }),
         4 => any::<usize>().prop_map(|which| Op::Churn { which }),
     ]
 }
@@ -261,6 +269,7 @@ fn options() -> Options {
         stop_timeout_writers_ms: 15_000,
         stage_wait_ms: 1_000,
         request_timeout_ms: 7_000,
+        preflight_ms: Some(60_000),
         restart: RestartOptions::default(),
     }
 }
@@ -339,6 +348,9 @@ struct World {
     ended: bool,
     /// What was ordered last of each node was to forget it, and how often that was, and was followed by a preparation.
     just_forgotten: BTreeSet<NodeName>,
+    /// The change that is being checked, and those that were.
+    checking: Option<Seq>,
+    were_checked: Vec<Seq>,
     forgotten: u64,
     prepared_again: u64,
 }
@@ -369,6 +381,8 @@ impl World {
             told: BTreeSet::new(),
             ended: false,
             just_forgotten: BTreeSet::new(),
+            checking: None,
+            were_checked: Vec::new(),
             forgotten: 0,
             prepared_again: 0,
         };
@@ -573,6 +587,13 @@ impl World {
                 }
                 self.step(Input::StateAdopted { of, outcome: Ok("done".into()) });
             }
+            Effect::Preflight { of, .. } => {
+                let begun =
+                    self.is_durable(|one| matches!(one.entry, Entry::PreflightBegun { of: begun, .. } if begun == of));
+                assert!(begun, "request {of} was checked before that was durable");
+                self.were_checked.extend(self.checking.replace(of));
+            }
+            Effect::EndPreflight { of } => self.were_checked.extend(self.checking.take_if(|checking| *checking == of)),
             Effect::Refuse { .. } | Effect::Notify(_) | Effect::TellHead { .. } => {}
             Effect::Order { node, order } => self.order(node, order),
         }
@@ -918,6 +939,7 @@ impl World {
         self.routes.clear();
         self.peerings.clear();
         self.questions.clear();
+        self.were_checked.extend(self.checking.take());
         self.connection += 1;
         // Whether a commit that was under way is durable nobody can tell: by turns.
         self.journal.crash(self.connection.is_multiple_of(2));
@@ -1062,6 +1084,12 @@ impl World {
             }
             Op::Break { lasting, at_launch } => self.fault = Some(Fault { lasting: *lasting, at_launch: *at_launch }),
             Op::Mend => self.fault = None,
+            Op::Checked { passes, late: false } => self.end_check(*passes),
+            Op::Checked { passes, late: true } => {
+                if let Some(of) = self.were_checked.pop() {
+                    self.report_check(of, *passes);
+                }
+            }
             Op::ToAndFro { turns } => {
                 for what in [1, 2, 1] {
                     self.run(&Op::Ask { over: 0, what, anonymous: false });
@@ -1125,11 +1153,62 @@ impl World {
         }
     }
 
+    fn end_check(&mut self, passes: bool) {
+        if let Some(of) = self.checking.take() {
+            self.were_checked.push(of);
+            self.report_check(of, passes);
+        }
+    }
+
+    fn report_check(&mut self, of: Seq, passes: bool) {
+        let problem = PreflightProblem { nodes: vec!["w1".into()], text: "it would not run".into() };
+        let problems = if passes { Vec::new() } else { vec![problem] };
+        let report = Box::new(PreflightReport { problems, ..PreflightReport::default() });
+        self.step(Input::PreflightEnded { of, report });
+    }
+
+    /// P14: a change that was checked is made if the check passed, and not before; one is checked at a time.
+    fn check_preflights(&self) {
+        #[derive(Debug, PartialEq)]
+        enum Check {
+            UnderWay,
+            Passed,
+            Failed,
+        }
+        let mut checks = BTreeMap::new();
+        for one in self.entries() {
+            match &one.entry {
+                Entry::PreflightBegun { of, .. } => {
+                    assert!(!checks.values().any(|check| *check == Check::UnderWay), "two checks at a time");
+                    checks.insert(*of, Check::UnderWay);
+                }
+                Entry::PreflightEnded { of, report } => {
+                    assert_eq!(checks.get(of), Some(&Check::UnderWay), "a check that ends was under way");
+                    let passed = report.0.problems.is_empty();
+                    checks.insert(*of, if passed { Check::Passed } else { Check::Failed });
+                }
+                Entry::RequestCompleted { of, .. } => {
+                    checks.remove(of);
+                }
+                Entry::DesiredChanged { by, .. } => {
+                    assert!(
+                        checks.get(by).is_none_or(|check| *check == Check::Passed),
+                        "{by} was not checked to its end"
+                    );
+                }
+                // What was under way is begun again, or is not needed any more.
+                Entry::AgentStarted { .. } => checks.clear(),
+                _ => {}
+            }
+        }
+    }
+
     fn do_what_is_under_way(&mut self) {
         self.commit();
         while let Some(effect) = self.effects.pop_front() {
             self.carry_out(effect);
         }
+        self.end_check(true);
         while let Some(event) = self.reports.pop_front() {
             self.step(Input::Node(event));
         }
@@ -1248,6 +1327,7 @@ impl World {
 
     fn check_end(&self) {
         self.check_hold();
+        self.check_preflights();
         let core = self.core.as_ref().expect("running");
         let durable = core.durable();
         let wanted: BTreeSet<&NodeName> =
@@ -1323,7 +1403,7 @@ struct Contents(BTreeMap<&'static str, u64>);
 
 impl Contents {
     /// What has to be there at least once.
-    const WANTED: [&'static str; 11] = [
+    const WANTED: [&'static str; 15] = [
         "told at a deadline",
         "told at a deadline that somebody asked for later",
         "settled after its deadline",
@@ -1335,12 +1415,32 @@ impl Contents {
         "given up for a reason that lasts",
         "forgotten",
         "prepared after it was forgotten",
+        "a check that passed",
+        "a check that failed",
+        "superseded while it was checked",
+        "checked again after a crash",
     ];
 
     fn add(&mut self, world: &World) {
         let (mut asked, mut told) = (BTreeSet::new(), BTreeSet::new());
+        let (mut checking, mut interrupted) = (None, None);
         for one in world.entries() {
             match &one.entry {
+                Entry::PreflightBegun { of, .. } => {
+                    if interrupted.take() == Some(*of) {
+                        self.count("checked again after a crash");
+                    }
+                    checking = Some(*of);
+                }
+                Entry::PreflightEnded { report, .. } => {
+                    checking = None;
+                    self.count(if report.0.problems.is_empty() {
+                        "a check that passed"
+                    } else {
+                        "a check that failed"
+                    });
+                }
+                Entry::AgentStarted { .. } => interrupted = checking.take(),
                 Entry::RequestReceived { source, .. } if source.has_deadline() => _ = asked.insert(one.seq),
                 Entry::DeadlineAnswered { of, .. } => {
                     told.insert(*of);
@@ -1350,6 +1450,9 @@ impl Contents {
                     }
                 }
                 Entry::RequestCompleted { of, response, .. } => {
+                    if checking.take_if(|checking| checking == of).is_some() {
+                        self.count("superseded while it was checked");
+                    }
                     if told.contains(of) {
                         self.count("settled after its deadline");
                     }

@@ -21,6 +21,7 @@ use zeek_cluster_agent::api::figures::Figures;
 use zeek_cluster_agent::api::head::Anchor;
 use zeek_cluster_agent::api::history::{PastReport, Which};
 use zeek_cluster_agent::api::ids::{NodeName, Seq};
+use zeek_cluster_agent::api::preflight::HostReport;
 use zeek_cluster_agent::api::prune::{PruneOrder, PruneReport};
 use zeek_cluster_agent::api::report::{CompactReport, JournalReport, SettingReport, StatusReport, VerifyReport};
 use zeek_cluster_agent::api::stats::JournalStats;
@@ -224,6 +225,10 @@ impl ControlAgent for Fake {
             return Ok(tainted(terminal::full_plan()));
         }
         Ok(zeek_cluster_agent::api::plan::Plan { proposed: config.id, ..Default::default() })
+    }
+
+    async fn check_host(&self, _config: Configuration) -> Result<HostReport, String> {
+        Ok(if self.is_hostile { tainted(terminal::full_host_report()) } else { HostReport::default() })
     }
 
     async fn config_history(&self) -> Result<Vec<PastReport>, String> {

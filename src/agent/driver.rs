@@ -519,6 +519,8 @@ fn step_name(entry: &Entry) -> Option<&'static str> {
         Entry::RequestBegun { .. } => Some("plan"),
         Entry::LaunchIntended { .. } => Some("intent"),
         Entry::NodeStarted { .. } => Some("fact"),
+        Entry::PreflightBegun { .. } => Some("preflight"),
+        Entry::PreflightEnded { .. } => Some("checked"),
         Entry::NodeReady { .. } => Some("ready"),
         Entry::NodeExited { .. } => Some("exit"),
         Entry::DeadlineAnswered { .. } => Some("deadline"),

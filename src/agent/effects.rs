@@ -21,6 +21,7 @@ use crate::websocket;
 
 use super::copied::OpensBroker;
 use super::place::Place;
+use super::preflight::Preflights;
 
 /// The connection number of the agent's own request, when it was started to stop the nodes.
 pub(super) const OWN_CONNECTION: u64 = 0;
@@ -55,6 +56,7 @@ pub(super) struct Performer {
     pub websocket: Option<websocket::Handle>,
     pub peers: Option<peers::Handle>,
     pub supervisor: supervisor::Handle,
+    pub preflights: Preflights,
     /// Asks nodes through their directories.
     pub questions: channel::Handle,
     pub exit: watch::Sender<Option<String>>,
@@ -70,6 +72,7 @@ pub(super) struct Performer {
 impl Performer {
     /// Performs an effect; `head` is the newest durable entry. Returns what was learned by it: that its connection is
     /// gone.
+    #[expect(clippy::too_many_lines, reason = "one short arm for each kind of effect")]
     pub fn perform(&self, effect: Effect, head: Head) -> Option<Input> {
         match effect {
             Effect::Respond { route, dialect, response, stored_at } => {
@@ -130,6 +133,15 @@ impl Performer {
             }
             Effect::Order { node, order } => {
                 self.supervisor.order(&node, order);
+                None
+            }
+            Effect::Preflight { of, order } => {
+                crash_point!("before_preflight_started");
+                self.preflights.begin(of, *order);
+                None
+            }
+            Effect::EndPreflight { of } => {
+                self.preflights.end(of);
                 None
             }
             Effect::AdoptState { of, nodes } => {

@@ -17,6 +17,7 @@ mod history;
 mod keeping;
 mod manager;
 mod place;
+mod preflight;
 mod retention;
 mod running;
 mod service;

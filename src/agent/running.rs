@@ -65,6 +65,7 @@ impl Started {
             refusing: self.admission.refusing.clone(),
             topics: self.topics.clone(),
             supervisor: self.supervisor.clone(),
+            preflights: self.preflights.clone(),
             about: About {
                 name: options.lifecycle.instance.to_string(),
                 state_dir: options.state_dir.clone(),

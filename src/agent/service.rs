@@ -16,6 +16,7 @@ use crate::api::head::Anchor;
 use crate::api::history::{PastReport, Which};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
+use crate::api::preflight::HostReport;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{
     ArchiveReport, CompactReport, JournalReport, KeepingReport, PeerReport, SettingReport, StatusReport, VerifyReport,
@@ -39,6 +40,7 @@ use super::clock;
 use super::driver::{Question, Refusing};
 use super::effects::Topics;
 use super::history;
+use super::preflight::Preflights;
 use super::retention::Order;
 use super::tally::Tally;
 
@@ -60,6 +62,7 @@ pub(super) struct AgentService {
     pub refusing: Refusing,
     pub topics: Topics,
     pub supervisor: supervisor::Handle,
+    pub preflights: Preflights,
     pub about: About,
     /// How many requests were refused, here or by the driver.
     pub refused: Arc<AtomicU64>,
@@ -299,6 +302,18 @@ impl ControlAgent for AgentService {
     async fn plan(&self, config: Configuration, force: bool) -> Result<Plan, String> {
         let plan = self.ask(move |core, _, _| core.preview(&config.canonical(), force)).await;
         plan.ok_or_else(|| "the agent is stopping".to_owned())
+    }
+
+    async fn check_host(&self, config: Configuration) -> Result<HostReport, String> {
+        let order = self.ask(move |core, _, _| core.preflight_of(&config.canonical())).await;
+        match order {
+            None => Err("the agent is stopping".to_owned()),
+            Some(Err(errors)) => Ok(HostReport { errors, ..HostReport::default() }),
+            Some(Ok(order)) => {
+                let report = self.preflights.check_host(order).await?;
+                Ok(HostReport { errors: Vec::new(), report })
+            }
+        }
     }
 
     async fn config_history(&self) -> Result<Vec<PastReport>, String> {

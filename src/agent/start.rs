@@ -13,6 +13,7 @@ use super::driver::{self, Driver, Inbox, Refusing};
 use super::effects::{OWN_CONNECTION, Performer, Topics};
 use super::hangs::{Watched, hang};
 use super::place::Place;
+use super::preflight::{self, Preflights};
 use super::state_dir::{lock_directory, make_state_dir};
 use super::tally::Tally;
 use super::{Error, Options, blocking};
@@ -56,6 +57,7 @@ pub(super) struct Started {
     pub admission: Admission,
     pub topics: Topics,
     pub supervisor: supervisor::Handle,
+    pub preflights: Preflights,
     /// Nodes that were found running.
     pub nodes: usize,
     /// The state directory is considered a copy of another.
@@ -146,7 +148,10 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
     let (own_request, own_answer) = own.unzip();
     let admission = Admission::default();
     let topics = Topics::of(&options.lifecycle.instance);
+    let (checked, results) = mpsc::channel(REPLIES);
+    let preflights = Preflights::new(&supervisor, tasks.clone(), checked, options.node_address);
     let performer = Performer {
+        preflights: preflights.clone(),
         topics: topics.clone(),
         control: transports.server.as_ref().map(|(_, handle)| handle.clone()),
         websocket: transports.websocket.as_ref().map(|(_, handle)| handle.clone()),
@@ -173,6 +178,8 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
     let (senders, inbox) = Senders::new(events);
     let inputs = senders.inputs.clone();
     tasks.spawn("replies of nodes", OnExit::FatalByPanic, |token| pass_on(replied, inputs, token));
+    let inputs = senders.inputs.clone();
+    tasks.spawn("results of checks", OnExit::FatalByPanic, |token| preflight::pass_on(results, inputs, token));
     Ok(Started {
         driver,
         inbox,
@@ -187,6 +194,7 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
         admission,
         topics,
         supervisor,
+        preflights,
         nodes,
         is_copy,
         broker_open,

@@ -88,6 +88,8 @@ impl State {
             | Entry::Pruned { .. }
             | Entry::RequestBegun { .. }
             | Entry::RequestWaits { .. }
+            | Entry::PreflightBegun { .. }
+            | Entry::PreflightEnded { .. }
             | Entry::DeadlineAnswered { .. }
             | Entry::DesiredChanged { .. }
             | Entry::ConfigurationKept { .. }

@@ -116,6 +116,9 @@ pub struct DeployOptions {
     /// Deploy only what this token of `config diff` stands for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub if_plan: Option<String>,
+    /// Do not look first whether its nodes can run.
+    #[serde(skip_serializing_if = "is_false")]
+    pub no_preflight: bool,
 }
 
 impl DeployOptions {

@@ -16,6 +16,7 @@ pub mod history;
 pub mod ids;
 pub mod launch;
 pub mod plan;
+pub mod preflight;
 pub mod prune;
 pub mod report;
 pub mod rights;

@@ -1,5 +1,6 @@
 //! Cluster files: reading them for a request, checking and converting them.
 
+mod host;
 mod past;
 
 use std::io::{Read, Write};
@@ -169,7 +170,8 @@ pub fn run(context: &Context, command: &Config) -> Outcome {
         Config::History => past::history(context),
         Config::Show { which, to } => past::show(context, which, *to),
         Config::Diff { files, force } => diff(context, files, *force),
-        Config::Check { file } => check(context, file, &settings),
+        Config::Check { file, host: true } => host::check(context, file),
+        Config::Check { file, host: false } => check(context, file, &settings),
         Config::Convert { file, to } => convert(file, *to, &ours),
     }
 }

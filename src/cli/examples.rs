@@ -142,7 +142,11 @@ const EXAMPLES: &[(&str, &[Example])] = &[
     ("config", &[("config check cluster.ini", "before it is deployed")]),
     (
         "config check",
-        &[("config check cluster.ini", "78 if it is not valid"), ("config check node.cfg", "zeekctl's file, too")],
+        &[
+            ("config check cluster.ini", "78 if it is not valid"),
+            ("config check cluster.ini --host", "whether its nodes can run on this host, scripts included"),
+            ("config check node.cfg", "zeekctl's file, too"),
+        ],
     ),
     ("config history", &[("config history", "what ran here, since when, and who wanted it")]),
     (

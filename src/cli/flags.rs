@@ -233,6 +233,9 @@ pub enum Request {
         /// Do what `config diff` showed, or nothing: exit code 1 if that plan is stale
         #[arg(long, value_name = "TOKEN", conflicts_with = "via")]
         if_plan: Option<String>,
+        /// Do not find out first whether the nodes can run (setting: preflight)
+        #[arg(long, conflicts_with = "via")]
+        no_preflight: bool,
         #[command(flatten)]
         asking: Asking,
     },
@@ -417,6 +420,9 @@ pub enum Config {
     Check {
         /// Cluster file (INI or JSON), zeekctl's node.cfg, or zeek.conf; - is standard input
         file: PathBuf,
+        /// Have the agent find out whether the nodes can run on its host: scripts, interfaces, ports; 1 if they cannot
+        #[arg(long)]
+        host: bool,
     },
     /// List the configurations that were to run on this host, newest first
     History,

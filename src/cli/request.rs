@@ -42,7 +42,7 @@ pub fn run(context: &Context, command: flags::Request) -> Outcome {
             let request = Request::SetConfiguration { config };
             return way.send(context, Call { request, dialect: Dialect::ClusterAgent, sending: asking.sending });
         }
-        flags::Request::Deploy { file, force, if_plan, asking } => {
+        flags::Request::Deploy { file, force, if_plan, no_preflight, asking } => {
             let back = file.to_str().and_then(Which::parse_back);
             let (mut way, config) = match back {
                 None => with_file(context, &file, &asking)?,
@@ -50,7 +50,7 @@ pub fn run(context: &Context, command: flags::Request) -> Outcome {
                 // The agent takes it from its history.
                 Some(_) => (Way::open(context, &asking)?, Configuration::default()),
             };
-            let how = Box::new(DeployOptions { back, if_plan });
+            let how = Box::new(DeployOptions { back, if_plan, no_preflight });
             let request = Request::Deploy { config, force, how };
             return way.send(context, Call { request, dialect: Dialect::Management, sending: asking.sending });
         }

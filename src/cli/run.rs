@@ -21,7 +21,7 @@ use crate::control;
 use crate::journal::identity;
 use crate::journal::retention::Policy;
 use crate::lifecycle::{DeployStrategy, Profile};
-use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy};
+use crate::settings::{Address, Flags, LogFormat, LogLevel, Origin, Setting, Settings, Strategy, Switch};
 use crate::supervisor::crash;
 use crate::telemetry::systemd::{self, Notifier};
 use crate::telemetry::{self, Format};
@@ -251,6 +251,9 @@ fn options(settings: &Settings, lock_wait: Duration, names: &NameService) -> Res
             stop_timeout_writers_ms: settings.stop_timeout_manager_logger.ms,
             stage_wait_ms: settings.stage_wait.ms,
             request_timeout_ms: settings.request_timeout.ms,
+            // Simulated nodes are this program: there is nothing to look at.
+            preflight_ms: (*settings.preflight == Switch::On && !*settings.simulate_nodes)
+                .then_some(settings.preflight_timeout.ms),
             restart: lifecycle::RestartOptions {
                 backoff_min_ms: settings.backoff_min.ms,
                 backoff_max_ms: settings.backoff_max.ms,

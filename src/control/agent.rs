@@ -12,6 +12,7 @@ use crate::api::head::Anchor;
 use crate::api::history::{PastReport, Which};
 use crate::api::ids::{NodeName, Seq};
 use crate::api::plan::Plan;
+use crate::api::preflight::HostReport;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
@@ -63,6 +64,8 @@ pub trait ControlAgent: Agent {
     fn compact(&self, force: bool) -> impl Future<Output = Result<CompactReport, String>> + Send;
     /// What deploying this configuration would do.
     fn plan(&self, config: Configuration, force: bool) -> impl Future<Output = Result<Plan, String>> + Send;
+    /// Whether the nodes of this configuration can run on this host.
+    fn check_host(&self, config: Configuration) -> impl Future<Output = Result<HostReport, String>> + Send;
     /// The configurations that were to run here, newest first.
     fn config_history(&self) -> impl Future<Output = Result<Vec<PastReport>, String>> + Send;
     /// One of them.

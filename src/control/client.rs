@@ -26,6 +26,7 @@ use crate::api::head::Anchor;
 use crate::api::history::PastReport;
 use crate::api::ids::Seq;
 use crate::api::plan::Plan;
+use crate::api::preflight::HostReport;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
@@ -216,6 +217,15 @@ impl Client {
         let call = self.call(|call| ClientFrame::Plan { call, config, force })?;
         match self.wait(call, deadline)? {
             ServerFrame::Plan { plan, .. } => Ok(plan),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Whether the nodes of `config` can run on the agent's host.
+    pub fn check_host(&mut self, config: Configuration, deadline: Deadline) -> Result<HostReport, Error> {
+        let call = self.call(|call| ClientFrame::ConfigCheck { call, config })?;
+        match self.wait(call, deadline)? {
+            ServerFrame::ConfigChecked { report, .. } => Ok(report),
             other => Err(unexpected(other)),
         }
     }
@@ -457,6 +467,7 @@ fn unexpected(frame: ServerFrame) -> Error {
         | ServerFrame::Settings { .. }
         | ServerFrame::Compacted { .. }
         | ServerFrame::Plan { .. }
+        | ServerFrame::ConfigChecked { .. }
         | ServerFrame::ConfigHistory { .. }
         | ServerFrame::ConfigShown { .. }
         | ServerFrame::Logs { .. }

@@ -175,6 +175,7 @@ impl<A: ControlAgent> Connection<A> {
                 | ClientFrame::Settings { .. }
                 | ClientFrame::JournalCompact { .. }
                 | ClientFrame::Plan { .. }
+                | ClientFrame::ConfigCheck { .. }
                 | ClientFrame::ConfigHistory { .. }
                 | ClientFrame::ConfigShow { .. }
                 | ClientFrame::Logs { .. }
@@ -249,6 +250,14 @@ impl<A: ControlAgent> Connection<A> {
             }
             ClientFrame::Plan { call, config, force } => {
                 answer(call, self.agent.plan(config, force).await, |plan| ServerFrame::Plan { call, plan })
+            }
+            ClientFrame::ConfigCheck { call, config } => {
+                // It runs the nodes' program.
+                let checked = match self.may_ask("config check --host") {
+                    Ok(()) => self.agent.check_host(config).await,
+                    Err(reason) => Err(reason),
+                };
+                answer(call, checked, |report| ServerFrame::ConfigChecked { call, report })
             }
             ClientFrame::ConfigHistory { call } => {
                 let past = self.agent.config_history().await;

@@ -16,6 +16,7 @@ use crate::api::figures::Figures;
 use crate::api::history::PastReport;
 use crate::api::ids::{ReqId, Seq};
 use crate::api::plan::Plan;
+use crate::api::preflight::HostReport;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
@@ -133,6 +134,13 @@ pub enum ClientFrame {
         /// As in a deploy.
         force: bool,
     },
+    /// Whether the nodes of this configuration can run on this host; nothing is journaled, and no node is touched.
+    ConfigCheck {
+        /// Comes back in the answer.
+        call: u64,
+        /// As in a deploy.
+        config: Configuration,
+    },
     /// The configurations that were to run on this host.
     ConfigHistory {
         /// Comes back in the answer.
@@ -172,7 +180,7 @@ pub enum ClientFrame {
 }
 
 /// The kinds of [`ClientFrame`], as encoded.
-const CLIENT_KINDS: [&str; 17] = [
+const CLIENT_KINDS: [&str; 18] = [
     "hello",
     "request",
     "status",
@@ -185,6 +193,7 @@ const CLIENT_KINDS: [&str; 17] = [
     "journal_prune",
     "journal_compact",
     "plan",
+    "config_check",
     "config_history",
     "config_show",
     "logs",
@@ -192,7 +201,7 @@ const CLIENT_KINDS: [&str; 17] = [
     "notify_ready",
 ];
 /// The kinds of [`ServerFrame`], as encoded.
-const SERVER_KINDS: [&str; 19] = [
+const SERVER_KINDS: [&str; 20] = [
     "welcome",
     "response",
     "refused",
@@ -206,6 +215,7 @@ const SERVER_KINDS: [&str; 19] = [
     "settings",
     "compacted",
     "plan",
+    "config_checked",
     "config_history",
     "config_shown",
     "logs",
@@ -308,6 +318,13 @@ pub enum ServerFrame {
         /// What would happen to each node.
         plan: Plan,
     },
+    /// Answers [`ClientFrame::ConfigCheck`].
+    ConfigChecked {
+        /// The client's number for the call.
+        call: u64,
+        /// What was found.
+        report: HostReport,
+    },
     /// Answers [`ClientFrame::ConfigHistory`].
     ConfigHistory {
         /// The client's number for the call.
@@ -370,6 +387,7 @@ impl ServerFrame {
             | Self::Settings { call, .. }
             | Self::Compacted { call, .. }
             | Self::Plan { call, .. }
+            | Self::ConfigChecked { call, .. }
             | Self::ConfigHistory { call, .. }
             | Self::ConfigShown { call, .. }
             | Self::Logs { call, .. }

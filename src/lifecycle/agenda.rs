@@ -196,6 +196,7 @@ impl Lifecycle {
             Progress::Accepted
                 if self.seen.dispatches.contains_key(&seq)
                     || self.seen.adopting_state.contains(&seq)
+                    || self.seen.checking.as_ref().is_some_and(|checking| checking.of == seq)
                     || self.durable.waits_for_operator(seq) =>
             {
                 facts.accepted.remove(&seq);

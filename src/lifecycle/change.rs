@@ -113,13 +113,28 @@ impl Lifecycle {
         {
             return self.refuse_change(received, stale);
         }
-        let targets: Targets = planned.iter().filter_map(|one| Some((one.name.clone(), one.least()?))).collect();
+        if let Some(checking) = self.begin_preflight(now, received, &config, &planned, how) {
+            return checking;
+        }
+        // While it was checked, nodes may have been stopped by command: that was said later, and counts.
+        let is_stopped = |name: &NodeName| {
+            let record = self.durable.nodes.get(name);
+            self.is_checking(received) && record.is_some_and(|one| one.want == Want::Stopped && one.by > received.seq)
+        };
+        let stopped: Vec<NodeName> =
+            planned.iter().filter(|one| is_stopped(&one.name)).map(|one| one.name.clone()).collect();
+        let targets: Targets = planned
+            .iter()
+            .filter(|one| !stopped.contains(&one.name))
+            .filter_map(|one| Some((one.name.clone(), one.least()?)))
+            .collect();
         // Removed nodes are waited for as well.
         let targets: Targets = {
             let gone = planned.iter().filter(|one| one.least().is_none()).map(|one| (one.name.clone(), REMOVED));
             targets.into_iter().chain(gone).collect()
         };
-        let changes = planned.into_iter().filter_map(Planned::change).collect();
+        let mut changes: Vec<(NodeName, WantChange)> = planned.into_iter().filter_map(Planned::change).collect();
+        changes.extend(stopped.into_iter().map(|name| (name, WantChange::Stopped)));
         let decision = self
             .supersede(received, None)
             .and(self.replace_waiting(received))
@@ -151,7 +166,10 @@ impl Lifecycle {
             }
         }
         let decision = if retried.is_empty() {
-            let resumed = if self.seen.winding_down { self.supersede(received, None) } else { Decision::default() };
+            let resumed = match self.seen.winding_down {
+                true => self.supersede(received, None),
+                false => self.supersede_preflight(received),
+            };
             resumed.and(self.replace_waiting(received)).and(self.end_hold(received))
         } else {
             let retries = retried.iter().map(|(name, _)| (name.clone(), WantChange::Retry)).collect();
@@ -329,10 +347,14 @@ impl Lifecycle {
 
     /// Earlier changes that wait for any of the same nodes (`None`: for any nodes) are answered now.
     pub(super) fn supersede(&self, by: &Received, targets: Option<&Targets>) -> Decision {
-        let mut decision = Decision::default();
+        let mut decision = match targets {
+            None => self.supersede_preflight(by),
+            Some(_) => Decision::default(),
+        };
         for seq in self.agenda.facts.waits.waiting_for(targets.map(Vec::as_slice)) {
             let Some(one) = self.durable.unfinished.get(&seq).filter(|_| seq != by.seq) else { continue };
-            if self.durable.waits_for_operator(seq) {
+            // Node commands that came while this change was checked wait on: their nodes are ready again with it.
+            if self.durable.waits_for_operator(seq) || seq > by.seq && self.is_checking(by) {
                 continue;
             }
             let received = &one.received;

@@ -9,6 +9,7 @@ use crate::api::time::BootTime;
 use crate::journal::entry::{Digest, Entry};
 
 use super::effect::Effect;
+use super::preflight::Checking;
 use super::questions::Questioned;
 use super::seen::{EarlyExit, Obstacle, ProcessPhase, SetAside};
 
@@ -119,6 +120,12 @@ pub(super) enum Note {
         node: NodeName,
         phase: ProcessPhase,
     },
+    /// The check before a change is under way.
+    Checking {
+        checking: Checking,
+    },
+    /// It has ended, or nobody waits for it.
+    Checked,
     StopSent {
         node: NodeName,
         incarnation: Incarnation,

@@ -186,6 +186,8 @@ impl Durable {
                 }
                 self.touch_unfinished(*of);
             }
+            // What is checked is known to this run alone: the request stays accepted.
+            Entry::PreflightBegun { of, .. } | Entry::PreflightEnded { of, .. } => self.touch_unfinished(*of),
             Entry::DeadlineAnswered { of, .. } => {
                 if let Some(one) = self.unfinished.get_mut(of) {
                     one.record.extras.0.deadline = Some(numbered.seq);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::api::event::{Dialect, Notification, Response, Route};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::Channel;
+use crate::api::preflight::Preflight;
 use crate::api::supervision::NodeOrder;
 use crate::api::time::Timestamp;
 
@@ -77,6 +78,19 @@ pub enum Effect {
         node: NodeName,
         /// What to do.
         order: NodeOrder,
+    },
+    /// Find out whether the nodes of a change can run; see [`Input::PreflightEnded`](super::Input::PreflightEnded). Takes the
+    /// place of any other check.
+    Preflight {
+        /// The request's number.
+        of: Seq,
+        /// What to look at.
+        order: Box<Preflight>,
+    },
+    /// Nobody waits for that any more.
+    EndPreflight {
+        /// The request's number.
+        of: Seq,
     },
     /// Make this an independent state directory in which these nodes have no processes; see
     /// [`Input::StateAdopted`](super::Input::StateAdopted).

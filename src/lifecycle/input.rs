@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::event::{Dialect, Incoming, Route, Source};
 use crate::api::ids::{Incarnation, NodeName, Seq};
+use crate::api::preflight::PreflightReport;
 use crate::api::status::NodeOutputs;
 use crate::api::supervision::{Finding, NodeEvent};
 use crate::journal::entry::{Known, Removal};
@@ -107,6 +108,13 @@ pub enum Input {
     Outputs {
         /// The last of each node's output.
         outputs: Vec<(NodeName, NodeOutputs)>,
+    },
+    /// The check before the change `of` has ended.
+    PreflightEnded {
+        /// The request's number.
+        of: Seq,
+        /// What was found.
+        report: Box<PreflightReport>,
     },
     /// Retention has found entries that may be removed.
     Prune(Removal),

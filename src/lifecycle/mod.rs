@@ -33,6 +33,7 @@ mod nodes;
 mod outcome;
 mod plan;
 mod ports;
+mod preflight;
 mod query;
 mod questions;
 mod remains;
@@ -112,6 +113,8 @@ pub struct Options {
     pub stage_wait_ms: u64,
     /// Requesters of a change over Broker or WebSocket get its progress by then; dispatches have their outcome.
     pub request_timeout_ms: u64,
+    /// How long a check before a change may take. `None`: changes are made without one.
+    pub preflight_ms: Option<u64>,
     /// When a node that ended is started again.
     pub restart: RestartOptions,
 }
@@ -268,6 +271,7 @@ impl Lifecycle {
             | Input::Malformed { .. }
             | Input::Prune(_)
             | Input::Trouble { .. }
+            | Input::PreflightEnded { .. }
             | Input::Tick
             | Input::Stop { .. } => {}
             // It may check in before its start is known here; the consequences wait for that.
@@ -299,6 +303,7 @@ impl Lifecycle {
             Input::CheckedIn { node } => vec![self.checked_in(node)],
             Input::Stop { reason } => vec![self.stop(reason)],
             Input::Prune(removal) => vec![self.prune(removal)],
+            Input::PreflightEnded { of, report } => vec![self.preflight_ended(now, *of, report)],
             Input::Trouble { message } => vec![self.notify_trouble(message)],
             Input::Adopted
             | Input::Delivered { .. }
@@ -422,6 +427,12 @@ impl Lifecycle {
                     node.ports = ports.unwrap_or_default();
                 }
             }
+            Note::Checking { checking } => {
+                self.agenda.facts.accepted.remove(&checking.of);
+                self.agenda.requests.insert(checking.of);
+                self.seen.checking = Some(checking);
+            }
+            Note::Checked => self.seen.checking = None,
             Note::StopSent { node, incarnation, at } => {
                 let node = self.seen.node(&node);
                 node.stop_sent = Some((incarnation, at));

@@ -12,6 +12,7 @@ use crate::journal::entry::{Known, Stored};
 
 use super::answer;
 use super::input::Peers;
+use super::preflight::Checking;
 use super::questions::{Dispatch, Questioned};
 
 /// The most responses kept for future subscribers, oldest dropped first: all stay in the journal, and a repeated
@@ -36,6 +37,8 @@ pub(super) struct Seen {
     pub host_goes_down: bool,
     /// Why this state directory is considered a copy of another.
     pub copied: Option<String>,
+    /// The check before a change, if one is under way.
+    pub checking: Option<Checking>,
     /// Requests that adopt the state directory, until that is done.
     pub adopting_state: BTreeSet<Seq>,
     /// The newest entry known to be durable.

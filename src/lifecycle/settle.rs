@@ -20,7 +20,9 @@ impl Lifecycle {
     /// Answers a change that has settled, or whose deadline has come.
     pub(super) fn settle(&self, now: Now, wake: &Wake, seq: Seq) -> Option<Decision> {
         let one = self.durable.unfinished.get(&seq)?;
-        let Stage::Waiting { goal, targets } = &one.record.stage else { return self.meet_deadline(wake, seq, one) };
+        let Stage::Waiting { goal, targets } = &one.record.stage else {
+            return self.preflight_overdue(now, wake, seq).or_else(|| self.meet_deadline(wake, seq, one));
+        };
         if self.durable.waits_for_operator(seq) {
             return self.meet_deadline(wake, seq, one);
         }
@@ -56,8 +58,14 @@ impl Lifecycle {
             // A dispatch has its own answer by then.
             Stage::Accepted if self.seen.dispatches.contains_key(&seq) => return None,
             Stage::Accepted => {
-                let error = "request timed out; it was accepted and waits for its turn".to_owned();
-                answer::failed(&self.options.instance, &received.reqid, &received.request, error)
+                let is_checked = self.seen.checking.as_ref().is_some_and(|checking| checking.of == seq);
+                let error = match is_checked {
+                    true => {
+                        "request timed out; whether its nodes can run is still being checked, and nothing was changed yet"
+                    }
+                    false => "request timed out; it was accepted and waits for its turn",
+                };
+                answer::failed(&self.options.instance, &received.reqid, &received.request, error.to_owned())
             }
         };
         Some(answer_at_deadline(received, response))

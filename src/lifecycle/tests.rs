@@ -224,6 +224,7 @@ fn options() -> Options {
         stop_timeout_writers_ms: 15_000,
         stage_wait_ms: 1_000,
         request_timeout_ms: 7_000,
+        preflight_ms: None,
         restart: RestartOptions::default(),
     }
 }

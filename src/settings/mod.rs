@@ -24,7 +24,7 @@ pub(crate) use per_role::PerRole;
 pub(crate) use users::RequestUsers;
 pub(crate) use value::{
     Address, ClusterBackend, Dialects, ExitCodes, Group, LogFormat, LogLevel, NodeProfile, NodeScripts,
-    OptionalAddress, OptionalPath, ProgramName, Ready, Secret, Setting, Size, Span, Strategy, UserName,
+    OptionalAddress, OptionalPath, ProgramName, Ready, Secret, Setting, Size, Span, Strategy, Switch, UserName,
 };
 
 use crate::api::ids::InstanceName;
@@ -537,6 +537,11 @@ settings! {
 
     /// Which nodes a new configuration replaces: all, as Zeek's own agent does, or those that would run differently.
     deploy_strategy: Strategy, "ZCA_DEPLOY_STRATEGY", "replace" => Strategy::Replace;
+
+    /// Before a change ends nodes that run, find out whether the new ones can: their scripts with `zeek -a`, interfaces, ports.
+    preflight: Switch, "ZCA_PREFLIGHT", "on" => Switch::On;
+    /// How long that may take in all.
+    preflight_timeout: Span, "ZCA_PREFLIGHT_TIMEOUT", "1min" => Span::seconds(60);
 
     /// How many crash bundles of a node are kept; 0 makes none.
     crash_keep: u32, "ZCA_CRASH_KEEP", "10" => 10;

@@ -460,6 +460,7 @@ macro_rules! choices {
 }
 
 choices! {
+    Switch = "on or off" { On = "on", Off = "off" }
     /// Which nodes a new configuration replaces.
     Strategy = "replace or changed" { Replace = "replace", Changed = "changed" }
     /// What nodes are prepared for.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
 use super::adopt::Known;
+use super::check::Checker;
 use super::crash::Keeper;
 use super::files::{self, STATUS};
 use super::job::{self, Job};
@@ -42,6 +43,11 @@ impl Handle {
     /// A job of this host. There must not be two with the same directory.
     pub(crate) fn job(&self, options: job::Options) -> Job {
         Job::new(Arc::clone(&self.shared.context), options)
+    }
+
+    /// Runs nodes' programs to have their scripts checked.
+    pub(crate) fn checker(&self) -> Checker {
+        Checker::new(Arc::clone(&self.shared.context))
     }
 
     /// The id of the current boot, as it is in every [`ProcessId`].

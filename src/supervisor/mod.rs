@@ -30,6 +30,7 @@
 mod adopt;
 mod aside;
 mod channel_dir;
+pub mod check;
 pub(crate) mod crash;
 mod fault;
 mod files;
@@ -42,7 +43,7 @@ mod notify;
 mod orders;
 pub(crate) mod output;
 mod ownership;
-mod ports;
+pub(crate) mod ports;
 pub(crate) mod probe;
 mod process;
 mod protocol;
@@ -256,6 +257,7 @@ pub fn hidden_mode(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode>
     match args.next()?.to_str()? {
         shim::NAME => Some(shim::main(args)),
         job::NAME => Some(job::main(args)),
+        check::NAME => Some(check::main()),
         _ => None,
     }
 }

@@ -208,6 +208,22 @@ pub fn node_env(node: &Node) -> BTreeMap<String, String> {
     env
 }
 
+/// The arguments with which a node's scripts are checked (`zeek -a`): no interface is opened, no port is bound, and the file
+/// that tells how far a running node is stays as it is.
+pub fn check_arguments(args: &[String]) -> Vec<String> {
+    let mut list = vec!["-a".to_owned()];
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        match arg.as_str() {
+            "-i" | "-U" => _ = rest.next(),
+            _ => list.push(arg.clone()),
+        }
+    }
+    // Zeek 8.0 binds the port of a node that is only checked.
+    list.push("Telemetry::metrics_port=0/unknown".to_owned());
+    list
+}
+
 /// The ports that `node` of these files' configuration binds, including its metrics port if Zeek finds one in the layout.
 pub fn ports(options: &Options, shared: &SharedFiles, node: &Node) -> Vec<u16> {
     let cluster = match &shared.endpoints {

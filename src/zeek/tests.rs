@@ -199,3 +199,12 @@ fn a_search_path_begins_with_the_working_directory() {
         assert_eq!(with_working_directory(path), expected);
     }
 }
+
+/// No interface is opened, no file of a running node is written, no port is bound.
+#[test]
+fn a_check_touches_nothing_of_the_node() {
+    let args = ["-i", "eth0", "-C", "-U", ".status", "local", "/site/a", "X::y=-i"].map(str::to_owned);
+    let check = check_arguments(&args);
+    assert_eq!(check, ["-a", "-C", "local", "/site/a", "X::y=-i", "Telemetry::metrics_port=0/unknown"]);
+    assert_eq!(check_arguments(&["-i".to_owned()]), ["-a", "Telemetry::metrics_port=0/unknown"]);
+}

@@ -52,6 +52,7 @@ mod place;
 mod place_kills;
 mod plan;
 mod power_loss;
+mod preflight;
 mod progress;
 #[path = "../common/random.rs"]
 #[allow(dead_code, reason = "shared by tests, of which each needs a part")]

@@ -16,6 +16,7 @@ use zeek_cluster_agent::api::audit::Row;
 use zeek_cluster_agent::api::configuration::Configuration;
 use zeek_cluster_agent::api::history::PastReport;
 use zeek_cluster_agent::api::plan::Plan;
+use zeek_cluster_agent::api::preflight::HostReport;
 use zeek_cluster_agent::api::report::StatusReport;
 use zeek_cluster_agent::api::stats::JournalStats;
 use zeek_cluster_agent::cli;
@@ -120,6 +121,13 @@ pub fn full_plan() -> Plan {
         "differences": [{"of": "x", "field": "x", "old": "x", "new": "x"}], "token": "x"}))
 }
 
+pub fn full_host_report() -> HostReport {
+    of(
+        json!({"errors": [], "report": {"problems": [{"nodes": ["x"], "text": "x\nx"}], "ran": 1, "cached": 1, "skipped": 1,
+        "cpu_ms": 1, "took_ms": 1}}),
+    )
+}
+
 pub fn full_past() -> PastReport {
     of(json!({"back": 1, "id": "x", "set_at": "x", "ready_at": "x", "ended_at": "x", "request": 1, "reqid": "x",
         "source": {"transport": "x", "peer": "x"}, "nodes": 1, "started": 1, "replaced": 1, "removed": 1}))
@@ -199,7 +207,7 @@ fn leaves(command: &clap::Command, above: &str, found: &mut BTreeSet<String>) {
 }
 
 /// Commands as a shell runs them, and whether they have to show something of what was said to them.
-const LINES: [(&str, bool); 76] = [
+const LINES: [(&str, bool); 78] = [
     ("request set-configuration good.json --reqid \"$EVIL\"", false),
     ("request set-configuration bad.ini", true),
     ("request set-configuration good.json --json", true),
@@ -263,6 +271,8 @@ const LINES: [(&str, bool); 76] = [
     ("config check bad.ini", true),
     ("config check bad.ini --json", true),
     ("config check node.cfg", true),
+    ("config check good.json --host", true),
+    ("config check good.json --host --json", true),
     ("config diff good.json", true),
     ("config diff @-1 @0", true),
     ("config history", true),

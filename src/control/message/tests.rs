@@ -8,6 +8,7 @@ use crate::api::figures::{Captured, Figures, NodeFigures, Usage};
 use crate::api::history::{Difference, PastReport};
 use crate::api::ids::ReqId;
 use crate::api::plan::{Action, NodePlan, Step, StepAction};
+use crate::api::preflight::{HostReport, PreflightProblem, PreflightReport};
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{
     ArchiveReport, ArchiveRun, ArchiveState, CompactReport, ControllerReport, JournalReport, NodeReport, PeerReport,
@@ -100,6 +101,7 @@ fn client_frames() -> Vec<ClientFrame> {
         },
         ClientFrame::JournalCompact { call: 15, force: true },
         ClientFrame::Plan { call: 14, config: configuration(), force: true },
+        ClientFrame::ConfigCheck { call: 26, config: configuration() },
         ClientFrame::ConfigHistory { call: 23 },
         ClientFrame::ConfigShow { call: 24, which: "@-1".into() },
         ClientFrame::Logs {
@@ -435,6 +437,20 @@ fn server_frames() -> Vec<ServerFrame> {
                 }],
                 token: Some("a-b-c".into()),
                 ..Plan::default()
+            },
+        },
+        ServerFrame::ConfigChecked {
+            call: 26,
+            report: HostReport {
+                errors: vec!["e".into()],
+                report: PreflightReport {
+                    problems: vec![PreflightProblem { nodes: vec!["w1".into()], text: "t".into() }],
+                    ran: 1,
+                    cached: 2,
+                    skipped: 3,
+                    cpu_ms: 4,
+                    took_ms: 5,
+                },
             },
         },
         ServerFrame::ConfigHistory { call: 23, configurations: vec![past_report()] },

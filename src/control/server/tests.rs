@@ -14,6 +14,7 @@ use crate::api::head::Anchor;
 use crate::api::history::{PastReport, Which};
 use crate::api::ids::{NodeName, ReqId, Seq};
 use crate::api::plan::Plan;
+use crate::api::preflight::HostReport;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{CompactReport, SettingReport, StatusReport, VerifyReport};
 use crate::api::stats::JournalStats;
@@ -112,6 +113,10 @@ impl ControlAgent for Fake {
 
     async fn plan(&self, config: Configuration, _force: bool) -> Result<Plan, String> {
         Ok(Plan { proposed: config.id, ..Plan::default() })
+    }
+
+    async fn check_host(&self, _config: Configuration) -> Result<HostReport, String> {
+        Ok(HostReport::default())
     }
 
     async fn config_history(&self) -> Result<Vec<PastReport>, String> {

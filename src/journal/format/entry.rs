@@ -18,6 +18,7 @@ use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Request, Response, Source};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId};
+use crate::api::preflight::PreflightReport;
 use crate::api::time::{BootTime, Timestamp};
 
 /// A value carried as MessagePack with field names inside bincode, so that its type may gain fields with defaults.
@@ -197,6 +198,20 @@ pub enum Entry {
         of: Seq,
         /// One more than the number of attempts that a crash ended.
         attempt: u32,
+    },
+    /// Before a change, it is looked at whether its nodes can run.
+    PreflightBegun {
+        /// The request's entry.
+        of: Seq,
+        /// The nodes that it would start.
+        nodes: Vec<NodeName>,
+    },
+    /// What came of that.
+    PreflightEnded {
+        /// The request's entry.
+        of: Seq,
+        /// Problems, if there are any; then the change is not made.
+        report: Packed<PreflightReport>,
     },
     /// Step 1 of a change is taken: it is answered once the targets meet the goal.
     RequestWaits {

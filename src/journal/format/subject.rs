@@ -34,6 +34,7 @@ enum Incoming {
 enum RequestStep {
     Begun { attempt: u32 },
     Waits,
+    Checked,
     AnsweredAtDeadline,
     Completed,
     SeenAgain,
@@ -62,6 +63,7 @@ impl Entry {
             }
             Self::RequestBegun { of, attempt } => earlier(of, RequestStep::Begun { attempt: *attempt }),
             Self::RequestWaits { of, .. } => earlier(of, RequestStep::Waits),
+            Self::PreflightBegun { of, .. } | Self::PreflightEnded { of, .. } => earlier(of, RequestStep::Checked),
             Self::DeadlineAnswered { of, .. } => earlier(of, RequestStep::AnsweredAtDeadline),
             Self::RequestCompleted { of, .. } => earlier(of, RequestStep::Completed),
             Self::DuplicateSeen { of, .. } => earlier(of, RequestStep::SeenAgain),
@@ -130,7 +132,8 @@ impl Entry {
             Subject::Earlier { of, step: RequestStep::Completed } => Some(UnfinishedChange::Completed { of }),
             Subject::Incoming { fate: Incoming::Answered | Incoming::Conflicted, .. }
             | Subject::Earlier {
-                step: RequestStep::Waits | RequestStep::AnsweredAtDeadline | RequestStep::SeenAgain,
+                step:
+                    RequestStep::Waits | RequestStep::Checked | RequestStep::AnsweredAtDeadline | RequestStep::SeenAgain,
                 ..
             }
             | Subject::Node(_)

@@ -9,6 +9,7 @@ use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port
 use crate::api::event::{DeployOptions, Dialect, Request, Response, Result as ApiResult, ResultData, Source};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
 use crate::api::launch::{ExitCause, LaunchSpec, ProcessId, Program, Readiness};
+use crate::api::preflight::{PreflightProblem, PreflightReport};
 use crate::api::status::{ManagementRole, NodeOutputs, NodeState, NodeStatus};
 use crate::api::time::{BootTime, Timestamp};
 use crate::journal::format::codec::{self, CHUNK, Encoded, Hash, Head};
@@ -227,7 +228,11 @@ fn entries() -> Vec<(&'static str, Entry)> {
                 Request::Deploy {
                     config: Configuration::default(),
                     force: false,
-                    how: Box::new(DeployOptions { back: Some(1), if_plan: Some("0a-1b-2c".to_owned()) }),
+                    how: Box::new(DeployOptions {
+                        back: Some(1),
+                        if_plan: Some("0a-1b-2c".to_owned()),
+                        ..DeployOptions::default()
+                    }),
                 },
             ),
         ),
@@ -304,6 +309,12 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ("desired_changed-keep", changed(ConfigChange::Keep)),
         ("desired_changed-set", changed(ConfigChange::Set(Packed(configuration(1))))),
         ("desired_changed-forget", changed(ConfigChange::Forget)),
+        ("preflight_begun", Entry::PreflightBegun { of: Seq(16), nodes: vec![name("worker-1"), name("worker-2")] }),
+        ("preflight_ended-passed", preflight_ended(Vec::new())),
+        (
+            "preflight_ended-failed",
+            preflight_ended(vec![PreflightProblem { nodes: vec!["worker-1".to_owned()], text: "no eth9".to_owned() }]),
+        ),
         ("configuration_kept", Entry::ConfigurationKept { set: Seq(12), record: Box::new(past_record()) }),
         ("launch_intended", Entry::LaunchIntended { node: name("worker-1"), incarnation: Incarnation(3), by: Seq(16) }),
         (
@@ -340,6 +351,11 @@ fn entries() -> Vec<(&'static str, Entry)> {
         ),
         ("node_retried", Entry::NodeRetried { node: name("worker-1") }),
     ]
+}
+
+fn preflight_ended(problems: Vec<PreflightProblem>) -> Entry {
+    let report = PreflightReport { problems, ran: 2, cached: 3, skipped: 1, cpu_ms: 400, took_ms: 700 };
+    Entry::PreflightEnded { of: Seq(16), report: Packed(report) }
 }
 
 fn past_record() -> PastRecord {

@@ -98,7 +98,7 @@ fn any<T>(one: Option<&T>, one_of: &[T], holds: impl Fn(&T) -> bool) -> bool {
 }
 
 /// The event of requests, and everything else that has a row.
-const EVENTS: [&str; 30] = [
+const EVENTS: [&str; 32] = [
     "set_configuration_request",
     "deploy_request",
     "agent_welcome_request",
@@ -121,6 +121,8 @@ const EVENTS: [&str; 30] = [
     "imported",
     "format_changed",
     "pruned",
+    "preflight_begun",
+    "preflight_ended",
     "desired_changed",
     "configuration_kept",
     "launch_intended",
@@ -169,6 +171,8 @@ pub(in crate::journal) fn event_name(entry: &Entry) -> &str {
         Entry::DeadlineAnswered { .. } => "deadline_answered",
         Entry::RequestCompleted { .. } => "request_completed",
         Entry::DuplicateSeen { .. } => "duplicate_seen",
+        Entry::PreflightBegun { .. } => "preflight_begun",
+        Entry::PreflightEnded { .. } => "preflight_ended",
         Entry::DesiredChanged { .. } => "desired_changed",
         Entry::ConfigurationKept { .. } => "configuration_kept",
         Entry::LaunchIntended { .. } => "launch_intended",

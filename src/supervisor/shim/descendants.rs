@@ -30,21 +30,21 @@ const ASKED: u32 = 1024;
 
 /// What [`reap`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reaped {
-    pub(super) count: u32,
+pub(in crate::supervisor) struct Reaped {
+    pub(in crate::supervisor) count: u32,
     /// Whether live children are left.
-    pub(super) has_more: bool,
+    pub(in crate::supervisor) has_more: bool,
 }
 
 /// Reaps children that have ended, except `node`, whose exit status is read elsewhere.
-pub(super) fn reap_others(node: Pid) {
+pub(in crate::supervisor) fn reap_others(node: Pid) {
     for child in children().into_iter().filter(|child| *child != node) {
         let _ = rustix::process::waitid(WaitId::Pid(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 }
 
 /// Reaps children that have ended. For use after the node itself was reaped.
-pub(super) fn reap() -> Reaped {
+pub(in crate::supervisor) fn reap() -> Reaped {
     let mut count = 0;
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
@@ -62,7 +62,7 @@ pub(super) fn reap() -> Reaped {
 
 /// Kills children, and processes that become children as a result, until none is left or nothing changes any more;
 /// returns whether none is left. For use after the node itself was reaped.
-pub(super) fn kill_all() -> bool {
+pub(in crate::supervisor) fn kill_all() -> bool {
     let end = Instant::now() + BURST;
     let mut idle = 0;
     while reap().has_more {
@@ -113,7 +113,7 @@ fn signal_tree(process: &Proven, signal: Signal, except: Option<Pid>, depth: u32
 }
 
 /// The live children, for a message.
-pub(super) fn survivors() -> Survivors {
+pub(in crate::supervisor) fn survivors() -> Survivors {
     let mut survivors = Survivors::default();
     for child in children() {
         if process::is_zombie(number(child)) {
@@ -137,7 +137,7 @@ fn children() -> Vec<Pid> {
 }
 
 /// The pids of a process's children, as they were a moment ago.
-fn children_of(pid: u32) -> Vec<u32> {
+pub(in crate::supervisor) fn children_of(pid: u32) -> Vec<u32> {
     match children_by_thread(pid) {
         Ok(children) => children,
         // A kernel without CONFIG_PROC_CHILDREN, or a process that is gone.

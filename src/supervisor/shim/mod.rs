@@ -25,7 +25,7 @@
 
 mod agent;
 mod clearing;
-mod descendants;
+pub(super) mod descendants;
 mod log;
 mod start;
 mod streams;

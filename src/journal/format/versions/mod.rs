@@ -41,6 +41,8 @@ pub(in crate::journal) mod kind {
     pub(in crate::journal) const REQUEST_WAITS: u8 = 0x16;
     pub(in crate::journal) const REQUEST_ANSWERED: u8 = 0x17;
     pub(in crate::journal) const DEADLINE_ANSWERED: u8 = 0x18;
+    pub(in crate::journal) const PREFLIGHT_BEGUN: u8 = 0x19;
+    pub(in crate::journal) const PREFLIGHT_ENDED: u8 = 0x1a;
     pub(in crate::journal) const DESIRED_CHANGED: u8 = 0x20;
     pub(in crate::journal) const CONFIGURATION_KEPT: u8 = 0x21;
     pub(in crate::journal) const LAUNCH_INTENDED: u8 = 0x30;

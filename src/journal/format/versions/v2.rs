@@ -130,6 +130,8 @@ entry_table! {
         REQUEST_BEGUN => RequestBegun(of, attempt);
         DUPLICATE_SEEN => DuplicateSeen(of, source);
         REQUEST_WAITS => RequestWaits(of, goal, targets);
+        PREFLIGHT_BEGUN => PreflightBegun(of, nodes);
+        PREFLIGHT_ENDED => PreflightEnded(of, report);
         DESIRED_CHANGED => DesiredChanged(by, config, nodes);
         CONFIGURATION_KEPT => ConfigurationKept(set, record);
         LAUNCH_INTENDED => LaunchIntended(node, incarnation, by);

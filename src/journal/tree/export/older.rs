@@ -139,7 +139,10 @@ impl ForRelease1 {
             return None;
         }
         match entry {
-            Entry::DeadlineAnswered { .. } | Entry::ConfigurationKept { .. } => None,
+            Entry::DeadlineAnswered { .. }
+            | Entry::ConfigurationKept { .. }
+            | Entry::PreflightBegun { .. }
+            | Entry::PreflightEnded { .. } => None,
             Entry::RequestWaits { of, goal, targets } => {
                 let goal = match goal {
                     Goal::Kept => Goal::Ready,

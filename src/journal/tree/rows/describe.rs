@@ -124,6 +124,19 @@ pub(super) fn describe(entry: Entry) -> Description {
             agent(json!({ "of": of, "attempt": attempt }), format!("attempt {attempt} at request {of}"))
         }
         Entry::RequestWaits { of, .. } => agent(json!({ "of": of }), format!("request {of} waits for its nodes")),
+        Entry::PreflightBegun { of, nodes } => Description {
+            detail: json!({ "of": of }),
+            summary: format!("request {of}: it is looked at whether {} nodes can run", nodes.len()),
+            named: nodes,
+            ..Description::default()
+        },
+        Entry::PreflightEnded { of, report } => {
+            let found = match report.0.problems.as_slice() {
+                [] => "nodes can run".to_owned(),
+                [first, ..] => format!("{}: {}", first.nodes.join(", "), first.text),
+            };
+            agent(json!({ "of": of, "report": report.0 }), format!("request {of}: {found}"))
+        }
         Entry::DeadlineAnswered { of, .. } => {
             agent(json!({ "of": of }), format!("request {of} was answered at its deadline"))
         }

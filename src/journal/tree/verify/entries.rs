@@ -37,7 +37,10 @@ impl<T: Table> Check<'_, T> {
             Entry::RequestCompleted { of, response, .. } => self.outcome(*seq, *at, *of, response),
             Entry::DeadlineAnswered { of, response } => self.deadline_answer(*seq, *at, *of, response),
             Entry::DuplicateSeen { of, .. } => self.duplicate(*seq, *at, *of),
-            Entry::RequestBegun { of, .. } | Entry::RequestWaits { of, .. } => self.earlier(*seq, *at, *of),
+            Entry::RequestBegun { of, .. }
+            | Entry::RequestWaits { of, .. }
+            | Entry::PreflightBegun { of, .. }
+            | Entry::PreflightEnded { of, .. } => self.earlier(*seq, *at, *of),
             Entry::Salvaged { recovered, missing, .. } => {
                 self.missing.extend(missing);
                 if !missing.is_empty() {
