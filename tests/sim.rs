@@ -554,6 +554,8 @@ impl World {
                 self.check_response(&response, None);
                 self.note_told(&response);
             }
+            // Without `with_alerts` nobody is told of anything.
+            Effect::Tell { .. } => panic!("told without being asked to"),
             Effect::Exit { .. } => {
                 let last = self
                     .entries()

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::alert::AlertKind;
 use crate::api::launch::ExitCause;
 use crate::api::report::{ArchiveReport, ArchiveRun, ArchiveState, chain};
 use crate::api::rights::User;
@@ -117,6 +118,8 @@ impl Archive {
         let job = supervisor.job(job::Options {
             directory: own.clone(),
             program: options.command.clone(),
+            setting: "archive_command",
+            clears_environment: false,
             beside: options.beside.clone(),
             args: vec!["-1".into(), queue.clone().into(), options.directory.clone().into()],
             user: user.clone(),
@@ -305,7 +308,7 @@ impl Archive {
         match (trouble(last, &self.queue), is_news) {
             (Some(message), true) => {
                 // Closed: the agent is shutting down, and the next one's `status` shows it.
-                let _ = self.inputs.send(Input::Trouble { message }).await;
+                let _ = self.inputs.send(Input::Trouble { kind: AlertKind::ArchiveFailed, message }).await;
             }
             (Some(message), false) => tracing::warn!("{message}"),
             (None, true) => tracing::info!("logs are archived again: {}", took(last)),

@@ -108,6 +108,8 @@ pub(super) struct Driver {
     space_checked: Option<Instant>,
     /// Nothing at all may be written.
     starved: bool,
+    /// Why requests are refused or were until now, and whether that was journaled.
+    full: Option<(String, bool)>,
     /// When to retry the disk after a failed commit.
     attempts: Attempts,
     /// The agent was told to end: queued requests are refused, and only the end itself is still journaled.
@@ -174,6 +176,7 @@ impl Driver {
             refusing,
             space_checked: None,
             starved: false,
+            full: None,
             attempts: Attempts::default(),
             ending: false,
             gathered: 0,
@@ -525,6 +528,7 @@ fn step_name(entry: &Entry) -> Option<&'static str> {
         Entry::NodeExited { .. } => Some("exit"),
         Entry::DeadlineAnswered { .. } => Some("deadline"),
         Entry::RequestCompleted { .. } | Entry::RequestAnswered { .. } => Some("outcome"),
+        Entry::EventTold { .. } => Some("told"),
         Entry::AgentStarted { .. }
         | Entry::AgentStopped { .. }
         | Entry::AgentSettled
@@ -534,6 +538,7 @@ fn step_name(entry: &Entry) -> Option<&'static str> {
         | Entry::Imported { .. }
         | Entry::FormatChanged { .. }
         | Entry::Pruned { .. }
+        | Entry::TroubleSeen { .. }
         | Entry::RequestConflicted { .. }
         | Entry::InputRejected { .. }
         | Entry::RequestWaits { .. }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api::event::{Dialect, Notification, Response, Route};
 use crate::api::head::Head;
@@ -20,6 +20,7 @@ use crate::supervisor;
 use crate::websocket;
 
 use super::copied::OpensBroker;
+use super::hook::Told;
 use super::place::Place;
 use super::preflight::Preflights;
 
@@ -60,6 +61,8 @@ pub(super) struct Performer {
     /// Asks nodes through their directories.
     pub questions: channel::Handle,
     pub exit: watch::Sender<Option<String>>,
+    /// Runs `event_command`, if there is one.
+    pub hook: Option<mpsc::Sender<Told>>,
     /// How many requests were refused, by any component.
     pub refused: Arc<AtomicU64>,
     pub place: Mutex<Place>,
@@ -153,11 +156,22 @@ impl Performer {
                 crash_point!("after_state_adopted");
                 Some(Input::StateAdopted { of, outcome })
             }
+            Effect::Tell { alert, lost } => {
+                self.tell(Told { alert: *alert, lost });
+                None
+            }
             Effect::Exit { reason } => {
                 tracing::info!("the agent ends: {reason}");
                 self.exit.send_replace(Some(reason));
                 None
             }
+        }
+    }
+
+    /// There is one at a time, and room for one: full or closed, the agent is shutting down.
+    fn tell(&self, told: Told) {
+        if let Some(Err(error)) = self.hook.as_ref().map(|hook| hook.try_send(told)) {
+            tracing::debug!(%error, "an alert was not told");
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::alert::AlertKind;
 use crate::api::report::{KeepingReport, chain};
 use crate::lifecycle::Input;
 use crate::tasks::blocking;
@@ -116,7 +117,7 @@ impl Keeping {
 
     async fn tell(&self, message: String) {
         // Closed: the agent is shutting down, and the next one looks again.
-        let _ = self.inputs.send(Input::Trouble { message }).await;
+        let _ = self.inputs.send(Input::Trouble { kind: AlertKind::ArchiveFailed, message }).await;
     }
 }
 

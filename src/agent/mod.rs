@@ -14,6 +14,7 @@ mod expiry;
 mod figures;
 mod hangs;
 mod history;
+mod hook;
 mod keeping;
 mod manager;
 mod place;
@@ -48,6 +49,7 @@ use start::start;
 pub use archive::Options as ArchiveOptions;
 pub use error::Error;
 pub use expiry::Limits as ArchiveLimits;
+pub use hook::Options as EventOptions;
 pub use manager::{Announcement, Manager};
 
 #[derive(Debug, Clone)]
@@ -61,7 +63,9 @@ pub struct Options {
     pub archive: Option<archive::Options>,
     /// Where archived logs are, whoever archives them.
     pub archive_dir: PathBuf,
-    /// What is kept of them.
+    /// What is run for what an operator wants to be told of, if anything.
+    pub events: Option<hook::Options>,
+    /// What is kept of archived logs.
     pub archive_limits: expiry::Limits,
     pub supervisor: supervisor::Options,
     pub control: control::Options,

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::archive::Archive;
 use super::error::gone;
 use super::hangs::{Watched, hang};
+use super::hook::Hook;
 use super::keeping::Keeping;
 use super::retention::Retention;
 use super::service::{About, AgentService};
@@ -49,10 +50,12 @@ impl Started {
         let broker_open = self.broker_open.clone();
         let (orders, queued) = mpsc::channel(ORDERS);
         let (archive, keeping) = self.look_after_logs(options);
+        let hook_failing = self.start_hook(options);
         let impatient = self.report_to_manager(options);
         let service = Arc::new(AgentService {
             archive,
             keeping,
+            hook_failing,
             inputs: self.senders.inputs.clone(),
             questions: self.senders.questions.clone(),
             peers: self.senders.peers.clone(),
@@ -117,6 +120,17 @@ impl Started {
             tokio::try_join!(control, websocket, broker, metrics).map(|((), (), (), ())| ())
         });
         self.drive(serving, stop)
+    }
+
+    /// Starts what runs `event_command`, if there is one; gives how its last run failed.
+    fn start_hook(&mut self, options: &Options) -> Option<watch::Receiver<Option<String>>> {
+        self.alerts.take().zip(options.events.as_ref()).map(|(alerts, events)| {
+            let name = options.lifecycle.instance.to_string();
+            let inputs = self.senders.inputs.clone();
+            let (hook, failing) = Hook::new(events, &options.state_dir, name, &self.supervisor, inputs, alerts);
+            self.tasks.spawn("event_command", OnExit::FatalByPanic, |token| hook.run(token));
+            failing
+        })
     }
 
     /// Starts the archival and the expiry of logs, as far as they are wanted.

@@ -19,8 +19,8 @@ use crate::api::plan::Plan;
 use crate::api::preflight::HostReport;
 use crate::api::prune::{PruneOrder, PruneReport};
 use crate::api::report::{
-    ArchiveReport, CompactReport, JournalReport, KeepingReport, PeerReport, SettingReport, StatusReport, VerifyReport,
-    WaitingRequest, chain,
+    ArchiveReport, CompactReport, EventsReport, JournalReport, KeepingReport, PeerReport, SettingReport, StatusReport,
+    VerifyReport, WaitingRequest, chain,
 };
 use crate::api::stats::JournalStats;
 use crate::api::time::{Now, Timestamp};
@@ -50,6 +50,8 @@ pub(super) struct AgentService {
     pub archive: Option<watch::Receiver<ArchiveReport>>,
     /// What becomes of logs beside that.
     pub keeping: Option<watch::Receiver<KeepingReport>>,
+    /// How the last run of `event_command` failed, if it did; `None`: there is no such command.
+    pub hook_failing: Option<watch::Receiver<Option<String>>>,
     pub inputs: mpsc::Sender<Input>,
     pub questions: mpsc::Sender<Question>,
     pub peers: watch::Sender<Peers>,
@@ -127,6 +129,10 @@ impl AgentService {
         };
         StatusReport {
             archive: self.archive.as_ref().map(|archive| archive.borrow().clone()),
+            events: self.hook_failing.as_ref().map(|failing| EventsReport {
+                failing: failing.borrow().clone(),
+                ..report.as_ref().and_then(|report| report.events.clone()).unwrap_or_default()
+            }),
             keeping: self.keeping.as_ref().map(|keeping| keeping.borrow().clone()),
             listen,
             listen_when_adopted,
@@ -374,8 +380,10 @@ fn status(
     now: Now,
 ) -> StatusReport {
     let stats = journal.stats();
+    let (waiting, lost) = core.waiting_alerts();
     StatusReport {
         serving: core.is_serving(),
+        events: Some(EventsReport { waiting: waiting as u64, lost, failing: None }),
         hold: core.copied().or(core.hold()).map(str::to_owned),
         is_copy: core.copied().is_some(),
         configuration: core.configuration_id().map(str::to_owned),

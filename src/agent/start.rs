@@ -12,6 +12,7 @@ use super::copied::BrokerOpen;
 use super::driver::{self, Driver, Inbox, Refusing};
 use super::effects::{OWN_CONNECTION, Performer, Topics};
 use super::hangs::{Watched, hang};
+use super::hook::Told;
 use super::place::Place;
 use super::preflight::{self, Preflights};
 use super::state_dir::{lock_directory, make_state_dir};
@@ -66,6 +67,8 @@ pub(super) struct Started {
     /// Shown by `status` in addition to the options' warnings.
     pub warnings: Vec<String>,
     pub tally: Tally,
+    /// What `event_command` is to be told.
+    pub alerts: Option<mpsc::Receiver<Told>>,
     pub lock: lock::StateLock,
 }
 
@@ -127,10 +130,7 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
     let tasks = Tasks::new(tokio::runtime::Handle::current());
     let (events_tx, events) = mpsc::channel(EVENTS);
     let gate = Gate::new(options.asking.clone());
-    let warnings = match options.broker.is_some() || options.websocket.is_some() {
-        true => blocking("asking the kernel about a connection", identify::works).await?.and_then(unasked),
-        false => None,
-    };
+    let warnings = ask_the_kernel(options).await?;
     let (mut transports, supervisor) = bind(options, own.is_none(), &place, &gate, (events_tx, &tasks))?;
     let Found { place, copied, findings } = find_nodes(&supervisor, &recovered, place).await?;
     let is_copy = copied.is_some();
@@ -145,12 +145,14 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
 
     let (exit_tx, exit) = watch::channel(None);
     let (replies, replied) = mpsc::channel(REPLIES);
+    let (hook, alerts) = alerts(options, own.is_none() && !is_copy);
     let (own_request, own_answer) = own.unzip();
     let admission = Admission::default();
     let topics = Topics::of(&options.lifecycle.instance);
     let (checked, results) = mpsc::channel(REPLIES);
     let preflights = Preflights::new(&supervisor, tasks.clone(), checked, options.node_address);
     let performer = Performer {
+        hook,
         preflights: preflights.clone(),
         topics: topics.clone(),
         control: transports.server.as_ref().map(|(_, handle)| handle.clone()),
@@ -167,7 +169,7 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
     let (reader, compactor) = (journal.reader(), journal.compactor());
     let (commits_tx, commits) = watch::channel(0);
     let committing = journal.progress();
-    let core = Lifecycle::new(options.lifecycle.clone(), recovered);
+    let core = Lifecycle::new(options.lifecycle.clone(), recovered).with_alerts(alerts.is_some());
     let tally = Tally::resume(&core);
     let room = (admission.budget.clone(), admission.shares.clone());
     let driver = Driver::new(core, journal, performer, admission.refusing.clone(), commits_tx, room, tally.clone());
@@ -200,6 +202,7 @@ pub(super) async fn start(options: &Options, own: Option<OwnRequest>) -> Result<
         broker_open,
         warnings: warnings.into_iter().collect(),
         tally,
+        alerts,
         lock,
     })
 }
@@ -216,6 +219,20 @@ async fn pass_on(mut replied: mpsc::Receiver<Reply>, inputs: mpsc::Sender<Input>
             return;
         }
     }
+}
+
+/// The warning if peers over Broker or WebSocket cannot be identified.
+async fn ask_the_kernel(options: &Options) -> Result<Option<String>, Error> {
+    match options.broker.is_some() || options.websocket.is_some() {
+        true => Ok(blocking("asking the kernel about a connection", identify::works).await?.and_then(unasked)),
+        false => Ok(None),
+    }
+}
+
+/// The way from the core to `event_command`. An agent that only stops its nodes tells nothing, and a copy must not speak for
+/// its original.
+fn alerts(options: &Options, tells: bool) -> (Option<mpsc::Sender<Told>>, Option<mpsc::Receiver<Told>>) {
+    (tells && options.events.is_some()).then(|| mpsc::channel(1)).unzip()
 }
 
 /// The state directory, locked, with its journal.

@@ -86,6 +86,8 @@ impl State {
             | Entry::Imported { .. }
             | Entry::FormatChanged { .. }
             | Entry::Pruned { .. }
+            | Entry::TroubleSeen { .. }
+            | Entry::EventTold { .. }
             | Entry::RequestBegun { .. }
             | Entry::RequestWaits { .. }
             | Entry::PreflightBegun { .. }

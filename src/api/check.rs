@@ -36,6 +36,9 @@ impl StatusReport {
         if let Some(failing) = self.archive.as_ref().and_then(|archive| archive.failing.as_ref()) {
             reasons.push(format!("logs are not archived: {failing}"));
         }
+        if let Some(failing) = self.events.as_ref().and_then(|events| events.failing.as_ref()) {
+            reasons.push(format!("event_command fails: {failing}"));
+        }
         if let Some(keeping) = &self.keeping {
             reasons.extend(keeping.problem.clone());
             reasons.extend(

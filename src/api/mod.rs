@@ -3,6 +3,7 @@
 //! Pure data with checks on construction. Both dialects of Zeek's agent API map onto these types; so do the command
 //! line and the journal. Nothing here knows a socket, a clock or a file.
 
+pub mod alert;
 pub mod audit;
 pub mod check;
 pub mod configuration;

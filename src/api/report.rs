@@ -60,6 +60,9 @@ pub struct StatusReport {
     /// What becomes of logs beside that; absent where there is nothing to look after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeping: Option<KeepingReport>,
+    /// How `event_command` does, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<EventsReport>,
     /// What an operator should mend, one line each.
     pub warnings: Vec<String>,
 }
@@ -95,6 +98,18 @@ pub struct ArchiveReport {
     /// The last run, or the one that lasts.
     pub last: Option<ArchiveRun>,
     /// How the last finished run failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
+}
+
+/// How `event_command` does.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsReport {
+    /// What waits to be told, the one that is being told included.
+    pub waiting: u64,
+    /// What was not kept because too much waited, since the last that was told.
+    pub lost: u64,
+    /// How the last run failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<String>,
 }

@@ -41,6 +41,9 @@ pub struct JournalStats {
     pub sources: BTreeMap<String, u64>,
     /// What happened to nodes and to the agent, by the entry's name.
     pub events: BTreeMap<String, u64>,
+    /// What became of each node, by its name; of the first 10,000 names if there were more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<String, NodeStats>,
     /// What the journal's directory takes up.
     pub bytes_on_disk: u64,
     /// Keys and values alone; `None` if damage keeps them from being walked.
@@ -71,4 +74,15 @@ pub struct Latency {
     pub p99_ms: f64,
     /// The longest that any took.
     pub max_ms: f64,
+}
+
+/// What became of one node, as far as the journal goes back.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct NodeStats {
+    /// Processes that were started for it.
+    pub starts: u64,
+    /// Ends that nobody asked for, by their cause: `signal 9`, `exit code 1`, `not started`.
+    pub crashes: BTreeMap<String, u64>,
+    /// How long it was wanted and not RUNNING, in milliseconds: starting, crashed, given up, or its host was down.
+    pub not_running_ms: u64,
 }

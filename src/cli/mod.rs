@@ -11,6 +11,7 @@ mod config;
 mod connect;
 mod crash;
 mod demo;
+mod events;
 mod examples;
 mod flags;
 mod here;

@@ -11,7 +11,7 @@ use super::flags::Run;
 use super::name_service::NameService;
 use super::outcome::{Exit, Failure};
 use super::settings as shown;
-use super::{Context, asking, broker, host, metrics, zeek};
+use super::{Context, asking, broker, events, host, metrics, zeek};
 use crate::agent::{self, Announcement, Manager};
 use crate::api::event::Response;
 use crate::api::ids::ReqId;
@@ -65,6 +65,7 @@ pub fn run(context: &Context, flags: Run) -> Result<ExitCode, Failure> {
     }
     options.warnings = warnings;
     options.archive = archive(&settings);
+    options.events = events::options(&settings, context.surroundings.is_root, &names, options.node_user.as_ref())?;
     options.archive_limits = agent::ArchiveLimits {
         age: (settings.archive_keep_time.ms > 0).then(|| settings.archive_keep_time.duration()),
         bytes: Some(settings.archive_keep_size.bytes).filter(|bytes| *bytes > 0),
@@ -268,6 +269,7 @@ fn options(settings: &Settings, lock_wait: Duration, names: &NameService) -> Res
         archive: None,
         archive_dir: settings.archive_dir.value.clone(),
         archive_limits: agent::ArchiveLimits::default(),
+        events: None,
         supervisor: supervisor::Options {
             node_dir: settings.node_dir.value.clone(),
             crash: crash::Options {

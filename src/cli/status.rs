@@ -11,7 +11,7 @@ use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table, plain, size, span, state_cell};
 use super::{Context, print_json, top};
 use crate::api::figures::{Captured, NodeFigures, Usage};
-use crate::api::report::{ArchiveReport, ArchiveState, KeepingReport, NodeReport, PeerReport, StatusReport};
+use crate::api::report::{ArchiveReport, ArchiveState, EventsReport, NodeReport, PeerReport, StatusReport};
 use crate::api::status::NodeState;
 use crate::control::client::{Client, Deadline};
 use crate::terminal::{self, to_stderr};
@@ -180,7 +180,7 @@ fn print_report(out: &mut impl Write, screen: &Screen, report: &StatusReport) ->
     if let Some(archive) = &report.archive {
         line("archival", archival(screen, archive))?;
     }
-    for (label, text) in report.keeping.iter().flat_map(|keeping| kept(screen, keeping)) {
+    for (label, text) in kept_and_told(screen, report) {
         line(label, text)?;
     }
     for warning in &report.warnings {
@@ -242,20 +242,30 @@ fn archival(screen: &Screen, archive: &ArchiveReport) -> String {
     }
 }
 
-/// What becomes of logs beside their archival, as lines of the page.
-fn kept(screen: &Screen, keeping: &KeepingReport) -> Vec<(&'static str, String)> {
+/// What becomes of logs beside their archival, and how `event_command` does, as lines of the page.
+fn kept_and_told(screen: &Screen, report: &StatusReport) -> Vec<(&'static str, String)> {
     let mut lines = Vec::new();
-    if keeping.removed_files > 0 {
-        let text = format!("{} files removed, {}", keeping.removed_files, size(keeping.removed_bytes));
-        lines.push(("log expiry", text));
+    if let Some(keeping) = &report.keeping {
+        if keeping.removed_files > 0 {
+            let text = format!("{} files removed, {}", keeping.removed_files, size(keeping.removed_bytes));
+            lines.push(("log expiry", text));
+        }
+        if let Some(problem) = &keeping.problem {
+            lines.push(("log expiry", screen.paint("31", &plain(problem))));
+        }
+        if let Some(queue) = &keeping.unarchived {
+            let queue = plain(queue);
+            let told = format!("rotated logs have waited in {queue} for more than a day, and nobody archives them");
+            lines.push(("log queue", screen.paint("33", &told)));
+        }
     }
-    if let Some(problem) = &keeping.problem {
-        lines.push(("log expiry", screen.paint("31", &plain(problem))));
-    }
-    if let Some(queue) = &keeping.unarchived {
-        let told =
-            format!("rotated logs have waited in {} for more than a day, and nobody archives them", plain(queue));
-        lines.push(("log queue", screen.paint("33", &told)));
+    if let Some(EventsReport { waiting, lost, failing }) = &report.events {
+        let lost = if *lost > 0 { format!(", {lost} more had no place") } else { String::new() };
+        let told = match failing {
+            Some(failing) => screen.paint("31", &format!("failed: {}; {waiting} wait{lost}", plain(failing))),
+            None => format!("{waiting} wait{lost}"),
+        };
+        lines.push(("event command", told));
     }
     lines
 }
@@ -422,6 +432,7 @@ mod tests {
             }],
             archive: None,
             keeping: None,
+            events: None,
             warnings: vec!["nodes run as root\x1b[2J".into()],
         };
         let screen = Screen::of_tests();

@@ -209,6 +209,10 @@ pub(super) enum Note {
     HelloSent,
     HeadTold,
     Settled,
+    /// This alert is being told; `None`: none is any more.
+    Telling {
+        id: Option<Seq>,
+    },
     /// Nodes are started one after the other, with pauses.
     SpreadingStarts,
     /// One node was started.

@@ -49,6 +49,8 @@ pub struct Durable {
     by_reqid: BTreeMap<ReqId, Seq>,
     dirty: Dirty,
     changed: Changed,
+    /// Entries that an operator wants to be told of are collected.
+    pub(super) collects_alerts: bool,
 }
 
 /// Nodes with the incarnation that each has to reach.
@@ -163,6 +165,7 @@ impl Durable {
                 self.changed.requests.extend(self.unfinished.keys().copied());
             }
             Entry::HoldEnded { .. } => self.change_hold(None),
+            Entry::EventTold { .. } | Entry::TroubleSeen { .. } => {}
             Entry::Imported { .. } => self.past.end(numbered.at),
             Entry::ConfigurationKept { set, record } => self.past.keep(*set, record.as_ref().clone(), numbered.seq),
             Entry::Salvaged { .. } | Entry::FormatChanged { .. } | Entry::Pruned { .. } => {}
@@ -261,7 +264,7 @@ impl Durable {
         }
     }
 
-    fn change_agent(&mut self, change: impl FnOnce(&mut AgentRecord)) {
+    pub(super) fn change_agent(&mut self, change: impl FnOnce(&mut AgentRecord)) {
         change(&mut self.agent);
         self.dirty.agent = true;
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::api::alert::Alert;
 use crate::api::event::{Dialect, Notification, Response, Route};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::Channel;
@@ -99,6 +100,13 @@ pub enum Effect {
         of: Seq,
         /// Nodes whose recorded processes belong to the original directory.
         nodes: Vec<NodeName>,
+    },
+    /// Run `event_command` for this, and report its end with [`Input::Told`](super::Input::Told).
+    Tell {
+        /// What to tell.
+        alert: Box<Alert>,
+        /// How many others had no place since the last that was told.
+        lost: u64,
     },
     /// End the agent.
     Exit {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::api::alert::AlertKind;
 use crate::api::event::{Dialect, Incoming, Route, Source};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::preflight::PreflightReport;
@@ -120,8 +121,19 @@ pub enum Input {
     Prune(Removal),
     /// A problem that concerns neither a request nor a node, and that the controller should know.
     Trouble {
+        /// What kind of problem.
+        kind: AlertKind,
         /// What is wrong, and what to do.
         message: String,
+    },
+    /// `event_command` has ended, in one way or another.
+    Told {
+        /// The alert that it was told.
+        id: Seq,
+        /// How many others were counted in that.
+        lost: u64,
+        /// How it ended: `exit code 0`, or why it failed.
+        outcome: String,
     },
     /// Time has passed.
     Tick,

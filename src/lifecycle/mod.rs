@@ -16,6 +16,7 @@
 //! Left to others: which transport a response takes, how a node is started, how a commit is made.
 
 mod agenda;
+mod alerts;
 mod answer;
 mod backoff;
 mod change;
@@ -272,6 +273,7 @@ impl Lifecycle {
             | Input::Prune(_)
             | Input::Trouble { .. }
             | Input::PreflightEnded { .. }
+            | Input::Told { .. }
             | Input::Tick
             | Input::Stop { .. } => {}
             // It may check in before its start is known here; the consequences wait for that.
@@ -304,7 +306,8 @@ impl Lifecycle {
             Input::Stop { reason } => vec![self.stop(reason)],
             Input::Prune(removal) => vec![self.prune(removal)],
             Input::PreflightEnded { of, report } => vec![self.preflight_ended(now, *of, report)],
-            Input::Trouble { message } => vec![self.notify_trouble(message)],
+            Input::Trouble { kind, message } => vec![self.trouble(*kind, message)],
+            Input::Told { id, lost, outcome } => vec![self.alert_told(*id, *lost, outcome)],
             Input::Adopted
             | Input::Delivered { .. }
             | Input::Disconnected { .. }
@@ -323,6 +326,9 @@ impl Lifecycle {
             return None;
         }
         if let Some(decision) = self.advance_requests(now).or_else(|| self.advance_nodes(now)) {
+            return Some(decision);
+        }
+        if let Some(decision) = self.advance_alerts() {
             return Some(decision);
         }
         let wake = Wake::new(now.boot);
@@ -358,6 +364,7 @@ impl Lifecycle {
         let mut numbered = Vec::with_capacity(entries.len());
         for entry in entries {
             let one = Numbered { seq: self.durable.last.next(), at: now.wall, entry };
+            self.durable.collect_alert(&one);
             self.durable.apply(&one);
             if let Entry::NodeReady { node, .. } = &one.entry {
                 self.seen.node(node).awaited = None;
@@ -503,6 +510,7 @@ impl Lifecycle {
             Note::HelloSent => self.seen.last_hello = Some(now.boot),
             Note::HeadTold => self.seen.head_told = Some(now.boot),
             Note::Settled => self.seen.settled = true,
+            Note::Telling { id } => self.seen.telling = id,
             Note::SpreadingStarts => self.seen.spreading_starts = true,
             Note::SpreadStart => self.seen.last_start = Some(now.boot),
         }

@@ -70,6 +70,8 @@ pub(super) struct Seen {
     pub spreading_starts: bool,
     /// When the last of these starts began.
     pub last_start: Option<BootTime>,
+    /// The alert that is being told.
+    pub telling: Option<Seq>,
 }
 
 /// What is known of each node's process. Nodes whose facts change are noted.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod alerts;
 mod channel;
 mod copy;
 mod costs;

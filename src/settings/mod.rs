@@ -286,6 +286,7 @@ impl Settings {
             (&self.commit_timeout, "commit_timeout"),
             (&self.journal_open_timeout, "journal_open_timeout"),
             (&self.ready_timeout, "ready_timeout"),
+            (&self.event_timeout, "event_timeout"),
             (&self.restart_window, "restart_window"),
             (&self.backoff_min, "backoff_min"),
         ] {
@@ -560,6 +561,13 @@ settings! {
     archive_keep_time: Span, "ZCA_ARCHIVE_KEEP_TIME", "0" => Span::seconds(0);
     /// When archived logs take up more space than this, the oldest are removed; 0 is without a limit.
     archive_keep_size: Size, "ZCA_ARCHIVE_KEEP_SIZE", "0" => Size::mib(0);
+
+    /// What to run for what an operator wants to be told of: program and arguments. It gets one JSON object on its standard input.
+    event_command: Vec<String>, "ZCA_EVENT_COMMAND", "[]" => Vec::new();
+    /// Whom event_command runs as when the agent is root. Root only if that is named here.
+    event_user: UserName, "ZCA_EVENT_USER", "as root `node_user`" => UserName(None);
+    /// A run of event_command that takes longer is ended: SIGTERM, after 3 s SIGKILL.
+    event_timeout: Span, "ZCA_EVENT_TIMEOUT", "30s" => Span::seconds(30);
 
     /// More exits than this within restart_window make a node FAILED.
     max_restarts: u32, "ZCA_MAX_RESTARTS", "10" => 10;

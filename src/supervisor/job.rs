@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -21,7 +21,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
@@ -54,10 +54,14 @@ pub struct Options {
     pub directory: PathBuf,
     /// A path, or a name to search for beside another program and in PATH.
     pub program: String,
+    /// The setting that names it, for messages.
+    pub setting: &'static str,
     pub beside: Option<String>,
     pub args: Vec<OsString>,
     /// The user to run as, if not the agent's.
     pub user: Option<User>,
+    /// It gets PATH alone, instead of the agent's environment.
+    pub clears_environment: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +86,9 @@ struct Order {
     umask: Option<u32>,
     #[serde(default)]
     open_files: Option<OpenFiles>,
+    /// Its standard output is what the program is to read from its standard input.
+    #[serde(default)]
+    has_input: bool,
 }
 
 impl Job {
@@ -96,8 +103,16 @@ impl Job {
 
     /// Starts a run. Blocks; must be called within a runtime.
     pub fn start(&self) -> Start {
+        self.start_with(None)
+    }
+
+    /// The same, with this on its standard input: which has to fit into memory.
+    pub fn start_with(&self, input: Option<&[u8]>) -> Start {
         let impossible = |error: io::Error| Start::Impossible(error.to_string());
-        let env = environment(&self.context.options.environment, &BTreeMap::new());
+        let mut env = environment(&self.context.options.environment, &BTreeMap::new());
+        if self.options.clears_environment {
+            env.retain(|name, _| name == "PATH");
+        }
         let program = match self.find(env.get(OsStr::new("PATH"))) {
             Ok(program) => program,
             Err(reason) => return Start::Impossible(reason),
@@ -111,10 +126,15 @@ impl Job {
             rights: Rights { user: self.options.user.clone(), ..Rights::default() },
             umask: self.context.options.umask,
             open_files: self.context.options.open_files,
+            has_input: input.is_some(),
         };
         let order = match serde_json::to_string(&order) {
             Ok(order) => order,
             Err(error) => return impossible(error.into()),
+        };
+        let stdout = match input.map(filled_file).transpose() {
+            Ok(file) => file.map_or_else(Stdio::null, Stdio::from),
+            Err(error) => return impossible(error),
         };
         let mut command = std::process::Command::new(format!("/proc/self/fd/{}", self.context.executable.as_raw_fd()));
         command
@@ -127,7 +147,7 @@ impl Job {
             // Until it has changed to its user: see process::Run.
             .current_dir(&self.options.directory)
             .stdin(Stdio::from(OwnedFd::from(lock)))
-            .stdout(Stdio::null())
+            .stdout(stdout)
             .stderr(Stdio::piped());
         match tokio::process::Command::from(command).kill_on_drop(false).spawn() {
             Ok(mut child) => Start::Begun(Box::new(Run { stderr: child.stderr.take(), child, said: Vec::new() })),
@@ -193,7 +213,7 @@ impl Job {
                 return Ok(found);
             }
         }
-        find_program("archive_command", program, path).map_err(String::from)
+        find_program(self.options.setting, program, path).map_err(String::from)
     }
 
     /// Opened for reading: it is passed to another user's process.
@@ -212,6 +232,14 @@ impl Job {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// A file without a name that has these bytes in it. A pipe might not have room for all of them.
+fn filled_file(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("input", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// A run that this agent started. It continues when this is dropped.
@@ -286,7 +314,12 @@ fn become_program(mut args: impl Iterator<Item = OsString>) -> Result<std::conve
     sys::close_all_but(&[lock.as_fd()]).map_err(|error| format!("cannot set up its descriptors: {error}"))?;
     {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(descriptors)?;
-        rustix::stdio::dup2_stdin(&null).map_err(descriptors)?;
+        if order.has_input {
+            rustix::stdio::dup2_stdin(io::stdout()).map_err(descriptors)?;
+            rustix::stdio::dup2_stdout(&null).map_err(descriptors)?;
+        } else {
+            rustix::stdio::dup2_stdin(&null).map_err(descriptors)?;
+        }
     }
     // A group of its own: Ctrl-C at the agent's terminal is for the agent.
     let _ = rustix::process::setsid();

@@ -27,6 +27,7 @@ mod damage;
 mod documents;
 mod dump;
 mod errors;
+mod events;
 mod expiry;
 mod export;
 mod failures;

@@ -36,6 +36,9 @@ fn the_journal_is_told_in_figures() {
     assert_eq!(live["sources"], json!({"control": 5}), "{live:#}");
     assert_eq!((&live["duplicates"], &live["replays"], &live["unfinished"]), (&json!(2), &json!(1), &json!(0)));
     assert_eq!(live["events"]["agent_started"], json!(2), "{live:#}");
+    assert_eq!(live["nodes"]["w1"]["starts"], json!(1), "{live:#}");
+    assert_eq!(live["nodes"]["w1"]["crashes"], json!({}), "{live:#}");
+    assert!(live["nodes"]["w1"]["not_running_ms"].as_u64().unwrap() >= 990, "{live:#}");
     assert_eq!((&live["malformed"], &live["unreadable"]), (&json!(0), &json!(0)));
     let slowest = live["requests"]["set_configuration_request"]["latency"]["max_ms"].as_f64().unwrap();
     assert!(slowest >= 1000.0 * 0.99, "{live:#}");

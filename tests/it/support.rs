@@ -70,7 +70,6 @@ impl Host {
     }
 
     /// Without that setting again.
-    #[cfg(feature = "crash-points")]
     pub fn unset(&mut self, variable: &str) -> &mut Self {
         self.settings.remove(variable);
         self

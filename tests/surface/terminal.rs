@@ -18,7 +18,7 @@ use zeek_cluster_agent::api::history::PastReport;
 use zeek_cluster_agent::api::plan::Plan;
 use zeek_cluster_agent::api::preflight::HostReport;
 use zeek_cluster_agent::api::report::StatusReport;
-use zeek_cluster_agent::api::stats::JournalStats;
+use zeek_cluster_agent::api::stats::{JournalStats, NodeStats};
 use zeek_cluster_agent::cli;
 
 use super::{PROGRAM, Served, program};
@@ -112,6 +112,8 @@ pub fn full_stats() -> JournalStats {
         counts.insert(HOSTILE.to_owned(), 1);
     }
     stats.requests.insert(HOSTILE.to_owned(), Default::default());
+    let crashes = [(HOSTILE.to_owned(), 1)].into();
+    stats.nodes.insert(HOSTILE.to_owned(), NodeStats { crashes, ..NodeStats::default() });
     stats
 }
 

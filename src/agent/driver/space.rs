@@ -8,9 +8,10 @@
 use std::time::{Duration, Instant};
 
 use super::{Driver, Error, Refused};
+use crate::api::alert::AlertKind;
 use crate::api::report::chain;
 use crate::journal::{CommitError, Space};
-use crate::lifecycle::Effect;
+use crate::lifecycle::{Effect, Input};
 
 /// How often free space is checked.
 const CHECK: Duration = Duration::from_millis(250);
@@ -78,6 +79,7 @@ impl Driver {
             }
             (false, None) => {}
         }
+        self.tell_of_space(starved);
         let worth_it = self.ending || !space.refuses_facts();
         if self.journal.is_stalled() && worth_it && self.attempts.is_due(space.free) {
             self.attempts.failed(space.free);
@@ -86,6 +88,25 @@ impl Driver {
             if let Err(error) = self.journal.reopen() {
                 tracing::error!(error = %chain(&error), "the journal cannot be opened again");
             }
+        }
+    }
+
+    /// Journals once that requests are refused; if not even that can be written, as soon as it can.
+    fn tell_of_space(&mut self, starved: bool) {
+        let refusing = self.refusing.reason();
+        if self.full.is_none() {
+            self.full = refusing.clone().map(|reason| (reason, false));
+        }
+        if let Some((reason, told @ false)) = &mut self.full
+            && !starved
+        {
+            *told = true;
+            let message = format!("new requests are refused: {reason}");
+            let sealed = self.step(&Input::Trouble { kind: AlertKind::DiskFull, message });
+            self.stage(sealed);
+        }
+        if refusing.is_none() {
+            self.full = None;
         }
     }
 

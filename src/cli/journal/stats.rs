@@ -8,7 +8,7 @@ use super::{Context, WHOLE_MS, print_json};
 use crate::api::stats::{JournalStats, Latency};
 use crate::cli::flags::JournalFrom;
 use crate::cli::outcome::{Exit, Outcome};
-use crate::cli::output::{Cell, Column, Screen, Table, plain, size};
+use crate::cli::output::{Cell, Column, Screen, Table, plain, size, span};
 use crate::cli::progress::waiting;
 use crate::control::client::within_ms;
 use crate::terminal;
@@ -54,6 +54,7 @@ fn print(out: &mut impl Write, screen: &Screen, stats: &JournalStats) -> io::Res
     line("size", format!("{} on disk, {live}", size(stats.bytes_on_disk)))?;
     line("opened in", format!("{:.1} ms", stats.open_ms))?;
     requests(out, screen, stats)?;
+    nodes(out, screen, stats)?;
     counts(out, screen, "SOURCE", "REQUESTS", &stats.sources)?;
     counts(out, screen, "EVENT", "COUNT", &stats.events)
 }
@@ -86,6 +87,37 @@ fn requests(out: &mut impl Write, screen: &Screen, stats: &JournalStats) -> io::
         let mut cells = vec![Cell::new("all"), Cell::new(count.to_string()), Cell::new(failed.to_string())];
         cells.extend(latency_cells(stats.latency));
         table.row(out, cells)?;
+    }
+    table.finish(out)
+}
+
+const NODES: [Column; 5] = [
+    Column::text("NODE"),
+    Column::number("STARTS"),
+    Column::number("CRASHES"),
+    Column::number("NOT RUNNING"),
+    Column::long("CAUSES", 20),
+];
+
+fn nodes(out: &mut impl Write, screen: &Screen, stats: &JournalStats) -> io::Result<()> {
+    if stats.nodes.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    let mut table = Table::new(&NODES, screen);
+    for (name, node) in &stats.nodes {
+        let causes: Vec<String> = node.crashes.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
+        let crashes: u64 = node.crashes.values().sum();
+        table.row(
+            out,
+            vec![
+                Cell::new(name),
+                Cell::new(node.starts.to_string()),
+                Cell::new(crashes.to_string()),
+                Cell::new(span(node.not_running_ms)),
+                Cell::new(if causes.is_empty() { "-".to_owned() } else { causes.join(", ") }),
+            ],
+        )?;
     }
     table.finish(out)
 }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
+use crate::api::alert::Alert;
 use crate::api::configuration::Configuration;
 use crate::api::event::{Dialect, Request, Response, Source};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
@@ -133,6 +134,23 @@ pub enum Entry {
         entries: u64,
         /// How many of those were requests.
         requests: u64,
+    },
+
+    /// Something is wrong that concerns neither a request nor a node.
+    TroubleSeen {
+        /// A word for programs: `disk_full`, `archive_failed`, `other`.
+        what: String,
+        /// For people: what is wrong, and what to do.
+        message: String,
+    },
+    /// `event_command` was run for an entry.
+    EventTold {
+        /// The entry that it was told of.
+        of: Seq,
+        /// How many others that had no place were counted in what it was told.
+        lost: u64,
+        /// How the run ended: `exit code 0`, or why it failed.
+        outcome: String,
     },
 
     /// A request was accepted, under a reqid that was free or empty.
@@ -475,6 +493,16 @@ pub struct AgentExtras {
     /// The newest salvage that lost nothing, if there was one: the number of its entry.
     #[serde(skip_serializing_if = "is_zero")]
     pub lossless_salvage: Seq,
+    /// What waits to be told to `event_command`, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<Alert>,
+    /// How many more there were that had no place there.
+    #[serde(skip_serializing_if = "is_none")]
+    pub alerts_lost: u64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 fn is_zero(seq: &Seq) -> bool {

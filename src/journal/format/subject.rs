@@ -82,6 +82,8 @@ impl Entry {
             | Self::Imported { .. }
             | Self::FormatChanged { .. }
             | Self::Pruned { .. }
+            | Self::TroubleSeen { .. }
+            | Self::EventTold { .. }
             | Self::InputRejected { .. }
             | Self::DesiredChanged { .. }
             | Self::ConfigurationKept { .. } => Subject::Other,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
+use super::nodes::Nodes;
 use super::page;
 use crate::api::audit::{Filter, Kind, RequestRow, RequestState, Row};
 use crate::api::head::Head;
@@ -73,6 +74,7 @@ struct Tally {
     stats: JournalStats,
     all: Latencies,
     latencies: BTreeMap<String, Latencies>,
+    nodes: Nodes,
 }
 
 impl Tally {
@@ -83,6 +85,7 @@ impl Tally {
                 &request.received_at
             }
             Row::Event(event) => {
+                self.nodes.add(event);
                 *self.stats.events.entry(event.event.clone()).or_default() += 1;
                 &event.at
             }
@@ -125,6 +128,7 @@ impl Tally {
 
     fn finish(mut self) -> JournalStats {
         self.stats.latency = self.all.figures();
+        self.stats.nodes = self.nodes.finish(self.stats.newest.as_deref());
         for (event, latencies) in self.latencies {
             let EventStats { latency, .. } = self.stats.requests.entry(event).or_default();
             *latency = latencies.figures();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::PathBuf;
 
+use crate::api::alert::{Alert, AlertKind};
 use crate::api::configuration::{ClusterRole, Configuration, Instance, Node, Port, Protocol, ScriptOption};
 use crate::api::event::{DeployOptions, Dialect, Request, Response, Result as ApiResult, ResultData, Source};
 use crate::api::ids::{Incarnation, NodeName, ReqId, Seq};
@@ -290,6 +291,8 @@ fn entries() -> Vec<(&'static str, Entry)> {
                 suppressed: 5,
             },
         ),
+        ("trouble_seen", Entry::TroubleSeen { what: "disk_full".to_owned(), message: "no space".to_owned() }),
+        ("event_told", Entry::EventTold { of: Seq(16), lost: 3, outcome: "exit code 7: no network".to_owned() }),
         ("request_begun", Entry::RequestBegun { of: Seq(16), attempt: 2 }),
         ("request_waits-ready", waits(Goal::Ready)),
         ("request_waits-restarted", waits(Goal::Restarted)),
@@ -441,7 +444,14 @@ fn samples(format: u32) -> Vec<(String, Vec<u8>, Sample)> {
             held_before: Seq(15),
             boots: vec![AT, Timestamp(AT.0 + 1)],
             lossless_salvage: Seq(12),
+            ..AgentExtras::default()
         }),
+        ..agent.clone()
+    };
+    let crash =
+        Alert { node: "worker-1".to_owned(), ..Alert::new(Seq(16), AT, AlertKind::Crash, "worker-1 ended: signal 9") };
+    let alerting = AgentRecord {
+        extras: Packed(AgentExtras { alerts: vec![crash], alerts_lost: 3, ..AgentExtras::default() }),
         ..agent.clone()
     };
     let resumed = UnfinishedRecord {
@@ -468,6 +478,7 @@ fn samples(format: u32) -> Vec<(String, Vec<u8>, Sample)> {
         ("record-format", keys::FORMAT.to_vec(), Sample::Format(FormatRecord { version: format })),
         ("record-agent", keys::AGENT.to_vec(), Sample::Agent(agent)),
         ("record-agent-extras", keys::AGENT.to_vec(), Sample::Agent(held)),
+        ("record-agent-alerts", keys::AGENT.to_vec(), Sample::Agent(alerting)),
         ("record-unfinished-resumed", keys::unfinished(Seq(16)), Sample::Unfinished(resumed)),
         ("record-desired", keys::DESIRED.to_vec(), Sample::Desired(desired(1))),
         ("record-desired-in_pieces", keys::DESIRED.to_vec(), Sample::Desired(desired(9000))),

@@ -98,7 +98,7 @@ fn any<T>(one: Option<&T>, one_of: &[T], holds: impl Fn(&T) -> bool) -> bool {
 }
 
 /// The event of requests, and everything else that has a row.
-const EVENTS: [&str; 32] = [
+const EVENTS: [&str; 34] = [
     "set_configuration_request",
     "deploy_request",
     "agent_welcome_request",
@@ -121,6 +121,8 @@ const EVENTS: [&str; 32] = [
     "imported",
     "format_changed",
     "pruned",
+    "trouble_seen",
+    "event_told",
     "preflight_begun",
     "preflight_ended",
     "desired_changed",
@@ -166,6 +168,8 @@ pub(in crate::journal) fn event_name(entry: &Entry) -> &str {
         Entry::Imported { .. } => "imported",
         Entry::FormatChanged { .. } => "format_changed",
         Entry::Pruned { .. } => "pruned",
+        Entry::TroubleSeen { .. } => "trouble_seen",
+        Entry::EventTold { .. } => "event_told",
         Entry::RequestBegun { .. } => "request_begun",
         Entry::RequestWaits { .. } => "request_waits",
         Entry::DeadlineAnswered { .. } => "deadline_answered",

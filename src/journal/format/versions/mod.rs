@@ -32,6 +32,8 @@ pub(in crate::journal) mod kind {
     pub(in crate::journal) const FORMAT_CHANGED: u8 = 0x07;
     pub(in crate::journal) const PRUNED: u8 = 0x08;
     pub(in crate::journal) const IMPORTED: u8 = 0x09;
+    pub(in crate::journal) const TROUBLE_SEEN: u8 = 0x0a;
+    pub(in crate::journal) const EVENT_TOLD: u8 = 0x0b;
     pub(in crate::journal) const REQUEST_RECEIVED: u8 = 0x10;
     pub(in crate::journal) const REQUEST_CONFLICTED: u8 = 0x11;
     pub(in crate::journal) const INPUT_REJECTED: u8 = 0x12;

@@ -124,6 +124,8 @@ entry_table! {
         FORMAT_CHANGED => FormatChanged(from, to);
         IMPORTED => Imported(from, entries, missing);
         PRUNED => Pruned(upto, hash, trimmed, entries, requests);
+        TROUBLE_SEEN => TroubleSeen(what, message);
+        EVENT_TOLD => EventTold(of, lost, outcome);
         REQUEST_RECEIVED => RequestReceived(reqid, request, digest, dialect, source);
         REQUEST_CONFLICTED => RequestConflicted(reqid, first, request, digest, dialect, source, response);
         INPUT_REJECTED => InputRejected(source, event, error, suppressed);

@@ -142,7 +142,9 @@ impl ForRelease1 {
             Entry::DeadlineAnswered { .. }
             | Entry::ConfigurationKept { .. }
             | Entry::PreflightBegun { .. }
-            | Entry::PreflightEnded { .. } => None,
+            | Entry::PreflightEnded { .. }
+            | Entry::TroubleSeen { .. }
+            | Entry::EventTold { .. } => None,
             Entry::RequestWaits { of, goal, targets } => {
                 let goal = match goal {
                     Goal::Kept => Goal::Ready,

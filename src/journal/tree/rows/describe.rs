@@ -60,6 +60,11 @@ pub(super) fn describe(entry: Entry) -> Description {
             json!({ "upto": upto, "hash": hex(&hash), "trimmed": trimmed, "entries": entries, "requests": requests }),
             format!("retention: entries up to {upto} removed ({entries}, {requests} requests among them)"),
         ),
+        Entry::TroubleSeen { what, message } => agent(json!({ "what": what, "message": message }), message),
+        Entry::EventTold { of, lost, outcome } => {
+            let summary = format!("event_command was run for entry {of}: {outcome}");
+            agent(json!({ "of": of, "lost": lost, "outcome": outcome }), summary)
+        }
         Entry::DesiredChanged { by, config, nodes } => {
             let config = match config {
                 ConfigChange::Keep => "keep",

@@ -72,6 +72,8 @@ impl<T: Table> Check<'_, T> {
             | Entry::AgentSettled
             | Entry::HoldEntered { .. }
             | Entry::HoldEnded { .. }
+            | Entry::TroubleSeen { .. }
+            | Entry::EventTold { .. }
             | Entry::InputRejected { .. }
             | Entry::DesiredChanged { .. }
             | Entry::ConfigurationKept { .. }
