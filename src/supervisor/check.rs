@@ -1,7 +1,8 @@
 //! Runs a node's program once to have its scripts checked, where a sensor may be capturing beside it.
 //!
 //! The agent starts its own binary as `zca-check`, which starts the program: as the node's user without any capability, in a
-//! scratch directory, at the lowest priority (SCHED_IDLE), off the CPUs of nodes, bounded in memory, processes and file size.
+//! scratch directory, at the lowest priority (SCHED_IDLE) for its first seconds, off the CPUs of nodes, bounded in memory,
+//! processes and file size.
 //! It is a subreaper, so whatever the program starts stays below it, and it ends when nothing of that is left.
 //!
 //! Promises: the check ends, with all its processes, when the program does, when a bound is reached, when the agent says so
@@ -89,7 +90,8 @@ struct Order {
     directory: Vec<u8>,
     rights: Rights,
     cpus: Vec<u32>,
-    is_idle: bool,
+    /// For how long at the lowest priority.
+    idle_ms: u64,
 }
 
 /// How it ended, as `zca-check` tells.
@@ -245,19 +247,27 @@ fn prepare(context: &Context, spec: &LaunchSpec, node_cpus: &[u32]) -> Result<Or
             limits: Limits { core_bytes: Some(0), ..spec.rights.limits },
         },
         cpus: free_cpus(node_cpus),
-        is_idle: is_idle(),
+        idle_ms: idle_ms(),
     })
 }
 
+/// A check takes half a second of CPU time. One that takes longer than this waits for a CPU that others keep busy, and goes on
+/// with the usual priority: else no change could be made on a busy host.
+const IDLE_MS: u64 = 2_000;
+
 #[cfg(not(feature = "crash-points"))]
-fn is_idle() -> bool {
-    true
+fn idle_ms() -> u64 {
+    IDLE_MS
 }
 
-/// Tests run on busy machines, which would have no time for it.
+/// Tests run on busy machines.
 #[cfg(feature = "crash-points")]
-fn is_idle() -> bool {
-    std::env::var_os("ZCA_TEST_CHECK_PRIORITY").is_none_or(|priority| priority != "usual")
+fn idle_ms() -> u64 {
+    match std::env::var("ZCA_TEST_CHECK_PRIORITY").as_deref() {
+        Ok("usual") => 0,
+        Ok("lowest") => u64::MAX,
+        Ok(_) | Err(_) => IDLE_MS,
+    }
 }
 
 /// Whoever runs nodes as root gives them root's capabilities; a check gets none.
@@ -325,7 +335,9 @@ fn supervise(order: &Order) -> Result<Ended, String> {
         .map_err(|error| failed("cannot become the parent of orphans", &error))?;
     bound(order)?;
     let pid = start(order)?;
-    let (status, reason) = watch(pid, &signals);
+    let (status, reason) = watch(pid, &signals, Duration::from_millis(order.idle_ms));
+    // What is killed needs a CPU to end on.
+    take_usual_priority();
     let begun = Instant::now();
     while !descendants::kill_all() && begun.elapsed() < KILL_TAKES {
         std::thread::sleep(Duration::from_millis(5));
@@ -340,7 +352,7 @@ fn supervise(order: &Order) -> Result<Ended, String> {
 
 /// Priority, CPUs and limits, which the program inherits.
 fn bound(order: &Order) -> Result<(), String> {
-    sys::set_idle(order.is_idle).map_err(|error| format!("cannot take the lowest priority: {error}"))?;
+    sys::set_idle(None, order.idle_ms > 0).map_err(|error| format!("cannot take the lowest priority: {error}"))?;
     let mut set = CpuSet::new();
     for cpu in &order.cpus {
         set.set(usize::try_from(*cpu).unwrap_or(usize::MAX).min(CpuSet::MAX_CPU - 1));
@@ -393,7 +405,7 @@ fn start(order: &Order) -> Result<Pid, String> {
     let pid = sys::spawn(&program).map_err(|error| format!("cannot fork: {error}"))?;
     drop(failure_end);
     // Whoever has to end a flood of processes must get ahead of it.
-    let _ = sys::set_idle(false);
+    let _ = sys::set_idle(None, false);
     match failed_step(failure) {
         None => Ok(pid),
         Some((step, error)) => Err(format!("{step}: {error} ({})", String::from_utf8_lossy(&order.program))),
@@ -408,11 +420,15 @@ fn failed_step(failure: OwnedFd) -> Option<(StartStep, io::Error)> {
 }
 
 /// Waits for the end of the program; the reason, if something else ended the waiting.
-fn watch(pid: Pid, signals: &OwnedFd) -> (Option<rustix::process::WaitIdStatus>, Option<String>) {
+fn watch(pid: Pid, signals: &OwnedFd, idle: Duration) -> (Option<rustix::process::WaitIdStatus>, Option<String>) {
     let look = Timespec { tv_sec: 0, tv_nsec: i64::try_from(LOOK.as_nanos()).unwrap_or(i64::MAX) };
     let input = io::stdin();
+    let begun = Instant::now();
     loop {
         descendants::reap_others(pid);
+        if begun.elapsed() > idle {
+            take_usual_priority();
+        }
         match rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
             Ok(Some(status)) => return (Some(status), None),
             Ok(None) => {}
@@ -434,6 +450,21 @@ fn watch(pid: Pid, signals: &OwnedFd) -> (Option<rustix::process::WaitIdStatus>,
 fn drain(signals: &OwnedFd) {
     let mut buffer = [0; 1024];
     while rustix::io::read(signals, &mut buffer).is_ok_and(|count| count > 0) {}
+}
+
+/// Raises every thread below this process to the usual priority, as far as the kernel allows: an agent that is not root may not.
+fn take_usual_priority() {
+    let mut waiting = descendants::children_of(std::process::id());
+    let mut left = 2 * PROCESSES;
+    while let (Some(pid), 1..) = (waiting.pop(), left) {
+        left -= 1;
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let threads = threads.filter_map(|thread| Pid::from_raw(thread.file_name().to_str()?.parse().ok()?));
+        for thread in threads {
+            let _ = sys::set_idle(Some(thread), false);
+        }
+        waiting.extend(descendants::children_of(pid));
+    }
 }
 
 /// The bound that the processes have reached.

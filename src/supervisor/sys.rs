@@ -152,13 +152,15 @@ pub fn duplicate_high(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     Ok(copy)
 }
 
-/// Takes the lowest priority there is (SCHED_IDLE), which what it starts inherits, or the usual one again.
-pub fn set_idle(is_idle: bool) -> io::Result<()> {
+/// Gives a thread the lowest priority there is (SCHED_IDLE), which what it starts inherits, or the usual one again. `None`:
+/// the calling thread.
+pub fn set_idle(thread: Option<Pid>, is_idle: bool) -> io::Result<()> {
+    let thread = thread.map_or(0, |thread| thread.as_raw_nonzero().get());
     let policy = if is_idle { libc::SCHED_IDLE } else { libc::SCHED_OTHER };
     // SAFETY: all zero is a valid value of this struct of numbers, and the only one for these policies.
     let parameters: libc::sched_param = unsafe { mem::zeroed() };
-    // SAFETY: reads the struct; 0 is the calling process.
-    match unsafe { libc::sched_setscheduler(0, policy, &parameters) } {
+    // SAFETY: reads the struct.
+    match unsafe { libc::sched_setscheduler(thread, policy, &parameters) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
