@@ -116,6 +116,7 @@ pub mod cli;
 pub mod cluster_file;
 pub mod control;
 mod crash_points;
+mod curve;
 pub mod dialect;
 pub mod figures;
 mod hub;

@@ -212,6 +212,7 @@ fn spec(program: Program, env: &[(&str, &str)]) -> LaunchSpec {
         ports: Vec::new(),
         readiness,
         stop_timeout_ms: 10_000,
+        secrets: BTreeMap::new(),
         rights,
         files,
     }

@@ -58,6 +58,9 @@ pub struct LaunchSpec {
     /// Files of its working directory, by name; written before each launch.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, NodeFile>,
+    /// Variables whose values are read from these files when the node starts, and written down nowhere.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
 }
 
 /// The directory through which the agent asks a node, in the node's own.

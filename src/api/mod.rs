@@ -8,6 +8,7 @@ pub mod audit;
 pub mod check;
 pub mod configuration;
 pub mod counts;
+pub mod curve;
 pub mod event;
 pub mod exit;
 pub mod export;

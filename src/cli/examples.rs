@@ -139,6 +139,11 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("journal import --salvage /backup/zeek-cluster-agent", "what reads of a damaged one"),
         ],
     ),
+    ("zeek", &[("zeek keys /etc/zeek-cluster-agent/keys", "once for the whole cluster")]),
+    (
+        "zeek keys",
+        &[("zeek keys /etc/zeek-cluster-agent/keys", "once for the whole cluster; then copy them to each host")],
+    ),
     ("config", &[("config check cluster.ini", "before it is deployed")]),
     (
         "config check",

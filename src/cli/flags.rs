@@ -104,6 +104,9 @@ pub enum Command {
     /// Check and convert cluster files
     #[command(subcommand)]
     Config(Config),
+    /// What the nodes of a cluster need beside a configuration
+    #[command(subcommand)]
+    Zeek(Zeek),
     /// Print a completion script for a shell
     Completions {
         #[arg(value_enum)]
@@ -126,6 +129,16 @@ pub enum Command {
     },
     /// Show, on simulated nodes, what the agent does
     Demo,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Zeek {
+    /// Make the keys with which the nodes of a cluster on ZeroMQ encrypt what they say and recognise each other
+    Keys {
+        /// Where to: a directory without keys, which is made if it is not there
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

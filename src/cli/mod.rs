@@ -98,6 +98,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Settings { local } => settings::run(context, local),
         Command::Journal(command) => journal::run(context, command),
         Command::Config(command) => config::run(context, &command),
+        Command::Zeek(flags::Zeek::Keys { dir }) => zeek::make_keys(&dir),
         Command::Completions { shell } => completion::script(shell),
         Command::Man { dir } => man::man(dir.as_deref()),
         Command::Complete { script, words } => completion::complete(context, script, &words),

@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::outcome::{Exit, Failure};
+use super::outcome::{Exit, Failure, Outcome};
+use super::output;
 use crate::api::configuration::{self, ClusterRole, Configuration};
+use crate::api::report::chain;
 use crate::api::validate::Problem;
+use crate::curve;
 use crate::lifecycle::Profile;
 use crate::settings::{Address, ClusterBackend, NodeScripts, Ready, Setting, Settings, Surroundings};
 use crate::supervisor::{self, probe};
+use crate::terminal::to_stderr;
 use crate::zeek::{self, Version};
 
 /// The newest release that nodes are prepared for; one that cannot be asked is taken for it.
@@ -53,6 +57,7 @@ pub fn profile(
             NodeScripts::Management => zeek::NodeScripts::Management,
             NodeScripts::None => zeek::NodeScripts::None,
         },
+        keys: keys(settings, version)?,
         backend: match *settings.cluster_backend {
             ClusterBackend::Auto => None,
             ClusterBackend::Broker => Some(configuration::ClusterBackend::Broker),
@@ -62,6 +67,37 @@ pub fn profile(
         state_dir: settings.state_dir.display().to_string(),
     };
     Ok((Profile::Zeek(options), warning.into_iter().chain(never_ready(settings)).collect()))
+}
+
+/// The directory of keys, if there is one and its keys fit.
+fn keys(settings: &Settings, version: Version) -> Result<Option<String>, Failure> {
+    let Some(directory) = &settings.zeromq_keys.0 else { return Ok(None) };
+    let wrong = |problem: String| {
+        Failure::new(Exit::Configuration, format!("{}: `zeromq_keys`: {problem}", settings.zeromq_keys.origin))
+    };
+    if version < Version::CURVE {
+        return Err(wrong(format!(
+            "the nodes here are Zeek {version}, and encryption needs {}; unset it",
+            Version::CURVE
+        )));
+    }
+    let directory = std::path::absolute(directory).map_err(|error| wrong(error.to_string()))?;
+    if !curve::check(&directory).map_err(|error| wrong(chain(&error)))? {
+        tracing::info!("{} is not there: this host cannot run a manager or logger on ZeroMQ", curve::SERVER_SECRET);
+    }
+    Ok(Some(directory.display().to_string()))
+}
+
+/// Makes the keys of a cluster.
+pub fn make_keys(directory: &Path) -> Outcome {
+    curve::make(directory).map_err(|error| Failure::new(Exit::Failed, chain(&error)))?;
+    let shown = output::plain(&directory.display().to_string());
+    to_stderr!(
+        "the keys are in {shown}: copy the directory to every host of the cluster, leave {} out where no manager or logger \
+         runs, and set zeromq_keys on each",
+        curve::SERVER_SECRET
+    );
+    Ok(Exit::Done)
 }
 
 /// The version of what nodes are run with.

@@ -445,12 +445,12 @@ impl Lifecycle {
 
     /// How to run a node of the configuration that these files belong to.
     pub(super) fn launch_spec(&self, shared: Option<&zeek::SharedFiles>, node: &Node) -> LaunchSpec {
-        let zeek::Recipe { args, env, files } = match (&self.options.profile, shared) {
+        let zeek::Recipe { args, env, files, secrets } = match (&self.options.profile, shared) {
             (Profile::Zeek(options), Some(shared)) => zeek::recipe(options, shared, node, &self.options.args),
             (Profile::Zeek(_) | Profile::Plain, _) => {
                 let mut env = zeek::node_env(node);
                 env.insert("CLUSTER_NODE".to_owned(), node.name.clone());
-                zeek::Recipe { args: self.options.args.clone(), env, files: BTreeMap::new() }
+                zeek::Recipe { args: self.options.args.clone(), env, files: BTreeMap::new(), secrets: BTreeMap::new() }
             }
         };
         let ports = match (&self.options.profile, shared) {
@@ -472,6 +472,7 @@ impl Lifecycle {
             readiness: self.options.readiness,
             stop_timeout_ms,
             files,
+            secrets,
             rights: Box::new(self.rights(node)),
         }
     }

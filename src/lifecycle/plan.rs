@@ -243,7 +243,7 @@ fn preview_of(planned: Planned) -> NodePlan {
 
 /// How a process of `new` would differ, in words. Values are omitted: an environment holds secrets.
 fn differences(old: &LaunchSpec, new: &LaunchSpec) -> Vec<String> {
-    let LaunchSpec { program, args, env, role, ports, readiness, stop_timeout_ms, files, rights } = old;
+    let LaunchSpec { program, args, env, role, ports, readiness, stop_timeout_ms, files, rights, secrets } = old;
     let mut found = Vec::new();
     if *program != new.program {
         found.push(format!("program {}", shown(&new.program)));
@@ -259,6 +259,9 @@ fn differences(old: &LaunchSpec, new: &LaunchSpec) -> Vec<String> {
         names.sort();
         names.dedup();
         found.push(format!("environment ({})", names.join(", ")));
+    }
+    if *secrets != new.secrets {
+        found.push("keys".to_owned());
     }
     if *role != new.role {
         found.push(format!("role {}", new.role));

@@ -16,6 +16,7 @@ pub fn node_record() -> NodeRecord {
         ports: Vec::new(),
         readiness: Readiness::Checkin,
         stop_timeout_ms: 10_000,
+        secrets: BTreeMap::new(),
         rights: Box::default(),
         files: BTreeMap::new(),
     };

@@ -505,6 +505,8 @@ settings! {
     /// How the nodes of a cluster talk to each other, unless the configuration says so. With auto it is ZeroMQ from Zeek 8.1
     /// on, and Broker before.
     cluster_backend: ClusterBackend, "ZCA_CLUSTER_BACKEND", "auto" => ClusterBackend::Auto;
+    /// The directory with the keys of clusters on ZeroMQ, as `zeek keys` makes it; unset: nothing is encrypted. Needs Zeek 8.2.
+    zeromq_keys: OptionalPath, "ZCA_ZEROMQ_KEYS", "" => OptionalPath::default();
     /// Load the site's local.zeek in every node, before the scripts of the configuration.
     zeek_local: bool, "ZCA_ZEEK_LOCAL", "false" => false;
     /// Let Zeek check the checksums of packets; false is its -C.

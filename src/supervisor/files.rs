@@ -283,6 +283,7 @@ pub(super) mod tests {
                 ports: vec![2200],
                 readiness: Readiness::Alive { after_ms: 1000 },
                 stop_timeout_ms: 10_000,
+                secrets: std::collections::BTreeMap::new(),
                 rights: Box::default(),
                 files: Default::default(),
             },

@@ -173,6 +173,7 @@ mod tests {
             ports: Vec::new(),
             readiness: Readiness::Checkin,
             stop_timeout_ms: 1,
+            secrets: BTreeMap::new(),
             rights: Box::default(),
             files: BTreeMap::new(),
         };

@@ -24,7 +24,7 @@ use serde_bytes::ByteBuf;
 use super::fault::Fault;
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Live;
-use super::{Context, aside, channel_dir, create_private, node_files, ownership, ports, shim, simulated};
+use super::{Context, aside, channel_dir, create_private, node_files, ownership, ports, secrets, shim, simulated};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
@@ -187,6 +187,8 @@ fn try_prepare(
     (directory, lock): (RunDir, File),
 ) -> Result<Preparation, Fault> {
     let launch = resolve(context, node, order)?;
+    // The shim reads them again: here it is only found out whether it can.
+    secrets::read(&order.spec.secrets)?;
     let node_dir = context.node_dir(node);
     let created = crash_points::fault("prepare", node.as_str()).and_then(|()| create_private(&node_dir));
     created.map_err(|error| {
@@ -294,7 +296,8 @@ fn bytes(text: &OsStr) -> ByteBuf {
 /// Zeek also takes its name and place in the cluster from variables: those of the agent would give a node another name
 /// (`CLUSTER_NODE`) or another agent. A process with `ZEEK_MANAGEMENT_NODE` is part of Zeek's own management framework,
 /// and not a node; one with `ZEEK_STEM` acts as a helper of Zeek's Supervisor (`src/supervisor/Supervisor.cc`), and one
-/// with `ZEEKCTL_CHECK_CONFIG` neither listens nor dials. `MALLOC_ARENA_MAX` is set by the unit file for the agent's
+/// with `ZEEKCTL_CHECK_CONFIG` neither listens nor dials. Keys of CURVE would be written into the launch file: they come from
+/// files. `MALLOC_ARENA_MAX` is set by the unit file for the agent's
 /// memory.
 pub(super) fn environment(
     agent: &[(OsString, OsString)],
@@ -312,7 +315,7 @@ pub(super) fn environment(
         b"ZEEK_STEM",
         b"ZEEKCTL_CHECK_CONFIG",
     ];
-    const PREFIXES: [&[u8]; 3] = [b"WATCHDOG_", b"LISTEN_", b"ZCA_"];
+    const PREFIXES: [&[u8]; 4] = [b"WATCHDOG_", b"LISTEN_", b"ZCA_", b"ZEEK_CLUSTER_BACKEND_ZEROMQ_CURVE_"];
     let is_ours = |name: &OsStr| {
         let name = name.as_bytes();
         NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))

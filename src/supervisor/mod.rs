@@ -48,6 +48,7 @@ pub(crate) mod probe;
 mod process;
 mod protocol;
 mod rights;
+mod secrets;
 mod set_aside;
 mod shim;
 pub(crate) mod simulated;

@@ -53,6 +53,8 @@ pub struct Options {
     /// How the nodes of a cluster talk to each other where the configuration does not say so. `None`: as the version
     /// prefers it.
     pub backend: Option<ClusterBackend>,
+    /// The directory with the keys of clusters on ZeroMQ. `None`: nothing is encrypted.
+    pub keys: Option<String>,
     /// The agent's own program, which nodes run to say that they are ready.
     pub program: String,
     pub state_dir: String,
@@ -121,6 +123,8 @@ pub struct Recipe {
     pub env: BTreeMap<String, String>,
     /// Files of its working directory, by name.
     pub files: BTreeMap<String, NodeFile>,
+    /// Variables whose values are in these files.
+    pub secrets: BTreeMap<String, String>,
 }
 
 /// How to run `node` of the configuration that the `shared` files belong to; `args` are those of every node.
@@ -128,6 +132,10 @@ pub struct Recipe {
 /// The order of the arguments is Zeek's loading order: later ones may redefine earlier ones.
 pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[String]) -> Recipe {
     let is_member = node.role != ClusterRole::None;
+    let secrets = match (&options.keys, &shared.endpoints) {
+        (Some(keys), Some(endpoints)) if is_member => curve(keys, !endpoints.ports(node).is_empty()),
+        (Some(_) | None, Some(_) | None) => BTreeMap::new(),
+    };
     let mut list = Vec::new();
     if let Some(interface) = &node.interface {
         list.extend(["-i".to_owned(), interface.clone()]);
@@ -169,7 +177,7 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
         env.entry(LISTEN_ADDRESS.to_owned()).or_insert_with(|| address.to_string());
     }
     match options.scripts {
-        NodeScripts::None => return Recipe { args: list, env, files },
+        NodeScripts::None => return Recipe { args: list, env, files, secrets },
         NodeScripts::Own => {
             let has_channel = options.has_channel(shared.backend);
             let (name, file) = if has_channel { (CHANNEL, &shared.channel) } else { (NODE, &shared.node) };
@@ -196,7 +204,22 @@ pub fn recipe(options: &Options, shared: &SharedFiles, node: &Node, args: &[Stri
     }
     files.insert(format!("{LOGS}.zeek"), shared.logs.clone());
     env.insert("ZCA_LOG_QUEUE".to_owned(), format!("{}/spool/log-queue", options.state_dir));
-    Recipe { args: list, env, files }
+    Recipe { args: list, env, files, secrets }
+}
+
+/// The keys of a node: whoever accepts connections of others has the server's secret one as well.
+///
+/// Source: `policy/frameworks/cluster/backend/zeromq`, Zeek 8.2 and later.
+fn curve(keys: &str, accepts: bool) -> BTreeMap<String, String> {
+    const KEYS: [(&str, &str); 4] = [
+        ("CLIENT_PUBLICKEY", "client.public"),
+        ("CLIENT_SECRETKEY", "client.secret"),
+        ("SERVER_PUBLICKEY", "server.public"),
+        ("SERVER_SECRETKEY", "server.secret"),
+    ];
+    let is_needed = |(name, _): &(&str, &str)| accepts || *name != "SERVER_SECRETKEY";
+    let named = KEYS.into_iter().filter(is_needed);
+    named.map(|(name, file)| (format!("ZEEK_CLUSTER_BACKEND_ZEROMQ_CURVE_{name}"), format!("{keys}/{file}"))).collect()
 }
 
 /// A node's own variables. How the agent asks it is never a matter of the configuration.

@@ -26,6 +26,7 @@ fn options(version: Version) -> Options {
         listen_address: None,
         scripts: NodeScripts::Own,
         backend: None,
+        keys: None,
         program: "/usr/bin/zeek-cluster-agent".to_owned(),
         state_dir: "/var/lib/zeek-cluster-agent".to_owned(),
     }
@@ -40,7 +41,7 @@ fn shown(options: &Options, args: &[String]) -> String {
         write!(text, "\n== {}.zeek\n{}", endpoints::NAME, zeromq.content.as_deref().unwrap()).unwrap();
     }
     for node in &config.nodes {
-        let Recipe { args, env, files } = recipe(options, &shared, node, args);
+        let Recipe { args, env, files, secrets } = recipe(options, &shared, node, args);
         write!(text, "\n== {}\n", node.name).unwrap();
         let ports = ports(options, &shared, node);
         for argument in args {
@@ -48,6 +49,9 @@ fn shown(options: &Options, args: &[String]) -> String {
         }
         for (name, value) in env {
             writeln!(text, "variable  {name}={value}").unwrap();
+        }
+        for (name, file) in secrets {
+            writeln!(text, "secret    {name} from {file}").unwrap();
         }
         for name in files.keys() {
             writeln!(text, "file      {name}").unwrap();
@@ -70,6 +74,32 @@ fn each_release_gets_what_it_needs() {
         let name = format!("{}-{backend}.txt", options.version);
         assert_eq!(shown(&options, &[]), data(&name), "{name}");
     }
+}
+
+#[test]
+fn whoever_accepts_connections_has_the_servers_secret_key() {
+    let options = Options { keys: Some("/etc/keys".to_owned()), ..options(Version::new(9, 0)) };
+    let config = cluster();
+    let shared = SharedFiles::of(&options, &config);
+    for node in &config.nodes {
+        let secrets = recipe(&options, &shared, node, &[]).secrets;
+        let files: Vec<&str> = secrets.values().map(String::as_str).collect();
+        let all = [
+            "/etc/keys/client.public",
+            "/etc/keys/client.secret",
+            "/etc/keys/server.public",
+            "/etc/keys/server.secret",
+        ];
+        match node.role {
+            ClusterRole::Manager | ClusterRole::Logger => assert_eq!(files, all),
+            ClusterRole::Proxy | ClusterRole::Worker => assert_eq!(files, all[..3]),
+            ClusterRole::None => assert!(files.is_empty()),
+        }
+        assert!(secrets.keys().all(|name| name.starts_with("ZEEK_CLUSTER_BACKEND_ZEROMQ_CURVE_")));
+    }
+    let broker = Options { backend: Some(ClusterBackend::Broker), ..options };
+    let shared = SharedFiles::of(&broker, &config);
+    assert!(config.nodes.iter().all(|node| recipe(&broker, &shared, node, &[]).secrets.is_empty()));
 }
 
 #[test]
@@ -177,7 +207,7 @@ fn scripts_can_be_left_out() {
     let config = cluster();
     let worker = config.nodes.iter().find(|node| node.name == "worker-1").unwrap();
     let options = Options { scripts: NodeScripts::None, ..options(Version::new(8, 0)) };
-    let Recipe { args, env, files } = recipe(&options, &SharedFiles::of(&options, &config), worker, &[]);
+    let Recipe { args, env, files, secrets: _ } = recipe(&options, &SharedFiles::of(&options, &config), worker, &[]);
     assert_eq!(args.last().unwrap(), "Site::name=two words");
     assert!(!env.keys().any(|name| name.starts_with("ZCA_")));
     assert_eq!(files.into_keys().collect::<Vec<_>>(), [LAYOUT]);

@@ -37,6 +37,9 @@ impl Version {
     /// The first version with ZeroMQ that is supported here.
     pub(super) const ZEROMQ: Self = Self::new(8, 0);
 
+    /// The first version whose nodes encrypt what they say over ZeroMQ.
+    pub const CURVE: Self = Self::new(8, 2);
+
     /// The backend of clusters that ask for none: what Zeek itself recommends.
     pub(super) fn default_backend(self) -> ClusterBackend {
         if self >= Self::new(8, 1) { ClusterBackend::ZeroMq } else { ClusterBackend::Broker }

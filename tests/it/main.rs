@@ -86,3 +86,5 @@ mod who_may_ask;
 mod words;
 mod zeek;
 mod zeek_channel;
+mod zeek_keys;
+mod zeek_real;

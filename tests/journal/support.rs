@@ -59,6 +59,7 @@ pub fn spec(padding: usize) -> LaunchSpec {
         ports: vec![2200],
         readiness: Readiness::Checkin,
         stop_timeout_ms: 10_000,
+        secrets: BTreeMap::new(),
         rights: Box::default(),
         files: BTreeMap::new(),
     }

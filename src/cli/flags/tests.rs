@@ -38,6 +38,7 @@ fn commands_of_the_contract_parse() {
         "nodes print Cluster::node w1 w2 --timeout 3",
         "nodes netstats",
         "nodes netstats w1 --json",
+        "zeek keys /a",
         "nodes crash a",
         "nodes crash a last --json",
         "status --json",

@@ -56,6 +56,7 @@ fn spec() -> LaunchSpec {
         ports: vec![2200, 9000],
         readiness: Readiness::Alive { after_ms: 1000 },
         stop_timeout_ms: 10_000,
+        secrets: BTreeMap::new(),
         rights: Box::default(),
         files: BTreeMap::new(),
     }

@@ -14,6 +14,7 @@ fn zeek(version: Version) -> Options {
         listen_address: None,
         scripts: NodeScripts::Own,
         backend: None,
+        keys: None,
         program: "/usr/bin/zeek-cluster-agent".to_owned(),
         state_dir: "/var/lib/zeek-cluster-agent".to_owned(),
     };

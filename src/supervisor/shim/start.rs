@@ -15,7 +15,7 @@ use super::super::fault::Fault;
 use super::super::files::{self, Launch};
 use super::super::notify::NotifySocket;
 use super::super::output::{FILE_LIMIT, Output};
-use super::super::{process, rights, sys};
+use super::super::{process, rights, secrets, sys};
 use super::HERE;
 use super::clearing::Rule;
 use super::streams::{Stream, Streams};
@@ -158,6 +158,9 @@ impl Image {
             if name.as_slice() != b"NOTIFY_SOCKET" {
                 env.push(text(&[name, b"=".as_slice(), value].concat())?);
             }
+        }
+        for (name, value) in secrets::read(&launch.spec.secrets)? {
+            env.push(text(format!("{name}={value}").as_bytes())?);
         }
         env.push(text(&[b"NOTIFY_SOCKET=", notify.address()].concat())?);
         Ok(Self { program, path: text(&path)?, argv, env })
