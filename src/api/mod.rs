@@ -5,6 +5,7 @@
 
 pub mod alert;
 pub mod audit;
+pub mod channel;
 pub mod check;
 pub mod configuration;
 pub mod counts;

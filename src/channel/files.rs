@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 
-use super::line::REPLY_LIMIT;
+use crate::api::channel::REPLY_LIMIT;
 use crate::regular_file;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

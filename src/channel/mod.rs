@@ -9,7 +9,6 @@
 
 mod bell;
 mod files;
-mod line;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,9 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::unix::pipe;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
+use crate::api::channel as line;
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::Channel;
 use crate::tasks::{OnExit, Tasks, blocking};
@@ -78,8 +78,29 @@ struct Shared {
     replies: mpsc::Sender<Reply>,
     tasks: Tasks,
     permits: Semaphore,
-    /// Nodes that are being asked, each with the questions that wait for it.
-    waiting: Mutex<BTreeMap<NodeName, Vec<(Question, Instant)>>>,
+    /// Nodes that are being asked.
+    waiting: Mutex<BTreeMap<NodeName, Waiting>>,
+}
+
+/// A node that is being asked.
+#[derive(Debug)]
+struct Waiting {
+    /// Those that it has not been asked yet, with when they came.
+    questions: Vec<(Question, Instant)>,
+    /// The process that is being asked.
+    incarnation: Incarnation,
+    /// That process is gone: its successor is to be asked.
+    renewed: Arc<Notify>,
+}
+
+/// What a node is to be asked next.
+struct Next {
+    /// With when they came.
+    questions: Vec<(Question, Instant)>,
+    /// Those to a process that is gone.
+    late: Vec<(Question, Instant)>,
+    /// Notified if the process is gone.
+    renewed: Arc<Notify>,
 }
 
 impl Handle {
@@ -93,14 +114,19 @@ impl Handle {
     pub fn ask(&self, node: &NodeName, question: Question) -> Option<String> {
         let asked_at = Instant::now();
         let mut waiting = self.0.waiting();
-        if let Some(questions) = waiting.get_mut(node) {
-            if questions.len() >= WAITING {
+        if let Some(one) = waiting.get_mut(node) {
+            if one.questions.len() >= WAITING {
                 return Some(format!("{WAITING} questions to {node} are waiting already; ask again later"));
             }
-            questions.push((question, asked_at));
+            if question.incarnation > one.incarnation {
+                one.renewed.notify_one();
+            }
+            one.questions.push((question, asked_at));
             return None;
         }
-        waiting.insert(node.clone(), vec![(question, asked_at)]);
+        let incarnation = question.incarnation;
+        let one = Waiting { questions: vec![(question, asked_at)], incarnation, renewed: Arc::default() };
+        waiting.insert(node.clone(), one);
         drop(waiting);
         let (shared, node) = (Arc::clone(&self.0), node.clone());
         let name = format!("questions to {node}");
@@ -116,26 +142,36 @@ impl Handle {
 }
 
 impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<NodeName, Vec<(Question, Instant)>>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<NodeName, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next questions to the node. When there are none the node is no longer on the list.
-    fn next(&self, node: &NodeName) -> Vec<(Question, Instant)> {
+    fn next(&self, node: &NodeName) -> Option<Next> {
         let mut waiting = self.waiting();
-        let Some(questions) = waiting.get_mut(node) else { return Vec::new() };
-        if questions.is_empty() {
+        let one = waiting.get_mut(node)?;
+        let Some(newest) = one.questions.iter().map(|(question, _)| question.incarnation).max() else {
             waiting.remove(node);
-            return Vec::new();
-        }
-        let count = questions.len().min(AT_ONCE);
-        questions.drain(..count).collect()
+            return None;
+        };
+        let (kept, late) = std::mem::take(&mut one.questions)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(question, _)| question.incarnation == newest);
+        one.questions = kept;
+        let count = one.questions.len().min(AT_ONCE);
+        one.incarnation = newest;
+        // Not the earlier one, which may have been notified since.
+        one.renewed = Arc::default();
+        Some(Next { questions: one.questions.drain(..count).collect(), late, renewed: Arc::clone(&one.renewed) })
     }
 
     /// Asks until no question waits.
     async fn serve(&self, node: &NodeName) {
-        loop {
-            let questions = self.next(node);
+        let restarted = || format!("{node} was restarted before it answered");
+        while let Some(Next { questions, late, renewed }) = self.next(node) {
+            for (question, _) in late {
+                self.reply(node, &question, Err(restarted())).await;
+            }
             let Some((first, asked_at)) = questions.first() else { return };
             let (channel, pid, deadline) = (first.channel.clone(), first.pid, *asked_at + self.options.patience);
             let Ok(_permit) = self.permits.acquire().await else { return };
@@ -143,7 +179,11 @@ impl Shared {
             for (question, _) in questions {
                 round.add(question).await;
             }
-            if let Err(reason) = round.run(pid, deadline).await {
+            let outcome = tokio::select! {
+                outcome = round.run(pid, deadline) => outcome,
+                () = renewed.notified() => Err(restarted()),
+            };
+            if let Err(reason) = outcome {
                 round.give_up(&reason).await;
             }
         }

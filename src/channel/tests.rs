@@ -37,9 +37,20 @@ impl Bench {
     }
 
     fn ask(&self, node: &str, of: u64, id: &str, doorbell: Option<SocketAddr>) -> Option<String> {
+        self.ask_process(node, 1, of, id, doorbell)
+    }
+
+    fn ask_process(
+        &self,
+        node: &str,
+        incarnation: u64,
+        of: u64,
+        id: &str,
+        doorbell: Option<SocketAddr>,
+    ) -> Option<String> {
         let channel = Channel { directory: "ask".to_owned(), doorbell };
         let action = vec!["get_id_value".to_owned(), id.to_owned()];
-        let question = Question { of: Seq(of), incarnation: Incarnation(1), pid: None, channel, action };
+        let question = Question { of: Seq(of), incarnation: Incarnation(incarnation), pid: None, channel, action };
         self.handle.ask(&NodeName::new(node).unwrap(), question)
     }
 
@@ -196,6 +207,26 @@ async fn what_a_node_puts_there_is_not_trusted() {
     assert_eq!(bench.ask(NODE, 5, "a", Some(address)), None);
     let error = bench.reply().await.2.unwrap_err();
     assert!(error.starts_with("w1 cannot be asked through its directory ask: No such file"), "{error}");
+    end(address);
+    served.join().unwrap();
+}
+
+/// The process before it will never answer, and nobody waits for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_is_asked_without_waiting_for_the_one_before() {
+    let mut bench = Bench::new(LONG);
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_eq!(bench.ask(NODE, 1, "a", Some(hung.local_addr().unwrap())), None);
+    let directory = bench.directory(NODE);
+    let (address, served) = metrics_port(move || answer_all(&directory));
+    assert_eq!(bench.ask_process(NODE, 2, 2, "b", Some(address)), None);
+    let mut answers = BTreeMap::new();
+    for _ in 0..2 {
+        let Reply { of, incarnation, answer, .. } = bench.replies.recv().await.unwrap();
+        answers.insert((of.0, incarnation.0), answer);
+    }
+    assert_eq!(answers[&(1, 1)], Err("w1 was restarted before it answered".to_owned()));
+    assert_eq!(answers[&(2, 2)], Ok(Some("b".to_owned())));
     end(address);
     served.join().unwrap();
 }

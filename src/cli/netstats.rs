@@ -63,3 +63,35 @@ fn row(node: &str, stats: &Value) -> Vec<Cell> {
     };
     std::iter::once(Cell::new(node)).chain(COUNTS.iter().map(count)).chain([lag]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(text: &str) -> ApiResult {
+        ApiResult {
+            reqid: crate::api::ids::ReqId::new("r").unwrap(),
+            success: true,
+            instance: None,
+            data: Some(ResultData::Text(text.to_owned())),
+            error: None,
+            node: Some("w1".to_owned()),
+        }
+    }
+
+    #[test]
+    fn numbers_are_shown_as_zeek_9_sent_them_and_nothing_else_is_taken_for_some() {
+        // Recorded from Zeek 9.0.0-rc1.
+        let recorded =
+            r#"{"pkts_recvd":251,"pkts_dropped":0,"pkts_link":524,"bytes_recvd":183038,"lag":0.0018260478973388672}"#;
+        let recorded = answered(recorded);
+        let (node, stats) = stats_of(&recorded).unwrap();
+        assert_eq!(row(node, &stats).len(), COLUMNS.len());
+        let shown: Vec<Value> = COUNTS.iter().map(|name| stats[name].clone()).collect();
+        assert_eq!(shown, [251, 0, 524, 183_038]);
+        for odd in ["", "7", "null", "[]", "\"text\""] {
+            assert!(stats_of(&answered(odd)).is_none(), "{odd}");
+        }
+        assert!(stats_of(&ApiResult { success: false, ..answered("{}") }).is_none());
+    }
+}

@@ -10,7 +10,7 @@ use super::outcome::{Exit, Failure, Outcome};
 use super::output::{Cell, Column, Screen, Table, plain, state_cell};
 use super::waiting::{self, Waiting};
 use super::{Context, connect, print_json};
-use crate::api::configuration::Configuration;
+use crate::api::configuration::{ClusterBackend, Configuration};
 use crate::api::event::{DeployOptions, Dialect, Request, Response, Result as ApiResult, ResultData};
 use crate::api::history::Which;
 use crate::api::ids::{InstanceName, ReqId};
@@ -214,10 +214,15 @@ fn exchange_over_websocket(
     let deadline = deadline.or_else(|| begun.checked_add(longest.saturating_add(2 * waiting::GRACE)));
     let is_whole = websocket::Client::carries(dialect, &reqid, &request);
     if !is_whole.map_err(|error| Failure::new(Exit::Failed, chain(&error)))? {
-        to_stderr!(
-            "warning: metrics ports have no place in the {} API and are not sent; `deploy` sends them",
-            dialect.as_str()
-        );
+        let api = dialect.as_str();
+        if backend_of(&request).is_some() {
+            to_stderr!(
+                "warning: cluster_backend has no place in Zeek's {api} API and is not sent: the agents' settings decide; ask over \
+                 the control socket to send it"
+            );
+        } else {
+            to_stderr!("warning: metrics ports have no place in the {api} API and are not sent; `deploy` sends them");
+        }
     }
     let again = waiting::again_elsewhere(reqid.as_str());
     match client.request(dialect, &reqid, &request, deadline) {
@@ -226,6 +231,12 @@ fn exchange_over_websocket(
         Err(websocket::Error::Closed(_) | websocket::Error::Connection(_)) => Err(waiting::went_away(&again)),
         Err(error) => Err(Failure::new(Exit::Failed, chain(&error))),
     }
+}
+
+/// The cluster backend that a request's configuration names.
+fn backend_of(request: &Request) -> Option<ClusterBackend> {
+    let (Request::SetConfiguration { config } | Request::Deploy { config, .. }) = request else { return None };
+    config.cluster_backend
 }
 
 fn named_nodes(request: &Request) -> BTreeSet<String> {

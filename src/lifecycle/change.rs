@@ -295,6 +295,7 @@ impl Lifecycle {
         };
         if let Profile::Zeek(options) = &self.options.profile {
             report.problems.splice(0..0, zeek::problem(options, config, Some(instance)));
+            report.warnings.splice(0..0, zeek::unencrypted(options, config, instance));
         }
         // This warning concerns the whole configuration, so it comes first.
         report.warnings.splice(0..0, warning);

@@ -288,6 +288,27 @@ pub fn problem(options: &Options, config: &Configuration, instance: Option<&Inst
     })
 }
 
+/// What anybody who reaches the ports of the nodes of one instance could do, because nothing is encrypted between hosts.
+pub fn unencrypted(options: &Options, config: &Configuration, instance: &InstanceName) -> Option<Problem> {
+    let members = || config.nodes.iter().filter(|node| node.role != ClusterRole::None);
+    let (mut ours, mut others) = (members(), members());
+    let spans =
+        ours.any(|node| node.instance == instance.as_str()) && others.any(|node| node.instance != instance.as_str());
+    if !spans || options.keys.is_some() || options.backend_of(config) == ClusterBackend::Broker {
+        return None;
+    }
+    let advice = if options.version < Version::CURVE {
+        format!("Zeek encrypts it from {} on; until then keep its ports away from others", Version::CURVE)
+    } else {
+        "set zeromq_keys (`zeek keys` makes them)".to_owned()
+    };
+    let text = format!(
+        "nodes of several hosts talk over ZeroMQ without keys: everybody who reaches their ports can read along and take part; \
+         {advice}"
+    );
+    Some(Problem { subject: Subject::Configuration, text })
+}
+
 /// The parts of `config` that have no effect with this version: for the nodes of one instance, or for all.
 pub fn warning(config: &Configuration, instance: Option<&InstanceName>, version: Version) -> Option<Problem> {
     if version.has_metrics_port() {

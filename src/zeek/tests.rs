@@ -103,6 +103,23 @@ fn whoever_accepts_connections_has_the_servers_secret_key() {
 }
 
 #[test]
+fn several_hosts_on_zeromq_without_keys_are_warned_of() {
+    let ours = InstanceName::new("agent-1").unwrap();
+    let advice = |options: &Options, config: &Configuration| {
+        unencrypted(options, config, &ours).map(|problem| problem.text.rsplit_once("; ").unwrap().1.to_owned())
+    };
+    let nine = options(Version::new(9, 0));
+    let mut config = cluster();
+    assert_eq!(advice(&nine, &config).unwrap(), "set zeromq_keys (`zeek keys` makes them)");
+    let old = Options { backend: Some(ClusterBackend::ZeroMq), ..options(Version::new(8, 0)) };
+    assert_eq!(advice(&old, &config).unwrap(), "until then keep its ports away from others");
+    assert_eq!(advice(&Options { keys: Some("/keys".to_owned()), ..nine.clone() }, &config), None);
+    assert_eq!(advice(&options(Version::new(8, 0)), &config), None, "Broker");
+    config.nodes.retain(|node| node.instance == "agent-1");
+    assert_eq!(advice(&nine, &config), None, "one host");
+}
+
+#[test]
 fn a_configuration_chooses_its_backend_before_the_settings_do() {
     let (new, old) = (Version::new(9, 0), Version::new(8, 0));
     for (version, setting, own, expected) in [

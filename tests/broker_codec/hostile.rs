@@ -25,9 +25,11 @@ mod diag_reply;
 pub mod dialect_event;
 #[path = "../../fuzz/properties/node_metrics.rs"]
 mod node_metrics;
+#[path = "../../fuzz/properties/node_reply.rs"]
+mod node_reply;
 
 type Property = fn(&[u8]);
-const PROPERTIES: [(&str, Property); 8] = [
+const PROPERTIES: [(&str, Property); 9] = [
     ("broker_frame", broker_frame::holds),
     ("broker_handshake", broker_handshake::holds),
     ("broker_envelope", broker_envelope::holds),
@@ -37,6 +39,7 @@ const PROPERTIES: [(&str, Property); 8] = [
     // The kernel's word about a socket is read with the same care as a peer's.
     ("diag_reply", diag_reply::holds),
     ("node_metrics", node_metrics::holds),
+    ("node_reply", node_reply::holds),
 ];
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {

@@ -1,8 +1,8 @@
-//! The text of questions and replies. Pure.
+//! The text of questions to nodes and of their replies, as files hold it.
 //!
 //! A question is a line `reqid TAB verb TAB argument`. A reply is a line `ok` or `error`, then the value or the reason.
 
-use crate::api::ids::Seq;
+use super::ids::Seq;
 
 /// The longest argument of a question, in bytes: the name of a variable.
 const ARGUMENT_LIMIT: usize = 4096;
