@@ -16,6 +16,8 @@ mod process;
 mod protocol;
 #[path = "../../supervisor/rights.rs"]
 mod rights;
+#[path = "../../supervisor/secrets.rs"]
+mod secrets;
 #[path = "../../supervisor/shim/mod.rs"]
 pub mod shim;
 #[path = "../../supervisor/start_step.rs"]
