@@ -173,11 +173,8 @@ impl Lifecycle {
             resumed.and(self.replace_waiting(received)).and(self.end_hold(received))
         } else {
             let retries = retried.iter().map(|(name, _)| (name.clone(), WantChange::Retry)).collect();
-            self.supersede(received, Some(&retried)).and(self.replace_waiting(received)).and(self.desire(
-                received,
-                ConfigChange::Keep,
-                retries,
-            ))
+            let superseded = self.supersede_preflight(received).and(self.supersede(received, Some(&retried)));
+            superseded.and(self.replace_waiting(received)).and(self.desire(received, ConfigChange::Keep, retries))
         };
         targets.append(&mut retried);
         if targets.is_empty() {
@@ -354,8 +351,7 @@ impl Lifecycle {
         };
         for seq in self.agenda.facts.waits.waiting_for(targets.map(Vec::as_slice)) {
             let Some(one) = self.durable.unfinished.get(&seq).filter(|_| seq != by.seq) else { continue };
-            // Node commands that came while this change was checked wait on: their nodes are ready again with it.
-            if self.durable.waits_for_operator(seq) || seq > by.seq && self.is_checking(by) {
+            if self.durable.waits_for_operator(seq) {
                 continue;
             }
             let received = &one.received;
