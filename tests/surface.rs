@@ -204,7 +204,10 @@ impl ControlAgent for Fake {
     }
 
     async fn figures(&self) -> Result<Figures, String> {
-        Err("there are none".to_owned())
+        match self.is_hostile {
+            true => Ok(tainted(terminal::full_figures())),
+            false => Err("there are none".to_owned()),
+        }
     }
 
     async fn stats(&self) -> Result<JournalStats, String> {

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeek_cluster_agent::api::audit::Row;
 use zeek_cluster_agent::api::configuration::Configuration;
+use zeek_cluster_agent::api::figures::Figures;
 use zeek_cluster_agent::api::history::PastReport;
 use zeek_cluster_agent::api::plan::Plan;
 use zeek_cluster_agent::api::preflight::HostReport;
@@ -117,6 +118,14 @@ pub fn full_stats() -> JournalStats {
     stats
 }
 
+pub fn full_figures() -> Figures {
+    let node = |problem: Option<&str>| {
+        json!({"node": "x", "role": "worker", "state": "RUNNING", "pid": 7, "up_ms": 5, "usage": {"processes": 1,
+            "cpu_seconds": 1.0, "rss_bytes": 1, "threads": 1, "descriptors": 1}, "captured": null, "problem": problem})
+    };
+    of(json!({"at": "x", "at_ms": 1, "nodes": [node(Some("x")), node(None)]}))
+}
+
 pub fn full_plan() -> Plan {
     of(json!({"running": "x", "proposed": "x", "is_running": false, "problems": [], "warnings": ["x"],
         "nodes": [{"node": "x", "action": "replace", "why": ["x"]}], "order": [{"action": "stop", "nodes": ["x"]}],
@@ -209,7 +218,7 @@ fn leaves(command: &clap::Command, above: &str, found: &mut BTreeSet<String>) {
 }
 
 /// Commands as a shell runs them, and whether they have to show something of what was said to them.
-const LINES: [(&str, bool); 78] = [
+const LINES: [(&str, bool); 82] = [
     ("request set-configuration good.json --reqid \"$EVIL\"", false),
     ("request set-configuration bad.ini", true),
     ("request set-configuration good.json --json", true),
@@ -231,6 +240,10 @@ const LINES: [(&str, bool); 78] = [
     ("requests drop \"$EVIL\" --reqid failed", true),
     ("nodes list", true),
     ("nodes list --json", true),
+    ("nodes list --wide", true),
+    ("nodes list --wide --json", true),
+    ("nodes top -n 1", true),
+    ("nodes top -n 1 --json", true),
     ("nodes start w1 \"$EVIL\"", true),
     ("nodes stop w1 \"$EVIL\"", true),
     ("nodes stop w1 \"$EVIL\" --force", true),
