@@ -40,6 +40,13 @@ fn echoes(data: &[u8]) {
     answer.extend(uid.to_ne_bytes());
     answer.extend(inode.to_ne_bytes());
     let (local, remote) = (diag::canonical(local), diag::canonical(remote));
-    assert_eq!(diag::reply(&answer, number), Ok(Reply::Found(Socket { local, remote, state, uid, inode })));
+    let socket = Socket { local, remote, state, uid, inode, cgroup: None };
+    assert_eq!(diag::reply(&answer, number), Ok(Reply::Found(socket)));
+    // With an attribute behind it: the number of its cgroup.
+    let cgroup = u64::from(uid) << 32 | u64::from(inode);
+    answer[..4].copy_from_slice(&100_u32.to_ne_bytes());
+    answer.extend([12_u16.to_ne_bytes(), 21_u16.to_ne_bytes()].concat());
+    answer.extend(cgroup.to_ne_bytes());
+    assert_eq!(diag::reply(&answer, number), Ok(Reply::Found(Socket { cgroup: Some(cgroup), ..socket })));
     assert!(diag::reply(&answer, number + 1).is_err());
 }

@@ -91,6 +91,8 @@ pub struct Options {
     pub warnings: Vec<String>,
     /// What the options were made from, for `settings` queries.
     pub settings: Vec<SettingReport>,
+    /// The agent is a service of systemd: nodes get scopes of their own, if that is possible.
+    pub is_service: bool,
     /// Who is told that the agent serves, how its nodes are, and that it ends.
     pub manager: Option<Manager>,
 }

@@ -62,6 +62,11 @@ impl Place {
         Ok(Self { state_dir: state_dir.to_owned(), path, identity, found, foreign: Vec::new() })
     }
 
+    /// What names of this agent's are told apart by.
+    pub fn id(&self) -> &str {
+        &self.identity.id
+    }
+
     /// What identifies this directory's processes.
     pub fn home(&self) -> Home {
         let mut paths = vec![self.path.clone()];

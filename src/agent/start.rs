@@ -308,14 +308,20 @@ fn bind(
         let bound = peers::Server::bind(options, Arc::clone(&ids), name, endpoint.into_bytes(), gate.clone())?;
         transports.broker = Some(bound);
     }
-    let mut supervision =
-        supervisor::Options { home: place.home(), is_copy: place.is_copy(), ..options.supervisor.clone() };
+    let mut supervision = supervisor::Options {
+        home: place.home(),
+        is_copy: place.is_copy(),
+        scopes: options.is_service.then(|| place.id().to_owned()),
+        ..options.supervisor.clone()
+    };
     if let Some(address) = transports.broker.as_ref().and_then(|(_, handle)| handle.address()) {
         supervision.agent_address = Some(peers::reachable(address));
         let mode = options.broker.as_ref().map(|broker| broker.tls.mode());
         supervision.simulated_env = mode.and_then(sim_node::environment).into_iter().collect();
     }
     let supervisor = supervisor::Handle::start(supervision, events, tasks.clone())?;
+    let cgroups = supervisor.cgroups();
+    gate.know_nodes(move |cgroup| cgroups.has(cgroup));
     if let Some(options) = options.websocket.as_ref().filter(|_| serves) {
         let endpoint = endpoint.to_string();
         let bound = websocket::Server::bind(options, Arc::clone(&ids), name, endpoint, gate.clone())?;

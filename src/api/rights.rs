@@ -42,8 +42,8 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
-/// Resource limits, soft and hard (setrlimit(2)). One that is not there is as the agent was
-/// started with.
+/// Resource limits: soft and hard ones (setrlimit(2)), those of its scope (systemd.resource-control(5)), its niceness.
+/// One that is not there is as the agent was started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// RLIMIT_NOFILE: open files.
@@ -52,6 +52,15 @@ pub struct Limits {
     /// RLIMIT_CORE in bytes; `u64::MAX` is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub core_bytes: Option<u64>,
+    /// `MemoryMax` of its scope, in bytes; `u64::MAX` is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max: Option<u64>,
+    /// `CPUWeight` of its scope: 1 to 10000; 100 is that of everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u64>,
+    /// Its niceness: 0 to 19, the higher the less CPU time it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nice: Option<u64>,
 }
 
 /// How many files a process may have open, soft and hard; `u64::MAX` is no limit.

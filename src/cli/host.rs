@@ -1,6 +1,7 @@
 //! What the settings mean on this very host: the nodes' user, their limits, and what packet capture lacks.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit};
@@ -15,6 +16,11 @@ use crate::settings::{Origin, PerRole, Problem, Set, Settings};
 const ROLES: [ClusterRole; 5] =
     [ClusterRole::None, ClusterRole::Logger, ClusterRole::Manager, ClusterRole::Proxy, ClusterRole::Worker];
 
+/// Less is certainly a mistake, such as a number of gigabytes without its unit.
+const MEMORY: RangeInclusive<u64> = 1 << 20..=u64::MAX;
+const CPU_WEIGHT: RangeInclusive<u64> = 1..=10_000;
+const NICE: RangeInclusive<u64> = 0..=19;
+
 /// The rights of each role's nodes, and what there is to warn of.
 pub fn rights(
     settings: &Settings,
@@ -24,9 +30,18 @@ pub fn rights(
     let user = user(settings, is_root, names)?;
     check_open_files(&settings.node_open_files, is_root)?;
     check_core(&settings.node_core, is_root)?;
+    check_range("node_memory_max", &settings.node_memory_max, MEMORY)?;
+    check_range("node_cpu_weight", &settings.node_cpu_weight, CPU_WEIGHT)?;
+    check_range("node_nice", &settings.node_nice, NICE)?;
     let rights = |role: ClusterRole| Rights {
         user: user.clone(),
-        limits: Limits { open_files: settings.node_open_files.of(role), core_bytes: settings.node_core.of(role) },
+        limits: Limits {
+            open_files: settings.node_open_files.of(role),
+            core_bytes: settings.node_core.of(role),
+            memory_max: settings.node_memory_max.of(role),
+            cpu_weight: settings.node_cpu_weight.of(role),
+            nice: settings.node_nice.of(role),
+        },
         ..Rights::default()
     };
     let mut warnings = Vec::new();
@@ -103,6 +118,17 @@ pub fn raise_open_files() -> OpenFiles {
 fn check_core(limits: &Set<PerRole>, is_root: bool) -> Result<(), Problem> {
     match limits.largest() {
         Some(largest) => within_hard("node_core", limits, largest, Resource::Core, is_root),
+        None => Ok(()),
+    }
+}
+
+fn check_range(key: &'static str, limits: &Set<PerRole>, range: RangeInclusive<u64>) -> Result<(), Problem> {
+    let (least, most) = (range.start(), range.end());
+    match limits.values().find(|value| !range.contains(value)) {
+        Some(value) if *most == u64::MAX => {
+            Err(wrong(key, limits, format!("has {value}, and {least} is the least a node can run with; give more")))
+        }
+        Some(value) => Err(wrong(key, limits, format!("has {value}; it is a number from {least} to {most}"))),
         None => Ok(()),
     }
 }

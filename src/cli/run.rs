@@ -295,6 +295,7 @@ fn options(settings: &Settings, lock_wait: Duration, names: &NameService) -> Res
         commit_timeout: settings.commit_timeout.duration(),
         warnings: Vec::new(),
         settings: settings.shown().iter().map(shown::report).collect(),
+        is_service: std::env::var_os(systemd::UNIT_VARIABLE).is_some(),
         manager: None,
     })
 }

@@ -20,6 +20,9 @@ const REPLY_BODY: usize = 72;
 /// The bytes of a query.
 pub const QUESTION: usize = HEADER + REQUEST_BODY;
 
+/// `struct nlattr`: length and type.
+const ATTRIBUTE: usize = 4;
+const INET_DIAG_CGROUP_ID: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
@@ -47,6 +50,8 @@ pub struct Socket {
     pub uid: u32,
     /// 0 if no process has it open (any more, or yet).
     pub inode: u32,
+    /// The number of the cgroup (v2) that it was created in, if the kernel says so.
+    pub cgroup: Option<u64>,
 }
 
 /// What the kernel answered.
@@ -139,12 +144,29 @@ pub fn reply(bytes: &[u8], number: u32) -> Result<Reply, DecodeError> {
             // An errno, negated; 0 would be an acknowledgement that was not asked for.
             Ok(if code == -ENOENT { Reply::Nothing } else { Reply::Failed(code.saturating_neg()) })
         }
-        SOCK_DIAG_BY_FAMILY => socket(body.get(..REPLY_BODY).ok_or_else(short)?).map(Reply::Found),
+        SOCK_DIAG_BY_FAMILY => {
+            let (socket_body, attributes) = body.split_at_checked(REPLY_BODY).ok_or_else(short)?;
+            socket(socket_body, cgroup(attributes)).map(Reply::Found)
+        }
         other => Err(DecodeError::Type(other)),
     }
 }
 
-fn socket(body: &[u8]) -> Result<Socket, DecodeError> {
+/// The attribute with the number of the socket's cgroup, among those behind the socket. What is no attribute ends the
+/// search: nothing else depends on it.
+fn cgroup(mut attributes: &[u8]) -> Option<u64> {
+    loop {
+        let length = usize::from(u16::from_ne_bytes(attributes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(attributes.get(2..ATTRIBUTE)?.try_into().ok()?);
+        let value = attributes.get(ATTRIBUTE..length)?;
+        if kind == INET_DIAG_CGROUP_ID {
+            return value.try_into().ok().map(u64::from_ne_bytes);
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+fn socket(body: &[u8], cgroup: Option<u64>) -> Result<Socket, DecodeError> {
     let short = || DecodeError::Short(HEADER + body.len());
     let (&family, &state) = (body.first().ok_or_else(short)?, body.get(1).ok_or_else(short)?);
     let id = body.get(4..4 + ID).ok_or_else(short)?;
@@ -162,7 +184,7 @@ fn socket(body: &[u8]) -> Result<Socket, DecodeError> {
         other => Err(DecodeError::Family(other)),
     };
     let (uid, inode) = (word(body, 64).ok_or_else(short)?, word(body, 68).ok_or_else(short)?);
-    Ok(Socket { local: end(local)?, remote: end(remote)?, state, uid, inode })
+    Ok(Socket { local: end(local)?, remote: end(remote)?, state, uid, inode, cgroup })
 }
 
 /// An address without its scope, and with an IPv4-mapped IPv6 address as IPv4.
@@ -217,7 +239,7 @@ mod tests {
         assert_eq!(hex(&asked[28..44]), "00000000000000000000000000000001");
     }
 
-    /// Answers of Linux 6.18, in hexadecimal. The attributes after the socket do not matter here.
+    /// Answers of Linux 6.18, in hexadecimal. Of the attributes after the socket only the cgroup matters.
     #[cfg(target_endian = "little")]
     fn answered(hex: &str) -> Vec<u8> {
         let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
@@ -235,7 +257,7 @@ mod tests {
     #[test]
     fn answers_of_a_kernel_are_read() {
         let socket = |local: &str, remote: &str, state, inode| {
-            Ok(Reply::Found(Socket { local: end(local), remote: end(remote), state, uid: 0, inode }))
+            Ok(Reply::Found(Socket { local: end(local), remote: end(remote), state, uid: 0, inode, cgroup: Some(1) }))
         };
         let client = answered(CLIENT);
         assert_eq!(reply(&client, 7), socket("127.0.0.1:40000", "127.0.0.1:2151", ESTABLISHED, 264_308));
@@ -292,6 +314,24 @@ mod tests {
         assert_eq!(error(0), Ok(Reply::Failed(0)));
         assert_eq!(error(-1), Ok(Reply::Failed(1)));
         assert_eq!(error(i32::MIN), Ok(Reply::Failed(i32::MAX)));
+    }
+
+    #[test]
+    fn the_cgroup_is_found_among_other_attributes() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let mut bytes = u16::try_from(4 + value.len()).unwrap().to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let number = attribute(21, &7_u64.to_ne_bytes());
+        assert_eq!(cgroup(&[attribute(8, &[1]), attribute(15, &[0; 4]), number.clone()].concat()), Some(7));
+        assert_eq!(cgroup(&number), Some(7));
+        for other in [vec![], attribute(8, &[1]), attribute(21, &[0; 4]), vec![0; 12], vec![3, 0, 21, 0], vec![0xff; 9]]
+        {
+            assert_eq!(cgroup(&other), None, "{other:?}");
+        }
     }
 
     #[test]

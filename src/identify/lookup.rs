@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::diag::{self, Reply};
-use super::owner::{Ends, Unidentified, judge};
+use super::owner::{Ends, Owner, Unidentified, judge};
 
 /// The most time for finding out who owns a connection.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,7 +58,7 @@ impl LookUps {
     }
 
     /// Who owns the other end. Waits, within limits, until that end is accepted.
-    pub async fn owner(&self, ends: Ends) -> Result<u32, Unidentified> {
+    pub async fn owner(&self, ends: Ends) -> Result<Owner, Unidentified> {
         let deadline = Instant::now() + LOOKUP_TIMEOUT;
         let mut pause = PAUSE_MIN;
         loop {
@@ -73,7 +73,7 @@ impl LookUps {
     }
 
     /// The same without waiting.
-    pub async fn once(&self, ends: Ends) -> Result<u32, Unidentified> {
+    pub async fn once(&self, ends: Ends) -> Result<Owner, Unidentified> {
         let unasked = |error: &dyn std::error::Error| Unidentified::Unasked(error.to_string());
         let permit = Arc::clone(&self.at_once).acquire_owned().await.map_err(|error| unasked(&error))?;
         let overflow_uid = self.overflow_uid;
@@ -87,7 +87,7 @@ impl LookUps {
 }
 
 /// Asks about the other end, and then about ours.
-fn ask(ends: &Ends, overflow_uid: u32) -> Result<u32, Unidentified> {
+fn ask(ends: &Ends, overflow_uid: u32) -> Result<Owner, Unidentified> {
     let unasked = |error: io::Error| Unidentified::Unasked(error.to_string());
     let kernel = Kernel::open().map_err(unasked)?;
     let other = kernel.socket(ends.remote, ends.local, 1).map_err(unasked)?;
@@ -155,6 +155,10 @@ mod tests {
         rustix::process::geteuid().as_raw()
     }
 
+    fn uid(ends: &Ends, overflow_uid: u32) -> Result<u32, Unidentified> {
+        ask(ends, overflow_uid).map(|owner| owner.uid)
+    }
+
     fn pair(listen: &str) -> (TcpStream, TcpStream, Ends) {
         let listener = TcpListener::bind(listen).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -167,8 +171,8 @@ mod tests {
     fn a_connection_of_ours_is_ours_over_every_form_of_loopback() {
         for listen in ["127.0.0.1:0", "127.3.2.1:0", "[::1]:0"] {
             let (_client, _server, ends) = pair(listen);
-            assert_eq!(ask(&ends, NOBODYS), Ok(own_uid()), "{listen}");
-            assert_eq!(ask(&ends, own_uid()), Err(Unidentified::Overflow(own_uid())), "{listen}");
+            assert_eq!(uid(&ends, NOBODYS), Ok(own_uid()), "{listen}");
+            assert_eq!(uid(&ends, own_uid()), Err(Unidentified::Overflow(own_uid())), "{listen}");
         }
         // A listener for both families shows an IPv4 client as IPv4-mapped; the client's socket may have either form.
         let listener = TcpListener::bind("[::]:0").unwrap();
@@ -177,7 +181,7 @@ mod tests {
             let _client = TcpStream::connect(&target).unwrap();
             let (server, remote) = listener.accept().unwrap();
             let ends = ends(&server, server.local_addr().unwrap(), remote).unwrap();
-            assert_eq!(ask(&ends, NOBODYS), Ok(own_uid()), "{target}");
+            assert_eq!(uid(&ends, NOBODYS), Ok(own_uid()), "{target}");
         }
         assert_eq!(works(), Some(Ok(())));
     }
@@ -191,7 +195,7 @@ mod tests {
         rustix::net::connect(&client, &listener.local_addr().unwrap()).unwrap();
         let (server, remote) = listener.accept().unwrap();
         let ends = ends(&server, server.local_addr().unwrap(), remote).unwrap();
-        assert_eq!(ask(&ends, NOBODYS), Ok(own_uid()));
+        assert_eq!(uid(&ends, NOBODYS), Ok(own_uid()));
 
         let squatter = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         sockopt::set_socket_reuseaddr(&squatter, true).unwrap();
@@ -203,14 +207,14 @@ mod tests {
         let kernel = Kernel::open().unwrap();
         let Reply::Found(found) = kernel.socket(ends.remote, ends.local, 1).unwrap() else { panic!("nothing") };
         assert_eq!((found.state, found.local.port()), (10, remote.port()), "a listener: {found:?}");
-        assert_eq!(ask(&ends, NOBODYS), Err(Unidentified::Gone));
+        assert_eq!(uid(&ends, NOBODYS), Err(Unidentified::Gone));
     }
 
     #[test]
     fn a_client_that_closed_in_order_is_nobodys() {
         let (client, _server, ends) = pair("127.0.0.1:0");
         drop(client);
-        assert_eq!(ask(&ends, NOBODYS), Err(Unidentified::Gone));
+        assert_eq!(uid(&ends, NOBODYS), Err(Unidentified::Gone));
     }
 
     #[tokio::test]
@@ -222,6 +226,6 @@ mod tests {
         assert_eq!(look_ups.once(ends).await, Err(Unidentified::NotAccepted));
         let waiting = tokio::spawn(async move { look_ups.owner(ends).await });
         let _server = tokio::task::spawn_blocking(move || listener.accept().unwrap()).await.unwrap();
-        assert_eq!(waiting.await.unwrap(), Ok(own_uid()));
+        assert_eq!(waiting.await.unwrap().map(|owner| owner.uid), Ok(own_uid()));
     }
 }

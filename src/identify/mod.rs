@@ -23,16 +23,19 @@ mod refusals;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 pub use groups::GroupsOf;
 pub(crate) use lookup::{ends, overflow_uid, works};
-pub(crate) use owner::{Ends, Unidentified};
+pub(crate) use owner::{Ends, Owner, Unidentified};
 
 use groups::Members;
 use lookup::LookUps;
 use refusals::{Refusals, Who};
+
+/// A node that was taken over deploys nothing.
+const NODES_ASK_NOTHING: &str = "nodes check in and answer, and may not ask for anything";
 
 /// Who may send requests.
 #[derive(Debug, Clone)]
@@ -109,6 +112,8 @@ struct Inner {
     members: Option<Members>,
     words: String,
     nodes: RwLock<BTreeSet<u32>>,
+    /// Whether a cgroup is that of a node.
+    is_node: OnceLock<Box<dyn Fn(u64) -> bool + Send + Sync>>,
     look_ups: LookUps,
     refusals: Refusals,
 }
@@ -122,6 +127,7 @@ impl Gate {
             members: group.map(|gid| Members::new(gid, groups_of)),
             words,
             nodes: RwLock::new(nodes),
+            is_node: OnceLock::new(),
             look_ups: LookUps::new(overflow_uid),
             refusals: Refusals::default(),
         }))
@@ -132,17 +138,29 @@ impl Gate {
         self.0.nodes.write().unwrap_or_else(PoisonError::into_inner).extend(uids);
     }
 
+    /// From now on the processes of nodes are known by their cgroups: they may not ask, whoever they run as. Only the first
+    /// call counts.
+    pub fn know_nodes(&self, is_node: impl Fn(u64) -> bool + Send + Sync + 'static) {
+        let _ = self.0.is_node.set(Box::new(is_node));
+    }
+
     /// Finds out, within a few seconds, who is at the other end of a TCP connection and what it may do.
     pub(crate) async fn admit(&self, caller: Caller<'_>) -> Admitted {
         let Caller { ends, subject, is_open, advice } = caller;
         let is_here = ends.are_of_this_host();
         let (uid, verdict) = if subject.is_some() || is_open {
             // Already admitted: the uid is for the journal only.
-            let uid = if is_here { self.0.look_ups.once(ends).await.ok() } else { None };
-            (uid, Verdict::MayAsk)
+            let owner = if is_here { self.0.look_ups.once(ends).await.ok() } else { None };
+            (owner.map(|owner| owner.uid), Verdict::MayAsk)
         } else if is_here {
             match self.0.look_ups.owner(ends).await {
-                Ok(uid) => (Some(uid), self.of_uid(uid).await),
+                Ok(Owner { uid, cgroup: Some(cgroup) }) if self.is_node(cgroup) => (
+                    Some(uid),
+                    Verdict::OnlyAsNode(format!(
+                        "uid {uid}, in the cgroup of a node of this agent: {NODES_ASK_NOTHING}"
+                    )),
+                ),
+                Ok(Owner { uid, cgroup: _ }) => (Some(uid), self.of_uid(uid).await),
                 Err(Unidentified::Overflow(uid)) => {
                     (Some(uid), Verdict::Refused(Unidentified::Overflow(uid).to_string()))
                 }
@@ -153,6 +171,10 @@ impl Gate {
             (None, Verdict::Refused(reason))
         };
         Admitted { uid, peer: peer(ends.remote, uid, subject), verdict }
+    }
+
+    fn is_node(&self, cgroup: u64) -> bool {
+        self.0.is_node.get().is_some_and(|is_node| is_node(cgroup))
     }
 
     async fn of_uid(&self, uid: u32) -> Verdict {

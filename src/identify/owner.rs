@@ -45,8 +45,17 @@ pub enum Unidentified {
     Unasked(String),
 }
 
+/// Who has the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user who created its socket.
+    pub uid: u32,
+    /// The cgroup in which that was done, if the kernel says so.
+    pub cgroup: Option<u64>,
+}
+
 /// What two answers mean, in the order of the queries: about the other end, and then about our own.
-pub fn judge(ends: &Ends, other: &Reply, own: &Reply, overflow_uid: u32) -> Result<u32, Unidentified> {
+pub fn judge(ends: &Ends, other: &Reply, own: &Reply, overflow_uid: u32) -> Result<Owner, Unidentified> {
     let (local, remote) = (diag::canonical(ends.local), diag::canonical(ends.remote));
     let other = established(other, remote, local)?;
     let own = established(own, local, remote)?;
@@ -59,7 +68,7 @@ pub fn judge(ends: &Ends, other: &Reply, own: &Reply, overflow_uid: u32) -> Resu
     if other.uid == overflow_uid {
         return Err(Unidentified::Overflow(overflow_uid));
     }
-    Ok(other.uid)
+    Ok(Owner { uid: other.uid, cgroup: other.cgroup })
 }
 
 fn established(reply: &Reply, local: SocketAddr, remote: SocketAddr) -> Result<Socket, Unidentified> {
@@ -88,7 +97,7 @@ mod tests {
     }
 
     fn socket(local: &str, remote: &str, uid: u32, inode: u32) -> Socket {
-        Socket { local: end(local), remote: end(remote), state: ESTABLISHED, uid, inode }
+        Socket { local: end(local), remote: end(remote), state: ESTABLISHED, uid, inode, cgroup: Some(77) }
     }
 
     fn other() -> Socket {
@@ -100,7 +109,14 @@ mod tests {
     }
 
     fn judged(other: Socket, own: Socket) -> Result<u32, Unidentified> {
-        judge(&ends(), &Reply::Found(other), &Reply::Found(own), OVERFLOW)
+        uid(judge(&ends(), &Reply::Found(other), &Reply::Found(own), OVERFLOW))
+    }
+
+    fn uid(judged: Result<Owner, Unidentified>) -> Result<u32, Unidentified> {
+        judged.map(|owner| {
+            assert_eq!(owner.cgroup, Some(77));
+            owner.uid
+        })
     }
 
     #[test]
@@ -108,7 +124,7 @@ mod tests {
         assert_eq!(judged(other(), own()), Ok(995));
         assert_eq!(judged(Socket { uid: 0, ..other() }, own()), Ok(0));
         let mapped = Ends { local: end("[::ffff:127.0.0.1]:2151"), remote: end("[::ffff:127.0.0.1]:40000"), inode: 7 };
-        assert_eq!(judge(&mapped, &Reply::Found(other()), &Reply::Found(own()), OVERFLOW), Ok(995));
+        assert_eq!(uid(judge(&mapped, &Reply::Found(other()), &Reply::Found(own()), OVERFLOW)), Ok(995));
     }
 
     #[test]

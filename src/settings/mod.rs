@@ -525,6 +525,13 @@ settings! {
     node_open_files: PerRole, "ZCA_NODE_OPEN_FILES", "[]" => PerRole::default();
     /// How large a core file of a node may get, in bytes (RLIMIT_CORE); 0 is none.
     node_core: PerRole, "ZCA_NODE_CORE", "[]" => PerRole::default();
+    /// How much memory a node may have, in bytes (MemoryMax of its scope). Needs systemd and cgroup v2.
+    node_memory_max: PerRole, "ZCA_NODE_MEMORY_MAX", "[]" => PerRole::default();
+    /// A node's share of CPU time where it is short, from 1 to 10000 (CPUWeight of its scope); everything else has 100. Needs
+    /// systemd and cgroup v2.
+    node_cpu_weight: PerRole, "ZCA_NODE_CPU_WEIGHT", "[]" => PerRole::default();
+    /// A node's niceness, from 0 to 19.
+    node_nice: PerRole, "ZCA_NODE_NICE", "[]" => PerRole::default();
     /// When a node is ready: when it checks in, or when it has run for alive_secs.
     ready: Ready, "ZCA_READY", "checkin" => Ready::Checkin;
     /// How long a node has to run to be ready with `ready = "alive"`.

@@ -24,6 +24,10 @@ impl PerRole {
         self.roles.get(&role).copied().or(self.all)
     }
 
+    pub fn values(&self) -> impl Iterator<Item = u64> {
+        self.roles.values().copied().chain(self.all)
+    }
+
     pub fn largest(&self) -> Option<u64> {
         self.roles.values().copied().chain(self.all).max()
     }

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Context;
+use super::cgroup;
 use super::files::{self, Checked, Circumstances, Exit, Launch, Status};
 use super::launch::{LOOK_AGAIN, RunDir};
 use super::link::{Heard, Link};
@@ -174,6 +175,7 @@ impl WithoutShim {
         let status = status.filter(|status| status.incarnation >= known.incarnation);
         let exit = status.as_ref().and_then(|status| status.exit.clone());
         let recorded = status.as_ref().and_then(|status| status.process.as_ref());
+        let scope = status.as_ref().and_then(|status| status.scope.clone());
         let mut alive = match &exit {
             Some(_) => Vec::new(),
             None => self.by_record([known.process.as_ref(), recorded])?,
@@ -192,6 +194,7 @@ impl WithoutShim {
         if !alive.is_empty() {
             self.end_all(&alive)?;
         }
+        self.kill_cgroup(scope.as_deref(), recorded)?;
         if let (Some(Status { incarnation, process, .. }), Some(exit)) = (&status, exit) {
             return Ok(Look::Exited { incarnation: *incarnation, process: process.clone(), exit });
         }
@@ -229,7 +232,7 @@ impl WithoutShim {
             if free {
                 let status = read::<Status>(directory).filter(|status| status.incarnation == incarnation);
                 return Ok(match status {
-                    Some(Status { incarnation, process, exit: Some(exit) }) => {
+                    Some(Status { incarnation, process, exit: Some(exit), scope: _ }) => {
                         Look::Exited { incarnation, process, exit }
                     }
                     status => lost(incarnation, known, status),
@@ -304,6 +307,21 @@ impl WithoutShim {
         let uid = uid(launch.as_ref());
         let proven = pids.into_iter().map(|pid| Proven::by_deleted_lock(pid, home, &self.node, uid));
         Ok(proven.collect::<Result<Vec<_>, _>>().map_err(cannot)?.into_iter().flatten().collect())
+    }
+
+    /// Kills what a node whose shim was killed has left in its cgroup, if it had one in this boot.
+    fn kill_cgroup(&self, scope: Option<&str>, recorded: Option<&ProcessId>) -> Result<(), String> {
+        let is_of_now = recorded.is_some_and(|process| process.boot_id == self.context.boot_id);
+        let Some(scope) = scope.filter(|_| is_of_now && !self.context.is_copy()) else { return Ok(()) };
+        let deadline = Instant::now() + GRACE;
+        loop {
+            match cgroup::kill_left(scope) {
+                Ok(true) => return Ok(()),
+                Ok(false) if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+                Ok(false) => return Err(format!("processes in the node's cgroup {scope} were killed and do not end")),
+                Err(error) => return Err(format!("cannot end what is left in the node's cgroup {scope}: {error}")),
+            }
+        }
     }
 
     pub(super) fn end_all(&self, processes: &[Proven]) -> Result<(), String> {

@@ -400,6 +400,7 @@ fn start(order: &Order) -> Result<Pid, String> {
         stderr: output.as_fd(),
         lock: null.as_fd(),
         rights: &rights,
+        cgroup: None,
         failure: failure_end.as_fd(),
     };
     let pid = sys::spawn(&program).map_err(|error| format!("cannot fork: {error}"))?;

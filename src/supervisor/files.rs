@@ -92,6 +92,9 @@ pub struct Status {
     pub process: Option<ProcessId>,
     /// `None`: it runs, or its shim was killed.
     pub exit: Option<Exit>,
+    /// The scope that it runs in, as a path in the cgroup hierarchy, if it has one. Added in the second release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
 }
 
 impl Checked for Status {
@@ -267,6 +270,7 @@ pub(super) mod tests {
                 is_lasting: false,
                 circumstances: Circumstances::default(),
             }),
+            scope: None,
         }
     }
 

@@ -15,7 +15,7 @@ use super::check::Checker;
 use super::crash::Keeper;
 use super::files::{self, STATUS};
 use super::job::{self, Job};
-use super::orders::{Pending, Slot, SupervisorState, locked};
+use super::orders::{NodeCgroups, Pending, Slot, SupervisorState, locked};
 use super::process::{self, Lingering};
 use super::task::NodeTask;
 use super::{Context, Error, Options, aside, output};
@@ -37,7 +37,16 @@ impl Handle {
     pub fn start(options: Options, events: mpsc::Sender<NodeEvent>, tasks: Tasks) -> Result<Self, Error> {
         let context = Arc::new(Context::open(options)?);
         let crashes = Keeper::start(&context.options.state_dir, context.options.crash.clone(), &tasks);
-        Ok(Self { shared: Arc::new(SupervisorState { context, tasks, crashes, events, slots: Mutex::default() }) })
+        Ok(Self {
+            shared: Arc::new(SupervisorState {
+                context,
+                tasks,
+                crashes,
+                events,
+                slots: Mutex::default(),
+                cgroups: NodeCgroups::default(),
+            }),
+        })
     }
 
     /// A job of this host. There must not be two with the same directory.
@@ -48,6 +57,11 @@ impl Handle {
     /// Runs nodes' programs to have their scripts checked.
     pub(crate) fn checker(&self) -> Checker {
         Checker::new(Arc::clone(&self.shared.context))
+    }
+
+    /// The cgroups of the nodes, as they come and go.
+    pub fn cgroups(&self) -> NodeCgroups {
+        self.shared.cgroups.clone()
     }
 
     /// The id of the current boot, as it is in every [`ProcessId`].

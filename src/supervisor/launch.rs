@@ -24,10 +24,12 @@ use serde_bytes::ByteBuf;
 use super::fault::Fault;
 use super::files::{self, Durability, LOCK, Launch, SOCKET, STATUS};
 use super::process::Live;
+use super::protocol::WAITS;
 use super::{Context, aside, channel_dir, create_private, node_files, ownership, ports, secrets, shim, simulated};
 use crate::api::ids::{Incarnation, NodeName, Seq};
 use crate::api::launch::{LaunchSpec, ProcessId, Program};
 use crate::api::report::chain;
+use crate::api::rights::Limits;
 use crate::{crash_points, regular_file};
 
 /// How long a lock may be held by a process that is just ending: an acknowledged shim, a killed node.
@@ -117,6 +119,9 @@ pub struct Prepared {
     listener: UnixListener,
     /// The node is the agent's own executable, which its shim needs then.
     is_simulated: bool,
+    /// For its scope.
+    pub limits: Limits,
+    pub stop_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -224,12 +229,13 @@ fn try_prepare(
     files::write(&path, &launch, Durability::PowerCut).map_err(|error| Fault::of(chain(&error), &error))?;
     let is_simulated = launch.program.is_none();
     let (incarnation, lock) = (order.incarnation, lock.into());
-    Ok(Preparation::Prepared(Prepared { incarnation, directory, lock, listener, is_simulated }))
+    let (limits, stop_timeout) = (order.spec.rights.limits, Duration::from_millis(order.spec.stop_timeout_ms));
+    Ok(Preparation::Prepared(Prepared { incarnation, directory, lock, listener, is_simulated, limits, stop_timeout }))
 }
 
 /// Spawns the shim of a prepared incarnation and passes the lock and the listener to it; this process closes its own.
 pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Result<(RunDir, tokio::process::Child)> {
-    let Prepared { incarnation, directory, lock, listener, is_simulated } = prepared;
+    let Prepared { incarnation, directory, lock, listener, is_simulated, limits: _, stop_timeout: _ } = prepared;
     // Through the descriptor: the path may already lead to another release.
     let program = context.shim.as_ref().unwrap_or(&context.executable);
     let image = if is_simulated { Stdio::from(context.executable.try_clone()?) } else { Stdio::null() };
@@ -238,6 +244,7 @@ pub fn spawn(context: &Context, node: &NodeName, prepared: Prepared) -> io::Resu
         .arg0(shim::NAME)
         .arg(node.as_str())
         .arg(incarnation.to_string())
+        .args(context.gives_scopes.then_some(WAITS))
         .current_dir(&directory.path)
         .stdin(Stdio::from(lock))
         .stdout(Stdio::from(OwnedFd::from(listener)))

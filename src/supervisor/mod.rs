@@ -19,6 +19,7 @@
 //! - [`launch`] takes the lock and spawns shims, unless [`ports`] are taken; [`adopt`] finds what is left of a node;
 //!   [`process`] proves identities.
 //! - [`set_aside`] moves a damaged run directory away once nothing of its node is left.
+//! - [`systemd`] has each shim put into a scope, where there is systemd; [`cgroup`] is what a shim makes of it.
 //! - [`rights`] are what a process takes on before it becomes a node; [`ownership`] gives the node's directory to its
 //!   user.
 //! - [`node_files`] writes files into a node's directory; [`probe`] asks a program for its version.
@@ -29,6 +30,7 @@
 
 mod adopt;
 mod aside;
+mod cgroup;
 mod channel_dir;
 pub mod check;
 pub(crate) mod crash;
@@ -54,6 +56,7 @@ mod shim;
 pub(crate) mod simulated;
 mod start_step;
 mod sys;
+mod systemd;
 mod task;
 
 use std::ffi::OsString;
@@ -67,6 +70,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use handle::Handle;
+pub use orders::NodeCgroups;
 pub use ownership::give;
 pub use process::{Home, boot_id};
 pub use shim::NAME as SHIM_NAME;
@@ -75,6 +79,8 @@ pub(crate) use sys::is_open_for_writing;
 use crate::api::ids::NodeName;
 use crate::api::rights::OpenFiles;
 use crate::regular_file;
+
+use systemd::Systemd;
 
 /// What the supervisor needs to know about its host.
 #[derive(Debug, Clone)]
@@ -93,6 +99,9 @@ pub struct Options {
     /// The executable of shims, opened once as well; `None`: `zca-shim` beside the agent's own, or the agent's own if
     /// there is none.
     pub shim: Option<PathBuf>,
+    /// systemd runs this agent: each node is to have a scope of its own, if that is possible. The state directory's id,
+    /// by which those of several agents differ.
+    pub scopes: Option<String>,
     /// The environment that nodes inherit, before variables are removed or overlaid.
     pub environment: Vec<(OsString, OsString)>,
     pub(crate) crash: crash::Options,
@@ -118,6 +127,7 @@ impl Options {
             is_copy: false,
             executable: "/proc/self/exe".into(),
             shim: None,
+            scopes: None,
             environment: std::env::vars_os().collect(),
             crash: crash::Options { keep: 10, keep_for: Duration::from_secs(30 * 24 * 3600), space_floor: 0 },
             umask: None,
@@ -187,6 +197,10 @@ struct Context {
     executable: File,
     /// The program of shims; `None`: the agent's own executable.
     shim: Option<File>,
+    /// The host's service manager, if it is systemd and runs this agent.
+    systemd: Option<Systemd>,
+    /// It gives nodes scopes.
+    gives_scopes: bool,
     boot_id: String,
     run: PathBuf,
     home: Home,
@@ -210,7 +224,9 @@ impl Context {
             home.paths.push(path.map_err(|source| Error::Home { path: options.state_dir.clone(), source })?);
         }
         let is_copy = AtomicBool::new(options.is_copy);
-        Ok(Self { options, executable, shim, boot_id, run, home, is_copy })
+        let systemd = options.scopes.as_deref().filter(|_| Systemd::is_here()).map(Systemd::new);
+        let gives_scopes = options.scopes.is_some() && gives_scopes();
+        Ok(Self { options, executable, shim, systemd, gives_scopes, boot_id, run, home, is_copy })
     }
 
     /// Whether nothing may be signalled: the records may belong to another directory.
@@ -243,6 +259,20 @@ fn open_shim(options: &Options) -> Result<Option<File>, Error> {
             Ok(None)
         }
         Err(source) => Err(Error::Shim { path, source }),
+    }
+}
+
+/// Whether nodes get scopes on this host; if not, the log says why.
+fn gives_scopes() -> bool {
+    match Systemd::obstacle() {
+        None => true,
+        Some(obstacle) => {
+            tracing::info!(
+                "nodes run in the agent's own cgroup, without scopes of systemd ({obstacle}): node_memory_max and node_cpu_weight have no \
+                 effect"
+            );
+            false
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The orders that wait for a node's task: the newest of each kind.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -22,6 +22,26 @@ pub(super) struct SupervisorState {
     /// Bounded by its owner. If it is full, nodes' tasks wait and nothing is lost.
     pub(super) events: mpsc::Sender<NodeEvent>,
     pub(super) slots: Mutex<BTreeMap<NodeName, Arc<Slot>>>,
+    pub(super) cgroups: NodeCgroups,
+}
+
+/// The numbers of the nodes' own cgroups, by which the kernel names them. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct NodeCgroups(Arc<RwLock<BTreeMap<NodeName, u64>>>);
+
+impl NodeCgroups {
+    /// Whether this is the cgroup of a node of this agent.
+    pub fn has(&self, id: u64) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().any(|known| *known == id)
+    }
+
+    pub(super) fn set(&self, node: &NodeName, id: Option<u64>) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match id {
+            Some(id) => _ = known.insert(node.clone(), id),
+            None => _ = known.remove(node),
+        }
+    }
 }
 
 /// Orders and questions that a node's task has not handled yet.

@@ -35,6 +35,9 @@ pub enum ToAgent {
     /// The node's program runs.
     Started {
         process: ProcessId,
+        /// As in [`Hello`]. Added in the second release.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<String>,
     },
     /// READY=1 came.
     Ready {},
@@ -85,6 +88,12 @@ pub struct Hello {
     /// Its own release, for people; absent in shims of the first release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
+    /// The path of its scope in the cgroup hierarchy, if it has one. Added in the second release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// It waits to be put into a scope: [`ToShim::Go`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub waits: bool,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -110,7 +119,15 @@ pub enum ToShim {
     Ping {
         token: u64,
     },
+    /// It is in its scope, or there will be none: fork. Added in the second release; only for a shim that was started
+    /// with [`WAITS`].
+    Go {
+        incarnation: Incarnation,
+    },
 }
+
+/// The argument after the incarnation that makes a shim wait for [`ToShim::Go`], a few seconds at most, before it forks.
+pub const WAITS: &str = "wait";
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -207,8 +224,10 @@ mod tests {
                 left: Survivors::default(),
                 subreaper: false,
                 release: None,
+                scope: None,
+                waits: false,
             })),
-            ToAgent::Started { process: process() },
+            ToAgent::Started { process: process(), scope: None },
             ToAgent::Ready {},
             ToAgent::Stopping {},
             ToAgent::Exited { process: Some(process()), exit: exit() },
@@ -230,7 +249,10 @@ mod tests {
                 left: survivors(),
                 subreaper: true,
                 release: Some("0.2.0".into()),
+                scope: Some("/zeek.slice/zca-0a1b2c3d-w1-3.scope".into()),
+                waits: true,
             })),
+            ToAgent::Started { process: process(), scope: Some("/zeek.slice/zca-0a1b2c3d-w1-3.scope".into()) },
             ToAgent::Left { survivors: Survivors { more: 2, unseen: true, ..survivors() } },
             ToAgent::Dropped { bytes: 70_000, reason: Some("no space".into()) },
             ToAgent::Exited {
@@ -241,6 +263,10 @@ mod tests {
                 },
             },
         ]
+    }
+
+    fn to_shim_since() -> Vec<ToShim> {
+        vec![ToShim::Go { incarnation: Incarnation(3) }]
     }
 
     fn to_shim() -> Vec<ToShim> {
@@ -256,7 +282,8 @@ mod tests {
     fn golden_bytes() {
         let mut text = String::new();
         let first = to_agent().iter().map(encode).chain(to_shim().iter().map(encode)).collect::<Vec<_>>();
-        for frame in first.into_iter().chain(to_agent_since().iter().map(encode)) {
+        let since = to_agent_since().iter().map(encode).chain(to_shim_since().iter().map(encode)).collect::<Vec<_>>();
+        for frame in first.into_iter().chain(since) {
             text.extend(frame.iter().map(|byte| format!("{byte:02x}")));
             text.push('\n');
         }

@@ -25,6 +25,7 @@ pub struct Prepared {
     identity: Option<Identity>,
     cpu: Option<CpuSet>,
     limits: Vec<(Resource, Rlimit)>,
+    nice: Option<i32>,
 }
 
 struct Identity {
@@ -38,7 +39,8 @@ impl Prepared {
     /// `inherited`: how many files the process may have open unless its rights say so. The error is the reason why no
     /// process can have these rights.
     pub fn new(rights: &Rights, inherited: Option<OpenFiles>) -> Result<Self, String> {
-        let Rights { user, captures, cpu, limits: Limits { open_files, core_bytes } } = rights;
+        let Rights { user, captures, cpu, limits } = rights;
+        let Limits { open_files, core_bytes, memory_max: _, cpu_weight: _, nice } = limits;
         let identity = user.as_ref().map(|user| Identity {
             uid: Uid::from_raw(user.uid),
             gid: Gid::from_raw(user.gid),
@@ -59,7 +61,8 @@ impl Prepared {
         let inherited = inherited.map(|OpenFiles { soft, hard }| Rlimit { current: limit(soft), maximum: limit(hard) });
         let limits = [(Resource::Nofile, open_files.map(both).or(inherited)), (Resource::Core, core_bytes.map(both))];
         let limits = limits.into_iter().filter_map(|(resource, value)| Some((resource, value?))).collect();
-        Ok(Self { identity, cpu: cpu.map(set_of).transpose()?, limits })
+        let nice = nice.and_then(|nice| i32::try_from(nice).ok());
+        Ok(Self { identity, cpu: cpu.map(set_of).transpose()?, limits, nice })
     }
 
     /// Takes them on. Only for a forked child that is about to execute its program: this cannot be undone. `warn` is
@@ -73,6 +76,11 @@ impl Prepared {
             && let Err(error) = rustix::thread::sched_setaffinity(None, cpu)
         {
             warn(StartStep::Affinity, error);
+        }
+        if let Some(nice) = self.nice
+            && let Err(error) = rustix::process::setpriority_process(None, nice)
+        {
+            warn(StartStep::Nice, error);
         }
         // Raising limits requires root, so this comes before the change of user.
         for (resource, limit) in &self.limits {

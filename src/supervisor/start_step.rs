@@ -15,10 +15,12 @@ pub enum StartStep {
     Capabilities,
     ParentDeathSignal,
     Execute,
+    Cgroup,
+    Nice,
 }
 
 impl StartStep {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Session,
         Self::Directory,
         Self::Descriptors,
@@ -29,13 +31,15 @@ impl StartStep {
         Self::Capabilities,
         Self::ParentDeathSignal,
         Self::Execute,
+        Self::Cgroup,
+        Self::Nice,
     ];
     /// The length of a report.
     pub const REPORT: usize = 5;
 
     /// Whether the program runs nevertheless.
     pub fn is_warning(self) -> bool {
-        matches!(self, Self::OomScore | Self::Affinity)
+        matches!(self, Self::OomScore | Self::Affinity | Self::Cgroup | Self::Nice)
     }
 
     pub(super) fn report(self, error: &io::Error) -> [u8; Self::REPORT] {
@@ -66,6 +70,8 @@ impl std::fmt::Display for StartStep {
             }
             Self::ParentDeathSignal => "cannot tie its life to its shim's",
             Self::Execute => "cannot execute it",
+            Self::Cgroup => "cannot enter its cgroup, so a stop finds its processes by their parents alone",
+            Self::Nice => "cannot set node_nice",
         })
     }
 }

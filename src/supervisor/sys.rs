@@ -52,6 +52,8 @@ pub struct Program<'a> {
     /// Stays open in the program, at a high number that shells and scripts do not use.
     pub lock: BorrowedFd<'a>,
     pub rights: &'a rights::Prepared,
+    /// The file through which the program enters its cgroup, if it has one.
+    pub cgroup: Option<BorrowedFd<'a>>,
     /// Close-on-exec: its end means that the program runs; five bytes are a failed step and errno.
     pub failure: BorrowedFd<'a>,
 }
@@ -106,6 +108,12 @@ fn become_program(
         let warn = |step: StartStep, error: rustix::io::Errno| {
             let _ = rustix::io::write(program.failure, &step.report(&error.into()));
         };
+        // Before the change of user: only root may.
+        if let Some(cgroup) = program.cgroup
+            && let Err(error) = rustix::io::write(cgroup, b"0")
+        {
+            warn(StartStep::Cgroup, error);
+        }
         program.rights.take_on(warn)?;
         // Last, because a change of user clears it.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))

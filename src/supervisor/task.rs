@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::adopt::{self, Known, Look};
 use super::aside::way_out;
+use super::cgroup;
 use super::crash::Crash;
 use super::fault::Fault;
 use super::files::{self, Circumstances, Exit, LAUNCH, Launch, STATUS, Status};
@@ -28,6 +29,7 @@ use super::protocol::{Hello, ToAgent, ToShim};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
 use crate::api::report::chain;
+use crate::api::rights::Limits;
 use crate::api::supervision::NodeHappening;
 use crate::api::survivors::Survivors;
 use crate::crash_point;
@@ -51,6 +53,8 @@ pub(super) struct Shim {
     pub(super) stop: Option<u64>,
     /// Whether it ends all descendants of its node. Known once it has said hello.
     subreaper: bool,
+    /// It is being put into a scope, and told to go on when that is done.
+    is_entering: bool,
     /// Its release, once it has said hello; shims of the first release do not say it.
     release: Option<String>,
 }
@@ -266,8 +270,15 @@ impl NodeTask {
     }
 
     fn connect(&mut self, link: Link, incarnation: Incarnation) {
-        self.life =
-            Life::Shim(Shim { link, incarnation, stage: Stage::Watching, stop: None, subreaper: false, release: None });
+        self.life = Life::Shim(Shim {
+            link,
+            incarnation,
+            stage: Stage::Watching,
+            stop: None,
+            subreaper: false,
+            is_entering: false,
+            release: None,
+        });
     }
 
     /// Looks for the node while the agent runs, and reports the result; `expected` is the incarnation that is waited
@@ -445,6 +456,7 @@ impl NodeTask {
         };
         crash_point!("agent_before_spawn", self.node.as_str());
         let (context, node) = (Arc::clone(&self.shared.context), self.node.clone());
+        let (limits, stop_timeout) = (prepared.limits, prepared.stop_timeout);
         let runtime = self.shared.tasks.runtime().clone();
         let spawned = blocking(move || {
             // This runtime watches for the child's end.
@@ -459,14 +471,44 @@ impl NodeTask {
             }
         };
         crash_point!("agent_after_spawn", self.node.as_str());
+        let pid = child.id();
         self.reap(child);
         // Its predecessor was proven dead when it was prepared.
         self.known = Known { incarnation, ..Known::default() };
         match connect(&directory).await {
-            Ok(link) => self.connect(link, incarnation),
+            Ok(link) => {
+                self.connect(link, incarnation);
+                if let Some(pid) = pid {
+                    self.enter_scope(incarnation, pid, &limits, stop_timeout).await;
+                }
+            }
             // The listener was closed with the shim that had it.
             Err(_) => _ = self.settle(incarnation, PATIENCE).await,
         }
+    }
+
+    /// Has a shim that waits for it put into a scope, and tells it to go on, whatever came of it.
+    async fn enter_scope(&mut self, incarnation: Incarnation, pid: u32, limits: &Limits, stop_timeout: Duration) {
+        let context = Arc::clone(&self.shared.context);
+        let Some(systemd) = context.systemd.as_ref().filter(|_| context.gives_scopes) else { return };
+        if let Life::Shim(shim) = &mut self.life {
+            shim.is_entering = true;
+        }
+        let has_entered = systemd.enter(&self.node, incarnation, pid, limits, stop_timeout).await;
+        // systemd refuses a scope then, and without one the node would end last and in disorder.
+        let is_too_late = !has_entered && systemd.host_goes_down().await;
+        if let Life::Shim(shim) = &mut self.life {
+            shim.is_entering = false;
+            shim.link.ask(&match is_too_late {
+                true => ToShim::Stop { incarnation, timeout_ms: 0 },
+                false => ToShim::Go { incarnation },
+            });
+        }
+    }
+
+    /// The scope of the node's shim, if it has one.
+    pub(super) fn note_scope(&self, scope: Option<String>) {
+        self.shared.cgroups.set(&self.node, scope.as_deref().and_then(cgroup::id_of_node));
     }
 
     /// A shim of ours is our child: it must be reaped, and its exit code says nothing.
@@ -588,7 +630,19 @@ impl NodeTask {
     async fn take_in_message(&mut self, incarnation: Incarnation, message: ToAgent) {
         match message {
             ToAgent::Hello(hello) => {
-                let Hello { incarnation: named, process, ready, exit, dropped, left, subreaper, release, .. } = *hello;
+                let Hello {
+                    incarnation: named,
+                    process,
+                    ready,
+                    exit,
+                    dropped,
+                    left,
+                    subreaper,
+                    release,
+                    scope,
+                    waits,
+                    ..
+                } = *hello;
                 if named != incarnation {
                     tracing::warn!(node = %self.node, %incarnation, %named, "its shim is of another incarnation");
                     return;
@@ -596,7 +650,11 @@ impl NodeTask {
                 if let Life::Shim(shim) = &mut self.life {
                     shim.subreaper = subreaper;
                     shim.release.clone_from(&release);
+                    if waits && !shim.is_entering {
+                        shim.link.ask(&ToShim::Go { incarnation });
+                    }
                 }
+                self.note_scope(scope);
                 self.report_release(incarnation, release).await;
                 if let Some(process) = process.clone() {
                     self.report_started(incarnation, process).await;
@@ -612,7 +670,10 @@ impl NodeTask {
             }
             ToAgent::Dropped { bytes, reason } => self.report_dropped(incarnation, bytes, reason).await,
             ToAgent::Left { survivors } => self.report_left(incarnation, survivors).await,
-            ToAgent::Started { process } => self.report_started(incarnation, process).await,
+            ToAgent::Started { process, scope } => {
+                self.note_scope(scope);
+                self.report_started(incarnation, process).await;
+            }
             ToAgent::Ready {} => self.report_ready(incarnation).await,
             ToAgent::Exited { process, exit } => self.report_exited(incarnation, process, exit).await,
             ToAgent::Stopping {} | ToAgent::Pong { token: _ } => {}

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use crate::terminal;
 
+/// Set for processes of a unit of systemd (systemd.exec(5)).
+pub const UNIT_VARIABLE: &str = "INVOCATION_ID";
 /// Names the manager's socket.
 pub const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
 

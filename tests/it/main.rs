@@ -45,6 +45,7 @@ mod limits;
 mod metrics;
 mod migrations;
 mod newcomer;
+mod node_limits;
 mod odd_files;
 mod order;
 mod output;

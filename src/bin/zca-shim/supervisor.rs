@@ -1,5 +1,7 @@
 //! The part of supervision that a shim consists of.
 
+#[path = "../../supervisor/cgroup.rs"]
+mod cgroup;
 #[path = "../../supervisor/fault.rs"]
 mod fault;
 #[path = "../../supervisor/files.rs"]

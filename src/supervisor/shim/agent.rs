@@ -39,7 +39,7 @@ impl Shim {
                         Phase::Running(Running { exec: Exec::Done, process, .. }) => {
                             (Some(process.clone()), None, None)
                         }
-                        Phase::Running(_) => (None, None, None),
+                        Phase::Waiting(_) | Phase::Running(_) => (None, None, None),
                         Phase::Clearing(clearing) => (clearing.process.clone(), None, clearing.told.clone()),
                         Phase::Exited { process, exit } => (process.clone(), Some(exit.clone()), None),
                     };
@@ -54,6 +54,8 @@ impl Shim {
                         left: left.unwrap_or_default(),
                         subreaper: self.signals.is_some(),
                         release: Some(env!("CARGO_PKG_VERSION").to_owned()),
+                        scope: self.cgroup.as_ref().map(|cgroup| cgroup.scope.clone()),
+                        waits: matches!(self.phase, Phase::Waiting(_)),
                     })));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Wait,
@@ -117,7 +119,8 @@ impl Shim {
                 }
                 self.log.line("an exit was acknowledged that has not happened");
             }
-            ToShim::Stop { incarnation, .. } | ToShim::Acknowledge { incarnation } => {
+            ToShim::Go { incarnation } if *incarnation == self.incarnation => self.begin(),
+            ToShim::Stop { incarnation, .. } | ToShim::Acknowledge { incarnation } | ToShim::Go { incarnation } => {
                 self.log.line(format_args!("ignored an order for incarnation {incarnation}"));
             }
             ToShim::Ping { token } => {

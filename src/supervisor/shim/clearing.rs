@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::process::Signal;
 
+use super::super::cgroup::NodeCgroup;
 use super::super::files::Exit;
 use super::super::process::{self, Holders, Proven, Run};
 use super::descendants;
@@ -181,13 +182,18 @@ impl Clearing {
     }
 
     /// Does what is due now.
-    pub(super) fn step(&mut self, lock: &mut Lock) -> ClearingProgress {
+    pub(super) fn step(&mut self, lock: &mut Lock, cgroup: Option<&NodeCgroup>) -> ClearingProgress {
         let now = Instant::now();
         let is_due = now >= self.kill_at;
+        if is_due && let Some(cgroup) = cgroup {
+            // All at once. What it cannot do is done below, and seen.
+            let _ = cgroup.kill();
+        }
         let none_left = if is_due { descendants::kill_all() } else { !descendants::reap().has_more };
-        if !none_left {
+        let is_empty = cgroup.is_none_or(|cgroup| cgroup.is_empty().unwrap_or(false));
+        if !none_left || !is_empty {
             let next = if is_due { now + LOOK_AGAIN } else { self.kill_at };
-            return self.wait(now, next, descendants::survivors);
+            return self.wait(now, next, || survivors(none_left, cgroup));
         }
         if self.holders.is_none() {
             self.holders = Some(Asked { since: now, processes: None });
@@ -242,6 +248,19 @@ impl Clearing {
         self.told = Some(survivors.clone());
         ClearingProgress::Left(survivors)
     }
+}
+
+/// The processes that are left: descendants, or members of the node's cgroup that are none.
+fn survivors(no_descendants: bool, cgroup: Option<&NodeCgroup>) -> Survivors {
+    if !no_descendants {
+        return descendants::survivors();
+    }
+    let mut survivors = Survivors::default();
+    for pid in cgroup.map(NodeCgroup::pids).unwrap_or_default() {
+        survivors.add(process::describe(pid));
+    }
+    survivors.unseen = survivors.named.is_empty();
+    survivors
 }
 
 fn find_holders(lock: &Lock, rule: &Rule) -> io::Result<Holders> {

@@ -14,6 +14,8 @@
 //! - The exit is reported when no descendant of the node and no holder of its lock is left: the shim is a subreaper, so
 //!   descendants become its children whatever they left or closed ([`descendants`], [`clearing`]). Processes that
 //!   cannot be ended are reported to the agent instead, and the shim stays for them.
+//! - Where the agent says so, the fork waits until this process is in a scope of systemd ([`cgroup`](super::cgroup)), a
+//!   few seconds at most. Then the node's processes are in a cgroup below it, and what is left there is killed with them.
 //! - SIGTERM ends the node as a stop order does, and is remembered with its sender: it comes from a host that goes down
 //!   or from somebody who stops the shim's scope. Then the shim does not wait for an agent, once the exit is on disk.
 //! - An idle shim sleeps in poll without a timeout. There is a timeout only between a stop order's TERM and its KILL,
@@ -42,10 +44,11 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use super::cgroup::NodeCgroup;
 use super::fault::Fault;
 use super::files::{self, Circumstances, Durability, Exit, Sender, Status};
 use super::notify::Notification;
-use super::protocol::ToAgent;
+use super::protocol::{ToAgent, WAITS};
 use super::{process, start_step, sys};
 use crate::api::ids::{Incarnation, NodeName};
 use crate::api::launch::{ExitCause, ProcessId};
@@ -64,6 +67,9 @@ pub use super::protocol::SHIM_NAME as NAME;
 const READ_SIZE: usize = 64 << 10;
 /// The most datagrams handled before other work gets its turn.
 const NOTIFICATIONS: u32 = 64;
+
+/// How long an agent may take to have this process put into a scope.
+const SCOPE_TAKES: Duration = Duration::from_secs(5);
 
 /// The run directory, which is the shim's working directory.
 const HERE: &str = ".";
@@ -93,20 +99,18 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         String::new()
     });
     let signals = subreap(&mut log);
-    let agent = parent();
     let began = Instant::now();
-    let (phase, streams) = match start(&node, incarnation, lock.as_fd(), image.as_ref(), &boot_id, agent) {
-        Ok((running, streams)) => (Phase::Running(running), streams),
-        Err(reason) => (Phase::failed(reason), Streams::default()),
-    };
+    let waits = args.next().is_some_and(|text| text == WAITS);
+    let waiting = Waiting { until: began + SCOPE_TAKES, image, boot_id, agent: parent() };
     let lock = Lock::new(lock.into());
     let mut shim = Shim {
         node,
         incarnation,
         listener,
         agent: None,
-        phase,
-        streams,
+        phase: Phase::Waiting(Box::new(waiting)),
+        streams: Streams::default(),
+        cgroup: None,
         ready: false,
         told_dropped: 0,
         began,
@@ -116,8 +120,8 @@ pub fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
         terminated: None,
         is_recorded: false,
     };
-    if let Phase::Exited { .. } = shim.phase {
-        shim.settle();
+    if !waits {
+        shim.begin();
     }
     shim.run()
 }
@@ -163,7 +167,17 @@ fn take_descriptors() -> io::Result<(OwnedFd, UnixListener, Option<OwnedFd>)> {
     Ok((lock, listener, image))
 }
 
+/// Everything is ready for the fork, which is to happen in a scope.
+struct Waiting {
+    /// Then it is done without one.
+    until: Instant,
+    image: Option<OwnedFd>,
+    boot_id: String,
+    agent: u32,
+}
+
 enum Phase {
+    Waiting(Box<Waiting>),
     Running(Running),
     /// The node has ended, but processes that it left have not.
     Clearing(Box<Clearing>),
@@ -190,6 +204,8 @@ struct Shim {
     agent: Option<Agent>,
     phase: Phase,
     streams: Streams,
+    /// Where the node's processes are, if this process is in a scope.
+    cgroup: Option<NodeCgroup>,
     ready: bool,
     /// How many dropped bytes of its output were reported to an agent.
     told_dropped: u64,
@@ -214,6 +230,8 @@ enum Source {
     Exec,
     Node,
     Signals,
+    /// The scope ran out of memory.
+    Memory,
     /// A process that holds the lock.
     Holder,
     Agent,
@@ -239,6 +257,7 @@ impl Shim {
                     return ExitCode::FAILURE;
                 }
             };
+            self.begin_if_due();
             self.kill_if_due();
             for source in ready {
                 let next = match source {
@@ -247,6 +266,7 @@ impl Shim {
                     Source::Exec => self.read_exec(),
                     Source::Node => self.node_exited(&mut buffer),
                     Source::Signals => self.take_signals(),
+                    Source::Memory => self.note_memory(),
                     // Handled below.
                     Source::Holder => Next::Wait,
                     Source::Agent => self.serve_agent(&mut buffer),
@@ -263,6 +283,44 @@ impl Shim {
                 return ExitCode::SUCCESS;
             }
         }
+    }
+
+    /// Forks the node, in this process's scope if it has one.
+    fn begin(&mut self) {
+        let Phase::Waiting(waiting) = &self.phase else { return };
+        match NodeCgroup::make() {
+            Ok(cgroup) => self.cgroup = cgroup,
+            Err(error) => self.log.line(format_args!("cannot make a cgroup for the node in its scope: {error}")),
+        }
+        let Waiting { image, boot_id, agent, .. } = &**waiting;
+        let (lock, cgroup) = (self.lock.as_fd(), self.cgroup.as_ref());
+        self.began = Instant::now();
+        match start(&self.node, self.incarnation, lock, image.as_ref(), cgroup, boot_id, *agent) {
+            Ok((running, streams)) => {
+                self.streams = streams;
+                self.phase = Phase::Running(running);
+            }
+            Err(reason) => {
+                self.phase = Phase::failed(reason);
+                self.settle();
+            }
+        }
+    }
+
+    fn begin_if_due(&mut self) {
+        if let Phase::Waiting(waiting) = &self.phase
+            && waiting.until <= Instant::now()
+        {
+            self.log.line("no word from an agent about a scope in time: starting the node where this process is");
+            self.begin();
+        }
+    }
+
+    fn note_memory(&mut self) -> Next {
+        if let Some(cgroup) = &mut self.cgroup {
+            cgroup.note_memory();
+        }
+        Next::Wait
     }
 
     /// After SIGTERM nobody may be there to acknowledge the exit: the next agent reads it from the disk.
@@ -289,6 +347,7 @@ impl Shim {
         }
         let mut deadline = None;
         match &self.phase {
+            Phase::Waiting(waiting) => deadline = Some(waiting.until),
             Phase::Running(running) => {
                 if let Exec::Awaited(failure) = &running.exec {
                     add(Source::Exec, failure.as_fd(), PollFlags::IN);
@@ -308,6 +367,12 @@ impl Shim {
         }
         if let Some(signals) = &self.signals {
             add(Source::Signals, signals.as_fd(), PollFlags::IN);
+        }
+        // Only while the node runs: afterwards nobody reads them.
+        if let (Phase::Running(_), Some(memory)) =
+            (&self.phase, self.cgroup.as_ref().and_then(NodeCgroup::memory_events))
+        {
+            add(Source::Memory, memory, PollFlags::PRI);
         }
         if let Some(agent) = &self.agent {
             let events = if agent.backlog.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
@@ -421,13 +486,18 @@ impl Shim {
         }
         if let Exec::Done = running.exec {
             let process = running.process.clone();
-            let status = Status { incarnation: self.incarnation, process: Some(process.clone()), exit: None };
+            if let Some(cgroup) = &mut self.cgroup {
+                cgroup.watch_memory();
+            }
+            let scope = self.cgroup.as_ref().map(|cgroup| cgroup.scope.clone());
+            let status = Status { incarnation: self.incarnation, process: Some(process.clone()), exit: None, scope };
             // Helps a later agent find the node if this shim is killed; not needed after a power cut.
             if let Err(error) = files::write(Path::new(HERE), &status, Durability::ProcessDeath) {
                 self.log.line(chain(&error));
             }
             self.log.line(format_args!("incarnation {} runs as pid {}", self.incarnation, process.pid));
-            self.tell(&ToAgent::Started { process });
+            let scope = self.cgroup.as_ref().map(|cgroup| cgroup.scope.clone());
+            self.tell(&ToAgent::Started { process, scope });
         }
         Next::Wait
     }
@@ -439,7 +509,7 @@ impl Shim {
             Phase::Running(running) => descendants::reap_others(running.pid),
             // Clearing does this itself.
             Phase::Clearing(_) => {}
-            Phase::Exited { .. } => _ = descendants::reap(),
+            Phase::Waiting(_) | Phase::Exited { .. } => _ = descendants::reap(),
         }
         Next::Wait
     }
@@ -460,6 +530,7 @@ impl Shim {
             let timeout_ms = match &self.phase {
                 Phase::Running(running) => running.stop_timeout_ms,
                 Phase::Clearing(_) => duration_ms(clearing::GRACE),
+                Phase::Waiting(_) => 0,
                 Phase::Exited { .. } => return,
             };
             self.stop(timeout_ms);
@@ -487,7 +558,9 @@ impl Shim {
         // Both may have been told at once.
         self.note_signals();
         let Phase::Running(running) = &self.phase else { return Next::Wait };
-        let circumstances = Circumstances { terminated: self.terminated, oom: false };
+        let oom = cause == ExitCause::Signal(Signal::KILL.as_raw())
+            && self.cgroup.as_mut().is_some_and(NodeCgroup::ran_out_of_memory);
+        let circumstances = Circumstances { terminated: self.terminated, oom };
         let (pid, process, rule) = (running.pid, running.process.clone(), running.rule);
         let (cause, process, is_lasting) = match &running.exec {
             Exec::Failed(Fault { reason, is_lasting }) => (ExitCause::NotStarted(reason.clone()), None, *is_lasting),
@@ -536,7 +609,7 @@ impl Shim {
     /// Continues to end what the node left, if it has ended; returns whether nothing is left.
     fn clear(&mut self, buffer: &mut [u8]) -> bool {
         let Phase::Clearing(clearing) = &mut self.phase else { return true };
-        match clearing.step(&mut self.lock) {
+        match clearing.step(&mut self.lock, self.cgroup.as_ref()) {
             ClearingProgress::Waits => false,
             ClearingProgress::Left(survivors) => {
                 self.log.line(format_args!("could not be ended after the node: {survivors}"));
@@ -544,6 +617,10 @@ impl Shim {
                 false
             }
             ClearingProgress::Done => {
+                if let Some(Err(error)) = self.cgroup.as_ref().map(NodeCgroup::remove) {
+                    // It goes with the scope.
+                    self.log.line(format_args!("cannot remove the node's cgroup: {error}"));
+                }
                 let (process, exit) = (clearing.process.clone(), clearing.exit.clone());
                 let exit = self.take_output(exit, buffer);
                 self.phase = Phase::Exited { process, exit };
@@ -566,11 +643,12 @@ impl Shim {
 
     fn write_exit(&mut self) {
         let (process, exit) = match &self.phase {
-            Phase::Running(_) => return,
+            Phase::Waiting(_) | Phase::Running(_) => return,
             Phase::Clearing(clearing) => (&clearing.process, &clearing.exit),
             Phase::Exited { process, exit } => (process, exit),
         };
-        let status = Status { incarnation: self.incarnation, process: process.clone(), exit: Some(exit.clone()) };
+        let (process, exit) = (process.clone(), Some(exit.clone()));
+        let status = Status { incarnation: self.incarnation, process, exit, scope: None };
         if let Err(error) = files::write(Path::new(HERE), &status, Durability::PowerCut) {
             // The report is offered from memory nevertheless; only a power cut or a kill of this shim loses it.
             self.log.line(chain(&error));
@@ -586,6 +664,10 @@ impl Shim {
             Phase::Clearing(clearing) => {
                 clearing.hurry(timeout);
                 return self.tell(&ToAgent::Stopping {});
+            }
+            Phase::Waiting(_) => {
+                self.phase = Phase::failed("it was stopped before it was started".to_owned());
+                return self.settle();
             }
             Phase::Exited { .. } => return,
         };

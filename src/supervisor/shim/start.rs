@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::super::cgroup::NodeCgroup;
 use super::super::fault::Fault;
 use super::super::files::{self, Launch};
 use super::super::notify::NotifySocket;
@@ -61,6 +62,7 @@ pub(super) fn start(
     incarnation: Incarnation,
     lock: BorrowedFd<'_>,
     image: Option<&OwnedFd>,
+    cgroup: Option<&NodeCgroup>,
     boot_id: &str,
     agent: u32,
 ) -> Result<(Running, Streams), String> {
@@ -118,6 +120,7 @@ pub(super) fn start(
         stderr: stderr_end.as_fd(),
         lock,
         rights: &rights,
+        cgroup: cgroup.map(NodeCgroup::entrance),
         failure: failure_end.as_fd(),
     };
     let forked = crash_points::fault("fork", node.as_str()).and_then(|()| sys::spawn(&image));

@@ -3,7 +3,7 @@
 use super::super::adopt::Look;
 use super::super::files::Exit;
 use super::super::launch::PATIENCE;
-use super::super::protocol::Hello;
+use super::super::protocol::{Hello, ToShim};
 use super::{Known, Life, NodeTask, Stage};
 use crate::api::ids::Incarnation;
 use crate::api::launch::{LaunchSpec, ProcessId};
@@ -61,17 +61,33 @@ impl NodeTask {
     }
 
     pub(in crate::supervisor) async fn found_shim(&mut self, hello: Hello, spec: LaunchSpec) -> Finding {
-        let Hello { version: _, node: _, incarnation, process, ready, exit, dropped, left: _, subreaper, release } =
-            hello;
+        let Hello {
+            version: _,
+            node: _,
+            incarnation,
+            process,
+            ready,
+            exit,
+            dropped,
+            left: _,
+            subreaper,
+            release,
+            scope,
+            waits,
+        } = hello;
         if let Life::Shim(shim) = &mut self.life {
             shim.link.settle();
             shim.subreaper = subreaper;
             shim.release = release;
+            if waits {
+                shim.link.ask(&ToShim::Go { incarnation });
+            }
             self.found_dropped = dropped;
             if exit.is_some() {
                 shim.stage = Stage::ExitReported;
             }
         }
+        self.note_scope(scope);
         if let Some(exit) = exit {
             self.reported.exited = incarnation;
             return self.found_exit(incarnation, process, exit).await;

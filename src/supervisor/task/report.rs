@@ -15,6 +15,8 @@ use crate::tasks::blocking;
 
 /// SIGKILL, with which the kernel ends a process when memory is used up.
 const KILL: i32 = 9;
+/// TERM and KILL, with which a node is stopped.
+const ENDING: [i32; 2] = [15, KILL];
 
 impl NodeTask {
     pub(in crate::supervisor) async fn report_started(&mut self, incarnation: Incarnation, process: ProcessId) {
@@ -109,10 +111,25 @@ impl NodeTask {
         process: Option<&ProcessId>,
         exit: Exit,
     ) -> Exit {
-        let exit = explained(self.with_output(exit).await);
+        let exit = self.of_host(explained(self.with_output(exit).await)).await;
         let (process, noticed) = (process.cloned(), jiff::Timestamp::now());
         self.ended = Some(Ended { incarnation, process, exit: exit.clone(), noticed });
         exit
+    }
+
+    /// An exit in order while the host goes down is no end of the node's own.
+    async fn of_host(&self, exit: Exit) -> Exit {
+        let is_orderly = match exit.cause {
+            ExitCause::Code(_) | ExitCause::Terminated { .. } | ExitCause::NotStarted(_) => true,
+            ExitCause::Signal(signal) => ENDING.contains(&signal),
+            ExitCause::Lost | ExitCause::HostRestarted | ExitCause::HostShutdown | ExitCause::OutOfMemory => false,
+        };
+        match &self.shared.context.systemd {
+            Some(systemd) if is_orderly && systemd.host_goes_down().await => {
+                Exit { cause: ExitCause::HostShutdown, ..exit }
+            }
+            Some(_) | None => exit,
+        }
     }
 
     /// For a lost exit nobody kept the output: the content of the files is better than nothing.
