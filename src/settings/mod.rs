@@ -597,7 +597,7 @@ settings! {
     commit_timeout: Span, "ZCA_COMMIT_TIMEOUT", "10s" => Span::seconds(10);
     /// The longest that opening the journal may take.
     journal_open_timeout: Span, "ZCA_JOURNAL_OPEN_TIMEOUT", "1min" => Span::seconds(60);
-    /// The journal's cache; its real use of memory can be several times as much, the least with MALLOC_ARENA_MAX=1 as in the unit file.
+    /// The journal's cache; its real use of memory can be several times as much.
     journal_cache: Size, "ZCA_JOURNAL_CACHE", "32MiB" => Size::mib(32);
     /// Entries older than this are removed; 0 is never.
     retention_age: Span, "ZCA_RETENTION_AGE", "90d" => Span::days(90);

@@ -304,7 +304,7 @@ fn bytes(text: &OsStr) -> ByteBuf {
 /// (`CLUSTER_NODE`) or another agent. A process with `ZEEK_MANAGEMENT_NODE` is part of Zeek's own management framework,
 /// and not a node; one with `ZEEK_STEM` acts as a helper of Zeek's Supervisor (`src/supervisor/Supervisor.cc`), and one
 /// with `ZEEKCTL_CHECK_CONFIG` neither listens nor dials. Keys of CURVE would be written into the launch file: they come from
-/// files. `MALLOC_ARENA_MAX` is set by the unit file for the agent's
+/// files. `MALLOC_ARENA_MAX` was set by unit files for the agent's
 /// memory.
 pub(super) fn environment(
     agent: &[(OsString, OsString)],

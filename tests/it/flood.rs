@@ -147,7 +147,6 @@ fn a_flood_is_bounded(over: Over) {
     let lasting = std::env::var("ZCA_TEST_FLOOD_SECS").map_or(4, |text| text.parse().unwrap());
     let lasting = Duration::from_secs(lasting);
     let mut host = broker::host();
-    // As in the unit file: what is freed in one of the allocator's arenas is of no use to the others.
     host.set("ZCA_WEBSOCKET", "127.0.0.1:0");
     host.set("ZCA_REQUEST_TIMEOUT", "2s").set("ZCA_READY_TIMEOUT", "2s");
     let mut agent = host.start();
