@@ -9,9 +9,8 @@ use crate::api::time::BootTime;
 use crate::journal::entry::{Digest, Entry};
 
 use super::effect::Effect;
-use super::preflight::Checking;
 use super::questions::Questioned;
-use super::seen::{EarlyExit, Obstacle, ProcessPhase, SetAside};
+use super::seen::{Checking, EarlyExit, Obstacle, ProcessPhase, SetAside};
 
 #[derive(Debug, Default)]
 pub(super) struct Decision {

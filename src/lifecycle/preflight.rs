@@ -14,13 +14,14 @@ use crate::api::ids::{NodeName, Seq};
 use crate::api::launch::{LaunchSpec, Program};
 use crate::api::preflight::{Check, Needs, Preflight, PreflightProblem, PreflightReport};
 use crate::api::rights::Rights;
-use crate::api::time::{BootTime, Now};
+use crate::api::time::Now;
 use crate::journal::entry::{Entry, Life, Outcome, Packed, Received};
 use crate::zeek;
 
 use super::decision::{Decision, Note};
 use super::effect::Effect;
 use super::plan::{Planned, PlannedChange};
+use super::seen::Checking;
 use super::wake::Wake;
 use super::{Lifecycle, Profile, answer};
 
@@ -29,15 +30,6 @@ const GRACE_MS: u64 = 20_000;
 
 /// The most programs that are run for one change.
 const CHECKS: usize = 64;
-
-/// The check that is under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Checking {
-    pub of: Seq,
-    pub nodes: Vec<NodeName>,
-    /// When it is given up.
-    pub by: BootTime,
-}
 
 impl Lifecycle {
     /// Begins the check of a change, if there has to be one. `config`: checked, hosts resolved.

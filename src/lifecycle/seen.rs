@@ -12,7 +12,6 @@ use crate::journal::entry::{Known, Stored};
 
 use super::answer;
 use super::input::Peers;
-use super::preflight::Checking;
 use super::questions::{Dispatch, Questioned};
 
 /// The most responses kept for future subscribers, oldest dropped first: all stay in the journal, and a repeated
@@ -20,6 +19,15 @@ use super::questions::{Dispatch, Questioned};
 pub(super) const UNSENT_LIMIT: usize = 256;
 /// The most bytes of them, exceeded by at most one response.
 const UNSENT_BYTES: usize = 16 << 20;
+
+/// The preflight check that is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Checking {
+    pub of: Seq,
+    pub nodes: Vec<NodeName>,
+    /// When it is given up.
+    pub by: BootTime,
+}
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
