@@ -828,10 +828,17 @@ impl World {
         }
         self.to_set_aside.insert(node.clone(), incarnation);
         if let Some(found) = self.host.nodes.get(&node) {
-            // Its shim is found, and told to stop it.
             let (running, process) = (found.incarnation, found.process.clone());
-            self.report(node.clone(), running, NodeHappening::Started { process });
-            self.exit(&node, ExitCause::Signal(15));
+            if let Some(cause) = found.exit.clone() {
+                // Its shim has an exit that nobody has acknowledged.
+                let (stdout, stderr, is_lasting) = (String::new(), String::new(), false);
+                let exited = NodeHappening::Exited { cause, process: Some(process), stdout, stderr, is_lasting };
+                self.report(node.clone(), running, exited);
+            } else {
+                // Its shim is found, and told to stop it.
+                self.report(node.clone(), running, NodeHappening::Started { process });
+                self.exit(&node, ExitCause::Signal(15));
+            }
         } else {
             let (cause, process) = (ExitCause::Lost, None);
             let (stdout, stderr, is_lasting) = (String::new(), String::new(), false);
