@@ -314,11 +314,11 @@ impl Host {
     pub fn end_all(&self) {
         // Everything that carries this test's mark was started by it. Several rounds: what dies may have started more.
         let begun = Instant::now();
-        let mut unmarked = BTreeSet::new();
+        let mut executed = BTreeSet::new();
         loop {
             let left = self.processes(&self.mark);
             // In the middle of an exec a process has no environment, so it may be one of ours that a look overlooks.
-            let new = without_environment().into_iter().filter(|pid| unmarked.insert(*pid)).count();
+            let new = being_executed().into_iter().filter(|pid| executed.insert(*pid)).count();
             if (left.is_empty() && new == 0) || begun.elapsed() > PATIENCE {
                 break;
             }
@@ -339,11 +339,12 @@ impl Drop for Host {
     }
 }
 
-/// Processes whose environment is empty for now: kernel threads, zombies, and whatever is just being executed.
-fn without_environment() -> BTreeSet<u32> {
+/// Processes in the middle of an exec: alive, with a program, and without an environment for now. Kernel threads have no
+/// program, and zombies have ended.
+fn being_executed() -> BTreeSet<u32> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| environment.is_empty()))
-        .collect()
+    let is_empty = |pid: &u32| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| environment.is_empty());
+    pids.filter(|pid| is_empty(pid) && fs::read_link(format!("/proc/{pid}/exe")).is_ok() && is_alive(*pid)).collect()
 }
 
 /// Signals a process through a descriptor, after checking by its environment that it is the one that is meant.
