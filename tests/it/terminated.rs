@@ -5,7 +5,9 @@ use std::fs;
 use rustix::process::Signal;
 use zeek_cluster_agent::api::status::NodeState;
 
-use crate::support::{Host, cluster, eventually, is_alive, kill, set};
+#[cfg(feature = "crash-points")]
+use crate::support::is_alive;
+use crate::support::{Host, cluster, eventually, kill, set};
 
 fn bundles(host: &Host) -> usize {
     fs::read_dir(host.state_dir().join("crash").join("w1")).map_or(0, Iterator::count)
