@@ -105,6 +105,8 @@ enum Op {
     ToAndFro {
         turns: usize,
     },
+    /// A change of running nodes whose check fails.
+    Refuse,
     /// One waits for the outcome of a change, and so much later somebody asks the same who has a deadline.
     AskLate {
         ms: u64,
@@ -185,6 +187,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Malformed),
         6 => (prop::bool::weighted(0.7), prop::bool::weighted(0.1))
             .prop_map(|(passes, late)| Op::Checked { passes, late }),
+        1 => Just(Op::Refuse),
         4 => any::<usize>().prop_map(|which| Op::Churn { which }),
     ]
 }
@@ -1106,6 +1109,22 @@ impl World {
                         self.do_what_is_under_way();
                     }
                 }
+            }
+            Op::Refuse => {
+                self.run(&Op::Ask { over: 0, what: 1, anonymous: false });
+                // Prepared, launched, and the next stage likewise.
+                for _ in 0..6 {
+                    self.do_what_is_under_way();
+                }
+                self.run(&Op::Ask { over: 0, what: 2, anonymous: false });
+                // Accepted, then begun, then checked.
+                for _ in 0..3 {
+                    self.commit();
+                    while let Some(effect) = self.effects.pop_front() {
+                        self.carry_out(effect);
+                    }
+                }
+                self.end_check(false);
             }
             Op::AskLate { ms } => {
                 let which = self.asked.len();

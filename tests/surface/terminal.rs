@@ -218,7 +218,7 @@ fn leaves(command: &clap::Command, above: &str, found: &mut BTreeSet<String>) {
 }
 
 /// Commands as a shell runs them, and whether they have to show something of what was said to them.
-const LINES: [(&str, bool); 82] = [
+const LINES: [(&str, bool); 83] = [
     ("request set-configuration good.json --reqid \"$EVIL\"", false),
     ("request set-configuration bad.ini", true),
     ("request set-configuration good.json --json", true),
@@ -297,6 +297,7 @@ const LINES: [(&str, bool); 82] = [
     ("config show \"$EVIL\"", true),
     ("config convert good.json --to json", true),
     ("config convert node.cfg --to ini", true),
+    ("zeek keys \"$EVIL\"", true),
     ("state adopt --reqid failed", true),
     ("completions bash", false),
     ("man", false),
