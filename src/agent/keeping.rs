@@ -1,4 +1,4 @@
-//! Looks after rotated logs beside their archival: archived ones expire ([`expiry`](super::expiry)), and where nobody archives,
+//! Looks after rotated logs beside their archival: archived ones expire ([`expiry`]), and where nobody archives,
 //! logs that pile up in the queue are told.
 
 use std::fs;
