@@ -398,16 +398,18 @@ fn a_page_of_a_big_host_costs_its_time_and_leaves_nothing_behind() {
         scrape();
     }
     let before = resident(&agent);
-    let mut took: Vec<Duration> = (0..100).map(|_| scrape().0).collect();
+    let scrapes = (40_000 / count as usize).max(100);
+    let mut took: Vec<Duration> = (0..scrapes).map(|_| scrape().0).collect();
     took.sort_unstable();
     let after = resident(&agent);
     println!(
-        "{count} nodes: a page of {} bytes took {:.1} ms (median of 100; the longest {:.1} ms); resident {before} KiB before, \
+        "{count} nodes: a page of {} bytes took {:.1} ms (median of {scrapes}; the longest {:.1} ms); resident {before} KiB before, \
          {after} KiB after",
         page.len(),
-        took[50].as_secs_f64() * 1e3,
-        took[99].as_secs_f64() * 1e3
+        took[scrapes / 2].as_secs_f64() * 1e3,
+        took[scrapes - 1].as_secs_f64() * 1e3
     );
-    let pages = 100 * page.len() as u64 / 1024;
-    assert!(after < before + 2048 + pages / 4, "{before} KiB became {after} KiB");
+    // The allocator may keep some of what was freed, and not as much as all the pages.
+    let pages = (scrapes * page.len()) as u64 / 1024;
+    assert!(after < before + pages / 2, "{before} KiB became {after} KiB after {pages} KiB of pages");
 }
